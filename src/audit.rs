@@ -1,0 +1,361 @@
+//! The audit log, `audit.jsonl`: JSON lines, each with the hash of the line before it. What changes or hands out data
+//! is written before it begins (intent) and after it ends (outcome) [P10].
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+use rustix::fs::{FallocateFlags, FlockOperation};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+use crate::backup::{BackupId, timestamp};
+use crate::disk::{self, Context};
+
+/// File name of the log.
+pub const FILE: &str = "audit.jsonl";
+/// Bytes set aside so that the deletion that makes room can be recorded on a full disk.
+const RESERVE: &str = ".audit-reserve";
+const RESERVE_BYTES: u64 = 64 << 10;
+/// A line is shorter; texts from outside are cut to fit.
+const MAX_LINE: u64 = 64 << 10;
+/// Characters of a text from outside that are kept.
+const MAX_TEXT: usize = 500;
+/// `prev` of the first line.
+const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// A log that can't be written, read or trusted.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file can't be read or written.
+    #[error("the audit log can't be kept: {0}")]
+    Disk(#[from] disk::Error),
+    /// A line isn't what its successor, or the catalog, says it was.
+    #[error("the audit log is not whole at line {line} (seq {seq}): {reason}")]
+    Broken {
+        /// Line number, from 1.
+        line: u64,
+        /// The seq that was expected there.
+        seq: u64,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// What a line says of an operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// It is about to begin.
+    Intent,
+    /// It has ended.
+    Outcome,
+    /// It was not allowed.
+    Refused,
+    /// The line before this one was torn by a crash.
+    Recovered,
+}
+
+/// What is to be recorded.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    /// Which of the four.
+    pub kind: Kind,
+    /// `create`, `delete`, `download` …
+    pub operation: String,
+    /// Who.
+    pub by: String,
+    /// From where.
+    pub from: String,
+    /// Which backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<BackupId>,
+    /// Whether it was done; of outcomes only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ok: Option<bool>,
+    /// A stable word for how it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// The reason in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What else is worth keeping.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub details: Map<String, Value>,
+}
+
+/// A line as it stands in the log.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Line {
+    /// Counts from 1.
+    pub seq: u64,
+    /// SHA-256 of the line before, 64 hex digits.
+    pub prev: String,
+    /// When.
+    #[serde(with = "timestamp")]
+    pub at: DateTime<Utc>,
+    /// What.
+    #[serde(flatten)]
+    pub entry: Entry,
+}
+
+/// Where the log stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Head {
+    /// Number of the last line; 0 of an empty log.
+    pub seq: u64,
+    /// Its hash.
+    pub hash: String,
+}
+
+/// The log of a backup directory.
+#[derive(Clone, Debug)]
+pub struct Audit {
+    path: PathBuf,
+}
+
+impl Audit {
+    /// The log in `root`; nothing is touched.
+    pub fn at(root: &Path) -> Self {
+        Self { path: root.join(FILE) }
+    }
+
+    /// Appends a line, durably, and tells where the log stands.
+    pub fn append(&self, at: DateTime<Utc>, mut entry: Entry) -> Result<Head, Error> {
+        for text in [Some(&mut entry.by), Some(&mut entry.from), entry.reason.as_mut()].into_iter().flatten() {
+            shorten(text);
+        }
+        let created = !self.path.exists();
+        let file = disk::open_shared(&self.path)?;
+        rustix::fs::flock(&file, FlockOperation::LockExclusive).to("lock", &self.path)?;
+        let head = self.close_torn_line(&file, at)?;
+        let head = match self.write_line(&file, &head, at, &entry) {
+            Err(Error::Disk(error)) if error.is_full() && self.give_up_reserve() => {
+                self.write_line(&file, &head, at, &entry)?
+            }
+            done => done?,
+        };
+        if created {
+            disk::sync_dir(disk::parent(&self.path))?;
+        }
+        Ok(head)
+    }
+
+    /// Sets bytes aside for a full disk; without room for them it simply isn't done.
+    pub fn keep_reserve(&self) {
+        let path = self.reserve();
+        if path.exists() {
+            return;
+        }
+        let kept = disk::open_shared(&path).and_then(|file| {
+            rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, RESERVE_BYTES).to("reserve", &path)
+        });
+        if kept.is_err() {
+            let _ = disk::remove(&path);
+        }
+    }
+
+    /// Where the log stands; takes no lock.
+    pub fn head(&self) -> Result<Head, Error> {
+        match open_for_reading(&self.path)? {
+            Some(file) => Ok(self.last_line(&file)?.0),
+            None => Ok(Head { seq: 0, hash: GENESIS.to_owned() }),
+        }
+    }
+
+    /// Lines from the newest to the oldest, until `enough` says so. Takes no lock; what isn't a line is passed over.
+    pub fn newest_first(&self, mut enough: impl FnMut(&Line) -> bool) -> Result<(), Error> {
+        let Some(file) = open_for_reading(&self.path)? else { return Ok(()) };
+        let mut end = file.metadata().to("look at", &self.path)?.len();
+        let mut tail: Vec<u8> = Vec::new();
+        while end > 0 {
+            let start = end.saturating_sub(MAX_LINE);
+            let mut block = read_at(&file, start, end - start).to("read", &self.path)?;
+            block.extend_from_slice(&tail);
+            // The first piece may go on in the block before.
+            let cut =
+                if start == 0 { 0 } else { block.iter().position(|b| *b == b'\n').map_or(block.len(), |at| at + 1) };
+            for text in block[cut..].rsplit(|b| *b == b'\n').filter(|text| !text.is_empty()) {
+                if serde_json::from_slice(text).is_ok_and(|line| enough(&line)) {
+                    return Ok(());
+                }
+            }
+            tail = block[..cut].to_vec();
+            end = start;
+        }
+        Ok(())
+    }
+
+    /// Reads the whole chain. `anchor` is a line that must be part of it. Says how many lines there are.
+    pub fn verify(&self, anchor: Option<(u64, &str)>) -> Result<u64, Error> {
+        let mut chain = Chain { expected: Head { seq: 0, hash: GENESIS.to_owned() }, torn: None, anchor };
+        if let Some(file) = open_for_reading(&self.path)? {
+            let mut reader = BufReader::new(file);
+            let mut text = Vec::new();
+            for number in 1.. {
+                text.clear();
+                if reader.read_until(b'\n', &mut text).to("read", &self.path)? == 0 {
+                    break;
+                }
+                chain.follow(number, &text)?;
+            }
+        }
+        chain.end()
+    }
+
+    fn write_line(&self, mut file: &File, head: &Head, at: DateTime<Utc>, entry: &Entry) -> Result<Head, Error> {
+        let line = Line { seq: head.seq + 1, prev: head.hash.clone(), at, entry: entry.clone() };
+        let mut bytes = serde_json::to_vec(&line).map_err(io::Error::other).to("write", &self.path)?;
+        let next = Head { seq: line.seq, hash: hash(&bytes) };
+        bytes.push(b'\n');
+        let end = file.seek(SeekFrom::End(0)).to("read", &self.path)?;
+        let written = file.write_all(&bytes).and_then(|()| file.sync_data()).to("write", &self.path);
+        if written.is_err() {
+            // Half a line would be closed as torn by the next writer; better that it was never there.
+            let _ = file.set_len(end);
+        }
+        written?;
+        Ok(next)
+    }
+
+    fn give_up_reserve(&self) -> bool {
+        let path = self.reserve();
+        path.exists() && disk::remove(&path).is_ok()
+    }
+
+    fn reserve(&self) -> PathBuf {
+        self.path.with_file_name(RESERVE)
+    }
+
+    /// A crash may have left half a line: it gets its end, and a line that says so.
+    fn close_torn_line(&self, mut file: &File, at: DateTime<Utc>) -> Result<Head, Error> {
+        let (head, torn) = self.last_line(file)?;
+        let Some(torn) = torn else { return Ok(head) };
+        file.seek(SeekFrom::End(0)).and_then(|_| file.write_all(b"\n")).to("write", &self.path)?;
+        // Only the line's end was lost: it counts.
+        if serde_json::from_slice::<Line>(&torn).is_ok_and(|line| line.seq == head.seq + 1 && line.prev == head.hash) {
+            return Ok(Head { seq: head.seq + 1, hash: hash(&torn) });
+        }
+        let entry = Entry {
+            kind: Kind::Recovered,
+            operation: "audit".to_owned(),
+            by: "attendance-backup".to_owned(),
+            from: "local".to_owned(),
+            id: None,
+            ok: None,
+            code: None,
+            reason: Some("the line before this one was cut short by a crash".to_owned()),
+            details: Map::from_iter([("torn".to_owned(), hash(&torn).into())]),
+        };
+        self.write_line(file, &head, at, &entry)
+    }
+
+    /// The last whole line, and the bytes after it.
+    fn last_line(&self, file: &File) -> Result<(Head, Option<Vec<u8>>), Error> {
+        let len = file.metadata().to("look at", &self.path)?.len();
+        let start = len.saturating_sub(3 * MAX_LINE);
+        let block = read_at(file, start, len - start).to("read", &self.path)?;
+        let end = block.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+        let torn = (end < block.len()).then(|| block[end..].to_vec());
+        let mut whole = block[..end].split(|b| *b == b'\n').rev().filter(|text| !text.is_empty());
+        // A torn line that was closed is no line: the chain goes on from the one before it.
+        let last = whole.find_map(|text| serde_json::from_slice::<Line>(text).ok().map(|line| (line, text)));
+        let head = match last {
+            Some((line, text)) => Head { seq: line.seq, hash: hash(text) },
+            None => Head { seq: 0, hash: GENESIS.to_owned() },
+        };
+        Ok((head, torn))
+    }
+}
+
+struct Chain<'a> {
+    expected: Head,
+    torn: Option<String>,
+    anchor: Option<(u64, &'a str)>,
+}
+
+impl Chain<'_> {
+    fn follow(&mut self, number: u64, text: &[u8]) -> Result<(), Error> {
+        let (text, ended) = match text.strip_suffix(b"\n") {
+            Some(text) => (text, true),
+            None => (text, false),
+        };
+        let expected = self.expected.seq + 1;
+        let broken = |reason: &str| Error::Broken { line: number, seq: expected, reason: reason.to_owned() };
+        let Ok(line) = serde_json::from_slice::<Line>(text) else {
+            // Only what a crash leaves may stand here: an unfinished end, or one that the next line accounts for.
+            if self.torn.is_some() {
+                return Err(broken("it is not a line of the log"));
+            }
+            self.torn = ended.then(|| hash(text));
+            return Ok(());
+        };
+        if let Some(torn) = self.torn.take() {
+            let named = line.entry.details.get("torn").and_then(Value::as_str);
+            if line.entry.kind != Kind::Recovered || named != Some(torn.as_str()) {
+                return Err(broken("the line before it is damaged, and no crash accounts for that"));
+            }
+        }
+        if line.seq != self.expected.seq + 1 {
+            return Err(broken(&format!("it is numbered {}: a line is missing, doubled or moved", line.seq)));
+        }
+        if line.prev != self.expected.hash {
+            return Err(broken("the line before it was changed after it was written"));
+        }
+        self.expected = Head { seq: line.seq, hash: hash(text) };
+        match self.anchor {
+            Some((seq, hash)) if seq == line.seq && hash != self.expected.hash => {
+                Err(broken("it isn't the line that the catalog remembers"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn end(self) -> Result<u64, Error> {
+        let seq = self.expected.seq;
+        if self.torn.is_some() {
+            let reason = "the last line is damaged".to_owned();
+            return Err(Error::Broken { line: seq + 1, seq: seq + 1, reason });
+        }
+        match self.anchor {
+            Some((anchor, _)) if anchor > seq => Err(Error::Broken {
+                line: seq + 1,
+                seq: seq + 1,
+                reason: format!("the log ends here, but the catalog remembers line {anchor}: its end was cut off"),
+            }),
+            _ => Ok(seq),
+        }
+    }
+}
+
+fn open_for_reading(path: &Path) -> Result<Option<File>, Error> {
+    match disk::open_regular(path) {
+        Err(error) if error.is_missing() => Ok(None),
+        file => Ok(Some(file?)),
+    }
+}
+
+fn read_at(mut file: &File, start: u64, len: u64) -> io::Result<Vec<u8>> {
+    file.seek(SeekFrom::Start(start))?;
+    let mut bytes = Vec::new();
+    file.take(len).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn hash(bytes: &[u8]) -> String {
+    crate::backup::hex(&Sha256::digest(bytes))
+}
+
+fn shorten(text: &mut String) {
+    if let Some((at, _)) = text.char_indices().nth(MAX_TEXT) {
+        text.truncate(at);
+        text.push('…');
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,272 @@
+//! The words of the trade: databases, tiers, ids and backups. Pure data; it touches neither disk nor clock.
+
+pub mod id;
+pub mod retention;
+pub mod schedule;
+pub mod settings;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, NaiveDate, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+pub use id::{BackupId, Tier};
+
+/// The short name of a live database: `[a-z][a-z0-9_]{0,31}`. File names and routes are built from it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct DatabaseName(String);
+
+impl DatabaseName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for DatabaseName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let tail = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        if text.len() <= 32 && text.starts_with(|c: char| c.is_ascii_lowercase()) && text.chars().all(tail) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("a database name is 1 to 32 of a-z, 0-9 and _, and begins with a letter".to_owned())
+        }
+    }
+}
+
+impl TryFrom<String> for DatabaseName {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<DatabaseName> for String {
+    fn from(name: DatabaseName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for DatabaseName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// How a copy lies on disk; also how its file name ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Form {
+    /// The plain SQLite database.
+    #[serde(rename = "db")]
+    Plain,
+}
+
+impl Form {
+    /// The file name's ending, without the dot.
+    pub fn ending(self) -> &'static str {
+        match self {
+            Form::Plain => "db",
+        }
+    }
+}
+
+/// One database of a backup, as the catalog records it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DatabaseCopy {
+    /// Path below the backup directory. Compared with what id and form imply, never trusted.
+    pub file: String,
+    /// How the file lies.
+    pub form: Form,
+    /// Bytes of the plain database.
+    pub size: u64,
+    /// SHA-256 of the plain database, 64 hex digits.
+    pub checksum: String,
+    /// Bytes of the file as it lies.
+    pub stored_size: u64,
+    /// SHA-256 of the file as it lies.
+    pub stored_checksum: String,
+    /// Public keys that the file is encrypted to.
+    #[serde(default)]
+    pub recipients: Vec<String>,
+    /// SQLite page size in bytes.
+    pub page_size: u32,
+    /// Unused pages inside the file (`PRAGMA freelist_count`).
+    #[serde(default)]
+    pub free_pages: u64,
+    /// `wal`, or what `PRAGMA journal_mode` said of the live database.
+    pub journal_mode: String,
+    /// `PRAGMA user_version`.
+    pub user_version: i32,
+    /// Rows per table at the instant of the snapshot.
+    pub tables: BTreeMap<String, u64>,
+    /// What else a newer version recorded.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+impl DatabaseCopy {
+    /// Bytes in pages that hold data: the measure of "shrunk", which a deletion without VACUUM changes too.
+    pub fn used_bytes(&self) -> u64 {
+        self.size.saturating_sub(self.free_pages.saturating_mul(self.page_size.into()))
+    }
+}
+
+/// What is remarkable about a backup.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Flag {
+    /// Much smaller than the last good one, or a table is gone; rotation stands still until acknowledged.
+    Shrunk,
+    /// Part of the structure needs the app's own functions or collations to be checked.
+    NotCheckable,
+    /// The entry was remade from the files by `catalog rebuild`.
+    Recovered,
+    /// A flag of a newer version, kept as it is.
+    #[serde(untagged)]
+    Other(String),
+}
+
+impl fmt::Display for Flag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Flag::Shrunk => "shrunk",
+            Flag::NotCheckable => "not-checkable",
+            Flag::Recovered => "recovered",
+            Flag::Other(text) => text,
+        })
+    }
+}
+
+/// When and how thoroughly the structure was looked at.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Checked {
+    /// When.
+    #[serde(with = "timestamp")]
+    pub at: DateTime<Utc>,
+    /// `quick` or `integrity`, as in SQLite's pragmas.
+    pub kind: CheckKind,
+    /// No fault was found in what could be checked.
+    pub ok: bool,
+}
+
+/// Which of SQLite's checks is run on the structure.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckKind {
+    /// `PRAGMA quick_check`: everything but the agreement of indexes with their tables.
+    Quick,
+    /// `PRAGMA integrity_check`: everything.
+    Integrity,
+}
+
+/// When the bytes were last read back from where they lie and compared with the checksums.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Verified {
+    /// When.
+    #[serde(with = "timestamp")]
+    pub at: DateTime<Utc>,
+    /// All bytes were as recorded.
+    pub ok: bool,
+}
+
+/// One set of copies, all from one instant: an entry of the catalog, and the JSON that lists show.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Backup {
+    /// Order among all backups; kept on promotion. Never the clock.
+    pub sequence: u64,
+    /// Its name.
+    pub id: BackupId,
+    /// The tier, which is also the first part of the id.
+    #[serde(rename = "type")]
+    pub tier: Tier,
+    /// The instant of the snapshot.
+    #[serde(with = "timestamp")]
+    pub timestamp: DateTime<Utc>,
+    /// The date of the instant in the schedule's time zone as it was then; week and month come from it.
+    pub local_date: NaiveDate,
+    /// The copies.
+    pub databases: BTreeMap<DatabaseName, DatabaseCopy>,
+    /// The id it had before rotation promoted it.
+    #[serde(default)]
+    pub promoted_from: Option<BackupId>,
+    /// Why it was asked for.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// Who asked for it.
+    pub created_by: String,
+    /// Never dropped or promoted by rotation.
+    #[serde(default)]
+    pub pinned: bool,
+    /// What is remarkable about it.
+    #[serde(default)]
+    pub flags: BTreeSet<Flag>,
+    /// What was noticed, in words: what shrank, what could not be checked, rows that point at none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<String>,
+    /// The look at the structure.
+    pub checked: Checked,
+    /// The read-back.
+    pub verified: Verified,
+    /// Marked for deletion: the files may be gone already.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deleting: bool,
+    /// What else a newer version recorded.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+impl Backup {
+    /// Counts as a backup for quotas, promotion and "last good": not found damaged, not suspiciously small [P4].
+    pub fn is_good(&self) -> bool {
+        self.checked.ok && self.verified.ok && !self.is_shrunk() && !self.deleting
+    }
+
+    /// Flagged as suspiciously small and not acknowledged.
+    pub fn is_shrunk(&self) -> bool {
+        self.flags.contains(&Flag::Shrunk)
+    }
+
+    /// Bytes on disk.
+    pub fn stored_size(&self) -> u64 {
+        self.databases.values().map(|copy| copy.stored_size).sum()
+    }
+}
+
+/// Timestamps as the formats have them: UTC, milliseconds, `Z`.
+pub mod timestamp {
+    use chrono::{DateTime, SecondsFormat, Utc};
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    /// `2026-01-05T01:00:00.412Z`.
+    pub fn text(at: DateTime<Utc>) -> String {
+        at.to_rfc3339_opts(SecondsFormat::Millis, true)
+    }
+
+    /// Serializes as [`text`].
+    pub fn serialize<S: Serializer>(at: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&text(*at))
+    }
+
+    /// Reads any RFC 3339 time.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DateTime<Utc>, D::Error> {
+        DateTime::<Utc>::deserialize(deserializer)
+    }
+}
+
+/// Lower-case hex digits.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

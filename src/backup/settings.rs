@@ -1,0 +1,147 @@
+//! What can be changed while the program runs: the switch, the schedule and the retention.
+
+use chrono_tz::Tz;
+use serde::{Deserialize, Serialize};
+
+use super::retention::Retention;
+use super::schedule::Schedule;
+
+/// The settings in force.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Settings {
+    /// Scheduled backups are taken.
+    pub enabled: bool,
+    /// When.
+    pub schedule: Schedule,
+    /// How many are kept.
+    pub retention: Retention,
+}
+
+/// `settings.json`, and a change to it: what is absent stays as the configuration has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Saved {
+    /// Scheduled backups are taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// Parts of the schedule.
+    #[serde(default)]
+    pub schedule: SavedSchedule,
+    /// Parts of the retention.
+    #[serde(default)]
+    pub retention: SavedRetention,
+}
+
+/// The parts of [`Schedule`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct SavedSchedule {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hour: Option<u8>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minute: Option<u8>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timezone: Option<Tz>,
+}
+
+/// The parts of [`Retention`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct SavedRetention {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub daily: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weekly: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monthly: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manual: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pre_restore: Option<u32>,
+}
+
+impl Saved {
+    /// This on top of `base`.
+    pub fn over(&self, base: &Settings) -> Settings {
+        let (s, r) = (self.schedule, self.retention);
+        Settings {
+            enabled: self.enabled.unwrap_or(base.enabled),
+            schedule: Schedule {
+                hour: s.hour.unwrap_or(base.schedule.hour),
+                minute: s.minute.unwrap_or(base.schedule.minute),
+                timezone: s.timezone.unwrap_or(base.schedule.timezone),
+            },
+            retention: Retention {
+                daily: r.daily.unwrap_or(base.retention.daily),
+                weekly: r.weekly.unwrap_or(base.retention.weekly),
+                monthly: r.monthly.unwrap_or(base.retention.monthly),
+                manual: r.manual.unwrap_or(base.retention.manual),
+                pre_restore: r.pre_restore.unwrap_or(base.retention.pre_restore),
+            },
+        }
+    }
+
+    /// This with what `change` names replaced.
+    pub fn with(&self, change: &Saved) -> Saved {
+        let (s, r) = (self.schedule, self.retention);
+        Saved {
+            enabled: change.enabled.or(self.enabled),
+            schedule: SavedSchedule {
+                hour: change.schedule.hour.or(s.hour),
+                minute: change.schedule.minute.or(s.minute),
+                timezone: change.schedule.timezone.or(s.timezone),
+            },
+            retention: SavedRetention {
+                daily: change.retention.daily.or(r.daily),
+                weekly: change.retention.weekly.or(r.weekly),
+                monthly: change.retention.monthly.or(r.monthly),
+                manual: change.retention.manual.or(r.manual),
+                pre_restore: change.retention.pre_restore.or(r.pre_restore),
+            },
+        }
+    }
+
+    /// The names of what is set here, as `config` lists them.
+    pub fn names(&self) -> Vec<&'static str> {
+        let (s, r) = (self.schedule, self.retention);
+        [
+            (self.enabled.is_some(), "enabled"),
+            (s.hour.is_some(), "schedule.hour"),
+            (s.minute.is_some(), "schedule.minute"),
+            (s.timezone.is_some(), "schedule.timezone"),
+            (r.daily.is_some(), "retention.daily"),
+            (r.weekly.is_some(), "retention.weekly"),
+            (r.monthly.is_some(), "retention.monthly"),
+            (r.manual.is_some(), "retention.manual"),
+            (r.pre_restore.is_some(), "retention.preRestore"),
+        ]
+        .into_iter()
+        .filter_map(|(set, name)| set.then_some(name))
+        .collect()
+    }
+}
+
+impl Settings {
+    /// Ranges: what is wrong and what is allowed, by name.
+    pub fn validate(&self) -> Result<(), (&'static str, String)> {
+        let (s, r) = (&self.schedule, &self.retention);
+        let ranges = [
+            ("schedule.hour", u32::from(s.hour), 0, 23),
+            ("schedule.minute", u32::from(s.minute), 0, 59),
+            ("retention.daily", r.daily, 1, 366),
+            ("retention.weekly", r.weekly, 0, 520),
+            ("retention.monthly", r.monthly, 0, 240),
+            ("retention.manual", r.manual, 1, 1000),
+            ("retention.preRestore", r.pre_restore, 2, 100),
+        ];
+        for (name, value, least, most) in ranges {
+            if !(least..=most).contains(&value) {
+                return Err((name, format!("{value} is not allowed; it is a whole number from {least} to {most}")));
+            }
+        }
+        Ok(())
+    }
+}

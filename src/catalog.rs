@@ -1,0 +1,198 @@
+//! The catalog, `metadata.json`: which backups exist, where their files lie, their sizes and checksums. Writing it is
+//! the commit point of every operation; readers need no lock, since a rename is atomic.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::backup::{Backup, BackupId};
+use crate::disk::{self, Context};
+
+/// The format that this version writes.
+pub const VERSION: u32 = 1;
+/// File name of the catalog.
+pub const FILE: &str = "metadata.json";
+/// File name of the catalog as it was before the last change.
+pub const PREVIOUS: &str = "metadata.json.previous";
+/// Larger ones are not read: 23 backups take 30 kB.
+const MAX_BYTES: u64 = 64 << 20;
+
+/// What is wrong with a catalog.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file can't be read or written.
+    #[error(transparent)]
+    Disk(#[from] disk::Error),
+    /// Neither a catalog nor an empty place.
+    #[error(
+        "there are backup files in {}, but no catalog ({FILE}): is this the right directory? If it is, \
+         `catalog rebuild` reads the files and makes a new catalog",
+        root.display()
+    )]
+    Missing {
+        /// The backup directory.
+        root: PathBuf,
+    },
+    /// Not JSON, or not a catalog.
+    #[error(
+        "the catalog {} can't be read ({reason}); nothing was changed. `catalog rebuild` keeps it beside and makes \
+         a new one from the files",
+        path.display()
+    )]
+    Unreadable {
+        /// The catalog.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Written by a later version.
+    #[error(
+        "the catalog {} is of format {version}, and this program knows {VERSION}; use the program that wrote it, \
+         or a newer one",
+        path.display()
+    )]
+    Newer {
+        /// The catalog.
+        path: PathBuf,
+        /// Its format.
+        version: u64,
+    },
+}
+
+/// The newest audit line that was written before this catalog: a cut end of the audit log shows by it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Anchor {
+    /// Number of the line.
+    pub seq: u64,
+    /// SHA-256 of the line.
+    pub hash: String,
+}
+
+/// `metadata.json`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Catalog {
+    /// The format.
+    pub version: u32,
+    /// Random name of this directory; the same in its replicas.
+    pub store_id: String,
+    /// The highest sequence ever given, also to backups that are gone.
+    #[serde(default)]
+    pub last_sequence: u64,
+    /// Where the audit log stood.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<Anchor>,
+    /// The entries, by sequence.
+    pub backups: Vec<Backup>,
+    /// What else a newer version recorded.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+impl Catalog {
+    /// A catalog of nothing.
+    pub fn empty(store_id: String) -> Self {
+        Self { version: VERSION, store_id, last_sequence: 0, audit: None, backups: Vec::new(), extra: Map::new() }
+    }
+
+    /// Reads the catalog of a backup directory; `None` if there is none.
+    pub fn load(root: &Path) -> Result<Option<Self>, Error> {
+        Self::read(&root.join(FILE))
+    }
+
+    /// Reads a catalog file; `None` if there is none.
+    pub fn read(path: &Path) -> Result<Option<Self>, Error> {
+        let file = match disk::open_regular(path) {
+            Err(error) if error.is_missing() => return Ok(None),
+            file => file?,
+        };
+        let mut bytes = Vec::new();
+        file.take(MAX_BYTES + 1).read_to_end(&mut bytes).to("read", path)?;
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(unreadable(path, "it is larger than any catalog"));
+        }
+        Self::parse(path, &bytes).map(Some)
+    }
+
+    fn parse(path: &Path, bytes: &[u8]) -> Result<Self, Error> {
+        let value: Value = serde_json::from_slice(bytes).map_err(|error| unreadable(path, error))?;
+        if let Some(version) = value.get("version").and_then(Value::as_u64).filter(|v| *v > VERSION.into()) {
+            return Err(Error::Newer { path: path.to_owned(), version });
+        }
+        let catalog: Self = serde_json::from_value(value).map_err(|error| unreadable(path, error))?;
+        catalog.validate().map_err(|reason| unreadable(path, reason))?;
+        Ok(catalog)
+    }
+
+    /// What serde can't say: ids are unique, and every file is where id and form imply.
+    fn validate(&self) -> Result<(), String> {
+        let mut ids = BTreeSet::new();
+        for backup in &self.backups {
+            let id = backup.id;
+            if !ids.insert(id) {
+                return Err(format!("{id} is there twice"));
+            }
+            if backup.tier != id.tier() {
+                return Err(format!("{id} is said to be {}", backup.tier));
+            }
+            if backup.databases.is_empty() {
+                return Err(format!("{id} has no database"));
+            }
+            for (name, copy) in &backup.databases {
+                if copy.file != id.file(name, copy.form) {
+                    return Err(format!("{id} names a file that isn't its own: {:?}", copy.file));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the catalog durably, and keeps the one before as `metadata.json.previous`. Only under `.lock`.
+    ///
+    /// Order: the present one gets its second name, then the new one takes its place. A crash in between leaves the
+    /// present one under both names.
+    pub fn save(&mut self, root: &Path) -> Result<(), Error> {
+        self.backups.sort_by_key(|backup| (backup.sequence, backup.id));
+        let path = root.join(FILE);
+        if path.exists() {
+            disk::link_over(&path, &root.join(PREVIOUS))?;
+        }
+        let mut bytes = serde_json::to_vec_pretty(self).map_err(|error| unreadable(&path, error))?;
+        bytes.push(b'\n');
+        Ok(disk::write_durable(&path, &bytes)?)
+    }
+
+    /// The entry of that id, unless it is marked for deletion.
+    pub fn get(&self, id: &BackupId) -> Option<&Backup> {
+        self.backups.iter().find(|backup| backup.id == *id && !backup.deleting)
+    }
+
+    /// The same to change.
+    pub fn get_mut(&mut self, id: &BackupId) -> Option<&mut Backup> {
+        self.backups.iter_mut().find(|backup| backup.id == *id && !backup.deleting)
+    }
+
+    /// Entries not marked for deletion.
+    pub fn standing(&self) -> impl DoubleEndedIterator<Item = &Backup> {
+        self.backups.iter().filter(|backup| !backup.deleting)
+    }
+
+    /// The newest good backup.
+    pub fn newest_good(&self) -> Option<&Backup> {
+        self.standing().filter(|backup| backup.is_good()).max_by_key(|backup| backup.sequence)
+    }
+
+    /// Marks for deletion.
+    pub fn mark_deleting(&mut self, id: &BackupId) {
+        if let Some(backup) = self.get_mut(id) {
+            backup.deleting = true;
+        }
+    }
+}
+
+fn unreadable(path: &Path, reason: impl std::fmt::Display) -> Error {
+    Error::Unreadable { path: path.to_owned(), reason: reason.to_string() }
+}

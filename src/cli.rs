@@ -1,0 +1,312 @@
+//! The command line. Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 another operation holds the directory.
+
+mod output;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::app;
+use crate::backup::settings::Saved;
+use crate::backup::{BackupId, DatabaseName, Tier};
+use crate::config;
+use crate::demo;
+use crate::engine::doctor::Severity;
+use crate::engine::{Actor, Call, Change, Create, Download, Engine, Error};
+use crate::sqlite::Control;
+
+use output::Output;
+
+/// Consistent backups of live SQLite databases: rotated, verified, given back.
+///
+/// Configured by BACKUP_* variables; `config` shows them all.
+#[derive(Parser, Debug)]
+#[command(name = "attendance-backup", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Print JSON, in the shapes of the HTTP API
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run the schedule until stopped (what the image runs)
+    Serve,
+    /// Make sample databases, play the app beside them, and run on them
+    Demo {
+        /// Where to put it all
+        #[arg(long, default_value = "demo")]
+        directory: PathBuf,
+    },
+    /// Play the app on the databases of a folder, until standard input ends
+    #[command(hide = true)]
+    DemoApp { directory: PathBuf },
+    /// Take a backup now
+    Create {
+        /// daily counts as the scheduled one of today
+        #[arg(long = "type", default_value = "manual", value_parser = createable)]
+        tier: Tier,
+        /// Why, for people
+        #[arg(long, value_parser = reason)]
+        reason: Option<String>,
+        /// A database that is suddenly much smaller is right as it is
+        #[arg(long)]
+        accept_shrink: bool,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// List the backups, newest first
+    List {
+        /// Only this type
+        #[arg(long = "type")]
+        tier: Option<Tier>,
+    },
+    /// Read backups back and compare every byte with what was recorded
+    Verify {
+        #[arg(required_unless_present = "all")]
+        id: Option<BackupId>,
+        /// Every backup
+        #[arg(long, conflicts_with = "id")]
+        all: bool,
+    },
+    /// Delete a backup
+    Delete {
+        id: BackupId,
+        /// Also the last good one
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Keep a backup whatever rotation says
+    Pin {
+        id: BackupId,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Give a pinned backup back to rotation
+    Unpin {
+        id: BackupId,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Copy a backup to a file: one database as it is, or all with SHA256SUMS in a tar
+    Download {
+        id: BackupId,
+        /// One database
+        #[arg(long)]
+        database: Option<DatabaseName>,
+        /// A path that doesn't exist yet
+        #[arg(short, long)]
+        output: PathBuf,
+    },
+    /// Show how things stand
+    Status,
+    /// Look for what tends to be wrong: user, mounts, file systems, modes, time zone, space
+    Doctor,
+    /// Show the settings and where they come from, or change what can be changed at run time
+    Config(ConfigArgs),
+    /// The catalog of the backup directory
+    Catalog {
+        #[command(subcommand)]
+        command: CatalogCommand,
+    },
+    /// The audit log
+    Audit {
+        #[command(subcommand)]
+        command: AuditCommand,
+    },
+}
+
+#[derive(Args, Debug)]
+struct Wait {
+    /// How long to wait for another operation, such as 30s
+    #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
+    wait: Duration,
+}
+
+#[derive(Args, Debug)]
+struct ConfigArgs {
+    /// Save a value that counts before the environment's: enabled, schedule.hour, retention.daily …
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Forget all saved values
+    #[arg(long)]
+    reset: bool,
+    /// Only tell what the change would do
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+#[derive(Subcommand, Debug)]
+enum CatalogCommand {
+    /// Make the catalog anew from the files; nothing is deleted
+    Rebuild {
+        #[command(flatten)]
+        wait: Wait,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+enum AuditCommand {
+    /// Prove that no line was changed, moved or cut off
+    Verify,
+}
+
+fn createable(text: &str) -> Result<Tier, String> {
+    match text.parse()? {
+        tier @ (Tier::Daily | Tier::Manual) => Ok(tier),
+        _ => Err("daily or manual; the others come by rotation and by restores".to_owned()),
+    }
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    let fits = text.chars().count() <= 200 && !text.chars().any(char::is_control);
+    if fits { Ok(text.to_owned()) } else { Err("at most 200 characters, in one line".to_owned()) }
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    // Whatever is made here is for its owner only.
+    rustix::process::umask(rustix::fs::Mode::from_bits_truncate(0o077));
+    let cli = Cli::parse();
+    let mut output = Output::new(cli.json);
+    match run(cli.command, &mut output) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            output.error(&error);
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<config::Error>() {
+        return 2;
+    }
+    match error.downcast_ref::<Error>() {
+        Some(Error::Held(_) | Error::Served(_)) => 3,
+        Some(Error::Setting { .. }) => 2,
+        _ => 1,
+    }
+}
+
+/// Does it; `false` is an answer that isn't good: a backup that is damaged, a doctor's problem.
+fn run(command: Command, out: &mut Output) -> anyhow::Result<bool> {
+    let control = Control::default();
+    app::signalled(&control)?;
+    match command {
+        Command::Serve => app::serve(&app::engine()?, &control).map(|()| true),
+        Command::Demo { directory } => demo::run(&directory, &control).map(|()| true),
+        Command::DemoApp { directory } => demo::play_app(&directory).map(|()| true),
+        command => operate(&app::engine()?, command, control, out),
+    }
+}
+
+fn operate(engine: &Engine, command: Command, control: Control, out: &mut Output) -> anyhow::Result<bool> {
+    let call = |wait: Duration, control| Call { actor: Actor::cli(), wait, control };
+    match command {
+        Command::Serve | Command::Demo { .. } | Command::DemoApp { .. } => {}
+        Command::Create { tier, reason, accept_shrink, wait } => {
+            let (bar, control) = out.progress(&control);
+            let created = engine.create(&Create { tier, reason, accept_shrink }, &call(wait.wait, control))?;
+            bar.finish_and_clear();
+            out.created(&created)?;
+        }
+        Command::List { tier } => {
+            let backups = engine.list()?.into_iter().filter(|it| tier.is_none_or(|tier| it.tier == tier)).collect();
+            out.list(engine, backups)?;
+        }
+        Command::Verify { id, .. } => return verify(engine, id, &control, out),
+        Command::Delete { id, force, wait } => {
+            engine.delete(id, force, &call(wait.wait, control))?;
+            out.done(&format!("deleted {id}"), &serde_json::json!({ "deleted": id }))?;
+        }
+        Command::Pin { id, wait } => out.backup("pinned", &engine.pin(id, true, &call(wait.wait, control))?)?,
+        Command::Unpin { id, wait } => out.backup("unpinned", &engine.pin(id, false, &call(wait.wait, control))?)?,
+        Command::Download { id, database, output } => {
+            let (bar, control) = out.progress(&control);
+            let download = Download { id, database, target: output };
+            let size = engine.download(&download, &call(Duration::ZERO, control))?;
+            bar.finish_and_clear();
+            out.downloaded(&download, size)?;
+        }
+        Command::Status => out.status(engine, &engine.status()?)?,
+        Command::Doctor => {
+            let findings = engine.doctor();
+            out.doctor(&findings)?;
+            return Ok(findings.iter().all(|finding| finding.severity != Severity::Problem));
+        }
+        Command::Config(args) => configure(engine, &args, control, out)?,
+        Command::Catalog { command: CatalogCommand::Rebuild { wait } } => {
+            out.rebuilt(&engine.rebuild(&call(wait.wait, control))?)?;
+        }
+        Command::Audit { command: AuditCommand::Verify } => {
+            let lines = engine.verify_audit()?;
+            out.done(
+                &format!("the audit log is whole: {lines} lines"),
+                &serde_json::json!({ "ok": true, "lines": lines }),
+            )?;
+        }
+    }
+    Ok(true)
+}
+
+fn verify(engine: &Engine, id: Option<BackupId>, control: &Control, out: &mut Output) -> anyhow::Result<bool> {
+    let ids = match id {
+        Some(id) => vec![id],
+        None => engine.list()?.into_iter().map(|backup| backup.id).collect(),
+    };
+    let (bar, control) = out.progress(control);
+    let call = Call { control, ..Call::new(Actor::cli()) };
+    let mut results = Vec::new();
+    for one in ids {
+        match engine.verify(&one, &call) {
+            // Rotation may have dropped or renamed it meanwhile.
+            Err(Error::NotFound(_)) if id.is_none() => {}
+            result => results.push((one, result?)),
+        }
+    }
+    bar.finish_and_clear();
+    out.verified(&results, id.is_none())?;
+    Ok(results.iter().all(|(_, result)| result.ok))
+}
+
+fn configure(engine: &Engine, args: &ConfigArgs, control: Control, out: &mut Output) -> anyhow::Result<()> {
+    if args.set.is_empty() && !args.reset {
+        return out.config(engine);
+    }
+    let change = Change { set: saved(&args.set)?, reset: args.reset, dry_run: args.dry_run };
+    let changed = engine.change_settings(&change, &Call { actor: Actor::cli(), wait: args.wait.wait, control })?;
+    out.changed(engine, &changed, args.dry_run)
+}
+
+/// `retention.daily=14` as the part of the settings that it names.
+fn saved(pairs: &[String]) -> Result<Saved, Error> {
+    let bad = |problem: String| Error::Setting { name: "--set", problem };
+    let mut tree = serde_json::Map::new();
+    for pair in pairs {
+        let Some((key, value)) = pair.split_once('=') else {
+            return Err(bad(format!("{pair:?} is not KEY=VALUE, such as retention.daily=14")));
+        };
+        let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+        match key.split_once('.') {
+            None => drop(tree.insert(key.to_owned(), value)),
+            Some((table, key)) => {
+                let inner = tree.entry(table).or_insert_with(|| serde_json::json!({}));
+                match inner.as_object_mut() {
+                    Some(inner) => drop(inner.insert(key.to_owned(), value)),
+                    None => return Err(bad(format!("{table} is given twice"))),
+                }
+            }
+        }
+    }
+    serde_json::from_value(tree.into()).map_err(|error| bad(error.to_string()))
+}

@@ -1,0 +1,302 @@
+//! What commands print: tables and sentences for people, JSON for scripts.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::backup::retention::{Plan, Step};
+use crate::backup::{Backup, BackupId};
+use crate::config::{Origin, VARIABLES};
+use crate::engine::doctor::{Finding, Severity};
+use crate::engine::status::Status;
+use crate::engine::{Changed, Created, Download, Engine, Rebuilt, Verification, bytes};
+use crate::sqlite::Control;
+
+/// Where a command's answer goes.
+pub struct Output {
+    json: bool,
+}
+
+impl Output {
+    pub fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    pub fn error(&self, error: &anyhow::Error) {
+        // Nobody may listen; the exit code says it too.
+        let _ = writeln!(std::io::stderr(), "attendance-backup: {error:#}");
+    }
+
+    /// A bar on a terminal, fed by the control that is returned.
+    pub fn progress(&self, control: &Control) -> (ProgressBar, Control) {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        let style = ProgressStyle::with_template("{prefix:>12} [{wide_bar}] {bytes}/{total_bytes} {bytes_per_sec}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        if !std::io::stderr().is_terminal() {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        let told = bar.clone();
+        let control = control.also(move |progress| {
+            told.set_length(progress.total);
+            told.set_prefix(progress.database.to_string());
+            told.set_position(progress.done);
+        });
+        (bar, control)
+    }
+
+    fn json(&self, value: &impl Serialize) -> anyhow::Result<()> {
+        Ok(self.line(&serde_json::to_string_pretty(value)?)?)
+    }
+
+    /// A reader that went away (`list | head -1`) has what it wanted.
+    fn line(&self, text: &str) -> std::io::Result<()> {
+        match writeln!(std::io::stdout(), "{text}") {
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            written => written,
+        }
+    }
+
+    pub fn done(&self, text: &str, value: &serde_json::Value) -> anyhow::Result<()> {
+        if self.json { self.json(value) } else { Ok(self.line(text)?) }
+    }
+
+    pub fn backup(&self, what: &str, backup: &Backup) -> anyhow::Result<()> {
+        if self.json { self.json(backup) } else { Ok(self.line(&format!("{what} {}", backup.id))?) }
+    }
+
+    pub fn created(&self, created: &Created) -> anyhow::Result<()> {
+        if self.json {
+            return self.json(&created.backup);
+        }
+        let backup = &created.backup;
+        let parts: Vec<_> =
+            backup.databases.iter().map(|(name, copy)| format!("{name} {}", bytes(copy.size))).collect();
+        let held = created.barrier.as_secs_f64() * 1000.0;
+        self.line(&format!(
+            "{}: {}; checked and read back, writers held for {held:.1} ms",
+            backup.id,
+            parts.join(", ")
+        ))?;
+        for finding in &backup.findings {
+            self.line(&format!("  note: {finding}"))?;
+        }
+        self.plan(&created.rotation)
+    }
+
+    fn plan(&self, plan: &Plan) -> anyhow::Result<()> {
+        for step in &plan.steps {
+            self.line(&match step {
+                Step::Promote { from, to, why } => format!("  {from} becomes {to}: {why}"),
+                Step::Drop { id, why } => format!("  {id} goes: {why}"),
+            })?;
+        }
+        if let Some(frozen) = &plan.frozen {
+            self.line(&format!("  rotation stands still: {frozen}"))?;
+        }
+        Ok(())
+    }
+
+    pub fn list(&self, engine: &Engine, backups: Vec<Backup>) -> anyhow::Result<()> {
+        if self.json {
+            return self.json(&json!({ "backups": backups }));
+        }
+        if backups.is_empty() {
+            return Ok(self.line("no backups yet; `create` takes one")?);
+        }
+        let (fates, zone) = (engine.fates()?, engine.settings()?.schedule.timezone);
+        let rows = backups.iter().map(|backup| {
+            let fate = fates.get(&backup.id).map(ToString::to_string).unwrap_or_default();
+            [backup.id.to_string(), local(backup.timestamp, zone), bytes(backup.stored_size()), state(backup), fate]
+        });
+        self.table(["ID", "TAKEN", "SIZE", "STATE", "KEPT"], rows.collect())
+    }
+
+    fn table<const N: usize>(&self, head: [&str; N], rows: Vec<[String; N]>) -> anyhow::Result<()> {
+        let head = head.map(str::to_owned);
+        let mut widths = [0; N];
+        for row in std::iter::once(&head).chain(&rows) {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        for row in std::iter::once(&head).chain(&rows) {
+            let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+            self.line(cells.join("  ").trim_end())?;
+        }
+        Ok(())
+    }
+
+    pub fn verified(&self, results: &[(BackupId, Verification)], all: bool) -> anyhow::Result<()> {
+        if self.json {
+            return match results {
+                [(_, result)] if !all => self.json(result),
+                _ => self.json(
+                    &results
+                        .iter()
+                        .map(|(id, result)| (id.to_string(), json!(result)))
+                        .collect::<serde_json::Map<_, _>>(),
+                ),
+            };
+        }
+        for (id, result) in results {
+            self.line(&format!("{id}: {}", if result.ok { "every byte is as recorded" } else { "DAMAGED" }))?;
+            for (name, verdict) in result.databases.iter().filter(|(_, verdict)| !verdict.ok) {
+                self.line(&format!("  {name}: {}", verdict.reason.as_deref().unwrap_or("damaged")))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn downloaded(&self, download: &Download, size: u64) -> anyhow::Result<()> {
+        let path = download.target.display().to_string();
+        let text = format!("{} is in {path}: {}, compared with its checksum", download.id, bytes(size));
+        self.done(&text, &json!({ "id": download.id, "path": path, "size": size }))
+    }
+
+    pub fn status(&self, engine: &Engine, status: &Status) -> anyhow::Result<()> {
+        if self.json {
+            return self.json(status);
+        }
+        let zone = status.schedule.timezone;
+        match &status.last_backup {
+            Some(last) => {
+                let age = Duration::from_secs(last.age_seconds.max(0).unsigned_abs() / 60 * 60);
+                self.line(&format!(
+                    "last backup   {} at {}, {} ago",
+                    last.id,
+                    local(last.timestamp, zone),
+                    humantime::format_duration(age)
+                ))?;
+            }
+            None => self.line("last backup   none")?,
+        }
+        let next = status.schedule.next_run.map_or("never, scheduled backups are off".to_owned(), |at| local(at, zone));
+        self.line(&format!("next backup   {next} ({zone})"))?;
+        let counts = status.counts;
+        let retention = engine.settings()?.retention;
+        self.line(&format!(
+            "backups       {} of {} daily, {} of {} weekly, {} of {} monthly, {} manual, {} pre-restore",
+            counts.daily,
+            retention.daily,
+            counts.weekly,
+            retention.weekly,
+            counts.monthly,
+            retention.monthly,
+            counts.manual,
+            counts.pre_restore
+        ))?;
+        self.line(&format!(
+            "storage       {} in {}",
+            bytes(status.storage.total),
+            engine.config().directory.display()
+        ))?;
+        if let Some(operation) = &status.operation {
+            let progress = operation.progress.map(|share| format!(", {:.0} %", share * 100.0)).unwrap_or_default();
+            self.line(&format!(
+                "under way     {} since {}{progress}",
+                operation.kind,
+                local(operation.started_at, zone)
+            ))?;
+        }
+        if let Some(failure) = &status.last_failure {
+            self.line(&format!(
+                "last failure  {} at {}: {}",
+                failure.operation,
+                local(failure.at, zone),
+                failure.reason
+            ))?;
+        }
+        for warning in &status.warnings {
+            self.line(&format!("! {}: {}", warning.code, warning.detail))?;
+        }
+        if status.warnings.is_empty() {
+            self.line("all is well")?;
+        }
+        Ok(())
+    }
+
+    pub fn doctor(&self, findings: &[Finding]) -> anyhow::Result<()> {
+        if self.json {
+            return self.json(&json!({ "findings": findings }));
+        }
+        for finding in findings {
+            let mark = match finding.severity {
+                Severity::Ok => "ok     ",
+                Severity::Warning => "warning",
+                Severity::Problem => "PROBLEM",
+            };
+            self.line(&format!("{mark}  {}: {}", finding.about, finding.found))?;
+            if let Some(fix) = &finding.fix {
+                self.line(&format!("         -> {fix}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn config(&self, engine: &Engine) -> anyhow::Result<()> {
+        let view = engine.config_view()?;
+        if self.json {
+            return self.json(&view);
+        }
+        let in_force = serde_json::to_value(view.settings)?;
+        let rows = VARIABLES.iter().map(|variable| {
+            let origin = view.sources.get(&variable.json_key()).copied().unwrap_or(Origin::Default);
+            let pointer = format!("/{}", variable.json_key().replace('.', "/"));
+            let text = engine.config().texts.get(variable.key).cloned().unwrap_or_default();
+            // What was saved at run time, and a zone that came from TZ, show as they count.
+            let value = match in_force.pointer(&pointer) {
+                Some(value) if origin == Origin::Saved || text.is_empty() => {
+                    value.to_string().trim_matches('"').to_owned()
+                }
+                _ => text,
+            };
+            [variable.env.to_owned(), value, format!("{origin:?}").to_lowercase()]
+        });
+        self.table(["VARIABLE", "VALUE", "FROM"], rows.collect())
+    }
+
+    pub fn changed(&self, engine: &Engine, changed: &Changed, dry_run: bool) -> anyhow::Result<()> {
+        if self.json {
+            return self
+                .json(&json!({ "settings": changed.settings, "rotation": changed.rotation.steps, "dryRun": dry_run }));
+        }
+        self.line(if dry_run { "nothing was changed; this would happen:" } else { "saved" })?;
+        self.plan(&changed.rotation)?;
+        if dry_run { Ok(()) } else { self.config(engine) }
+    }
+
+    pub fn rebuilt(&self, rebuilt: &Rebuilt) -> anyhow::Result<()> {
+        if self.json {
+            return self.json(rebuilt);
+        }
+        self.line(&format!("the catalog is made anew: {} backups, each read and checked", rebuilt.backups.len()))?;
+        for backup in &rebuilt.backups {
+            self.line(&format!("  {}", backup.id))?;
+        }
+        for left in &rebuilt.left_out {
+            self.line(&format!("  left out: {left}"))?;
+        }
+        if let Some(kept) = &rebuilt.kept {
+            self.line(&format!("  the catalog that couldn't be read is kept as {kept}"))?;
+        }
+        Ok(())
+    }
+}
+
+fn state(backup: &Backup) -> String {
+    let mut words = vec![if backup.verified.ok { "verified" } else { "DAMAGED" }.to_owned()];
+    words.extend(backup.flags.iter().map(ToString::to_string));
+    if backup.pinned {
+        words.push("pinned".to_owned());
+    }
+    words.join(", ")
+}
+
+fn local(at: DateTime<Utc>, zone: Tz) -> String {
+    at.with_timezone(&zone).format("%Y-%m-%d %H:%M").to_string()
+}

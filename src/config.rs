@@ -1,0 +1,515 @@
+//! Configuration: defaults < TOML file < environment, layered by figment into one immutable value. Unknown names and
+//! bad values are refused with the name and what is allowed; values that come from files or may be secret are never shown.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use chrono_tz::Tz;
+use figment::Figment;
+use figment::providers::{Format, Serialized, Toml};
+use figment::value::{Dict, Value};
+use serde::Serialize;
+
+use crate::backup::retention::Retention;
+use crate::backup::schedule::Schedule;
+use crate::backup::settings::Settings;
+use crate::backup::{CheckKind, DatabaseName};
+
+/// Everything that the operator decides.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Config {
+    /// Where backups lie; absolute.
+    pub directory: PathBuf,
+    /// Live databases by name; absolute paths.
+    pub databases: BTreeMap<DatabaseName, PathBuf>,
+    /// The directory must be this store.
+    pub store_id: Option<String>,
+    /// Switch, schedule and retention, as they are until changed at run time.
+    pub settings: Settings,
+    /// How long to try for the instant.
+    pub lock_timeout: Duration,
+    /// How long writers of a rollback-journal database may wait.
+    pub rollback_hold: Duration,
+    /// How thoroughly the structure is checked.
+    pub check: CheckKind,
+    /// A newest backup older than this is a warning.
+    pub stale_after: Duration,
+    /// Percent; a database that lost more than this is suspicious.
+    pub shrink_alarm: u8,
+    /// Least severe level that is logged.
+    pub log: Level,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// Where each value comes from.
+    pub origins: BTreeMap<&'static str, Origin>,
+    /// Each value as it was given; of those from files only that they are.
+    pub texts: BTreeMap<&'static str, String>,
+}
+
+/// Log levels.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// Log forms.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// Nobody said anything.
+    Default,
+    /// The TOML file.
+    File,
+    /// The environment, or a file that it names.
+    Env,
+    /// `settings.json`.
+    Saved,
+}
+
+/// A configuration that the program doesn't start with.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A name that means nothing here.
+    #[error("{name} is not a setting of this version{}", suggestion(.near))]
+    Unknown {
+        /// As it was given.
+        name: String,
+        /// The nearest known one.
+        near: Option<&'static str>,
+    },
+    /// A value that isn't allowed.
+    #[error("{name}{} is not allowed: it is {allowed}", shown(.value))]
+    Invalid {
+        /// The variable.
+        name: String,
+        /// The value, where it may be shown.
+        value: Option<String>,
+        /// What is allowed.
+        allowed: String,
+    },
+    /// Something else about one variable.
+    #[error("{name}: {problem}")]
+    Trouble {
+        /// The variable.
+        name: String,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+}
+
+fn suggestion(near: &Option<&'static str>) -> String {
+    match near {
+        Some(name) => format!("; did you mean {name}?"),
+        None => "; `attendance-backup config` lists all".to_owned(),
+    }
+}
+
+fn shown(value: &Option<String>) -> String {
+    value.as_ref().map(|value| format!("={value:?}")).unwrap_or_default()
+}
+
+/// A setting: its variable, its key in the TOML file and in listings, its default, what is allowed.
+pub struct Variable {
+    /// In the environment.
+    pub env: &'static str,
+    /// In the TOML file.
+    pub key: &'static str,
+    /// If nobody says anything; empty for none.
+    pub default: &'static str,
+    /// In words.
+    pub allowed: &'static str,
+}
+
+const fn variable(env: &'static str, key: &'static str, default: &'static str, allowed: &'static str) -> Variable {
+    Variable { env, key, default, allowed }
+}
+
+/// All settings, in the order of listings.
+pub const VARIABLES: &[Variable] = &[
+    variable("BACKUP_ENABLED", "enabled", "true", "true or false"),
+    variable("BACKUP_SCHEDULE_HOUR", "schedule.hour", "2", "a whole number from 0 to 23"),
+    variable("BACKUP_SCHEDULE_MINUTE", "schedule.minute", "0", "a whole number from 0 to 59"),
+    variable("BACKUP_TIMEZONE", "schedule.timezone", "", "an IANA time zone such as Europe/Berlin or UTC"),
+    variable("BACKUP_RETENTION_DAILY", "retention.daily", "7", "a whole number from 1 to 366"),
+    variable("BACKUP_RETENTION_WEEKLY", "retention.weekly", "4", "a whole number from 0 to 520"),
+    variable("BACKUP_RETENTION_MONTHLY", "retention.monthly", "12", "a whole number from 0 to 240"),
+    variable("BACKUP_RETENTION_MANUAL", "retention.manual", "10", "a whole number from 1 to 1000"),
+    variable("BACKUP_RETENTION_PRE_RESTORE", "retention.pre_restore", "5", "a whole number from 2 to 100"),
+    variable("BACKUP_DIRECTORY", "directory", "./databases/backups", "the path of a folder"),
+    variable("BACKUP_STORE_ID", "store_id", "", "the storeId that `status --json` shows"),
+    variable(
+        "BACKUP_DATABASES",
+        "databases",
+        "attendance=./databases/attendance.db,auth=./databases/auth.db",
+        "name=path pairs divided by commas, such as attendance=/data/attendance.db,auth=/data/auth.db; a name is \
+         1 to 32 of a-z, 0-9 and _, beginning with a letter (paths with , or = go into the [databases] table of the TOML file)",
+    ),
+    variable("BACKUP_LOCK_TIMEOUT", "lock_timeout", "30s", "a duration from 100ms to 10m, such as 30s"),
+    variable("BACKUP_ROLLBACK_HOLD", "rollback_hold", "3s", "a duration from 100ms to 1m, such as 3s"),
+    variable("BACKUP_CHECK", "check", "quick", "quick or integrity"),
+    variable("BACKUP_STALE_AFTER", "stale_after", "26h", "a duration from 1m to 365d, such as 26h"),
+    variable(
+        "BACKUP_SHRINK_ALARM",
+        "shrink_alarm",
+        "50",
+        "a percentage from 1 to 100 (100: only missing tables alarm)",
+    ),
+    variable("BACKUP_LOG", "log", "info", "error, warn, info, debug or trace"),
+    variable("BACKUP_LOG_FORMAT", "log_format", "text", "text or json"),
+];
+
+/// Names the TOML file itself.
+const CONFIG_FILE: &str = "BACKUP_CONFIG_FILE";
+
+impl Variable {
+    /// The key in JSON: `retention.preRestore`.
+    pub fn json_key(&self) -> String {
+        let mut words = self.key.split('_');
+        let first = words.next().unwrap_or_default().to_owned();
+        words.fold(first, |key, word| key + &word[..1].to_uppercase() + &word[1..])
+    }
+
+    fn find(env: &str) -> Option<&'static Self> {
+        VARIABLES.iter().find(|variable| variable.env == env)
+    }
+}
+
+impl Config {
+    /// Reads the process's environment and the file that it names.
+    pub fn from_process() -> Result<Self, Error> {
+        let mut environment = BTreeMap::new();
+        for (name, value) in std::env::vars_os() {
+            let name = name.to_string_lossy().into_owned();
+            if !name.starts_with("BACKUP_") && name != "TZ" {
+                continue;
+            }
+            let Ok(value) = value.into_string() else {
+                return Err(Error::Trouble { name, problem: "the value is not UTF-8 text".to_owned() });
+            };
+            environment.insert(name, value);
+        }
+        Self::load(&environment)
+    }
+
+    /// Layers defaults, the file and `environment`.
+    pub fn load(environment: &BTreeMap<String, String>) -> Result<Self, Error> {
+        let env = Environment::read(environment)?;
+        let file = file_layer(environment)?;
+        let defaults = VARIABLES.iter().filter(|v| !v.default.is_empty()).map(|v| (v.key, v.default.to_owned()));
+        let merged: Dict = Figment::new()
+            .merge(Serialized::defaults(nested(defaults)))
+            .merge(Serialized::defaults(file.clone()))
+            .merge(Serialized::defaults(nested(env.values.iter().map(|(key, value)| (*key, value.clone())))))
+            .extract()
+            .map_err(|error| Error::Trouble { name: CONFIG_FILE.to_owned(), problem: error.to_string() })?;
+        Values { merged: flat(merged), file: flat(file), env, tz: environment.get("TZ").cloned() }.config()
+    }
+}
+
+/// The environment's part, with `…_FILE` read.
+struct Environment {
+    values: BTreeMap<&'static str, String>,
+    /// Keys whose value came from a file: never shown.
+    hidden: Vec<&'static str>,
+}
+
+impl Environment {
+    fn read(environment: &BTreeMap<String, String>) -> Result<Self, Error> {
+        let mut read = Self { values: BTreeMap::new(), hidden: Vec::new() };
+        for (name, value) in environment.iter().filter(|(name, _)| name.starts_with("BACKUP_") && *name != CONFIG_FILE)
+        {
+            let (variable, value) = if let Some(variable) = Variable::find(name) {
+                (variable, value.clone())
+            } else if let Some(variable) = name.strip_suffix("_FILE").and_then(Variable::find) {
+                read.hidden.push(variable.key);
+                (variable, content(name, Path::new(value))?)
+            } else {
+                return Err(Error::Unknown {
+                    name: name.clone(),
+                    near: nearest(name, VARIABLES.iter().map(|v| v.env)),
+                });
+            };
+            if read.values.insert(variable.key, value).is_some() {
+                let problem = format!("{} and {}_FILE are both set; keep one", variable.env, variable.env);
+                return Err(Error::Trouble { name: variable.env.to_owned(), problem });
+            }
+        }
+        Ok(read)
+    }
+}
+
+/// A secret's file: its text without the line end that editors add.
+fn content(name: &str, path: &Path) -> Result<String, Error> {
+    let text = std::fs::read_to_string(path).map_err(|error| Error::Trouble {
+        name: name.to_owned(),
+        problem: format!("cannot read {}: {error}", path.display()),
+    })?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+fn file_layer(environment: &BTreeMap<String, String>) -> Result<Dict, Error> {
+    let Some(path) = environment.get(CONFIG_FILE) else { return Ok(Dict::new()) };
+    let trouble = |problem: String| Error::Trouble { name: CONFIG_FILE.to_owned(), problem };
+    let text = std::fs::read_to_string(path).map_err(|error| trouble(format!("cannot read {path}: {error}")))?;
+    // The message would quote the line, and the line may hold a secret.
+    let dict: Dict =
+        Figment::from(Toml::string(&text)).extract().map_err(|_| trouble(format!("{path} is not valid TOML")))?;
+    for key in flat(dict.clone()).keys() {
+        if !VARIABLES.iter().any(|variable| variable.key == key || is_database(key)) {
+            return Err(Error::Unknown {
+                name: format!("{key} in {path}"),
+                near: nearest(key, VARIABLES.iter().map(|variable| variable.key)),
+            });
+        }
+    }
+    Ok(dict)
+}
+
+fn is_database(key: &str) -> bool {
+    key.starts_with("databases.")
+}
+
+fn nested(values: impl Iterator<Item = (&'static str, String)>) -> Dict {
+    let mut dict = Dict::new();
+    for (key, value) in values {
+        match key.split_once('.') {
+            None => drop(dict.insert(key.to_owned(), value.into())),
+            Some((table, key)) => {
+                let inner = dict.entry(table.to_owned()).or_insert_with(|| Value::from(Dict::new()));
+                if let Value::Dict(_, inner) = inner {
+                    inner.insert(key.to_owned(), value.into());
+                }
+            }
+        }
+    }
+    dict
+}
+
+fn flat(dict: Dict) -> BTreeMap<String, String> {
+    let mut texts = BTreeMap::new();
+    for (key, value) in dict {
+        if let Value::Dict(_, inner) = value {
+            texts.extend(flat(inner).into_iter().map(|(name, text)| (format!("{key}.{name}"), text)));
+        } else {
+            texts.insert(key, text(&value));
+        }
+    }
+    texts
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(_, text) => text.clone(),
+        Value::Bool(_, on) => on.to_string(),
+        Value::Num(_, number) => number
+            .to_i128()
+            .map(|n| n.to_string())
+            .or_else(|| number.to_f64().map(|n| n.to_string()))
+            .unwrap_or_default(),
+        // Lists and dates are no setting's value: whatever asks for it says what is allowed.
+        _ => format!("{:?}", value.to_actual()),
+    }
+}
+
+struct Values {
+    merged: BTreeMap<String, String>,
+    file: BTreeMap<String, String>,
+    env: Environment,
+    tz: Option<String>,
+}
+
+impl Values {
+    fn config(self) -> Result<Config, Error> {
+        let number = |key, least, most| self.parse(key, move |text| whole(text, least, most));
+        let settings = Settings {
+            enabled: self.parse("enabled", |text| text.parse().ok())?,
+            schedule: Schedule {
+                hour: number("schedule.hour", 0, 23)? as u8,
+                minute: number("schedule.minute", 0, 59)? as u8,
+                timezone: self.timezone()?,
+            },
+            retention: Retention {
+                daily: number("retention.daily", 1, 366)?,
+                weekly: number("retention.weekly", 0, 520)?,
+                monthly: number("retention.monthly", 0, 240)?,
+                manual: number("retention.manual", 1, 1000)?,
+                pre_restore: number("retention.pre_restore", 2, 100)?,
+            },
+        };
+        Ok(Config {
+            directory: self.parse("directory", absolute)?,
+            databases: self.databases()?,
+            store_id: match self.merged.contains_key("store_id") {
+                true => Some(self.parse("store_id", store_id)?),
+                false => None,
+            },
+            settings,
+            lock_timeout: self.duration("lock_timeout", "100ms", "10m")?,
+            rollback_hold: self.duration("rollback_hold", "100ms", "1m")?,
+            check: self.parse("check", check_kind)?,
+            stale_after: self.duration("stale_after", "1m", "365d")?,
+            shrink_alarm: number("shrink_alarm", 1, 100)? as u8,
+            log: self.parse("log", level)?,
+            log_format: self.parse("log_format", log_format)?,
+            origins: VARIABLES.iter().map(|variable| (variable.key, self.origin(variable.key))).collect(),
+            texts: VARIABLES.iter().map(|variable| (variable.key, self.shown(variable.key))).collect(),
+        })
+    }
+
+    fn origin(&self, key: &str) -> Origin {
+        let in_file = |name: &String| name == key || (key == "databases" && is_database(name));
+        if self.env.values.contains_key(key) {
+            Origin::Env
+        } else if self.file.keys().any(in_file) {
+            Origin::File
+        } else {
+            Origin::Default
+        }
+    }
+
+    fn shown(&self, key: &str) -> String {
+        if self.env.hidden.contains(&key) {
+            return "(read from a file)".to_owned();
+        }
+        let table: Vec<_> = self.file.iter().filter(|(name, _)| key == "databases" && is_database(name)).collect();
+        if table.is_empty() || self.env.values.contains_key(key) {
+            return self.merged.get(key).cloned().unwrap_or_default();
+        }
+        table.iter().map(|(name, path)| format!("{}={path}", &name["databases.".len()..])).collect::<Vec<_>>().join(",")
+    }
+
+    fn parse<T>(&self, key: &'static str, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Error> {
+        let text = self.merged.get(key).map_or("", String::as_str);
+        parse(text).ok_or_else(|| self.invalid(key, text))
+    }
+
+    fn invalid(&self, key: &'static str, text: &str) -> Error {
+        let variable = VARIABLES.iter().find(|variable| variable.key == key);
+        let name = match (variable, self.origin(key)) {
+            (Some(variable), Origin::Env) if self.env.hidden.contains(&key) => format!("{}_FILE", variable.env),
+            (Some(variable), Origin::Env | Origin::Default) => variable.env.to_owned(),
+            _ => format!("{key} in the configuration file"),
+        };
+        let value = (!self.env.hidden.contains(&key)).then(|| text.to_owned());
+        Error::Invalid { name, value, allowed: variable.map(|v| v.allowed.to_owned()).unwrap_or_default() }
+    }
+
+    fn duration(&self, key: &'static str, least: &str, most: &str) -> Result<Duration, Error> {
+        let parse = |text: &str| humantime::parse_duration(text).ok();
+        self.parse(key, |text| parse(text).filter(|it| parse(least) <= Some(*it) && Some(*it) <= parse(most)))
+    }
+
+    /// `BACKUP_TIMEZONE`, else `TZ` where it is an IANA name, else UTC.
+    fn timezone(&self) -> Result<Tz, Error> {
+        if self.merged.contains_key("schedule.timezone") {
+            return self.parse("schedule.timezone", |text| text.parse().ok());
+        }
+        Ok(self.tz.as_ref().and_then(|tz| tz.trim_start_matches(':').parse().ok()).unwrap_or(Tz::UTC))
+    }
+
+    /// The environment's list replaces the file's table as a whole.
+    fn databases(&self) -> Result<BTreeMap<DatabaseName, PathBuf>, Error> {
+        let text = self.merged.get("databases").cloned().unwrap_or_default();
+        let table: Vec<_> =
+            self.file.iter().filter_map(|(key, path)| Some((key.strip_prefix("databases.")?, path))).collect();
+        let pairs: Option<Vec<(&str, &str)>> = if table.is_empty() || self.env.values.contains_key("databases") {
+            text.split(',').map(|pair| pair.trim().split_once('=')).collect()
+        } else {
+            Some(table.into_iter().map(|(name, path)| (name, path.as_str())).collect())
+        };
+        let mut databases = BTreeMap::new();
+        for (name, path) in pairs.ok_or_else(|| self.invalid("databases", &text))? {
+            let parsed = name.trim().parse().ok().zip(absolute(path.trim()));
+            let Some((name, path)) = parsed else { return Err(self.invalid("databases", &text)) };
+            if databases.insert(name, path).is_some() {
+                return Err(self.invalid("databases", &text));
+            }
+        }
+        Ok(databases)
+    }
+}
+
+fn whole(text: &str, least: u32, most: u32) -> Option<u32> {
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|number| digits && (least..=most).contains(number))
+}
+
+fn absolute(text: &str) -> Option<PathBuf> {
+    if text.is_empty() || text.contains('\0') { None } else { std::path::absolute(text).ok() }
+}
+
+fn store_id(text: &str) -> Option<String> {
+    let plain = !text.is_empty() && text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    plain.then(|| text.to_owned())
+}
+
+fn check_kind(text: &str) -> Option<CheckKind> {
+    match text {
+        "quick" => Some(CheckKind::Quick),
+        "integrity" => Some(CheckKind::Integrity),
+        _ => None,
+    }
+}
+
+fn level(text: &str) -> Option<Level> {
+    Some(match text {
+        "error" => Level::Error,
+        "warn" => Level::Warn,
+        "info" => Level::Info,
+        "debug" => Level::Debug,
+        "trace" => Level::Trace,
+        _ => return None,
+    })
+}
+
+fn log_format(text: &str) -> Option<LogFormat> {
+    match text {
+        "text" => Some(LogFormat::Text),
+        "json" => Some(LogFormat::Json),
+        _ => None,
+    }
+}
+
+/// The known name within three letters of a misspelt one, and more alike than not.
+fn nearest(name: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+    fn bare(name: &str) -> &str {
+        name.strip_prefix("BACKUP_").unwrap_or(name)
+    }
+    let name = bare(name.strip_suffix("_FILE").unwrap_or(name));
+    let scored = known.map(|known| (distance(name, bare(known)), known));
+    scored.filter(|(far, known)| *far <= 3 && 2 * far < bare(known).len()).min().map(|(_, known)| known)
+}
+
+/// Levenshtein's.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let cost = (diagonal + usize::from(x != y)).min(row[j] + 1).min(row[j + 1] + 1);
+            diagonal = std::mem::replace(&mut row[j + 1], cost);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+use super::*;
+
+fn load(pairs: &[(&str, &str)]) -> Result<Config, Error> {
+    Config::load(&pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+}
+
+fn refusal(name: &str, value: &str) -> String {
+    match load(&[(name, value)]) {
+        Ok(_) => panic!("{name}={value:?} was taken"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn defaults_are_those_of_the_documentation() {
+    let config = load(&[]).unwrap();
+    assert_eq!(config.settings.retention, Retention::default());
+    assert_eq!((config.settings.schedule.hour, config.settings.schedule.minute), (2, 0));
+    assert_eq!(config.settings.schedule.timezone, Tz::UTC);
+    assert!(config.directory.ends_with("databases/backups") && config.directory.is_absolute());
+    assert_eq!(config.databases.len(), 2);
+    assert!(config.origins.values().all(|origin| *origin == Origin::Default));
+}
+
+/// Bad values of every variable: the name and what is allowed are said.
+#[test]
+fn bad_values_are_refused_by_name() {
+    let bad: &[(&str, &[&str])] = &[
+        ("BACKUP_ENABLED", &["", "yes", "1", "TRUE"]),
+        ("BACKUP_SCHEDULE_HOUR", &["", "24", "-1", "2.0", "two", "+2", " 2"]),
+        ("BACKUP_SCHEDULE_MINUTE", &["60", "0x1"]),
+        ("BACKUP_TIMEZONE", &["", "Berlin", "CEST", "Europe/Berlin ", "../etc"]),
+        ("BACKUP_RETENTION_DAILY", &["0", "-7", "367", "99999999999999999999"]),
+        ("BACKUP_RETENTION_WEEKLY", &["-1", "x"]),
+        ("BACKUP_RETENTION_MONTHLY", &["241"]),
+        ("BACKUP_RETENTION_MANUAL", &["0"]),
+        ("BACKUP_RETENTION_PRE_RESTORE", &["1"]),
+        ("BACKUP_DIRECTORY", &[""]),
+        ("BACKUP_STORE_ID", &["", "a b", "../x"]),
+        ("BACKUP_DATABASES", &["", "attendance", "a=x,", "A=x", "a=x,a=y", "a=", "a/b=x", "=x"]),
+        ("BACKUP_LOCK_TIMEOUT", &["", "30", "0s", "11m", "-1s"]),
+        ("BACKUP_ROLLBACK_HOLD", &["2h", "50ms"]),
+        ("BACKUP_CHECK", &["full", "Quick"]),
+        ("BACKUP_STALE_AFTER", &["0s", "26"]),
+        ("BACKUP_SHRINK_ALARM", &["0", "101", "50%"]),
+        ("BACKUP_LOG", &["loud", "info,sqlite=debug"]),
+        ("BACKUP_LOG_FORMAT", &["xml"]),
+    ];
+    assert_eq!(bad.len(), VARIABLES.len(), "a variable has no bad value here");
+    for (name, values) in bad {
+        let allowed = Variable::find(name).unwrap().allowed;
+        for value in *values {
+            let said = refusal(name, value);
+            assert!(said.contains(name) && said.contains(allowed), "{said}");
+        }
+    }
+}
+
+#[test]
+fn unknown_names_are_refused_without_their_value() {
+    let said = refusal("BACKUP_RETENTION_DALY", "canary-7f3a");
+    assert!(said.contains("BACKUP_RETENTION_DAILY") && !said.contains("canary"), "{said}");
+    let said = refusal("BACKUP_JWT_SECRTE", "canary-7f3a");
+    assert!(said.contains("BACKUP_JWT_SECRTE") && !said.contains("canary"), "{said}");
+}
+
+#[test]
+fn a_value_may_come_from_a_file_and_is_then_never_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("hour");
+    std::fs::write(&path, "23\n").unwrap();
+    let name = path.to_str().unwrap();
+    let config = load(&[("BACKUP_SCHEDULE_HOUR_FILE", name)]).unwrap();
+    assert_eq!(config.settings.schedule.hour, 23);
+    assert_eq!(config.origins["schedule.hour"], Origin::Env);
+    std::fs::write(&path, "canary-7f3a").unwrap();
+    let said = refusal("BACKUP_SCHEDULE_HOUR_FILE", name);
+    assert!(said.contains("BACKUP_SCHEDULE_HOUR_FILE") && !said.contains("canary"), "{said}");
+    let both = load(&[("BACKUP_SCHEDULE_HOUR_FILE", name), ("BACKUP_SCHEDULE_HOUR", "3")]);
+    assert!(both.unwrap_err().to_string().contains("both set"));
+    assert!(refusal("BACKUP_STORE_ID_FILE", "/nonexistent/x").contains("BACKUP_STORE_ID_FILE"));
+}
+
+#[test]
+fn the_environment_wins_over_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("backup.toml");
+    let toml = "check = 'integrity'\n[schedule]\nhour = 4\nminute = 30\n[databases]\nschool = '/data/a,b=c.db'\n";
+    std::fs::write(&path, toml).unwrap();
+    let name = path.to_str().unwrap();
+    let config = load(&[("BACKUP_CONFIG_FILE", name), ("BACKUP_SCHEDULE_HOUR", "5")]).unwrap();
+    assert_eq!((config.settings.schedule.hour, config.settings.schedule.minute), (5, 30));
+    assert_eq!(config.check, CheckKind::Integrity);
+    assert_eq!(config.databases.values().next().unwrap(), Path::new("/data/a,b=c.db"));
+    assert_eq!(config.databases.len(), 1);
+    assert_eq!(config.origins["schedule.minute"], Origin::File);
+    assert_eq!(config.origins["databases"], Origin::File);
+    let config = load(&[("BACKUP_CONFIG_FILE", name), ("BACKUP_DATABASES", "one=/x.db")]).unwrap();
+    assert_eq!(config.databases.keys().next().unwrap().as_str(), "one");
+
+    std::fs::write(&path, "[schedule]\nour = 4\n").unwrap();
+    assert!(refusal("BACKUP_CONFIG_FILE", name).contains("schedule.our"));
+    std::fs::write(&path, "canary = [\n").unwrap();
+    assert!(!refusal("BACKUP_CONFIG_FILE", name).contains("canary"));
+    std::fs::write(&path, "[schedule]\nhour = 77\n").unwrap();
+    assert!(refusal("BACKUP_CONFIG_FILE", name).contains("schedule.hour in the configuration file=\"77\""));
+}
+
+#[test]
+fn tz_is_the_default_zone() {
+    assert_eq!(load(&[("TZ", "Europe/Berlin")]).unwrap().settings.schedule.timezone, chrono_tz::Europe::Berlin);
+    assert_eq!(load(&[("TZ", "CET-1CEST")]).unwrap().settings.schedule.timezone, Tz::UTC);
+}

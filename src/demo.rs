@@ -1,0 +1,167 @@
+//! `demo`: two realistic databases, a second process that plays the app, a first backup, the schedule.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use rusqlite::Connection;
+
+use crate::app;
+use crate::backup::Tier;
+use crate::config::Config;
+use crate::engine::{Actor, Call, Create};
+use crate::sqlite::Control;
+
+/// Pupils of the sample school.
+const PEOPLE: u32 = 400;
+/// Days of attendance that it begins with.
+const DAYS: u32 = 200;
+/// Between two commits of the app.
+const PACE: Duration = Duration::from_millis(250);
+
+/// Sets it up in `directory`, and runs until cancelled.
+pub fn run(directory: &Path, control: &Control) -> anyhow::Result<()> {
+    let directory = std::path::absolute(directory)?;
+    let databases = directory.join("databases");
+    std::fs::create_dir_all(&databases).with_context(|| format!("cannot make {}", databases.display()))?;
+    let (attendance, auth) = (databases.join("attendance.db"), databases.join("auth.db"));
+    make(&attendance, ATTENDANCE)?;
+    make(&auth, AUTH)?;
+    let _app = App::start(&databases)?;
+    let environment = BTreeMap::from([
+        ("BACKUP_DIRECTORY".to_owned(), databases.join("backups").display().to_string()),
+        ("BACKUP_DATABASES".to_owned(), format!("attendance={},auth={}", attendance.display(), auth.display())),
+    ]);
+    let engine = app::engine_of(Config::load(&environment)?)?;
+    let create = Create { tier: Tier::Daily, reason: Some("the demo's first".to_owned()), accept_shrink: false };
+    let call = Call { control: control.clone(), ..Call::new(Actor::cli()) };
+    let created = engine.create(&create, &call)?;
+    tell(&directory, &created.backup.id.to_string())?;
+    app::serve(&engine, control)
+}
+
+fn tell(directory: &Path, id: &str) -> anyhow::Result<()> {
+    let program = std::env::current_exe()?;
+    let mut out = std::io::stdout();
+    writeln!(out, "\nAn app is writing to {0}/databases, and the first backup is taken: {id}.", directory.display())?;
+    writeln!(out, "Try, in another terminal:\n")?;
+    let commands = [
+        "status".to_owned(),
+        "list".to_owned(),
+        "create --reason 'before the exams'".to_owned(),
+        format!("verify {id}"),
+        format!("download {id} --database auth -o /tmp/auth-{}.db", std::process::id()),
+        "config --set retention.daily=14".to_owned(),
+        "doctor".to_owned(),
+        "audit verify".to_owned(),
+    ];
+    for command in commands {
+        writeln!(out, "  (cd {} && {} {command})", quoted(directory), quoted(&program))?;
+    }
+    writeln!(out, "\nCtrl-C ends it all; {} stays for a look.\n", directory.display())?;
+    Ok(())
+}
+
+/// A word for the shell.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
+    if plain { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
+/// The second process; ended on drop, and by itself when its standard input ends, however this process ends.
+struct App(Child);
+
+impl App {
+    fn start(databases: &Path) -> anyhow::Result<Self> {
+        let child = Command::new(std::env::current_exe()?)
+            .arg("demo-app")
+            .arg(databases)
+            .stdin(Stdio::piped())
+            .spawn()
+            .context("cannot start the process that plays the app")?;
+        Ok(Self(child))
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        // It is on its way out already.
+        let _ = self.0.wait();
+    }
+}
+
+/// Commits small changes to both databases on connections that stay open, until standard input ends.
+pub fn play_app(directory: &Path) -> anyhow::Result<()> {
+    let ended = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&ended);
+    std::thread::spawn(move || {
+        // Nothing is ever written there: it ends when the parent does.
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        seen.store(true, Ordering::Relaxed);
+    });
+    let attendance = connect(&directory.join("attendance.db"))?;
+    let auth = connect(&directory.join("auth.db"))?;
+    let mut round = 0_u32;
+    while !ended.load(Ordering::Relaxed) {
+        attendance.execute(
+            "INSERT INTO marks (person_id, day, status) VALUES (1 + ?1 % ?2, ?3, 'present') \
+             ON CONFLICT DO UPDATE SET status = 'late'",
+            (round, PEOPLE, DAYS + round / PEOPLE),
+        )?;
+        auth.execute("UPDATE users SET seen = seen + 1 WHERE id = 1 + ?1 % 40", [round])?;
+        round = round.wrapping_add(1);
+        std::thread::sleep(PACE);
+    }
+    Ok(())
+}
+
+const ATTENDANCE: &str = "
+    CREATE TABLE people (id INTEGER PRIMARY KEY, name TEXT NOT NULL, class TEXT NOT NULL);
+    CREATE TABLE marks (
+        person_id INTEGER NOT NULL REFERENCES people (id), day INTEGER NOT NULL, status TEXT NOT NULL,
+        PRIMARY KEY (person_id, day)
+    );
+    CREATE INDEX marks_by_day ON marks (day, status);
+    WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?people)
+    INSERT INTO people SELECT i, 'Pupil ' || i, (5 + i % 8) || char(97 + i % 3) FROM n;
+    WITH RECURSIVE d (day) AS (SELECT 0 UNION ALL SELECT day + 1 FROM d WHERE day < ?days - 1)
+    INSERT INTO marks SELECT id, day, CASE (id * 31 + day * 17) % 19 WHEN 0 THEN 'absent' WHEN 1 THEN 'late' ELSE 'present' END
+    FROM people, d;
+";
+
+const AUTH: &str = "
+    CREATE TABLE users (id INTEGER PRIMARY KEY, email TEXT NOT NULL UNIQUE, role TEXT NOT NULL, seen INTEGER NOT NULL DEFAULT 0);
+    WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40)
+    INSERT INTO users (id, email, role) SELECT i, 'teacher' || i || '@school.example', iif(i = 1, 'superuser', 'teacher') FROM n;
+";
+
+/// Makes a database that isn't there yet; one from an earlier demo goes on.
+fn make(path: &Path, schema: &str) -> anyhow::Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    let connection = connect(path)?;
+    let schema = schema.replace("?people", &PEOPLE.to_string()).replace("?days", &DAYS.to_string());
+    let made = connection.execute_batch(&format!("BEGIN; {schema} COMMIT;"));
+    if let Err(error) = made {
+        bail!("cannot make {}: {error}", path.display());
+    }
+    Ok(())
+}
+
+/// As an app does it: this is the app's side, not ours.
+#[allow(clippy::disallowed_methods)]
+fn connect(path: &Path) -> anyhow::Result<Connection> {
+    let connection = Connection::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    connection.pragma_update(None, "synchronous", "normal")?;
+    Ok(connection)
+}

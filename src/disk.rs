@@ -1,0 +1,239 @@
+//! File calls that the promises rest on: private, exclusive, durable, never through a link. Live databases are
+//! not opened here or anywhere by file calls: that would drop SQLite's locks (see `sqlite`).
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+/// A file call that failed: what was tried, on which path, and the system's reason.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {}: {}", path.display(), reason(source))]
+pub struct Error {
+    action: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl Error {
+    /// The disk, or the quota on it, is full.
+    pub fn is_full(&self) -> bool {
+        matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+
+    /// The path isn't there.
+    pub fn is_missing(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+
+    /// Something of that name is there already.
+    pub fn is_taken(&self) -> bool {
+        self.source.kind() == io::ErrorKind::AlreadyExists
+    }
+}
+
+fn reason(source: &io::Error) -> String {
+    match source.kind() {
+        io::ErrorKind::StorageFull => "the disk is full".to_owned(),
+        io::ErrorKind::QuotaExceeded => "the disk quota is used up".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            let uid = rustix::process::geteuid().as_raw();
+            format!("permission denied for uid {uid}; run the service as the user who owns the databases")
+        }
+        _ if source.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+            "it is a symbolic link, which is not followed here".to_owned()
+        }
+        _ => source.to_string(),
+    }
+}
+
+/// Puts the action and the path to an I/O result.
+pub trait Context<T> {
+    /// Names what was tried on `path`.
+    fn to(self, action: &'static str, path: &Path) -> Result<T, Error>;
+}
+
+impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
+    fn to(self, action: &'static str, path: &Path) -> Result<T, Error> {
+        self.map_err(|source| Error { action, path: path.to_owned(), source: source.into() })
+    }
+}
+
+/// Makes a folder, 0700, durable in its parent; one that exists is left as it is.
+pub fn make_dir(path: &Path) -> Result<(), Error> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        made => {
+            made.to("make the folder", path)?;
+            sync_dir(parent(path))
+        }
+    }
+}
+
+/// Makes the folders that lead to `path` and itself.
+pub fn make_dirs(path: &Path) -> Result<(), Error> {
+    if !path.is_dir() && path.parent().is_some_and(|parent| !parent.as_os_str().is_empty()) {
+        make_dirs(parent(path))?;
+    }
+    make_dir(path)
+}
+
+/// Makes the names in a folder durable.
+pub fn sync_dir(path: &Path) -> Result<(), Error> {
+    File::open(path).and_then(|dir| dir.sync_all()).to("sync the folder", path)
+}
+
+/// The folder that holds `path`.
+pub fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Opens a regular file for reading; never a link, and a FIFO or device neither hangs nor passes.
+pub fn open_regular(path: &Path) -> Result<File, Error> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).to("open", path)?;
+    if file.metadata().to("look at", path)?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::other("it is not a regular file")).to("open", path)
+    }
+}
+
+/// Renames, never over something that exists; the caller makes the folder durable.
+pub fn rename_new(from: &Path, to: &Path) -> Result<(), Error> {
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // File systems without that flag: a link is refused over an existing name just as well.
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            std::fs::hard_link(from, to).to("name", to)?;
+            std::fs::remove_file(from).to("remove", from)
+        }
+        done => done.to("name", to),
+    }
+}
+
+/// Removes a file; one that is gone already is fine.
+pub fn remove(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done.to("remove", path),
+    }
+}
+
+/// Bytes that an unprivileged process may still write on the file system of `path`.
+pub fn free_space(path: &Path) -> Result<u64, Error> {
+    let stat = rustix::fs::statvfs(path).to("ask for the free space of", path)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// A new file, 0600, that isn't under its final name yet. Dropped unpublished, it is removed.
+#[derive(Debug)]
+pub struct Partial {
+    file: File,
+    path: PathBuf,
+    target: PathBuf,
+    done: bool,
+}
+
+impl Partial {
+    /// Creates `.<name>.partial` beside `target`, exclusively.
+    pub fn create(target: &Path) -> Result<Self, Error> {
+        let path = partial_path(target);
+        let file =
+            OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path).to("create", &path)?;
+        Ok(Self { file, path, target: target.to_owned(), done: false })
+    }
+
+    /// The open file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Where it lies now.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where it will lie.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// Makes the bytes durable. A failed fsync is never tried again: the file is discarded by whoever gets the error.
+    pub fn sync(&self) -> Result<(), Error> {
+        self.file.sync_all().to("sync", &self.path)
+    }
+
+    /// Gives it its final name, which must be free. The caller has synced it and makes the folder durable.
+    pub fn publish_new(mut self) -> Result<(), Error> {
+        rename_new(&self.path, &self.target)?;
+        self.done = true;
+        Ok(())
+    }
+
+    /// Gives it another name than it was meant to have, in place of what was there.
+    pub fn publish_as(mut self, target: &Path) -> Result<(), Error> {
+        self.target = target.to_owned();
+        self.publish_over()
+    }
+
+    /// Gives it its final name in place of what was there.
+    fn publish_over(mut self) -> Result<(), Error> {
+        std::fs::rename(&self.path, &self.target).to("name", &self.target)?;
+        self.done = true;
+        Ok(())
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if !self.done {
+            // A leftover is swept by whoever next holds the directory.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// `.<name>.partial` in the same folder.
+pub fn partial_path(target: &Path) -> PathBuf {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    target.with_file_name(format!(".{name}.partial"))
+}
+
+/// Replaces a file by `bytes`: written aside, fsynced, renamed, the folder fsynced. A crash leaves the old or the new.
+pub fn write_durable(target: &Path, bytes: &[u8]) -> Result<(), Error> {
+    // A leftover of a crash; whoever writes holds the lock that this file's writers share.
+    remove(&partial_path(target))?;
+    let partial = Partial::create(target)?;
+    (&partial.file).write_all(bytes).to("write", &partial.path)?;
+    partial.sync()?;
+    partial.publish_over()?;
+    sync_dir(parent(target))
+}
+
+/// Gives a file that is there a second name in place of `target`, durable once the folder is synced.
+pub fn link_over(from: &Path, target: &Path) -> Result<(), Error> {
+    let aside = partial_path(target);
+    remove(&aside)?;
+    if std::fs::hard_link(from, &aside).is_err() {
+        std::fs::copy(from, &aside).to("copy", from)?;
+        File::open(&aside).and_then(|file| file.sync_all()).to("sync", &aside)?;
+    }
+    std::fs::rename(&aside, target).to("name", target)
+}
+
+/// Opens (creating it, 0600) a file that processes lock or append to.
+pub fn open_shared(path: &Path) -> Result<File, Error> {
+    let flags = OFlags::NOFOLLOW.bits() as i32;
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(flags)
+        .open(path)
+        .to("open", path)
+}

@@ -1,0 +1,476 @@
+//! The operations on a backup directory, one at a time, by permit. Readers take no lock and change nothing.
+
+mod create;
+pub mod doctor;
+pub mod permit;
+mod read;
+mod rebuild;
+mod recovery;
+mod remove;
+mod rotation;
+mod settings;
+pub mod status;
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use crate::audit::{self, Audit, Entry, Kind};
+use crate::backup::{BackupId, DatabaseName};
+use crate::catalog::{self, Anchor, Catalog};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::disk::{self, Context};
+use crate::sqlite::{self, Control, Source};
+use crate::store::Store;
+
+pub use create::{Create, Created};
+pub use permit::Holder;
+pub use read::{DatabaseVerdict, Download, Verification};
+pub use rebuild::Rebuilt;
+pub use settings::{Change, Changed};
+
+use permit::{Permit, Refusal};
+
+/// Why an operation didn't do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another operation is under way.
+    #[error("another operation holds the backup directory: {}; try again when it is done", held(.0))]
+    Held(Option<Box<Holder>>),
+    /// Another `serve` runs on the directory.
+    #[error("another `serve` already runs on this backup directory: {}; one is enough, stop the other first", held(.0))]
+    Served(Option<Box<Holder>>),
+    /// No such backup.
+    #[error("there is no backup {0}; `list` shows those that there are")]
+    NotFound(BackupId),
+    /// No such database in the backup.
+    #[error("the backup {id} has no database `{name}`; it has {}", names.join(", "))]
+    NoSuchDatabase {
+        /// The backup.
+        id: BackupId,
+        /// What was asked for.
+        name: DatabaseName,
+        /// What there is.
+        names: Vec<String>,
+    },
+    /// The last good backup goes only when told twice.
+    #[error("{0} is the last good backup; make another first, or delete it with --force")]
+    LastGood(BackupId),
+    /// A file of a backup isn't what the catalog says.
+    #[error("{id} is damaged: {reason}; use another backup, and look at the disk")]
+    Damaged {
+        /// The backup.
+        id: BackupId,
+        /// What was found.
+        reason: String,
+    },
+    /// The place to put a copy is taken.
+    #[error("{} exists already and is not overwritten; choose another name or remove it", path.display())]
+    TargetExists {
+        /// The place.
+        path: PathBuf,
+    },
+    /// There is no room.
+    #[error("the disk of the backup directory is full: {} are needed, {} are free; make room or delete backups, older ones are untouched", bytes(*needed), bytes(*free))]
+    Full {
+        /// Bytes that the backup takes.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
+    /// It isn't the directory that was meant.
+    #[error("the backup directory is the store {found}, but {expected} was expected; is another volume mounted there?")]
+    AnotherStore {
+        /// By `BACKUP_STORE_ID`, or since the start of `serve`.
+        expected: String,
+        /// By its catalog.
+        found: String,
+    },
+    /// It isn't there at all.
+    #[error("the backup directory {} is empty, but the store {expected} was expected; is its volume mounted? (For a new start take BACKUP_STORE_ID out)", root.display())]
+    StoreGone {
+        /// By `BACKUP_STORE_ID`, or since the start of `serve`.
+        expected: String,
+        /// The directory.
+        root: PathBuf,
+    },
+    /// Two names of one file.
+    #[error("the databases `{0}` and `{1}` are one and the same file; BACKUP_DATABASES wants each file once")]
+    SameFile(DatabaseName, DatabaseName),
+    /// Settings out of range.
+    #[error("{name}: {problem}")]
+    Setting {
+        /// Which.
+        name: &'static str,
+        /// What is wrong and what is allowed.
+        problem: String,
+    },
+    /// The saved settings can't be read.
+    #[error("{} can't be read ({reason}); mend it, or remove it to go back to the configured values", path.display())]
+    SavedSettings {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A live database or a copy.
+    #[error(transparent)]
+    Sqlite(#[from] sqlite::Error),
+    /// The catalog.
+    #[error(transparent)]
+    Catalog(#[from] catalog::Error),
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] audit::Error),
+    /// A file call.
+    #[error(transparent)]
+    Disk(#[from] disk::Error),
+}
+
+fn held(holder: &Option<Box<Holder>>) -> String {
+    holder.as_ref().map_or("its holder has not said who it is".to_owned(), |holder| holder.to_string())
+}
+
+/// Bytes for people: `4.1 MB`.
+pub fn bytes(count: u64) -> String {
+    indicatif::DecimalBytes(count).to_string()
+}
+
+impl Error {
+    /// A stable word for audit lines and problem types.
+    pub fn code(&self) -> &'static str {
+        use sqlite::Error as Live;
+        match self {
+            Error::Held(_) => "held",
+            Error::Served(_) => "served",
+            Error::NotFound(_) => "not-found",
+            Error::NoSuchDatabase { .. } => "no-such-database",
+            Error::LastGood(_) => "last-good",
+            Error::Damaged { .. } => "damaged",
+            Error::TargetExists { .. } => "target-exists",
+            Error::AnotherStore { .. } | Error::StoreGone { .. } => "another-store",
+            Error::SameFile(..) => "same-file",
+            Error::Setting { .. } => "bad-setting",
+            Error::SavedSettings { .. } => "settings-unreadable",
+            error if error.is_full() => "disk-full",
+            Error::Sqlite(error) => match error {
+                Live::Missing { .. } => "live-missing",
+                Live::Empty { .. } => "live-empty",
+                Live::NotAFile { .. } => "live-not-a-file",
+                Live::HardLinked { .. } => "live-hard-linked",
+                Live::NotADatabase { .. } => "live-not-a-database",
+                Live::Locked { .. } => "live-locked",
+                Live::HeldTooLong { .. } => "rollback-hold",
+                Live::Corrupt { .. } => "live-corrupt",
+                Live::Swapped { .. } => "live-swapped",
+                Live::ReadBack { .. } => "read-back",
+                Live::SourceIo { .. } => "live-io",
+                Live::NotAllowed { .. } => "live-not-allowed",
+                Live::TooSlow { .. } => "too-slow",
+                Live::Cancelled => "cancelled",
+                Live::Disk(_) => "disk",
+                Live::Sqlite { .. } => "sqlite",
+            },
+            Error::Catalog(_) => "catalog",
+            Error::Audit(_) => "audit",
+            Error::Full { .. } => "disk-full",
+            Error::Disk(_) => "disk",
+        }
+    }
+
+    /// The disk of the backup directory is full.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Error::Full { .. } => true,
+            Error::Disk(error)
+            | Error::Sqlite(sqlite::Error::Disk(error))
+            | Error::Catalog(catalog::Error::Disk(error))
+            | Error::Audit(audit::Error::Disk(error)) => error.is_full(),
+            _ => false,
+        }
+    }
+}
+
+/// Codes that say that the live data itself can't be backed up: rotation stands still [P4].
+const LIVE_DATA: [&str; 6] =
+    ["live-missing", "live-empty", "live-not-a-file", "live-not-a-database", "live-corrupt", "live-io"];
+
+/// On whose behalf, and from where.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Actor {
+    /// `scheduler`, `cli`, a user.
+    pub by: String,
+    /// An address, or this host.
+    pub from: String,
+}
+
+impl Actor {
+    /// A user of the command line.
+    pub fn cli() -> Self {
+        let uid = rustix::process::getuid().as_raw();
+        Self { by: "cli".to_owned(), from: format!("uid {uid} on {}", permit::host()) }
+    }
+
+    /// The schedule.
+    pub fn scheduler() -> Self {
+        Self { by: "scheduler".to_owned(), from: permit::host() }
+    }
+}
+
+/// How an operation is carried out, whatever it is.
+#[derive(Clone)]
+pub struct Call {
+    /// On whose behalf.
+    pub actor: Actor,
+    /// How long to wait for the directory.
+    pub wait: Duration,
+    /// Cancellation and progress.
+    pub control: Control,
+}
+
+impl Call {
+    /// Without waiting, without listeners.
+    pub fn new(actor: Actor) -> Self {
+        Self { actor, wait: Duration::ZERO, control: Control::default() }
+    }
+}
+
+/// The operations of one backup directory.
+#[derive(Clone)]
+pub struct Engine {
+    config: Arc<Config>,
+    clock: Clock,
+    store: Store,
+    audit: Audit,
+    /// The store that was met first: a running `serve` goes on with no other.
+    met: Arc<OnceLock<String>>,
+}
+
+impl Engine {
+    /// An engine; nothing on disk is touched. Two names of one live file are refused.
+    pub fn new(config: Arc<Config>, clock: Clock) -> Result<Self, Error> {
+        let store = Store::at(&config.directory);
+        let audit = Audit::at(&config.directory);
+        let engine = Self { config, clock, store, audit, met: Arc::default() };
+        engine.assert_distinct()?;
+        Ok(engine)
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// The live databases, links resolved; a file that isn't there keeps the path that was given.
+    pub fn sources(&self) -> Vec<Source> {
+        let resolve = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+        self.config.databases.iter().map(|(name, path)| Source { name: name.clone(), path: resolve(path) }).collect()
+    }
+
+    fn assert_distinct(&self) -> Result<(), Error> {
+        let mut seen = std::collections::BTreeMap::new();
+        for source in self.sources() {
+            let key = match source.path.metadata() {
+                Ok(meta) => Ok(crate::store::inode(&meta)),
+                Err(_) => Err(source.path.clone()),
+            };
+            if let Some(other) = seen.insert(key, source.name.clone()) {
+                return Err(Error::SameFile(other, source.name));
+            }
+        }
+        Ok(())
+    }
+
+    /// The catalog as it stands, for readers; `None` before the first operation.
+    fn read_catalog(&self) -> Result<Option<Catalog>, Error> {
+        match Catalog::load(self.store.root())? {
+            None if self.has_remains()? => Err(catalog::Error::Missing { root: self.store.root().to_owned() }.into()),
+            found => Ok(found),
+        }
+    }
+
+    /// Files that only a catalog can have put there.
+    fn has_remains(&self) -> Result<bool, Error> {
+        let previous = self.store.root().join(catalog::PREVIOUS).exists();
+        Ok(previous || self.store.scan()?.iter().any(|found| found.name.is_some()))
+    }
+
+    /// Takes the directory, makes it whole after whatever a crash left, and checks that it is the one that is meant.
+    fn begin(&self, operation: &'static str, call: &Call) -> Result<Session<'_>, Error> {
+        self.assert_expected()?;
+        let permit = self.permit(operation, call)?;
+        let catalog = match self.read_catalog()? {
+            Some(catalog) => catalog,
+            None => self.new_catalog()?,
+        };
+        self.assert_store(&catalog)?;
+        let mut session = Session { engine: self, operation, call: call.clone(), catalog, permit };
+        session.recover()?;
+        self.audit.keep_reserve();
+        Ok(session)
+    }
+
+    fn permit(&self, operation: &'static str, call: &Call) -> Result<Permit, Error> {
+        self.store.make_dirs()?;
+        let holder = Holder::new(operation, &call.actor.by, self.clock.now());
+        let cancelled = || call.control.is_cancelled();
+        match Permit::take(self.store.root(), permit::LOCK, holder, call.wait, &cancelled) {
+            Ok(permit) => Ok(permit),
+            Err(Refusal::Held(holder)) => {
+                let error = Error::Held(holder);
+                self.refused(operation, call, None, &error);
+                Err(error)
+            }
+            Err(Refusal::Cancelled) => Err(sqlite::Error::Cancelled.into()),
+            Err(Refusal::Disk(error)) => Err(error.into()),
+        }
+    }
+
+    /// One `serve` a directory, for as long as the permit lives.
+    pub fn serve_permit(&self) -> Result<Permit, Error> {
+        self.assert_expected()?;
+        self.store.make_dirs()?;
+        let holder = Holder::new("serve", "serve", self.clock.now());
+        match Permit::take(self.store.root(), permit::SERVE, holder, Duration::ZERO, &|| false) {
+            Ok(permit) => Ok(permit),
+            Err(Refusal::Held(holder)) => Err(Error::Served(holder)),
+            Err(Refusal::Cancelled) => Err(sqlite::Error::Cancelled.into()),
+            Err(Refusal::Disk(error)) => Err(error.into()),
+        }
+    }
+
+    /// Takes the directory once and lets it go: whatever a crash left is put right.
+    pub fn recover(&self, call: &Call) -> Result<(), Error> {
+        self.begin("recovery", call).map(drop)
+    }
+
+    fn new_catalog(&self) -> Result<Catalog, Error> {
+        let mut catalog = Catalog::empty(self.random_id()?);
+        catalog.save(self.store.root())?;
+        Ok(catalog)
+    }
+
+    fn random_id(&self) -> Result<String, Error> {
+        let mut random = [0; 16];
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+            .to("draw a random id for", self.store.root())?;
+        Ok(crate::backup::hex(&random))
+    }
+
+    fn expected_store(&self) -> Option<&String> {
+        self.config.store_id.as_ref().or_else(|| self.met.get())
+    }
+
+    /// Before anything is made: an unmounted volume looks like a first start.
+    fn assert_expected(&self) -> Result<(), Error> {
+        let Some(expected) = self.expected_store() else { return Ok(()) };
+        match self.read_catalog()? {
+            Some(catalog) => self.assert_store(&catalog),
+            None => Err(Error::StoreGone { expected: expected.clone(), root: self.store.root().to_owned() }),
+        }
+    }
+
+    fn assert_store(&self, catalog: &Catalog) -> Result<(), Error> {
+        let expected = match self.config.store_id.as_ref() {
+            Some(id) => id,
+            None => self.met.get_or_init(|| catalog.store_id.clone()),
+        };
+        if *expected == catalog.store_id {
+            return Ok(());
+        }
+        Err(Error::AnotherStore { expected: expected.clone(), found: catalog.store_id.clone() })
+    }
+
+    /// Records what was not allowed; the refusal stands whether or not it could be recorded.
+    fn refused(&self, operation: &str, call: &Call, id: Option<BackupId>, error: &Error) {
+        let entry = failure(entry(Kind::Refused, operation, &call.actor, id), error);
+        if let Err(error) = self.audit.append(self.clock.now(), entry) {
+            tracing::warn!(%error, "a refusal could not be recorded");
+        }
+    }
+}
+
+/// Whether an operation may go on when the audit log can't be written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unrecorded {
+    /// Backups go on.
+    GoesOn,
+    /// What changes or deletes data, or hands it out, doesn't.
+    IsRefused,
+}
+
+/// An operation that holds the directory.
+struct Session<'e> {
+    engine: &'e Engine,
+    operation: &'static str,
+    call: Call,
+    catalog: Catalog,
+    permit: Permit,
+}
+
+impl Session<'_> {
+    /// Writes the catalog: the commit point.
+    fn commit(&mut self) -> Result<(), Error> {
+        if let Ok(head) = self.engine.audit.head() {
+            self.catalog.audit = Some(Anchor { seq: head.seq, hash: head.hash });
+        }
+        Ok(self.catalog.save(self.engine.store.root())?)
+    }
+
+    /// Does `work` between its intent and its outcome.
+    fn audited<T>(
+        &mut self,
+        id: Option<BackupId>,
+        unrecorded: Unrecorded,
+        work: impl FnOnce(&mut Self) -> Result<(T, Map<String, Value>), Error>,
+    ) -> Result<T, Error> {
+        let intent = entry(Kind::Intent, self.operation, &self.call.actor, id);
+        self.record(intent, unrecorded)?;
+        let result = work(self);
+        let outcome = entry(Kind::Outcome, self.operation, &self.call.actor, id);
+        let outcome = match &result {
+            Ok((_, details)) => Entry { ok: Some(true), details: details.clone(), ..outcome },
+            Err(error) => failure(Entry { ok: Some(false), ..outcome }, error),
+        };
+        // What is done is done: an outcome that can't be written is told, not undone.
+        self.record(outcome, Unrecorded::GoesOn)?;
+        result.map(|(value, _)| value)
+    }
+
+    fn record(&self, entry: Entry, unrecorded: Unrecorded) -> Result<(), Error> {
+        match self.engine.audit.append(self.engine.clock.now(), entry) {
+            Ok(_) => Ok(()),
+            Err(error) if unrecorded == Unrecorded::GoesOn => {
+                tracing::warn!(%error, operation = self.operation, "going on without an audit line");
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn entry(kind: Kind, operation: &str, actor: &Actor, id: Option<BackupId>) -> Entry {
+    Entry {
+        kind,
+        operation: operation.to_owned(),
+        by: actor.by.clone(),
+        from: actor.from.clone(),
+        id,
+        ok: None,
+        code: None,
+        reason: None,
+        details: Map::new(),
+    }
+}
+
+fn failure(entry: Entry, error: &Error) -> Entry {
+    Entry { code: Some(error.code().to_owned()), reason: Some(error.to_string()), ..entry }
+}

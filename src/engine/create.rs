@@ -1,0 +1,353 @@
+//! Taking a backup. The order of steps:
+//!
+//! 1. Preflight: room, a free id. The intent is recorded.
+//! 2. Snapshot into partial files, checked, durable, read back (`sqlite::snapshot`).
+//! 3. The entry: what it holds, what is remarkable about it, and the rotation that follows from it.
+//! 4. Promoted files get their second names; the new files get their final names; the folders are synced.
+//! 5. One catalog write: the backup, the promoted entries, what goes. The backup exists from here on [P1].
+//! 6. What goes is removed. The outcome is recorded.
+//!
+//! A crash before 5 leaves the catalog as it was, and files that recovery removes; after 5 it leaves marked deletions that
+//! recovery finishes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::{Call, Engine, Error, LIVE_DATA, Session, Unrecorded};
+use crate::audit::Kind;
+use crate::backup::retention::{Plan, Step, free_id};
+use crate::backup::{Backup, BackupId, Checked, DatabaseCopy, DatabaseName, Flag, Form, Tier, Verified};
+use crate::disk::{self, Partial};
+use crate::sqlite::check::{Report, Verdict};
+use crate::sqlite::pages::Written;
+use crate::sqlite::snapshot::{self, Facts, Snapshot};
+use crate::sqlite::{self, identify};
+
+/// What a backup needs beside its databases: catalog, audit, folders.
+const OVERHEAD: u64 = 1 << 20;
+/// Copies that failed their check, kept per database: the first and the latest ones tell the story.
+const CORRUPT_KEPT: usize = 3;
+/// Smaller databases halve and double by a page.
+const SHRINK_FLOOR: u64 = 32 << 10;
+
+/// What is asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Create {
+    /// `daily` or `manual`; `weekly` and `monthly` come by promotion.
+    pub tier: Tier,
+    /// Why, for people.
+    pub reason: Option<String>,
+    /// A much smaller database is right as it is.
+    pub accept_shrink: bool,
+}
+
+/// What was done.
+#[derive(Clone, Debug)]
+pub struct Created {
+    /// The backup.
+    pub backup: Backup,
+    /// The rotation that followed.
+    pub rotation: Plan,
+    /// How long the app's writers were held.
+    pub barrier: Duration,
+}
+
+impl Engine {
+    /// Takes a backup.
+    pub fn create(&self, create: &Create, call: &Call) -> Result<Created, Error> {
+        let mut session = self.begin("create", call)?;
+        let id = session.free_id(create.tier)?;
+        session.audited(Some(id), Unrecorded::GoesOn, |session| {
+            let created = session.create(create, id)?;
+            let details = session.details(&created);
+            Ok((created, details))
+        })
+    }
+
+    /// Why rotation must stand still: the last backup that was tried failed because of the live data [P4].
+    pub(super) fn freeze(&self) -> Result<Option<String>, Error> {
+        let mut freeze = None;
+        self.audit.newest_first(|line| {
+            let outcome = line.entry.kind == Kind::Outcome && line.entry.operation == "create";
+            if outcome && line.entry.code.as_deref().is_some_and(|code| LIVE_DATA.contains(&code)) {
+                freeze = line.entry.reason.clone();
+            }
+            outcome
+        })?;
+        Ok(freeze)
+    }
+}
+
+impl Session<'_> {
+    fn free_id(&self, tier: Tier) -> Result<BackupId, Error> {
+        let now = self.engine.clock.now();
+        let settings = self.engine.settings()?;
+        let wanted = BackupId::new(tier, now, settings.schedule.local_date(now));
+        let names: Vec<_> = self.engine.config.databases.keys().cloned().collect();
+        let known: BTreeSet<_> = self.catalog.backups.iter().map(|backup| backup.id).collect();
+        Ok(free_id(wanted, |id| known.contains(id) || self.engine.store.has(id, &names)))
+    }
+
+    fn create(&mut self, create: &Create, id: BackupId) -> Result<Created, Error> {
+        self.make_room()?;
+        let snapshot = match self.snapshot(&id) {
+            // Our own partials are gone already: they are removed when they are dropped.
+            Err(error) if error.is_full() => {
+                tracing::warn!(%error, "applying the rotation that is due, then trying once more");
+                self.rotate_due()?;
+                self.snapshot(&id).map_err(|error| self.full(error))?
+            }
+            snapshot => snapshot?,
+        };
+        let barrier = snapshot.barrier;
+        let (backup, partials) = self.entry(create, id, snapshot)?;
+        let rotation = self.publish(&backup, partials)?;
+        self.catalog.last_sequence = backup.sequence;
+        // From here on the backup exists; what is left of deletions is the next operation's.
+        if let Err(error) = self.finish_deletions() {
+            tracing::warn!(%error, "what rotation dropped is not removed yet");
+        }
+        Ok(Created { backup, rotation, barrier })
+    }
+
+    /// Step 1. The databases may be unusable: then the snapshot says so better.
+    fn make_room(&mut self) -> Result<(), Error> {
+        let needed = self.needed();
+        let free = disk::free_space(self.engine.store.root())?;
+        if free >= needed {
+            return Ok(());
+        }
+        self.rotate_due()?;
+        let free = disk::free_space(self.engine.store.root())?;
+        if free >= needed { Ok(()) } else { Err(Error::Full { needed, free }) }
+    }
+
+    fn needed(&self) -> u64 {
+        let sizes =
+            self.engine.sources().iter().filter_map(|source| identify(source).ok()).map(|live| live.size).sum::<u64>();
+        sizes + OVERHEAD
+    }
+
+    fn full(&self, error: Error) -> Error {
+        match disk::free_space(self.engine.store.root()) {
+            Ok(free) if error.is_full() => Error::Full { needed: self.needed(), free },
+            _ => error,
+        }
+    }
+
+    fn rotate_due(&mut self) -> Result<(), Error> {
+        let retention = self.engine.settings()?.retention;
+        let freeze = self.engine.freeze()?;
+        self.rotate_now(&retention, freeze.as_deref()).map(drop)
+    }
+
+    /// Step 2.
+    fn snapshot(&self, id: &BackupId) -> Result<Snapshot, Error> {
+        let (engine, config) = (self.engine, &self.engine.config);
+        engine.assert_distinct()?;
+        let sources = engine.sources();
+        let target = |source: &sqlite::Source| Partial::create(&engine.store.path(id, &source.name, Form::Plain));
+        let targets = sources.iter().map(target).collect::<Result<_, _>>()?;
+        let options = snapshot::Options {
+            check: config.check,
+            lock_timeout: config.lock_timeout,
+            rollback_hold: config.rollback_hold,
+        };
+        let control = self.call.control.also(self.permit.noting());
+        let snapshot = snapshot::take(&sources, targets, &options, &engine.clock, &control);
+        if let Err(sqlite::Error::Corrupt { name, .. }) = &snapshot {
+            self.thin_corrupt(name)?;
+        }
+        Ok(snapshot?)
+    }
+
+    /// Retries on corrupt data must not fill the disk.
+    fn thin_corrupt(&self, name: &DatabaseName) -> Result<(), Error> {
+        let store = &self.engine.store;
+        let ours = |file: &str| file.rsplit('/').next().is_some_and(|file| file.starts_with(&format!("{name}-")));
+        let mut kept: Vec<_> =
+            store.scan()?.into_iter().filter(|found| found.is_corrupt() && ours(&found.file)).collect();
+        kept.sort_by_key(|found| store.root().join(&found.file).metadata().and_then(|meta| meta.modified()).ok());
+        // The first one shows the damage as it began.
+        while kept.len() > CORRUPT_KEPT {
+            disk::remove(&store.root().join(kept.remove(1).file))?;
+        }
+        Ok(())
+    }
+
+    /// Step 3, but for the rotation.
+    fn entry(&self, create: &Create, id: BackupId, snapshot: Snapshot) -> Result<(Backup, Vec<Partial>), Error> {
+        let local_date = self.engine.settings()?.schedule.local_date(snapshot.at);
+        let now = self.engine.clock.now();
+        let mut backup = Backup {
+            sequence: self.next_sequence(),
+            id,
+            tier: id.tier(),
+            timestamp: snapshot.at,
+            local_date,
+            databases: BTreeMap::new(),
+            promoted_from: None,
+            reason: create.reason.clone(),
+            created_by: self.call.actor.by.clone(),
+            pinned: false,
+            flags: BTreeSet::new(),
+            findings: Vec::new(),
+            checked: Checked { at: now, kind: self.engine.config.check, ok: true },
+            verified: Verified { at: now, ok: true },
+            deleting: false,
+            extra: Map::new(),
+        };
+        let mut partials = Vec::new();
+        for copy in snapshot.copies {
+            let (recorded, partial) = record(&id, copy, &mut backup);
+            if !create.accept_shrink {
+                self.note_shrunk(&recorded.0, &recorded.1, &mut backup);
+            }
+            backup.databases.insert(recorded.0, recorded.1);
+            partials.push(partial);
+        }
+        Ok((backup, partials))
+    }
+
+    fn next_sequence(&self) -> u64 {
+        let highest = self.catalog.backups.iter().map(|backup| backup.sequence).max().unwrap_or(0);
+        highest.max(self.catalog.last_sequence) + 1
+    }
+
+    /// Compares with the newest good backup that holds this database.
+    fn note_shrunk(&self, name: &DatabaseName, copy: &DatabaseCopy, backup: &mut Backup) {
+        let good = self.catalog.standing().filter(|other| other.is_good());
+        let before =
+            good.max_by_key(|other| other.sequence).and_then(|other| Some((other.id, other.databases.get(name)?)));
+        let Some((id, before)) = before else { return };
+        let found = shrunk(before, copy, self.engine.config.shrink_alarm);
+        if !found.is_empty() {
+            backup.flags.insert(Flag::Shrunk);
+            backup.findings.extend(found.into_iter().map(|what| format!("{name}: {what} since {id}")));
+        }
+    }
+
+    /// Steps 4 and 5.
+    fn publish(&mut self, backup: &Backup, partials: Vec<Partial>) -> Result<Plan, Error> {
+        let before = self.catalog.clone();
+        self.catalog.backups.push(backup.clone());
+        self.catalog.last_sequence = backup.sequence;
+        let retention = self.engine.settings()?.retention;
+        let plan = self.plan(&retention, self.implausible_clock().as_deref());
+        let published = self.publish_planned(&plan, backup, partials);
+        if published.is_err() {
+            self.undo_publish(before, backup, &plan);
+        }
+        published.map(|()| plan)
+    }
+
+    fn publish_planned(&mut self, plan: &Plan, backup: &Backup, partials: Vec<Partial>) -> Result<(), Error> {
+        self.prepare(plan)?;
+        for partial in partials {
+            partial.publish_new()?;
+        }
+        self.engine.store.sync([backup.tier])?;
+        self.commit()
+    }
+
+    /// The catalog was not written (a full disk): the files that it doesn't name go. What can't be removed now is
+    /// recovery's.
+    fn undo_publish(&mut self, before: crate::catalog::Catalog, backup: &Backup, plan: &Plan) {
+        // A write that failed after its rename did happen: then the backup exists, and recovery goes on from there.
+        let written = crate::catalog::Catalog::load(self.engine.store.root());
+        if !written.is_ok_and(|catalog| catalog.is_some_and(|catalog| catalog.get(&backup.id).is_none())) {
+            return;
+        }
+        for (_, path) in self.engine.store.paths(backup) {
+            let _ = disk::remove(&path);
+        }
+        let promoted = plan.steps.iter().filter_map(|step| match step {
+            Step::Promote { to, .. } => self.catalog.get(to),
+            Step::Drop { .. } => None,
+        });
+        for (_, path) in promoted.flat_map(|new| self.engine.store.paths(new)) {
+            let _ = disk::remove(&path);
+        }
+        self.catalog = before;
+    }
+
+    /// A machine without a clock says 1970; what it would date and replace is not to be trusted.
+    fn implausible_clock(&self) -> Option<String> {
+        super::status::clock_is_implausible(self.engine.clock.now())
+            .then(|| "the clock of this machine is wrong (before 2025); set it".to_owned())
+    }
+
+    fn details(&self, created: &Created) -> Map<String, Value> {
+        let backup = &created.backup;
+        let steps = serde_json::to_value(&created.rotation.steps).unwrap_or_default();
+        Map::from_iter([
+            ("timestamp".to_owned(), crate::backup::timestamp::text(backup.timestamp).into()),
+            ("localDate".to_owned(), backup.local_date.to_string().into()),
+            ("sequence".to_owned(), backup.sequence.into()),
+            ("storeId".to_owned(), self.catalog.store_id.clone().into()),
+            ("size".to_owned(), backup.stored_size().into()),
+            ("reason".to_owned(), backup.reason.clone().into()),
+            ("createdBy".to_owned(), backup.created_by.clone().into()),
+            ("barrierMicros".to_owned(), (created.barrier.as_micros() as u64).into()),
+            ("findings".to_owned(), backup.findings.clone().into()),
+            ("rotation".to_owned(), steps),
+            ("frozen".to_owned(), created.rotation.frozen.clone().into()),
+        ])
+    }
+}
+
+/// One database's part of the entry.
+fn record(id: &BackupId, copy: snapshot::Copy, backup: &mut Backup) -> ((DatabaseName, DatabaseCopy), Partial) {
+    let snapshot::Copy { name, partial, written, facts, report } = copy;
+    if let Verdict::NotCheckable(tables) = &report.verdict {
+        backup.flags.insert(Flag::NotCheckable);
+        backup.findings.push(format!("{name}: not checkable without the app's own functions: {}", tables.join(", ")));
+    }
+    if let Some(rows) = report.orphans.filter(|rows| *rows > 0) {
+        backup.findings.push(format!("{name}: {rows} rows refer to rows that don't exist (foreign_key_check)"));
+    }
+    let recorded = plain_copy(id, &name, written, facts, report);
+    ((name, recorded), partial)
+}
+
+/// The catalog's record of a plain file.
+pub(super) fn plain_copy(
+    id: &BackupId,
+    name: &DatabaseName,
+    written: Written,
+    facts: Facts,
+    report: Report,
+) -> DatabaseCopy {
+    DatabaseCopy {
+        file: id.file(name, Form::Plain),
+        form: Form::Plain,
+        size: written.size,
+        checksum: written.checksum.clone(),
+        stored_size: written.size,
+        stored_checksum: written.checksum,
+        recipients: Vec::new(),
+        page_size: facts.page_size,
+        free_pages: facts.free_pages,
+        journal_mode: facts.journal_mode,
+        user_version: facts.user_version,
+        tables: report.tables,
+        extra: Map::new(),
+    }
+}
+
+/// What is suspicious about `now` after `before`; `alarm` is the percentage that may be lost.
+fn shrunk(before: &DatabaseCopy, now: &DatabaseCopy, alarm: u8) -> Vec<String> {
+    let mut found = Vec::new();
+    let (was, is) = (before.used_bytes(), now.used_bytes());
+    let least = was / 100 * (100 - u64::from(alarm.min(100)));
+    if was >= SHRINK_FLOOR && is < least {
+        found.push(format!("{} of data instead of {}", super::bytes(is), super::bytes(was)));
+    }
+    let gone: Vec<_> = before.tables.keys().filter(|table| !now.tables.contains_key(*table)).cloned().collect();
+    if !gone.is_empty() {
+        found.push(format!("tables are gone ({})", gone.join(", ")));
+    }
+    found
+}

@@ -1,0 +1,277 @@
+//! `catalog rebuild`: a new catalog from the files themselves. Times, pins and reasons come from the catalog before and
+//! from the audit log; every file is read and looked at. Nothing is deleted; the bad catalog is kept beside.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::create::plain_copy;
+use super::{Call, Engine, Error, Session, Unrecorded};
+use crate::audit::{Kind, Line};
+use crate::backup::{Backup, BackupId, Checked, DatabaseCopy, DatabaseName, Flag, Form, Tier, Verified};
+use crate::catalog::{self, Catalog};
+use crate::disk;
+use crate::sqlite::check::{self, Verdict};
+use crate::sqlite::pages::read_back;
+use crate::sqlite::{open_finished, situation, snapshot};
+use crate::store::Found;
+
+/// What a rebuild found.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rebuilt {
+    /// The entries of the new catalog, newest first.
+    pub backups: Vec<Backup>,
+    /// Files that are in no entry, and why.
+    pub left_out: Vec<String>,
+    /// Where the catalog that couldn't be read lies now.
+    pub kept: Option<String>,
+}
+
+/// What is still known of a backup besides its files.
+struct Memory {
+    catalogs: Vec<Catalog>,
+    created: BTreeMap<BackupId, Line>,
+}
+
+impl Engine {
+    /// Makes the catalog anew.
+    pub fn rebuild(&self, call: &Call) -> Result<Rebuilt, Error> {
+        self.store.make_dirs()?;
+        let permit = self.permit("rebuild", call)?;
+        let memory = self.memory()?;
+        let catalog = Catalog::empty(self.remembered_store(&memory)?);
+        let mut session = Session { engine: self, operation: "rebuild", call: call.clone(), catalog, permit };
+        session.audited(None, Unrecorded::IsRefused, |session| {
+            let rebuilt = session.rebuild(&memory)?;
+            let details = Map::from_iter([
+                ("backups".to_owned(), rebuilt.backups.len().into()),
+                ("leftOut".to_owned(), rebuilt.left_out.clone().into()),
+            ]);
+            Ok((rebuilt, details))
+        })
+    }
+
+    fn memory(&self) -> Result<Memory, Error> {
+        let read = |name: &str| Catalog::read(&self.store.root().join(name)).ok().flatten();
+        let catalogs = [catalog::FILE, catalog::PREVIOUS].into_iter().filter_map(read).collect();
+        let mut created = BTreeMap::new();
+        self.audit.newest_first(|line| {
+            let done =
+                line.entry.kind == Kind::Outcome && line.entry.operation == "create" && line.entry.ok == Some(true);
+            if let Some(id) = line.entry.id.filter(|_| done) {
+                created.entry(id).or_insert_with(|| line.clone());
+            }
+            false
+        })?;
+        Ok(Memory { catalogs, created })
+    }
+
+    fn remembered_store(&self, memory: &Memory) -> Result<String, Error> {
+        let known = memory.catalogs.first().map(|catalog| catalog.store_id.clone());
+        let told = || memory.created.values().filter_map(|line| text(line, "storeId")).next_back();
+        match known.or_else(told).or_else(|| self.config.store_id.clone()) {
+            Some(id) => Ok(id),
+            None => self.random_id(),
+        }
+    }
+}
+
+impl Session<'_> {
+    fn rebuild(&mut self, memory: &Memory) -> Result<Rebuilt, Error> {
+        self.engine.store.sweep()?;
+        let found = self.engine.store.scan()?;
+        let twins = twins(&found, memory);
+        let (sets, mut left_out) = sets(found, &self.engine.config.databases.keys().cloned().collect());
+        for (id, names) in sets {
+            if let Some(twin) = twins.get(&id) {
+                left_out.push(format!("{id}: another name of {twin}"));
+                continue;
+            }
+            match self.remade(&id, &names, memory) {
+                Ok(backup) => self.catalog.backups.push(backup),
+                Err(Error::Sqlite(crate::sqlite::Error::Cancelled)) => {
+                    return Err(crate::sqlite::Error::Cancelled.into());
+                }
+                Err(error) => left_out.push(format!("{id}: {error}")),
+            }
+        }
+        self.number(memory);
+        let kept = self.keep_bad()?;
+        self.commit()?;
+        let mut backups = self.catalog.backups.clone();
+        backups.reverse();
+        Ok(Rebuilt { backups, left_out, kept })
+    }
+
+    /// The entry of a set of files, from the files.
+    fn remade(&self, id: &BackupId, names: &BTreeSet<DatabaseName>, memory: &Memory) -> Result<Backup, Error> {
+        let now = self.engine.clock.now();
+        let known = memory.catalogs.iter().find_map(|catalog| catalog.get(id));
+        let mut backup = known.cloned().unwrap_or_else(|| self.guessed(id, memory));
+        backup.flags.insert(Flag::Recovered);
+        backup.databases = BTreeMap::new();
+        for name in names {
+            let copy = self.looked_at(id, name, &mut backup)?;
+            let same =
+                known.and_then(|known| known.databases.get(name)).is_none_or(|was| was.checksum == copy.checksum);
+            if !same {
+                return Err(Error::Damaged {
+                    id: *id,
+                    reason: format!("{} holds other bytes than were recorded", copy.file),
+                });
+            }
+            backup.databases.insert(name.clone(), copy);
+        }
+        backup.checked = Checked { at: now, kind: self.engine.config.check, ok: true };
+        backup.verified = Verified { at: now, ok: true };
+        Ok(backup)
+    }
+
+    /// What an id and the audit log tell, when no catalog does.
+    fn guessed(&self, id: &BackupId, memory: &Memory) -> Backup {
+        let line = memory.origin(id);
+        let written = self.engine.config.databases.keys().find_map(|name| {
+            let meta = self.engine.store.path(id, name, Form::Plain).metadata().ok()?;
+            Some(DateTime::<Utc>::from(meta.modified().ok()?))
+        });
+        let timestamp = line.and_then(|line| text(line, "timestamp")?.parse().ok()).or(written);
+        let timestamp = timestamp.unwrap_or_else(|| id.first_date().and_time(chrono::NaiveTime::MIN).and_utc());
+        let told = line.and_then(|line| text(line, "localDate")?.parse().ok());
+        let date = told.unwrap_or_else(|| self.engine.config.settings.schedule.local_date(timestamp));
+        Backup {
+            sequence: 0,
+            id: *id,
+            tier: id.tier(),
+            timestamp,
+            local_date: if id.covers(date) { date } else { id.first_date() },
+            databases: BTreeMap::new(),
+            promoted_from: line.and_then(|line| line.entry.id).filter(|origin| origin != id),
+            reason: line.and_then(|line| text(line, "reason")),
+            created_by: line.and_then(|line| text(line, "createdBy")).unwrap_or_else(|| "unknown".to_owned()),
+            pinned: false,
+            flags: BTreeSet::new(),
+            findings: Vec::new(),
+            checked: Checked { at: timestamp, kind: self.engine.config.check, ok: true },
+            verified: Verified { at: timestamp, ok: true },
+            deleting: false,
+            extra: Map::new(),
+        }
+    }
+
+    /// Every byte, and the structure.
+    fn looked_at(&self, id: &BackupId, name: &DatabaseName, backup: &mut Backup) -> Result<DatabaseCopy, Error> {
+        let control = &self.call.control;
+        let path = self.engine.store.path(id, name, Form::Plain);
+        let written = read_back(&disk::open_regular(&path)?, &path, control)?;
+        let damaged = |reason: String| Error::Damaged { id: *id, reason };
+        if written.size == 0 {
+            return Err(damaged(format!("{name} is empty")));
+        }
+        let open = |error| damaged(situation(name, error).to_string());
+        let mut copy = open_finished(&path).map_err(open)?;
+        let facts = snapshot::facts(&copy).map_err(open)?;
+        let report = check::check(&mut copy, name, self.engine.config.check, control)?;
+        match &report.verdict {
+            Verdict::Corrupt(findings) => return Err(damaged(findings.join("; "))),
+            Verdict::NotCheckable(_) => drop(backup.flags.insert(Flag::NotCheckable)),
+            Verdict::Whole => {}
+        }
+        if facts.bytes() != written.size {
+            return Err(damaged(format!("{name} has {} bytes instead of {}", written.size, facts.bytes())));
+        }
+        Ok(plain_copy(id, name, written, facts, report))
+    }
+
+    /// New numbers, above all that were ever given, in the order of the old numbers and, where there is none, of time.
+    fn number(&mut self, memory: &Memory) {
+        let highest = |catalog: &Catalog| {
+            catalog.backups.iter().map(|backup| backup.sequence).max().unwrap_or(0).max(catalog.last_sequence)
+        };
+        let told = memory.created.values().filter_map(|line| line.entry.details.get("sequence")?.as_u64()).max();
+        let above = memory.catalogs.iter().map(highest).max().max(told).unwrap_or(0);
+        self.catalog.backups.sort_by_key(|backup| (backup.timestamp, backup.sequence, backup.id));
+        for (sequence, backup) in (above + 1..).zip(&mut self.catalog.backups) {
+            backup.sequence = sequence;
+            self.catalog.last_sequence = sequence;
+        }
+    }
+
+    /// The catalog that is there gets another name, if it can't be read.
+    fn keep_bad(&self) -> Result<Option<String>, Error> {
+        let path = self.engine.store.root().join(catalog::FILE);
+        if !path.exists() || Catalog::read(&path).is_ok() {
+            return Ok(None);
+        }
+        let kept = format!("{}.corrupt-{}", catalog::FILE, self.engine.clock.now().format("%Y%m%dT%H%M%SZ"));
+        disk::link_over(&path, &self.engine.store.root().join(&kept))?;
+        disk::sync_dir(self.engine.store.root())?;
+        Ok(Some(kept))
+    }
+}
+
+impl Memory {
+    /// The creation of a backup, also under the id that it had before it was promoted.
+    fn origin(&self, id: &BackupId) -> Option<&Line> {
+        let mut id = *id;
+        for _ in Tier::ALL {
+            if let Some(line) = self.created.get(&id) {
+                return Some(line);
+            }
+            id = self.created.values().find_map(|line| promoted_from(line, &id))?;
+        }
+        None
+    }
+}
+
+/// The id that `id` had before the rotation recorded in `line`.
+fn promoted_from(line: &Line, id: &BackupId) -> Option<BackupId> {
+    let steps = line.entry.details.get("rotation")?.as_array()?;
+    let step = steps.iter().find(|step| step.get("to").and_then(Value::as_str) == Some(id.to_string().as_str()))?;
+    step.get("from")?.as_str()?.parse().ok()
+}
+
+fn text(line: &Line, key: &str) -> Option<String> {
+    line.entry.details.get(key)?.as_str().map(str::to_owned)
+}
+
+/// Ids whose files are those of another id: a promotion that was cut short. The one that a catalog knew stays, else the
+/// one it was promoted from.
+fn twins(found: &[Found], memory: &Memory) -> BTreeMap<BackupId, BackupId> {
+    let known = |id: &BackupId| memory.catalogs.iter().any(|catalog| catalog.get(id).is_some());
+    let mut named: Vec<_> = found.iter().filter_map(|file| Some((file.name.as_ref()?.0, file.inode))).collect();
+    named.sort_by_key(|(id, _)| (!known(id), *id));
+    let (mut first, mut twins) = (BTreeMap::new(), BTreeMap::new());
+    for (id, inode) in named {
+        let kept = *first.entry(inode).or_insert(id);
+        if kept != id {
+            twins.insert(id, kept);
+        }
+    }
+    twins
+}
+
+/// Files by id; a set that lacks a database is no backup [P1].
+fn sets(
+    found: Vec<Found>,
+    wanted: &BTreeSet<DatabaseName>,
+) -> (BTreeMap<BackupId, BTreeSet<DatabaseName>>, Vec<String>) {
+    let mut sets: BTreeMap<BackupId, BTreeSet<DatabaseName>> = BTreeMap::new();
+    let mut left_out = Vec::new();
+    for file in found {
+        match file.name {
+            Some((id, name, _)) => drop(sets.entry(id).or_default().insert(name)),
+            None => left_out.push(format!("{}: not a backup's file", file.file)),
+        }
+    }
+    sets.retain(|id, names| {
+        let missing: Vec<_> = wanted.difference(names).map(ToString::to_string).collect();
+        if !missing.is_empty() {
+            left_out.push(format!("{id}: {} is missing", missing.join(", ")));
+        }
+        missing.is_empty()
+    });
+    (sets, left_out)
+}

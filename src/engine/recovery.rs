@@ -1,0 +1,120 @@
+//! Putting a directory right after a crash: done by whoever has just gained `.lock`, before its own operation.
+//!
+//! 1. Partials are swept.
+//! 2. An operation that began (intent) and never ended (outcome) is undone: files that a create had named, but that no
+//!    catalog names, are removed. The catalog write is the commit point, so what it names stays.
+//! 3. Second names of known files, left by a promotion that was not committed, are removed.
+//! 4. Marked deletions are finished.
+//! 5. The outcome of the interrupted operation is recorded.
+//!
+//! Each step can be cut short and begun again.
+
+use std::collections::BTreeSet;
+
+use super::{Error, Session, Unrecorded, entry};
+use crate::audit::{Entry, Kind, Line};
+use crate::backup::BackupId;
+use crate::disk;
+use crate::store::inode;
+
+/// Operations that hold `.lock`: at most one of them is open at a time.
+const EXCLUSIVE: [&str; 7] = ["create", "delete", "pin", "unpin", "settings", "rebuild", "rotate"];
+
+impl Session<'_> {
+    pub(super) fn recover(&mut self) -> Result<(), Error> {
+        let swept = self.engine.store.sweep()?;
+        let open = self.open_intent()?;
+        let mut removed = Vec::new();
+        if let Some(id) = open.as_ref().filter(|line| line.entry.operation == "create").and_then(|line| line.entry.id) {
+            removed.extend(self.remove_uncommitted(&id)?);
+        }
+        removed.extend(self.remove_second_names()?);
+        let deleted = self.finish_deletions()?;
+        if let Some(line) = open {
+            self.close(line, &removed, &deleted)?;
+        }
+        if !(swept.is_empty() && removed.is_empty() && deleted.is_empty()) {
+            tracing::info!(?swept, ?removed, ?deleted, "put right what an interrupted operation had left");
+        }
+        Ok(())
+    }
+
+    /// The newest exclusive operation, if it has no outcome.
+    fn open_intent(&self) -> Result<Option<Line>, Error> {
+        let mut open = None;
+        self.engine.audit.newest_first(|line| {
+            let decides = matches!(line.entry.kind, Kind::Intent | Kind::Outcome)
+                && EXCLUSIVE.contains(&line.entry.operation.as_str());
+            if decides && line.entry.kind == Kind::Intent {
+                open = Some(line.clone());
+            }
+            decides
+        })?;
+        Ok(open)
+    }
+
+    /// Files under the final names of a backup that isn't in the catalog. The id was free when its intent was written.
+    fn remove_uncommitted(&self, id: &BackupId) -> Result<Vec<String>, Error> {
+        if self.catalog.backups.iter().any(|backup| backup.id == *id) {
+            return Ok(Vec::new());
+        }
+        let mut removed = Vec::new();
+        for found in self.engine.store.scan()? {
+            if found.name.as_ref().is_some_and(|(other, _, _)| other == id) {
+                disk::remove(&self.engine.store.root().join(&found.file))?;
+                removed.push(found.file);
+            }
+        }
+        self.engine.store.sync([id.tier()])?;
+        Ok(removed)
+    }
+
+    fn remove_second_names(&self) -> Result<Vec<String>, Error> {
+        let store = &self.engine.store;
+        let mut named = BTreeSet::new();
+        let mut inodes = BTreeSet::new();
+        for backup in &self.catalog.backups {
+            named.extend(backup.databases.values().map(|copy| copy.file.clone()));
+            inodes.extend(
+                store.paths(backup).filter_map(|(_, path)| path.symlink_metadata().ok().map(|meta| inode(&meta))),
+            );
+        }
+        let mut removed = Vec::new();
+        for found in store.scan()? {
+            if found.name.is_some() && !named.contains(&found.file) && inodes.contains(&found.inode) {
+                disk::remove(&store.root().join(&found.file))?;
+                removed.push(found.file);
+            }
+        }
+        Ok(removed)
+    }
+
+    fn close(&self, line: Line, removed: &[String], deleted: &[BackupId]) -> Result<(), Error> {
+        let was = line.entry;
+        let committed = match was.operation.as_str() {
+            "create" => was.id.is_some_and(|id| self.catalog.backups.iter().any(|backup| backup.id == id)),
+            "delete" => was.id.is_some_and(|id| self.catalog.get(&id).is_none()),
+            // A change of settings, a pin: one durable write, which was done or wasn't; nothing is left of the other.
+            _ => false,
+        };
+        let reason = if committed {
+            "the program was ended after this was done, before it could say so"
+        } else {
+            "the program was ended before this was done; what it had begun was undone"
+        };
+        let mut outcome = Entry {
+            ok: Some(committed),
+            code: Some("interrupted".to_owned()),
+            reason: Some(reason.to_owned()),
+            by: was.by,
+            from: was.from,
+            ..entry(Kind::Outcome, &was.operation, &self.call.actor, was.id)
+        };
+        outcome.details.insert("recoveredBy".to_owned(), self.operation.into());
+        outcome.details.insert("removed".to_owned(), removed.into());
+        outcome
+            .details
+            .insert("deleted".to_owned(), deleted.iter().map(ToString::to_string).collect::<Vec<_>>().into());
+        self.record(outcome, Unrecorded::GoesOn)
+    }
+}

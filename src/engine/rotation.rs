@@ -1,0 +1,115 @@
+//! Carrying out a rotation plan.
+//!
+//! 1. The files of promoted backups get their new names (hard links; copies where links fail), durable.
+//! 2. One catalog write names the promoted entries and marks what goes. (A create adds its backup to that very write.)
+//! 3. The marked files are removed, then their entries.
+//!
+//! A crash before 2 leaves second names of known files, which recovery removes; after 2 it leaves marked entries, which
+//! recovery finishes.
+
+use std::fs::File;
+use std::path::Path;
+
+use super::{Error, Session};
+use crate::backup::retention::{self, Plan, Retention, Step};
+use crate::backup::{Backup, BackupId};
+use crate::disk;
+use crate::sqlite::pages::read_back;
+
+impl Session<'_> {
+    /// What rotation would do to the backups as they stand.
+    pub(super) fn plan(&self, retention: &Retention, freeze: Option<&str>) -> Plan {
+        retention::plan(&self.catalog.backups, retention, freeze)
+    }
+
+    /// Step 1, and the entries of step 2 in memory.
+    pub(super) fn prepare(&mut self, plan: &Plan) -> Result<(), Error> {
+        for step in &plan.steps {
+            match step {
+                Step::Drop { id, .. } => self.catalog.mark_deleting(id),
+                Step::Promote { from, to, .. } => self.promote(from, *to)?,
+            }
+        }
+        let tiers = plan.steps.iter().filter_map(|step| match step {
+            Step::Promote { to, .. } => Some(to.tier()),
+            Step::Drop { .. } => None,
+        });
+        Ok(self.engine.store.sync(tiers)?)
+    }
+
+    fn promote(&mut self, from: &BackupId, to: BackupId) -> Result<(), Error> {
+        let Some(old) = self.catalog.get(from).cloned() else { return Ok(()) };
+        let mut new = Backup { id: to, tier: to.tier(), promoted_from: Some(*from), ..old.clone() };
+        for (name, copy) in &mut new.databases {
+            copy.file = to.file(name, copy.form);
+            let target = self.engine.store.path(&to, name, copy.form);
+            self.second_name(&self.engine.store.path(from, name, copy.form), &target, &copy.stored_checksum)?;
+        }
+        self.catalog.mark_deleting(from);
+        self.catalog.backups.push(new);
+        Ok(())
+    }
+
+    /// Names the file a second time. A file that has that name already is adopted if it holds the same, else moved aside.
+    fn second_name(&self, from: &Path, target: &Path, checksum: &str) -> Result<(), Error> {
+        let there = disk::open_regular(target).ok();
+        let there = there.map(|file| read_back(&file, target, &self.call.control)).transpose()?;
+        if there.is_some_and(|there| there.checksum == checksum) {
+            return Ok(());
+        }
+        if target.symlink_metadata().is_ok() {
+            let aside = free_name(target);
+            tracing::warn!(file = %target.display(), aside = %aside.display(), "an unknown file was moved aside");
+            disk::rename_new(target, &aside)?;
+        }
+        if std::fs::hard_link(from, target).is_ok() {
+            return Ok(());
+        }
+        let partial = disk::Partial::create(target)?;
+        let mut source = disk::open_regular(from)?;
+        let copied: std::io::Result<u64> = std::io::copy(&mut source, &mut partial.file() as &mut &File);
+        disk::Context::to(copied, "copy", from)?;
+        partial.sync()?;
+        Ok(partial.publish_new()?)
+    }
+
+    /// Step 3. Marked entries are gone for everyone already; an error leaves them to the next operation.
+    pub(super) fn finish_deletions(&mut self) -> Result<Vec<BackupId>, Error> {
+        let going: Vec<Backup> = self.catalog.backups.iter().filter(|backup| backup.deleting).cloned().collect();
+        if going.is_empty() {
+            return Ok(Vec::new());
+        }
+        for backup in &going {
+            for (_, path) in self.engine.store.paths(backup) {
+                disk::remove(&path)?;
+            }
+        }
+        self.engine.store.sync(going.iter().map(|backup| backup.tier))?;
+        self.catalog.backups.retain(|backup| !backup.deleting);
+        self.commit()?;
+        Ok(going.into_iter().map(|backup| backup.id).collect())
+    }
+
+    /// Applies what is due without a new backup. Says whether anything went.
+    pub(super) fn rotate_now(&mut self, retention: &Retention, freeze: Option<&str>) -> Result<Plan, Error> {
+        let plan = self.plan(retention, freeze);
+        if !plan.steps.is_empty() {
+            self.prepare(&plan)?;
+            self.commit()?;
+            self.finish_deletions()?;
+        }
+        Ok(plan)
+    }
+}
+
+fn free_name(target: &Path) -> std::path::PathBuf {
+    let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut number = 1;
+    loop {
+        let aside = target.with_file_name(format!("{name}.aside-{number}"));
+        if aside.symlink_metadata().is_err() {
+            return aside;
+        }
+        number += 1;
+    }
+}

@@ -1,0 +1,105 @@
+//! What is changed at run time: `settings.json` over the configuration.
+
+use std::io::Read;
+use std::path::PathBuf;
+
+use serde_json::{Map, Value};
+
+use super::{Call, Engine, Error, Unrecorded};
+use crate::backup::retention::{self, Plan};
+use crate::backup::settings::{Saved, Settings};
+use crate::disk::{self, Context};
+
+/// File name of the saved settings.
+const FILE: &str = "settings.json";
+
+/// What is to be saved.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Change {
+    /// The values that change.
+    pub set: Saved,
+    /// Everything saved before goes; the configuration counts again.
+    pub reset: bool,
+    /// Nothing is changed; only what would happen is told.
+    pub dry_run: bool,
+}
+
+/// What a change of settings did, or would do.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Changed {
+    /// The settings in force after it.
+    pub settings: Settings,
+    /// What the new retention drops and promotes at once.
+    pub rotation: Plan,
+}
+
+impl Engine {
+    /// The settings in force.
+    pub fn settings(&self) -> Result<Settings, Error> {
+        let settings = self.saved()?.over(&self.config.settings);
+        let valid = settings.validate();
+        valid.map_err(|(name, problem)| self.unreadable(format!("{name}: {problem}")))?;
+        Ok(settings)
+    }
+
+    /// What was changed at run time.
+    pub fn saved(&self) -> Result<Saved, Error> {
+        let path = self.settings_path();
+        let file = match disk::open_regular(&path) {
+            Err(error) if error.is_missing() => return Ok(Saved::default()),
+            file => file?,
+        };
+        let mut text = String::new();
+        file.take(1 << 20).read_to_string(&mut text).to("read", &path)?;
+        serde_json::from_str(&text).map_err(|error| self.unreadable(error.to_string()))
+    }
+
+    /// Saves a change; a new retention acts at once.
+    pub fn change_settings(&self, change: &Change, call: &Call) -> Result<Changed, Error> {
+        if change.dry_run {
+            let backups = self.read_catalog()?.map(|catalog| catalog.backups).unwrap_or_default();
+            let settings = self.changed(change)?.over(&self.config.settings);
+            let rotation = retention::plan(&backups, &settings.retention, self.freeze()?.as_deref());
+            return Ok(Changed { settings, rotation });
+        }
+        let mut session = self.begin("settings", call)?;
+        let saved = match self.changed(change) {
+            Ok(saved) => saved,
+            Err(error) => {
+                self.refused("settings", call, None, &error);
+                return Err(error);
+            }
+        };
+        session.audited(None, Unrecorded::IsRefused, |session| {
+            let before = self.saved().unwrap_or_default();
+            let settings = saved.over(&self.config.settings);
+            let mut text = serde_json::to_vec_pretty(&saved).unwrap_or_default();
+            text.push(b'\n');
+            disk::write_durable(&self.settings_path(), &text)?;
+            let rotation = session.rotate_now(&settings.retention, self.freeze()?.as_deref())?;
+            let json = |value: &Saved| serde_json::to_value(value).unwrap_or(Value::Null);
+            let details = Map::from_iter([
+                ("before".to_owned(), json(&before)),
+                ("after".to_owned(), json(&saved)),
+                ("rotation".to_owned(), serde_json::to_value(&rotation.steps).unwrap_or(Value::Null)),
+            ]);
+            Ok((Changed { settings, rotation }, details))
+        })
+    }
+
+    fn changed(&self, change: &Change) -> Result<Saved, Error> {
+        let base = if change.reset { Saved::default() } else { self.saved()? };
+        let saved = base.with(&change.set);
+        let valid = saved.over(&self.config.settings).validate();
+        valid.map_err(|(name, problem)| Error::Setting { name, problem })?;
+        Ok(saved)
+    }
+
+    fn settings_path(&self) -> PathBuf {
+        self.store.root().join(FILE)
+    }
+
+    fn unreadable(&self, reason: String) -> Error {
+        Error::SavedSettings { path: self.settings_path(), reason }
+    }
+}

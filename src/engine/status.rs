@@ -1,0 +1,389 @@
+//! How things stand, for people and programs. Reads only.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
+use serde::Serialize;
+
+use super::permit::{Holder, LOCK};
+use super::{Engine, Error, bytes};
+use crate::audit::Kind;
+use crate::backup::retention::plan;
+use crate::backup::settings::Settings;
+use crate::backup::{Backup, BackupId, DatabaseName, Tier, timestamp};
+use crate::catalog::Catalog;
+use crate::config::{Origin, VARIABLES};
+use crate::disk;
+
+/// `status --json`, and `GET /api/backup/status`.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// Scheduled backups are taken.
+    pub enabled: bool,
+    /// When.
+    pub schedule: ScheduleStatus,
+    /// The newest good backup.
+    pub last_backup: Option<LastBackup>,
+    /// The last failure, if no success of the same operation came after it.
+    pub last_failure: Option<LastFailure>,
+    /// How many backups of each tier.
+    pub counts: ByTier<usize>,
+    /// Bytes.
+    pub storage: Storage,
+    /// What is under way.
+    pub operation: Option<Operation>,
+    /// What is wrong, each with what to do.
+    pub warnings: Vec<Warning>,
+    /// Copies elsewhere.
+    pub replicas: [(); 0],
+    /// Recovery points.
+    pub recovery: Option<()>,
+    /// The last rehearsal.
+    pub last_drill: Option<()>,
+    /// The name of this directory.
+    pub store_id: Option<String>,
+    /// Files below the directory that no backup names; never touched.
+    pub unmanaged: Vec<String>,
+}
+
+/// The schedule and what follows from it.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub struct ScheduleStatus {
+    pub hour: u8,
+    pub minute: u8,
+    pub timezone: Tz,
+    /// Nothing when scheduled backups are off.
+    #[serde(serialize_with = "optional_timestamp")]
+    pub next_run: Option<DateTime<Utc>>,
+}
+
+/// The newest good backup.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub struct LastBackup {
+    pub id: BackupId,
+    #[serde(with = "timestamp")]
+    pub timestamp: DateTime<Utc>,
+    /// Negative if the clock went back.
+    pub age_seconds: i64,
+}
+
+/// An operation that failed.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[allow(missing_docs)]
+pub struct LastFailure {
+    #[serde(with = "timestamp")]
+    pub at: DateTime<Utc>,
+    pub operation: String,
+    pub reason: String,
+}
+
+/// A figure for each tier.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub struct ByTier<T> {
+    pub daily: T,
+    pub weekly: T,
+    pub monthly: T,
+    pub manual: T,
+    pub pre_restore: T,
+}
+
+impl<T> ByTier<T> {
+    fn by(mut of: impl FnMut(Tier) -> T) -> Self {
+        Self {
+            daily: of(Tier::Daily),
+            weekly: of(Tier::Weekly),
+            monthly: of(Tier::Monthly),
+            manual: of(Tier::Manual),
+            pre_restore: of(Tier::PreRestore),
+        }
+    }
+}
+
+/// Bytes that backups take.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub struct Storage {
+    pub total: u64,
+    pub by_type: ByTier<u64>,
+}
+
+/// What is under way.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub struct Operation {
+    pub kind: String,
+    #[serde(with = "timestamp")]
+    pub started_at: DateTime<Utc>,
+    pub database: Option<DatabaseName>,
+    /// 0 to 1.
+    pub progress: Option<f64>,
+}
+
+/// Something that wants a look.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Warning {
+    /// A stable word.
+    pub code: &'static str,
+    /// What it is and what to do.
+    pub detail: String,
+}
+
+/// `config --json`, and `GET /api/backup/config`.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct ConfigView {
+    #[serde(flatten)]
+    #[allow(missing_docs)]
+    pub settings: Settings,
+    /// Where backups lie.
+    pub directory: String,
+    /// The live databases.
+    pub databases: Vec<DatabaseName>,
+    /// Where each value comes from.
+    pub sources: BTreeMap<String, Origin>,
+}
+
+/// A clock that says so has never been set.
+pub fn clock_is_implausible(now: DateTime<Utc>) -> bool {
+    now.timestamp() < 1_735_689_600
+}
+
+impl Engine {
+    /// How things stand.
+    pub fn status(&self) -> Result<Status, Error> {
+        let now = self.clock.now();
+        let settings = self.settings()?;
+        let catalog = self.read_catalog()?;
+        if let Some(catalog) = &catalog {
+            self.assert_store(catalog)?;
+        }
+        let backups: Vec<&Backup> = catalog.iter().flat_map(Catalog::standing).collect();
+        let newest = catalog.as_ref().and_then(Catalog::newest_good);
+        let unmanaged = self.unmanaged(catalog.as_ref())?;
+        let last_failure = self.last_failure()?;
+        let size =
+            |tier: Tier| backups.iter().filter(|backup| backup.tier == tier).map(|backup| backup.stored_size()).sum();
+        Ok(Status {
+            enabled: settings.enabled,
+            schedule: ScheduleStatus {
+                hour: settings.schedule.hour,
+                minute: settings.schedule.minute,
+                timezone: settings.schedule.timezone,
+                next_run: settings.enabled.then(|| self.next_run(&settings, now)).transpose()?,
+            },
+            last_backup: newest.map(|backup| LastBackup {
+                id: backup.id,
+                timestamp: backup.timestamp,
+                age_seconds: (now - backup.timestamp).num_seconds(),
+            }),
+            counts: ByTier::by(|tier| backups.iter().filter(|backup| backup.tier == tier).count()),
+            storage: Storage { total: Tier::ALL.into_iter().map(size).sum(), by_type: ByTier::by(size) },
+            operation: Holder::read(self.store.root(), LOCK).map(|holder| Operation {
+                kind: holder.operation,
+                started_at: holder.started_at,
+                database: holder.database,
+                progress: holder.progress,
+            }),
+            warnings: self.warnings(&settings, &backups, last_failure.as_ref(), &unmanaged, now)?,
+            last_failure,
+            replicas: [],
+            recovery: None,
+            last_drill: None,
+            store_id: catalog.as_ref().map(|catalog| catalog.store_id.clone()),
+            unmanaged,
+        })
+    }
+
+    /// The settings in force and where they come from.
+    pub fn config_view(&self) -> Result<ConfigView, Error> {
+        let saved = self.saved()?.names();
+        let origin = |key: String, from: Origin| {
+            let from = if saved.contains(&key.as_str()) { Origin::Saved } else { from };
+            (key, from)
+        };
+        let sources = VARIABLES.iter().filter_map(|v| Some(origin(v.json_key(), *self.config.origins.get(v.key)?)));
+        Ok(ConfigView {
+            settings: self.settings()?,
+            directory: self.store.root().display().to_string(),
+            databases: self.config.databases.keys().cloned().collect(),
+            sources: sources.collect(),
+        })
+    }
+
+    /// A catch-up or a retry may come before the next planned instant.
+    fn next_run(&self, settings: &Settings, now: DateTime<Utc>) -> Result<DateTime<Utc>, Error> {
+        use crate::backup::schedule::Decision;
+        Ok(match self.decide(settings, now)? {
+            Decision::Run { .. } => now,
+            Decision::Wait { until } => until,
+        })
+    }
+
+    /// What the schedule asks for now.
+    pub fn decide(&self, settings: &Settings, now: DateTime<Utc>) -> Result<crate::backup::schedule::Decision, Error> {
+        let backups = self.read_catalog()?.map(|catalog| catalog.backups).unwrap_or_default();
+        let dailies = backups.iter().filter(|backup| backup.tier.is_scheduled()).map(|backup| backup.timestamp);
+        let slot = settings.schedule.slot_before(now);
+        let mut failures = Vec::new();
+        self.audit.newest_first(|line| {
+            let entry = &line.entry;
+            let ours = entry.operation == "create" && entry.by == "scheduler" && entry.kind == Kind::Outcome;
+            // Ended from outside is not failed: the next start tries again at once.
+            let failed =
+                ours && entry.ok == Some(false) && !matches!(entry.code.as_deref(), Some("cancelled" | "interrupted"));
+            if failed {
+                failures.push(line.at);
+            }
+            ours && (entry.ok == Some(true) || line.at < slot)
+        })?;
+        Ok(crate::backup::schedule::decide(&settings.schedule, now, dailies, failures))
+    }
+
+    fn last_failure(&self) -> Result<Option<LastFailure>, Error> {
+        let (mut found, mut ended, mut looked) = (None, BTreeSet::new(), 0);
+        self.audit.newest_first(|line| {
+            looked += 1;
+            if line.entry.kind == Kind::Outcome
+                && ended.insert(line.entry.operation.clone())
+                && line.entry.ok == Some(false)
+            {
+                found = Some(LastFailure {
+                    at: line.at,
+                    operation: line.entry.operation.clone(),
+                    reason: line.entry.reason.clone().unwrap_or_default(),
+                });
+            }
+            found.is_some() || looked >= 1000
+        })?;
+        Ok(found)
+    }
+
+    fn unmanaged(&self, catalog: Option<&Catalog>) -> Result<Vec<String>, Error> {
+        let named: BTreeSet<&str> = catalog
+            .iter()
+            .flat_map(|catalog| &catalog.backups)
+            .flat_map(|backup| backup.databases.values().map(|copy| copy.file.as_str()))
+            .collect();
+        let scanned = self.store.scan()?.into_iter().map(|found| found.file);
+        let under_way = Holder::read(self.store.root(), LOCK).is_some_and(|holder| holder.operation == "create");
+        // Between the names and the catalog of a create that is under way there is nothing to report.
+        Ok(if under_way { Vec::new() } else { scanned.filter(|file| !named.contains(file.as_str())).collect() })
+    }
+
+    fn warnings(
+        &self,
+        settings: &Settings,
+        backups: &[&Backup],
+        failure: Option<&LastFailure>,
+        unmanaged: &[String],
+        now: DateTime<Utc>,
+    ) -> Result<Vec<Warning>, Error> {
+        let mut warnings = Warnings(Vec::new());
+        warnings.age(backups, self.config.stale_after, now);
+        if !settings.enabled {
+            warnings.add("disabled", "scheduled backups are off (BACKUP_ENABLED, or the saved setting); turn them on");
+        }
+        if let Some(failure) = failure.filter(|failure| failure.operation == "create") {
+            warnings.add("backup-failed", format!("the last backup failed: {}", failure.reason));
+        }
+        let owned: Vec<Backup> = backups.iter().map(|backup| (*backup).clone()).collect();
+        if let Some(frozen) = plan(&owned, &settings.retention, self.freeze()?.as_deref()).frozen {
+            warnings.add("rotation-frozen", format!("nothing older is dropped: {frozen}"));
+        }
+        for backup in backups.iter().filter(|backup| !backup.verified.ok) {
+            warnings.add(
+                "damaged",
+                format!("{} was read back damaged; take another backup, and look at the disk", backup.id),
+            );
+        }
+        if self.config.store_id.is_none() && !backups.iter().any(|backup| backup.tier.is_scheduled()) {
+            let text = "this backup directory is new; if it should not be, look whether its volume is mounted";
+            warnings.add("new-store", text);
+        }
+        warnings.files(unmanaged);
+        self.warn_of_space(backups, &mut warnings);
+        if clock_is_implausible(now) {
+            warnings.add("clock-implausible", "the clock of this machine is wrong (before 2025); set it");
+        }
+        Ok(warnings.0)
+    }
+
+    fn warn_of_space(&self, backups: &[&Backup], warnings: &mut Warnings) {
+        let largest = backups.iter().map(|backup| backup.stored_size()).max().unwrap_or(0);
+        let free = disk::free_space(self.store.root()).unwrap_or(u64::MAX);
+        if free < largest.saturating_mul(2) {
+            let text = format!("{} are free and a backup takes {}; make room", bytes(free), bytes(largest));
+            warnings.add("space-low", text);
+        }
+    }
+}
+
+struct Warnings(Vec<Warning>);
+
+impl Warnings {
+    fn add(&mut self, code: &'static str, detail: impl Into<String>) {
+        self.0.push(Warning { code, detail: detail.into() });
+    }
+
+    fn age(&mut self, backups: &[&Backup], stale_after: Duration, now: DateTime<Utc>) {
+        let good = backups.iter().filter(|backup| backup.is_good()).max_by_key(|backup| backup.sequence);
+        let Some(newest) = good else {
+            return self.add("no-backup", "there is no backup yet; `create` takes one now");
+        };
+        let age = (now - newest.timestamp).to_std().unwrap_or_default();
+        if age > stale_after {
+            let hours = age.as_secs() / 3600;
+            self.add(
+                "stale",
+                format!("the newest backup is {hours} hours old; look at the log of `serve`, or run `create`"),
+            );
+        }
+        if newest.timestamp > now + chrono::Duration::minutes(5) {
+            self.add(
+                "clock-went-back",
+                format!("{} lies in the future; was the clock wrong, or is it now?", newest.id),
+            );
+        }
+    }
+
+    fn files(&mut self, unmanaged: &[String]) {
+        let (corrupt, other): (Vec<&String>, Vec<_>) = unmanaged.iter().partition(|file| file.ends_with(".corrupt"));
+        if !corrupt.is_empty() {
+            self.add(
+                "corrupt-copies",
+                format!(
+                    "copies of corrupt data are kept for a look; remove them by hand when done: {}",
+                    list(&corrupt)
+                ),
+            );
+        }
+        if !other.is_empty() {
+            self.add("unmanaged", format!("files that no backup names are left alone: {}; move them away, or `catalog rebuild` takes in what is a backup", list(&other)));
+        }
+    }
+}
+
+fn list(files: &[&String]) -> String {
+    let shown: Vec<_> = files.iter().take(5).map(|file| file.as_str()).collect();
+    match files.len() - shown.len() {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+fn optional_timestamp<S: serde::Serializer>(at: &Option<DateTime<Utc>>, serializer: S) -> Result<S::Ok, S::Error> {
+    match at {
+        Some(at) => timestamp::serialize(at, serializer),
+        None => serializer.serialize_none(),
+    }
+}

@@ -1,0 +1,25 @@
+//! Consistent backups of live SQLite databases, taken beside a running app.
+//!
+//! Who may import whom, from the ground up (a test reads the `use` lines and holds it):
+//!
+//! - `backup`, `disk`, `clock`: nothing of ours.
+//! - `config`: `backup`.
+//! - `sqlite`, `catalog`, `store`, `audit`: `backup`, `disk`, `clock`; not each other.
+//! - `engine`: all of these; the only one that performs operations.
+//! - `scheduler`: `engine` and below.
+//! - `app`: the composition root; `demo` and `cli` stand on it and on `engine`.
+
+pub mod app;
+pub mod audit;
+pub mod backup;
+pub mod catalog;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod demo;
+pub mod disk;
+pub mod engine;
+pub mod scheduler;
+pub mod sqlite;
+pub mod store;
+pub mod telemetry;

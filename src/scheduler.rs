@@ -1,0 +1,80 @@
+//! The alarm that asks whether a backup is due. job_scheduler_ng rings on the wall clock every few seconds and missed
+//! rings come as one; what a ring means is decided on our clock by `backup::schedule`, so neither a jump of the clock nor
+//! a stop of the process makes a burst or a stall.
+
+use std::time::Duration;
+
+use job_scheduler_ng::{Job, JobScheduler};
+
+use crate::backup::Tier;
+use crate::backup::schedule::Decision;
+use crate::engine::{Actor, Call, Create, Engine, Error};
+use crate::sqlite::Control;
+
+/// At second 0, 5, 10 … of every minute: a planned instant is met to the second.
+const RINGS: &str = "*/5 * * * * *";
+/// Between two looks at the alarm and at the wish to stop.
+const TICK: Duration = Duration::from_millis(200);
+
+/// Runs until cancelled.
+pub fn run(engine: &Engine, control: &Control) {
+    let mut asked = Asked::default();
+    // A restart postpones nothing.
+    asked.consider(engine, control);
+    let mut alarm = JobScheduler::new();
+    match RINGS.parse() {
+        Ok(rings) => drop(alarm.add(Job::new(rings, || asked.consider(engine, control)))),
+        Err(error) => return tracing::error!(%error, "the alarm can't be set"),
+    }
+    while !control.is_cancelled() {
+        alarm.tick();
+        std::thread::sleep(TICK);
+    }
+}
+
+/// What was said last, so that a standing trouble is said once.
+#[derive(Default)]
+struct Asked {
+    trouble: Option<String>,
+}
+
+impl Asked {
+    fn consider(&mut self, engine: &Engine, control: &Control) {
+        match consider(engine, control) {
+            Ok(()) => self.trouble = None,
+            Err(error) => {
+                let text = error.to_string();
+                if self.trouble.as_ref() != Some(&text) {
+                    tracing::error!(code = error.code(), "{text}");
+                }
+                self.trouble = Some(text);
+            }
+        }
+    }
+}
+
+/// Takes the backup that is due, if one is.
+pub fn consider(engine: &Engine, control: &Control) -> Result<(), Error> {
+    let settings = engine.settings()?;
+    if !settings.enabled || control.is_cancelled() {
+        return Ok(());
+    }
+    let Decision::Run { slot, failures } = engine.decide(&settings, engine.clock().now())? else { return Ok(()) };
+    tracing::info!(%slot, failures, "a backup is due");
+    let create = Create { tier: Tier::Daily, reason: None, accept_shrink: false };
+    let call = Call { actor: Actor::scheduler(), wait: Duration::MAX, control: control.clone() };
+    let created = engine.create(&create, &call)?;
+    tracing::info!(
+        id = %created.backup.id,
+        bytes = created.backup.stored_size(),
+        held_us = created.barrier.as_micros() as u64,
+        "backup taken"
+    );
+    for finding in &created.backup.findings {
+        tracing::warn!(id = %created.backup.id, "{finding}");
+    }
+    if let Some(frozen) = &created.rotation.frozen {
+        tracing::warn!("rotation stands still: {frozen}");
+    }
+    Ok(())
+}

@@ -1,0 +1,412 @@
+//! How databases are opened, and what is never done to a live one.
+//!
+//! Nothing in this process opens a live `.db`, `-wal` or `-shm` by file calls while a connection to it is open: closing
+//! any descriptor of a file drops all POSIX locks that the process holds on it, SQLite's too
+//! (sqlite.org/howtocorrupt.html, section 2.2). Live files are looked at by path (`stat`) and read through SQLite.
+
+pub mod check;
+pub mod pages;
+pub mod snapshot;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use crate::backup::DatabaseName;
+use crate::disk::{self, Context};
+
+/// Before this version SQLite could lose committed pages when two connections wrote and reset the WAL at once
+/// (sqlite.org/wal.html#walresetbug).
+pub const LEAST_VERSION: i32 = 3_051_003;
+
+/// Stops the program that was built with an SQLite that could harm the app's data.
+pub fn assert_version() -> Result<(), String> {
+    let version = rusqlite::version_number();
+    if version >= LEAST_VERSION {
+        return Ok(());
+    }
+    Err(format!("built with SQLite {}; 3.51.3 or newer is needed (WAL-reset bug)", rusqlite::version()))
+}
+
+/// Why a live database or a copy can't serve. Named by situation, each with what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No file there.
+    #[error("the live database `{name}` is missing at {}; check BACKUP_DATABASES and that the data volume is mounted", path.display())]
+    Missing {
+        /// Which.
+        name: DatabaseName,
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// Zero bytes.
+    #[error("the live database `{name}` at {} is empty (0 bytes); the app has not made it yet, or it was truncated", path.display())]
+    Empty {
+        /// Which.
+        name: DatabaseName,
+        /// Where.
+        path: PathBuf,
+    },
+    /// A folder, a FIFO, a device.
+    #[error("the live database `{name}` at {} is not a file; BACKUP_DATABASES wants the path of the .db file itself", path.display())]
+    NotAFile {
+        /// Which.
+        name: DatabaseName,
+        /// Where.
+        path: PathBuf,
+    },
+    /// Another name of it has a WAL of its own.
+    #[error("the live database `{name}` at {} has {links} hard links; SQLite keeps one WAL per name, so a second name loses commits: remove the other names", path.display())]
+    HardLinked {
+        /// Which.
+        name: DatabaseName,
+        /// Where.
+        path: PathBuf,
+        /// How many names.
+        links: u64,
+    },
+    /// Not SQLite's format.
+    #[error("`{name}` is not a SQLite database, or it is encrypted (SQLCipher), which can't be read here")]
+    NotADatabase {
+        /// Which.
+        name: DatabaseName,
+    },
+    /// Another process holds it and doesn't let go.
+    #[error(
+        "the live database `{name}` was locked by another process for {}; a write transaction stays open, or the app uses locking_mode=EXCLUSIVE, which keeps everyone else out",
+        seconds(waited)
+    )]
+    Locked {
+        /// Which.
+        name: DatabaseName,
+        /// How long it was tried.
+        waited: Duration,
+    },
+    /// A rollback-journal database couldn't be copied in the time its writers may be kept waiting.
+    #[error(
+        "copying `{name}` would have kept its writers waiting for more than {}; set the app to WAL mode (PRAGMA journal_mode=WAL), where nobody waits, or raise BACKUP_ROLLBACK_HOLD",
+        seconds(hold)
+    )]
+    HeldTooLong {
+        /// Which.
+        name: DatabaseName,
+        /// The bound.
+        hold: Duration,
+    },
+    /// The check of the structure found faults.
+    #[error("the live database `{name}` is corrupt: {}; older backups are left alone{}", findings.join("; "), look(kept))]
+    Corrupt {
+        /// Which.
+        name: DatabaseName,
+        /// What SQLite said.
+        findings: Vec<String>,
+        /// File name of the copy, if pages could be read.
+        kept: Option<String>,
+    },
+    /// The path leads to another file now.
+    #[error(
+        "the live database `{name}` was replaced by another file while it was copied; nothing was kept. If a deployment does that, stop the app while it copies files"
+    )]
+    Swapped {
+        /// Which.
+        name: DatabaseName,
+    },
+    /// The copy read back differs from what was written.
+    #[error(
+        "the copy of `{name}` reads back differently from what was written; the disk of the backup directory is not to be trusted"
+    )]
+    ReadBack {
+        /// Which.
+        name: DatabaseName,
+    },
+    /// Reading the live file failed.
+    #[error("reading the live database `{name}` failed: {source}; look at the disk that holds it (dmesg)")]
+    SourceIo {
+        /// Which.
+        name: DatabaseName,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// The folder or the file isn't ours to use.
+    #[error(
+        "the live database `{name}` can't be opened: {source}; run the service as the user who owns the file, with its folder writable (SQLite needs -wal and -shm beside it)"
+    )]
+    NotAllowed {
+        /// Which.
+        name: DatabaseName,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// It took unreasonably long.
+    #[error("copying `{name}` did not end within {}; the disk is too slow or stuck", seconds(limit))]
+    TooSlow {
+        /// Which.
+        name: DatabaseName,
+        /// The bound.
+        limit: Duration,
+    },
+    /// Someone asked for it.
+    #[error("cancelled")]
+    Cancelled,
+    /// Our own disk.
+    #[error(transparent)]
+    Disk(#[from] disk::Error),
+    /// Anything else SQLite says.
+    #[error("`{name}`: {source}")]
+    Sqlite {
+        /// Which.
+        name: DatabaseName,
+        /// What it said.
+        source: rusqlite::Error,
+    },
+}
+
+fn seconds(duration: &Duration) -> String {
+    humantime::format_duration(Duration::from_millis(duration.as_millis() as u64)).to_string()
+}
+
+fn look(kept: &Option<String>) -> String {
+    kept.as_ref().map(|file| format!(", and the copy is kept beside them for a look: {file}")).unwrap_or_default()
+}
+
+/// Puts a situation to an error of SQLite.
+pub(crate) fn situation(name: &DatabaseName, source: rusqlite::Error) -> Error {
+    let name = name.clone();
+    match source.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase) => Error::NotADatabase { name },
+        Some(ErrorCode::DatabaseCorrupt) => Error::Corrupt { name, findings: vec![source.to_string()], kept: None },
+        Some(ErrorCode::SystemIoFailure) => Error::SourceIo { name, source },
+        Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => {
+            Error::NotAllowed { name, source }
+        }
+        Some(ErrorCode::OperationInterrupted) => Error::Cancelled,
+        _ => Error::Sqlite { name, source },
+    }
+}
+
+/// A live database: its name and the path that its links were resolved to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Source {
+    /// The name.
+    pub name: DatabaseName,
+    /// The file.
+    pub path: PathBuf,
+}
+
+/// Who a file is, by device and inode.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Identity {
+    device: u64,
+    inode: u64,
+    /// Bytes of the main file; the WAL holds more.
+    pub size: u64,
+}
+
+impl Identity {
+    /// Same file, whatever its size.
+    pub fn is(&self, other: &Identity) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+
+    /// Device and inode, for sets.
+    pub fn key(&self) -> (u64, u64) {
+        (self.device, self.inode)
+    }
+}
+
+/// Looks at a live file by path, without opening it: it is there, a file, not empty, and has one name.
+///
+/// SQLite takes an empty file for a new database and would delete the WAL beside it, so this comes before any open.
+pub fn identify(source: &Source) -> Result<Identity, Error> {
+    use std::os::unix::fs::MetadataExt;
+    let (name, path) = (source.name.clone(), source.path.clone());
+    let meta = match std::fs::metadata(&path).to("look at", &path) {
+        Err(error) if error.is_missing() => return Err(Error::Missing { name, path }),
+        meta => meta?,
+    };
+    if !meta.is_file() {
+        return Err(Error::NotAFile { name, path });
+    }
+    if meta.len() == 0 {
+        return Err(Error::Empty { name, path });
+    }
+    if meta.nlink() > 1 {
+        return Err(Error::HardLinked { name, path, links: meta.nlink() });
+    }
+    Ok(Identity { device: meta.dev(), inode: meta.ino(), size: meta.len() })
+}
+
+/// Opens a live database: for reading and writing, since a read-only connection can neither recover a hot journal nor
+/// use an idle WAL database; never creating it, never as a URI, and without the checkpoint that the last connection
+/// to close would make [P13].
+#[allow(clippy::disallowed_methods)]
+pub fn open_live(path: &Path) -> rusqlite::Result<Connection> {
+    let connection =
+        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    harden(&connection)?;
+    Ok(connection)
+}
+
+/// Opens a finished copy that nobody writes: `immutable`, so that nothing appears beside it.
+#[allow(clippy::disallowed_methods)]
+pub fn open_finished(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(immutable_uri(path), flags)?;
+    harden(&connection)?;
+    Ok(connection)
+}
+
+/// The journal mode that a live file's header names: `wal`, or `rollback` for all others. Asked through an immutable
+/// connection, which takes no lock and lets nothing appear beside the file; the app may have it locked.
+pub fn peek_mode(path: &Path) -> rusqlite::Result<&'static str> {
+    let connection = open_finished(path)?;
+    // Byte 18 of the header: 2 is WAL (sqlite.org/fileformat2.html, section 1.3.3).
+    let sql = "SELECT substr(data, 19, 1) = x'02' FROM sqlite_dbpage WHERE pgno = 1";
+    let wal: bool = connection.query_row(sql, [], |row| row.get(0))?;
+    Ok(if wal { "wal" } else { "rollback" })
+}
+
+/// What lies in a database is data: its schema may not run functions with side effects, nor its pages lie unseen.
+fn harden(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    connection.execute_batch("PRAGMA mmap_size=0; PRAGMA cell_size_check=ON; PRAGMA temp_store=MEMORY;")
+}
+
+/// sqlite.org/uri.html: everything but unreserved characters and `/` as `%XX`.
+fn immutable_uri(path: &Path) -> String {
+    use std::fmt::Write;
+    use std::os::unix::ffi::OsStrExt;
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut uri = "file:".to_owned();
+    for byte in absolute.as_os_str().as_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' | b'~' => uri.push(*byte as char),
+            _ => drop(write!(uri, "%{byte:02X}")),
+        }
+    }
+    uri.push_str("?immutable=1");
+    uri
+}
+
+type Listener = Arc<dyn Fn(Progress<'_>) + Send + Sync>;
+
+/// Asks an operation to stop, and tells how far it is.
+#[derive(Clone, Default)]
+pub struct Control {
+    cancelled: Arc<AtomicBool>,
+    /// Set when one part has failed and the others may stop; not a wish of the user.
+    abandoned: Arc<AtomicBool>,
+    deadline: Option<Instant>,
+    progress: Option<Listener>,
+}
+
+/// How far a copy is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress<'a> {
+    /// The database it is at.
+    pub database: &'a DatabaseName,
+    /// Bytes done, of all databases.
+    pub done: u64,
+    /// Bytes in all.
+    pub total: u64,
+}
+
+impl Control {
+    /// One that reports to `progress`.
+    pub fn reporting(progress: impl Fn(Progress<'_>) + Send + Sync + 'static) -> Self {
+        Self { progress: Some(Arc::new(progress)), ..Self::default() }
+    }
+
+    /// The same, with another listener besides.
+    pub fn also(&self, more: impl Fn(Progress<'_>) + Send + Sync + 'static) -> Self {
+        let first = self.progress.clone();
+        let both = move |progress: Progress<'_>| {
+            if let Some(first) = &first {
+                first(progress);
+            }
+            more(progress);
+        };
+        Self { progress: Some(Arc::new(both)), ..self.clone() }
+    }
+
+    /// The same, with an end to its patience.
+    pub fn until(&self, deadline: Instant) -> Self {
+        Self { deadline: Some(deadline), abandoned: Arc::default(), ..self.clone() }
+    }
+
+    /// Lets the other parts of the work stop, since one has failed.
+    fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+    }
+
+    /// Asks whoever works under this control to stop soon.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Set by a signal handler, say, it cancels.
+    pub fn cancel_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.cancelled)
+    }
+
+    /// Whether that was asked.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Whether the time is up.
+    pub fn is_late(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() > deadline)
+    }
+
+    /// An error once it was asked to stop.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
+    fn must_stop(&self) -> bool {
+        self.is_cancelled() || self.is_late() || self.abandoned.load(Ordering::Relaxed)
+    }
+
+    /// Tells the listeners how far it is.
+    pub fn tell(&self, progress: Progress<'_>) {
+        if let Some(listener) = &self.progress {
+            listener(progress);
+        }
+    }
+
+    /// Lets statements on `connection` end when it was asked to stop or the time is up.
+    fn watch(&self, connection: &mut Connection) -> rusqlite::Result<()> {
+        let control = self.clone();
+        connection.progress_handler(100_000, Some(move || control.must_stop()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bundled_sqlite_is_new_enough() {
+        assert_eq!(assert_version(), Ok(()));
+    }
+
+    #[test]
+    fn a_missing_file_is_not_created_and_file_colon_is_a_path() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(open_live(&dir.path().join("none.db")).is_err());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert!(open_live(Path::new("file:/tmp/x?mode=memory")).is_err());
+    }
+
+    #[test]
+    fn uris_hide_no_part_of_a_path() {
+        assert_eq!(immutable_uri(Path::new("/a b/c?d#e%'.db")), "file:/a%20b/c%3Fd%23e%25%27.db?immutable=1");
+    }
+}

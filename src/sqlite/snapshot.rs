@@ -1,0 +1,367 @@
+//! A snapshot: copies of several live databases from one instant, while the app keeps writing.
+//!
+//! 1. Look at each file by path: it is there, a file, not empty, has one name. Remember who it is.
+//! 2. Open a gate and two readers per database.
+//! 3. Take all gates (`BEGIN IMMEDIATE`), in name order; if one isn't had soon, let all go and begin again with jitter,
+//!    so that an app that has attached both can't deadlock with us.
+//! 4. Pin the readers (`BEGIN`, one SELECT). Roll the gates back: the instant is fixed [P2], writers go on [P3].
+//! 5. Copy from the first reader; check the structure on the second meanwhile. Rollback-journal databases come first
+//!    and are checked on the finished copy, since their writers wait for our readers.
+//! 6. The files themselves: fsync, read back, compare, open [P8].
+//! 7. The live paths still lead to the same files.
+
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use rusqlite::{Connection, ErrorCode};
+
+use super::check::{self, Report, Verdict};
+use super::pages::{self, Share, Written};
+use super::{Control, Error, Identity, Source, identify, open_finished, open_live, situation};
+use crate::backup::{CheckKind, DatabaseName};
+use crate::clock::Clock;
+use crate::disk::{self, Partial};
+
+/// A copy or check may take this long whatever its size …
+pub const LEAST_PATIENCE: Duration = Duration::from_secs(600);
+/// … and this many bytes a second more.
+const SLOWEST: u64 = 5_000_000;
+/// How long the first gate is waited for in one go: nothing is held meanwhile.
+const FIRST_GATE: Duration = Duration::from_millis(250);
+/// How long a further gate is waited for while others are held: writers of those wait as long.
+const NEXT_GATE: Duration = Duration::from_millis(15);
+/// Between two tries at a gate.
+const GATE_POLL: Duration = Duration::from_micros(300);
+
+/// How a snapshot is taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How thoroughly the structure is checked.
+    pub check: CheckKind,
+    /// How long to try for the instant.
+    pub lock_timeout: Duration,
+    /// How long writers of a rollback-journal database may be kept waiting.
+    pub rollback_hold: Duration,
+}
+
+/// What a snapshot gave.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The instant.
+    pub at: DateTime<Utc>,
+    /// How long all writers were held to fix it.
+    pub barrier: Duration,
+    /// The copies, durable and compared, not yet under their final names.
+    pub copies: Vec<Copy>,
+}
+
+/// One database of a snapshot.
+#[derive(Debug)]
+pub struct Copy {
+    /// Which.
+    pub name: DatabaseName,
+    /// The file.
+    pub partial: Partial,
+    /// Its bytes.
+    pub written: Written,
+    /// What SQLite says of it.
+    pub facts: Facts,
+    /// The look at its structure.
+    pub report: Report,
+}
+
+/// What SQLite says of a database.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Facts {
+    /// Bytes a page.
+    pub page_size: u32,
+    /// Pages.
+    pub pages: u64,
+    /// Pages not in use.
+    pub free_pages: u64,
+    /// `wal`, `delete`, …
+    pub journal_mode: String,
+    /// The app's schema version.
+    pub user_version: i32,
+}
+
+impl Facts {
+    /// Bytes of the file.
+    pub fn bytes(&self) -> u64 {
+        self.pages * u64::from(self.page_size)
+    }
+}
+
+/// Takes a snapshot of `sources` (in name order) into `targets`, one each.
+pub fn take(
+    sources: &[Source],
+    targets: Vec<Partial>,
+    options: &Options,
+    clock: &Clock,
+    control: &Control,
+) -> Result<Snapshot, Error> {
+    let identities = sources.iter().map(identify).collect::<Result<Vec<_>, _>>()?;
+    let mut instant = pin(sources, options, clock, control)?;
+    still_the_same(sources, &identities)?;
+    let total = instant.pinned.iter().map(|pinned| pinned.facts.bytes()).sum();
+    let mut share = Share { before: 0, total };
+    let mut jobs: Vec<_> = instant.pinned.drain(..).zip(targets).collect();
+    jobs.sort_by_key(|(pinned, _)| pinned.is_wal());
+    let mut copies = Vec::new();
+    for (pinned, target) in jobs {
+        let bytes = pinned.facts.bytes();
+        copies.push(copy_one(pinned, target, share, options, instant.since, control)?);
+        share.before += bytes;
+    }
+    still_the_same(sources, &identities)?;
+    copies.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(Snapshot { at: instant.at, barrier: instant.barrier, copies })
+}
+
+fn still_the_same(sources: &[Source], identities: &[Identity]) -> Result<(), Error> {
+    for (source, before) in sources.iter().zip(identities) {
+        if !identify(source).is_ok_and(|now| now.is(before)) {
+            return Err(Error::Swapped { name: source.name.clone() });
+        }
+    }
+    Ok(())
+}
+
+struct Fixed {
+    at: DateTime<Utc>,
+    barrier: Duration,
+    since: Instant,
+    pinned: Vec<Pinned>,
+}
+
+struct Pinned {
+    name: DatabaseName,
+    copy: Connection,
+    check: Connection,
+    facts: Facts,
+}
+
+impl Pinned {
+    fn is_wal(&self) -> bool {
+        self.facts.journal_mode == "wal"
+    }
+}
+
+struct Trio {
+    name: DatabaseName,
+    gate: Connection,
+    copy: Connection,
+    check: Connection,
+}
+
+impl Trio {
+    fn open(source: &Source) -> Result<Self, Error> {
+        let open = || open_live(&source.path).map_err(|error| situation(&source.name, error));
+        let reader = |cache_kib: u32| {
+            let connection = open()?;
+            // The gate can't have it: `query_only` forbids BEGIN IMMEDIATE too.
+            let pragmas = format!("PRAGMA query_only=ON; PRAGMA cache_size=-{cache_kib};");
+            connection.execute_batch(&pragmas).map_err(|error| situation(&source.name, error))?;
+            Ok::<_, Error>(connection)
+        };
+        Ok(Self { name: source.name.clone(), gate: open()?, copy: reader(512)?, check: reader(8192)? })
+    }
+
+    fn pin(&self) -> rusqlite::Result<()> {
+        for reader in [&self.copy, &self.check] {
+            reader.execute_batch("BEGIN")?;
+            reader.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+        }
+        Ok(())
+    }
+
+    fn release(&self) {
+        for connection in [&self.gate, &self.copy, &self.check] {
+            if !connection.is_autocommit() {
+                // Nothing was written: there is nothing that a failed rollback could leave.
+                let _ = connection.execute_batch("ROLLBACK");
+            }
+        }
+    }
+
+    fn pinned(self) -> Result<Pinned, Error> {
+        let facts = facts(&self.copy).map_err(|error| situation(&self.name, error))?;
+        Ok(Pinned { name: self.name, copy: self.copy, check: self.check, facts })
+    }
+}
+
+/// Asks SQLite.
+pub fn facts(reader: &Connection) -> rusqlite::Result<Facts> {
+    let number = |pragma: &str| reader.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i64>(0));
+    Ok(Facts {
+        page_size: number("page_size")? as u32,
+        pages: number("page_count")? as u64,
+        free_pages: number("freelist_count")? as u64,
+        journal_mode: reader.query_row("PRAGMA journal_mode", [], |row| row.get(0))?,
+        user_version: number("user_version")? as i32,
+    })
+}
+
+/// Steps 2 to 4.
+fn pin(sources: &[Source], options: &Options, clock: &Clock, control: &Control) -> Result<Fixed, Error> {
+    let begun = Instant::now();
+    let trios = sources.iter().map(Trio::open).collect::<Result<Vec<_>, _>>()?;
+    let mut round = 0;
+    loop {
+        control.check()?;
+        let busy = match fix_instant(&trios, clock) {
+            Ok((at, since)) => {
+                let barrier = since.elapsed();
+                let pinned = trios.into_iter().map(Trio::pinned).collect::<Result<_, _>>()?;
+                return Ok(Fixed { at, barrier, since, pinned });
+            }
+            Err((at, error)) => {
+                trios.iter().for_each(Trio::release);
+                if !is_busy(&error) {
+                    return Err(situation(&trios[at].name, error));
+                }
+                at
+            }
+        };
+        if begun.elapsed() >= options.lock_timeout {
+            return Err(Error::Locked { name: trios[busy].name.clone(), waited: options.lock_timeout });
+        }
+        std::thread::sleep(jitter(round));
+        round += 1;
+    }
+}
+
+/// All gates, all readers, gates let go; or who was in the way, with whatever was taken still to be released.
+fn fix_instant(trios: &[Trio], clock: &Clock) -> Result<(DateTime<Utc>, Instant), (usize, rusqlite::Error)> {
+    let mut since = Instant::now();
+    for (at, trio) in trios.iter().enumerate() {
+        take_gate(&trio.gate, if at == 0 { FIRST_GATE } else { NEXT_GATE }).map_err(|error| (at, error))?;
+        if at == 0 {
+            since = Instant::now();
+        }
+    }
+    let instant = clock.now();
+    for (at, trio) in trios.iter().enumerate() {
+        trio.pin().map_err(|error| (at, error))?;
+    }
+    for (at, trio) in trios.iter().enumerate() {
+        trio.gate.execute_batch("ROLLBACK").map_err(|error| (at, error))?;
+    }
+    Ok((instant, since))
+}
+
+fn take_gate(gate: &Connection, patience: Duration) -> rusqlite::Result<()> {
+    let begun = Instant::now();
+    loop {
+        match gate.execute_batch("BEGIN IMMEDIATE") {
+            Err(error) if is_busy(&error) && begun.elapsed() < patience => std::thread::sleep(GATE_POLL),
+            done => return done,
+        }
+    }
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed)
+    )
+}
+
+/// 5 to 50 ms, never in step with whoever else tries.
+fn jitter(round: u64) -> Duration {
+    use std::hash::{BuildHasher, RandomState};
+    Duration::from_millis(5 + RandomState::new().hash_one(round) % 46)
+}
+
+/// Steps 5 and 6 for one database.
+fn copy_one(
+    pinned: Pinned,
+    target: Partial,
+    share: Share,
+    options: &Options,
+    since: Instant,
+    control: &Control,
+) -> Result<Copy, Error> {
+    let name = pinned.name.clone();
+    let patience = LEAST_PATIENCE + Duration::from_secs(pinned.facts.bytes() / SLOWEST);
+    let facts = pinned.facts.clone();
+    let (written, report) = if pinned.is_wal() {
+        let control = control.until(Instant::now() + patience);
+        copy_and_check(pinned, &target, share, options.check, &control)?
+    } else {
+        let held = control.until(since + options.rollback_hold);
+        let written = pages::copy(&pinned.copy, &name, &target, share, &held).map_err(|error| match error {
+            Error::TooSlow { name, .. } => Error::HeldTooLong { name, hold: options.rollback_hold },
+            other => other,
+        })?;
+        drop(pinned);
+        compare(&name, &target, &written, control)?;
+        let mut copy = open_finished(target.path()).map_err(|error| situation(&name, error))?;
+        let report = check::check(&mut copy, &name, options.check, &control.until(Instant::now() + patience))?;
+        (written, report)
+    };
+    if let Verdict::Corrupt(findings) = report.verdict {
+        let kept = keep_corrupt(target)?;
+        return Err(Error::Corrupt { name, findings, kept: Some(kept) });
+    }
+    opens_as(&name, &target, &facts)?;
+    Ok(Copy { name, partial: target, written, facts, report })
+}
+
+/// The copy on this thread, the check of the same snapshot on another.
+fn copy_and_check(
+    pinned: Pinned,
+    target: &Partial,
+    share: Share,
+    kind: CheckKind,
+    control: &Control,
+) -> Result<(Written, Report), Error> {
+    let Pinned { name, copy, check: second, .. } = pinned;
+    std::thread::scope(|scope| {
+        let checker = scope.spawn(|| {
+            let mut second = second;
+            check::check(&mut second, &name, kind, control)
+        });
+        let written = pages::copy(&copy, &name, target, share, control);
+        drop(copy);
+        let written = written.and_then(|written| compare(&name, target, &written, control).map(|()| written));
+        if written.is_err() {
+            control.abandon();
+        }
+        let report = checker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok((written?, report?))
+    })
+}
+
+/// fsync, then every byte read back [P8].
+fn compare(name: &DatabaseName, target: &Partial, written: &Written, control: &Control) -> Result<(), Error> {
+    target.sync()?;
+    if pages::read_back(target.file(), target.path(), control)? == *written {
+        Ok(())
+    } else {
+        Err(Error::ReadBack { name: name.clone() })
+    }
+}
+
+/// The finished file is a database of the pages that were pinned.
+fn opens_as(name: &DatabaseName, target: &Partial, pinned: &Facts) -> Result<(), Error> {
+    let failed = |error| situation(name, error);
+    let copy = open_finished(target.path()).map_err(failed)?;
+    let found = facts(&copy).map_err(failed)?;
+    let size = target.file().metadata().map_err(|_| Error::ReadBack { name: name.clone() })?.len();
+    let same =
+        (found.page_size, found.pages, found.user_version) == (pinned.page_size, pinned.pages, pinned.user_version);
+    if same && size > 0 && size == found.bytes() { Ok(()) } else { Err(Error::ReadBack { name: name.clone() }) }
+}
+
+/// A copy that failed its check gets a name that no backup has. Says which.
+fn keep_corrupt(target: Partial) -> Result<String, Error> {
+    target.sync()?;
+    let mut name = target.target().file_name().unwrap_or_default().to_os_string();
+    name.push(".corrupt");
+    let path = target.target().with_file_name(&name);
+    target.publish_as(&path)?;
+    disk::sync_dir(disk::parent(&path))?;
+    let tier = disk::parent(&path).file_name().unwrap_or_default();
+    Ok(format!("{}/{}", tier.to_string_lossy(), name.to_string_lossy()))
+}

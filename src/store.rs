@@ -1,0 +1,155 @@
+//! The folders of a backup directory and the names in them. Paths come from parsed ids and names alone [P9].
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use crate::backup::{Backup, BackupId, DatabaseName, Form, Tier};
+use crate::disk::{self, Context};
+
+/// A backup directory.
+#[derive(Clone, Debug)]
+pub struct Store {
+    root: PathBuf,
+}
+
+/// A file below the backup directory, and what its name says.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Path below the backup directory.
+    pub file: String,
+    /// Bytes.
+    pub size: u64,
+    /// Device and inode.
+    pub inode: (u64, u64),
+    /// What the name means, when it is in our grammar.
+    pub name: Option<(BackupId, DatabaseName, Form)>,
+}
+
+impl Found {
+    /// A copy that failed its check, kept for a look.
+    pub fn is_corrupt(&self) -> bool {
+        self.file.ends_with(".corrupt")
+    }
+}
+
+impl Store {
+    /// The store at `root`; nothing is touched.
+    pub fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// The backup directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Makes the folders that are missing.
+    pub fn make_dirs(&self) -> Result<(), disk::Error> {
+        disk::make_dirs(&self.root)?;
+        Tier::ALL.into_iter().try_for_each(|tier| disk::make_dir(&self.root.join(tier.name())))
+    }
+
+    /// Where a database of a backup lies.
+    pub fn path(&self, id: &BackupId, name: &DatabaseName, form: Form) -> PathBuf {
+        self.root.join(id.file(name, form))
+    }
+
+    /// Where each file of a backup lies.
+    pub fn paths<'a>(&'a self, backup: &'a Backup) -> impl Iterator<Item = (&'a DatabaseName, PathBuf)> + 'a {
+        backup.databases.iter().map(|(name, copy)| (name, self.path(&backup.id, name, copy.form)))
+    }
+
+    /// Whether a file of that id lies about, whatever the catalog says.
+    pub fn has(&self, id: &BackupId, names: &[DatabaseName]) -> bool {
+        names.iter().any(|name| self.path(id, name, Form::Plain).symlink_metadata().is_ok())
+    }
+
+    /// Makes the folders of these tiers durable.
+    pub fn sync(&self, tiers: impl IntoIterator<Item = Tier>) -> Result<(), disk::Error> {
+        tiers.into_iter().try_for_each(|tier| disk::sync_dir(&self.root.join(tier.name())))
+    }
+
+    /// Every file in the tier folders, but for partials.
+    pub fn scan(&self) -> Result<Vec<Found>, disk::Error> {
+        let mut found = Vec::new();
+        for tier in Tier::ALL {
+            for (name, meta) in entries(&self.root.join(tier.name()))? {
+                if is_partial(&name) {
+                    continue;
+                }
+                found.push(Found {
+                    name: parse(tier, &name).filter(|_| meta.is_file()),
+                    file: format!("{tier}/{name}"),
+                    size: meta.len(),
+                    inode: inode(&meta),
+                });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes partials of operations that ended without publishing them; only whoever holds `.lock` may call it.
+    pub fn sweep(&self) -> Result<Vec<String>, disk::Error> {
+        let mut swept = Vec::new();
+        let tiers = Tier::ALL.into_iter().map(|tier| self.root.join(tier.name()));
+        for dir in std::iter::once(self.root.clone()).chain(tiers) {
+            for (name, meta) in entries(&dir)? {
+                if is_partial(&name) && !meta.is_dir() {
+                    disk::remove(&dir.join(&name))?;
+                    swept.push(name);
+                }
+            }
+        }
+        Ok(swept)
+    }
+}
+
+/// Device and inode of a file.
+pub fn inode(meta: &std::fs::Metadata) -> (u64, u64) {
+    use std::os::unix::fs::MetadataExt;
+    (meta.dev(), meta.ino())
+}
+
+fn is_partial(name: &str) -> bool {
+    name.starts_with('.') && name.ends_with(".partial")
+}
+
+fn parse(tier: Tier, name: &str) -> Option<(BackupId, DatabaseName, Form)> {
+    let (stem, form) = (name.strip_suffix(".db")?, Form::Plain);
+    let (database, stem) = stem.split_once('-')?;
+    Some((BackupId::from_stem(tier, stem)?, DatabaseName::from_str(database).ok()?, form))
+}
+
+/// Names and kinds in a folder; a folder that isn't there is empty.
+fn entries(dir: &Path) -> Result<Vec<(String, std::fs::Metadata)>, disk::Error> {
+    let listing = match std::fs::read_dir(dir).to("list", dir) {
+        Err(error) if error.is_missing() => return Ok(Vec::new()),
+        listing => listing?,
+    };
+    let mut found = Vec::new();
+    for entry in listing {
+        let entry = entry.to("list", dir)?;
+        // A file that rotation has just removed isn't there any more: not an error.
+        if let Ok(meta) = entry.metadata() {
+            found.push((entry.file_name().to_string_lossy().into_owned(), meta));
+        }
+    }
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_parsed_back_from_what_they_are_built_of() {
+        let id: BackupId = "weekly-2026-W02".parse().unwrap();
+        let name: DatabaseName = "a_b".parse().unwrap();
+        assert_eq!(id.file(&name, Form::Plain), "weekly/a_b-2026-W02.db");
+        assert_eq!(parse(Tier::Weekly, "a_b-2026-W02.db"), Some((id, name, Form::Plain)));
+        for strange in ["a-b-2026-W02.db", "a_b-2026-W02.db.corrupt", "a_b-2026-01.db", "-2026-W02.db", "notes.txt"] {
+            assert_eq!(parse(Tier::Weekly, strange), None, "{strange}");
+        }
+    }
+}

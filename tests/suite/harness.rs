@@ -1,0 +1,333 @@
+//! A place with live databases and a backup directory, the program run on it, an app beside it, and what must hold
+//! after everything.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+/// The program as it was built.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_attendance-backup");
+
+/// How thorough the long tests are: 1 in CI, more by `make faults`.
+pub fn thoroughness() -> usize {
+    std::env::var("THOROUGH").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
+/// A folder with `attendance.db`, `auth.db` and `backups`.
+pub struct Place {
+    dir: TempDir,
+    env: Vec<(String, String)>,
+}
+
+impl Place {
+    /// Without databases yet.
+    pub fn empty() -> Self {
+        Self::in_dir(tempfile::tempdir().unwrap())
+    }
+
+    pub fn in_dir(dir: TempDir) -> Self {
+        Self { dir, env: Vec::new() }
+    }
+
+    /// With two small databases in WAL mode.
+    pub fn new() -> Self {
+        let place = Self::empty();
+        place.sql("attendance", "PRAGMA journal_mode=WAL; CREATE TABLE people (id INTEGER PRIMARY KEY, name TEXT);");
+        place.sql("attendance", "INSERT INTO people (name) VALUES ('Ada'), ('Ben'), ('Carla');");
+        place.sql("auth", "PRAGMA journal_mode=WAL; CREATE TABLE users (id INTEGER PRIMARY KEY, email TEXT UNIQUE);");
+        place.sql("auth", "INSERT INTO users (email) VALUES ('a@school.example');");
+        place
+    }
+
+    pub fn set(&mut self, name: &str, value: &str) -> &mut Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn live(&self, name: &str) -> PathBuf {
+        self.path(&format!("{name}.db"))
+    }
+
+    pub fn backups(&self) -> PathBuf {
+        self.path("backups")
+    }
+
+    /// Runs SQL on a live database, as the app's own SQLite would.
+    pub fn sql(&self, name: &str, sql: &str) -> String {
+        sql_on(&self.live(name), sql)
+    }
+
+    /// The variables that the program runs with.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        let databases =
+            format!("attendance={},auth={}", self.live("attendance").display(), self.live("auth").display());
+        let mut env = vec![
+            ("BACKUP_DATABASES".to_owned(), databases),
+            ("BACKUP_DIRECTORY".to_owned(), self.backups().display().to_string()),
+            ("BACKUP_TIMEZONE".to_owned(), "UTC".to_owned()),
+        ];
+        env.extend(self.env.clone());
+        env
+    }
+
+    /// `program` with those variables and no other `BACKUP_*`.
+    pub fn command_of(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("BACKUP_") {
+                command.env_remove(name);
+            }
+        }
+        command.envs(self.environment()).stdin(Stdio::null());
+        command
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.command_of(PROGRAM);
+        command.args(args);
+        command
+    }
+
+    pub fn run(&self, args: &[&str]) -> Run {
+        Run::of(self.command(args).output().unwrap())
+    }
+
+    /// Runs it, which must go well.
+    pub fn ok(&self, args: &[&str]) -> Run {
+        let run = self.run(args);
+        assert_eq!(run.code, 0, "{args:?}: {}{}", run.stdout, run.stderr);
+        run
+    }
+
+    /// Runs it with `--json`, which must go well.
+    pub fn json(&self, args: &[&str]) -> Value {
+        let mut args = args.to_vec();
+        args.push("--json");
+        serde_json::from_str(&self.ok(&args).stdout).unwrap()
+    }
+
+    /// A backup that must succeed, as the program shows it.
+    pub fn create(&self) -> Value {
+        self.json(&["create"])
+    }
+
+    pub fn list(&self) -> Vec<Value> {
+        self.json(&["list"])["backups"].as_array().unwrap().clone()
+    }
+
+    pub fn ids(&self) -> Vec<String> {
+        self.list().iter().map(|backup| backup["id"].as_str().unwrap().to_owned()).collect()
+    }
+
+    pub fn warnings(&self) -> Vec<String> {
+        let status = self.json(&["status"]);
+        status["warnings"].as_array().unwrap().iter().map(|it| it["code"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// The file of a backup's database.
+    pub fn copy(&self, backup: &Value, name: &str) -> PathBuf {
+        self.backups().join(backup["databases"][name]["file"].as_str().unwrap())
+    }
+
+    pub fn catalog(&self) -> Value {
+        serde_json::from_slice(&std::fs::read(self.backups().join("metadata.json")).unwrap()).unwrap()
+    }
+
+    /// Lines of the audit log.
+    pub fn audit(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.backups().join("audit.jsonl")).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// What must hold after every operation, however it ended: the catalog names only whole and true files, nothing else
+    /// lies about unreported, all of it is private, and the audit log is whole.
+    pub fn assert_whole(&self) {
+        let catalog = self.catalog();
+        let mut named = BTreeSet::new();
+        for backup in catalog["backups"].as_array().unwrap() {
+            assert_ne!(backup["deleting"], true, "a deletion was left half done: {}", backup["id"]);
+            for (name, copy) in backup["databases"].as_object().unwrap() {
+                let file = copy["file"].as_str().unwrap();
+                let path = self.backups().join(file);
+                let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{file}: {error}"));
+                assert_eq!(bytes.len() as u64, copy["storedSize"].as_u64().unwrap(), "{file}");
+                assert_eq!(sha256(&bytes), copy["storedChecksum"].as_str().unwrap(), "{file}");
+                assert_eq!(sql_on_copy(&path, "PRAGMA schema_version").is_empty(), false, "{name}");
+                named.insert(file.to_owned());
+            }
+        }
+        let mut unnamed = BTreeSet::new();
+        for (file, mode, is_dir) in tree(&self.backups()) {
+            assert_eq!(mode & 0o777, if is_dir { 0o700 } else { 0o600 }, "mode of {file}");
+            for ending in ["-wal", "-shm", "-journal", ".partial"] {
+                assert!(!file.ends_with(ending), "{file} was left");
+            }
+            if !is_dir && file.contains('/') && !named.contains(&file) {
+                unnamed.insert(file);
+            }
+        }
+        let status = self.json(&["status"]);
+        let reported: BTreeSet<String> =
+            status["unmanaged"].as_array().unwrap().iter().map(|file| file.as_str().unwrap().to_owned()).collect();
+        assert_eq!(unnamed, reported, "what lies about is not what the status reports");
+        self.ok(&["audit", "verify"]);
+    }
+
+    /// An app that commits n to `attendance` and then n to `auth` without pause.
+    pub fn writer(&self, pause: f64) -> Writer {
+        Writer::start(&self.live("attendance"), &self.live("auth"), pause)
+    }
+}
+
+/// Every path below `root` with its mode and whether it is a folder.
+pub fn tree(root: &Path) -> Vec<(String, u32, bool)> {
+    let mut found = Vec::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let meta = path.symlink_metadata().unwrap();
+            let name = path.strip_prefix(root).unwrap().display().to_string();
+            found.push((name, meta.permissions().mode(), meta.is_dir()));
+            if meta.is_dir() {
+                folders.push(path);
+            }
+        }
+    }
+    found
+}
+
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// How the program ended.
+pub struct Run {
+    /// -1 when a signal ended it.
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Run {
+    pub fn of(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// It failed with that code, saying all of `words`.
+    #[track_caller]
+    pub fn refused(&self, code: i32, words: &[&str]) {
+        assert_eq!(self.code, code, "{}{}", self.stdout, self.stderr);
+        for word in words {
+            assert!(self.stderr.contains(word), "{word:?} is not in: {}", self.stderr);
+        }
+    }
+}
+
+/// Runs a Python program, the app's side; it must go well. Says what it printed.
+pub fn python(source: &str, args: &[&Path]) -> String {
+    let output = Command::new("python3").arg("-c").arg(source).args(args).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+}
+
+/// Runs SQL through the SQLite of Python; rows come one a line, columns divided by `|`.
+pub fn sql_on(path: &Path, sql: &str) -> String {
+    python(
+        "import sqlite3, sys\n\
+         c = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=10)\n\
+         for s in sys.argv[2].split(';'):\n\
+         \x20   for row in c.execute(s): print('|'.join(map(str, row)))\n",
+        &[path, Path::new(sql)],
+    )
+}
+
+/// The same on a finished copy, beside which nothing may appear.
+pub fn sql_on_copy(path: &Path, sql: &str) -> String {
+    python(
+        "import sqlite3, sys, urllib.parse\n\
+         c = sqlite3.connect('file:' + urllib.parse.quote(sys.argv[1]) + '?immutable=1', uri=True)\n\
+         for row in c.execute(sys.argv[2]): print('|'.join(map(str, row)))\n",
+        &[path, Path::new(sql)],
+    )
+}
+
+/// The text of a whole database, by Python's SQLite.
+pub fn dump(path: &Path, immutable: bool) -> String {
+    let how = if immutable { "?immutable=1" } else { "?mode=rw" };
+    python(
+        "import sqlite3, sys, urllib.parse\n\
+         c = sqlite3.connect('file:' + urllib.parse.quote(sys.argv[1]) + sys.argv[2], uri=True)\n\
+         print('\\n'.join(c.iterdump()))\n",
+        &[path, Path::new(how)],
+    )
+}
+
+/// A second process that writes.
+pub struct Writer {
+    child: Child,
+    lines: BufReader<std::process::ChildStdout>,
+}
+
+/// What it saw.
+#[derive(serde::Deserialize)]
+pub struct Written {
+    pub pairs: u64,
+    pub errors: Vec<String>,
+    pub slowest: f64,
+}
+
+impl Writer {
+    pub fn start(first: &Path, second: &Path, pause: f64) -> Self {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite/python/writer.py");
+        Self::spawn(Command::new("python3").arg(script).arg(first).arg(second).arg(pause.to_string()))
+    }
+
+    /// Any process that says `ready`, and that ends when its standard input does.
+    pub fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        lines.read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        Self { child, lines }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it, and says what it printed last.
+    pub fn last_line(mut self) -> String {
+        drop(self.child.stdin.take().map(|mut stdin| stdin.write_all(b"end\n")));
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        assert!(self.child.wait().unwrap().success());
+        line
+    }
+
+    pub fn stop(self) -> Written {
+        serde_json::from_str(&self.last_line()).unwrap()
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

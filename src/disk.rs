@@ -1,6 +1,8 @@
 //! File calls that the promises rest on: private, exclusive, durable, never through a link. Live databases are
 //! not opened here or anywhere by file calls: that would drop SQLite's locks (see `sqlite`).
 
+pub mod block;
+
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};

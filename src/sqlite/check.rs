@@ -32,8 +32,31 @@ pub enum Verdict {
     Corrupt(Vec<String>),
 }
 
-/// Checks a database on a connection that has its snapshot.
+/// Looks at everything, one after the other.
 pub fn check(
+    connection: &mut Connection,
+    name: &DatabaseName,
+    kind: CheckKind,
+    control: &Control,
+) -> Result<Report, Error> {
+    let report = look(connection, name, kind, control)?;
+    let orphans =
+        if matches!(report.verdict, Verdict::Corrupt(_)) { None } else { references(connection, name, control)? };
+    Ok(Report { orphans, ..report })
+}
+
+/// Rows that point at none.
+pub fn references(connection: &mut Connection, name: &DatabaseName, control: &Control) -> Result<Option<u64>, Error> {
+    control.watch(connection).map_err(|error| situation(name, error))?;
+    match orphans(connection) {
+        // The structure is the other look's matter; what can't be read there can't be followed here.
+        Err(error) if is_damage(&error) => Ok(None),
+        counted => counted.map_err(|error| late_or(control, name, error)),
+    }
+}
+
+/// Structure and rows, on a connection that has its snapshot.
+pub fn look(
     connection: &mut Connection,
     name: &DatabaseName,
     kind: CheckKind,
@@ -53,8 +76,7 @@ pub fn check(
         return Ok(Report { verdict, tables: BTreeMap::new(), orphans: None });
     }
     let rows = rows(connection, &tables).map_err(|error| late_or(control, name, error))?;
-    let orphans = orphans(connection).map_err(|error| late_or(control, name, error))?;
-    Ok(Report { verdict, tables: rows, orphans })
+    Ok(Report { verdict, tables: rows, orphans: None })
 }
 
 fn late_or(control: &Control, name: &DatabaseName, error: rusqlite::Error) -> Error {

@@ -1,28 +1,22 @@
-//! Pages of a pinned snapshot into a file: bit for bit through `sqlite_dbpage` (sqlite.org/dbpage.html), hashed and
-//! written by a second thread through a few bounded buffers [P11].
+//! Pages of a pinned snapshot into a file: bit for bit through `sqlite_dbpage` (sqlite.org/dbpage.html). One thread reads,
+//! one hashes, one writes; a few blocks go round between them, so that memory doesn't grow with the database [P11].
 
 use std::fs::File;
-use std::io::Write;
-use std::os::unix::fs::FileExt;
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use rusqlite::Connection;
 use sha2::{Digest, Sha256};
 
 use super::{Control, Error, Progress, situation};
 use crate::backup::{DatabaseName, hex};
+use crate::disk::block::{Block, Direct};
 use crate::disk::{self, Context, Partial};
 
-/// Bytes that pass from reader to writer at once.
-const BUFFER: usize = 1 << 20;
-/// Buffers in flight.
-const BUFFERS: usize = 4;
-/// The largest page that SQLite knows.
-const MAX_PAGE: usize = 65536;
-/// Bytes after which the kernel is asked to begin writing back, so that the final fsync has little left to do.
-const WRITE_BACK: u64 = 16 << 20;
+/// Blocks in flight.
+const BLOCKS: usize = 6;
 
-/// What was written.
+/// What was written, or read back.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Written {
     /// Bytes.
@@ -48,22 +42,42 @@ pub fn copy(
     share: Share,
     control: &Control,
 ) -> Result<Written, Error> {
-    let (full, to_write) = sync_channel(BUFFERS);
-    let (free, to_fill) = channel();
-    for _ in 0..BUFFERS {
-        // Both ends are at hand.
-        let _ = free.send(Vec::with_capacity(BUFFER + MAX_PAGE));
-    }
+    let (free, to_fill) = blocks();
+    let (full, to_hash) = channel();
+    let (hashed, to_write) = channel();
     std::thread::scope(|scope| {
+        let hasher = scope.spawn(move || hash(&to_hash, &hashed));
         let writer = scope.spawn(move || write(target, &to_write, &free));
         let read = Reader { name, share, control }.read(reader, &to_fill, &full);
         drop(full);
-        let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        // When the writer failed the reader only noticed that nobody listens: the writer knows why.
-        let written = written?;
+        let written = hasher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        // When the writer failed the others only noticed that no block comes back: the writer knows why.
+        writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         read?;
         Ok(written)
     })
+}
+
+/// Reads a file back from its first to its last byte, from the disk where the file system can.
+pub fn read_back(file: &File, path: &Path, control: &Control) -> Result<Written, Error> {
+    let (free, to_fill) = blocks();
+    let (full, to_hash) = channel();
+    std::thread::scope(|scope| {
+        let hasher = scope.spawn(move || hash(&to_hash, &free));
+        let read = read_blocks(file, path, &to_fill, &full, control);
+        drop(full);
+        let written = hasher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        read.map(|()| written)
+    })
+}
+
+fn blocks() -> (Sender<Block>, Receiver<Block>) {
+    let (free, to_fill) = channel();
+    for _ in 0..BLOCKS {
+        // Both ends are at hand.
+        let _ = free.send(Block::new());
+    }
+    (free, to_fill)
 }
 
 struct Reader<'a> {
@@ -73,31 +87,33 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn read(&self, reader: &Connection, free: &Receiver<Vec<u8>>, full: &SyncSender<Vec<u8>>) -> Result<(), Error> {
+    /// Ends early and well when no block comes back: whoever kept it has the reason.
+    fn read(&self, reader: &Connection, free: &Receiver<Block>, full: &Sender<Block>) -> Result<(), Error> {
         let failed = |error| situation(self.name, error);
         let mut statement = reader.prepare("SELECT data FROM sqlite_dbpage").map_err(failed)?;
         let mut rows = statement.query([]).map_err(failed)?;
-        let (mut done, mut buffer) = (0, Vec::new());
+        let Ok(mut block) = free.recv() else { return Ok(()) };
+        let mut done = 0;
         while let Some(row) = rows.next().map_err(failed)? {
             let data = row.get_ref(0).map_err(failed)?;
             let page = data.as_blob().map_err(|error| failed(error.into()))?;
-            if buffer.capacity() == 0 {
-                let Ok(next) = free.recv() else { return Ok(()) };
-                buffer = next;
-            }
-            buffer.extend_from_slice(page);
-            done += page.len() as u64;
-            if buffer.len() >= BUFFER {
-                if full.send(std::mem::take(&mut buffer)).is_err() {
-                    return Ok(());
-                }
+            if !block.push(page) {
+                let Ok(next) = self.pass(block, full, free) else { return Ok(()) };
+                block = next;
                 self.pause(done)?;
+                // An empty block takes any page.
+                let _ = block.push(page);
             }
+            done += page.len() as u64;
         }
-        if !buffer.is_empty() {
-            let _ = full.send(buffer);
-        }
+        // The hasher may have ended, and has the reason.
+        let _ = full.send(block);
         self.pause(done)
+    }
+
+    fn pass(&self, block: Block, full: &Sender<Block>, free: &Receiver<Block>) -> Result<Block, ()> {
+        full.send(block).map_err(drop)?;
+        free.recv().map_err(drop)
     }
 
     fn pause(&self, done: u64) -> Result<(), Error> {
@@ -111,40 +127,48 @@ impl Reader<'_> {
     }
 }
 
-fn write(target: &Partial, full: &Receiver<Vec<u8>>, free: &Sender<Vec<u8>>) -> Result<Written, disk::Error> {
-    let mut file = target.file();
-    let (mut hash, mut size, mut begun) = (Sha256::new(), 0, 0);
-    while let Ok(mut buffer) = full.recv() {
-        file.write_all(&buffer).to("write", target.path())?;
-        hash.update(&buffer);
-        size += buffer.len() as u64;
-        if size - begun >= WRITE_BACK {
-            begin_write_back(file, begun, size - begun);
-            begun = size;
+fn hash(full: &Receiver<Block>, onward: &Sender<Block>) -> Written {
+    let (mut hash, mut size) = (Sha256::new(), 0);
+    while let Ok(block) = full.recv() {
+        hash.update(block.bytes());
+        size += block.bytes().len() as u64;
+        if onward.send(block).is_err() {
+            break;
         }
-        buffer.clear();
+    }
+    Written { size, checksum: hex(&hash.finalize()) }
+}
+
+fn write(target: &Partial, hashed: &Receiver<Block>, free: &Sender<Block>) -> Result<(), disk::Error> {
+    let file = Direct::new(target.file());
+    while let Ok(mut block) = hashed.recv() {
+        file.write(&block).to("write", target.path())?;
+        block.clear();
         // The reader may have ended.
-        let _ = free.send(buffer);
+        let _ = free.send(block);
     }
-    Ok(Written { size, checksum: hex(&hash.finalize()) })
+    Ok(())
 }
 
-/// Starts the disk early; only a hint, the fsync that follows is what counts.
-fn begin_write_back(file: &File, from: u64, len: u64) {
-    let _ = (file, from, len);
-}
-
-/// Reads a file back from its first to its last byte.
-pub fn read_back(file: &File, path: &std::path::Path, control: &Control) -> Result<Written, Error> {
-    let (mut hash, mut size, mut buffer) = (Sha256::new(), 0, vec![0; BUFFER]);
-    loop {
+fn read_blocks(
+    file: &File,
+    path: &Path,
+    free: &Receiver<Block>,
+    full: &Sender<Block>,
+    control: &Control,
+) -> Result<(), Error> {
+    let file = Direct::new(file);
+    let mut offset = 0;
+    while let Ok(mut block) = free.recv() {
         control.check()?;
-        match file.read_at(&mut buffer, size).to("read back", path)? {
-            0 => return Ok(Written { size, checksum: hex(&hash.finalize()) }),
-            read => {
-                hash.update(&buffer[..read]);
-                size += read as u64;
-            }
+        block.fill(&file, offset).to("read back", path)?;
+        if block.is_empty() {
+            break;
+        }
+        offset += block.bytes().len() as u64;
+        if full.send(block).is_err() {
+            break;
         }
     }
+    Ok(())
 }

@@ -308,7 +308,8 @@ fn copy_one(
     Ok(Copy { name, partial: target, written, facts, report })
 }
 
-/// The copy on this thread, the check of the same snapshot on another.
+/// The copy on this thread and the look at the structure on another, both of the same snapshot; then the reading back
+/// here and the references on the connection that has done its copying.
 fn copy_and_check(
     pinned: Pinned,
     target: &Partial,
@@ -316,21 +317,26 @@ fn copy_and_check(
     kind: CheckKind,
     control: &Control,
 ) -> Result<(Written, Report), Error> {
-    let Pinned { name, copy, check: second, .. } = pinned;
+    let Pinned { name, mut copy, mut check, .. } = pinned;
+    let name = &name;
     std::thread::scope(|scope| {
-        let checker = scope.spawn(|| {
-            let mut second = second;
-            check::check(&mut second, &name, kind, control)
+        let looker = scope.spawn(move || check::look(&mut check, name, kind, control));
+        let written = pages::copy(&copy, name, target, share, control).and_then(|written| {
+            let follower = scope.spawn(move || check::references(&mut copy, name, control));
+            compare(name, target, &written, control)?;
+            Ok((written, follower))
         });
-        let written = pages::copy(&copy, &name, target, share, control);
-        drop(copy);
-        let written = written.and_then(|written| compare(&name, target, &written, control).map(|()| written));
         if written.is_err() {
             control.abandon();
         }
-        let report = checker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        Ok((written?, report?))
+        let report = joined(looker);
+        let (written, follower) = written?;
+        Ok((written, Report { orphans: joined(follower)?, ..report? }))
     })
+}
+
+fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// fsync, then every byte read back [P8].

@@ -4,3 +4,5 @@
 mod harness;
 
 mod instant;
+mod rotation;
+mod serving;

@@ -1,0 +1,217 @@
+//! Rotation over months: the engine on a clock of its own, and the program itself under `faketime` [P4, P5].
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use attendance_backup::backup::retention::Retention;
+use attendance_backup::backup::schedule::Decision;
+use attendance_backup::backup::{Backup, Tier};
+use attendance_backup::clock::Clock;
+use attendance_backup::config::Config;
+use attendance_backup::engine::{Actor, Call, Create, Created, Engine, Error};
+use attendance_backup::scheduler;
+use attendance_backup::sqlite::Control;
+use chrono::{DateTime, Datelike, Duration, NaiveDate, Utc};
+
+use crate::harness::{Place, Run, thoroughness};
+
+/// An engine on the databases of a place, and the hands of its clock.
+struct Timed {
+    place: Place,
+    engine: Engine,
+    now: Arc<Mutex<DateTime<Utc>>>,
+}
+
+impl Timed {
+    fn starting(place: Place, at: &str) -> Self {
+        let now: Arc<Mutex<DateTime<Utc>>> = Arc::new(Mutex::new(at.parse().unwrap()));
+        let hands = Arc::clone(&now);
+        // Each look at the clock costs a millisecond, as it does in life.
+        let ticks = AtomicI64::new(0);
+        let clock = Clock::from_fn(move || {
+            *hands.lock().unwrap() + Duration::milliseconds(ticks.fetch_add(1, Ordering::Relaxed) % 900)
+        });
+        let config = Config::load(&place.environment().into_iter().collect()).unwrap();
+        let engine = Engine::new(Arc::new(config), clock).unwrap();
+        Self { place, engine, now }
+    }
+
+    fn set(&self, at: DateTime<Utc>) {
+        *self.now.lock().unwrap() = at;
+    }
+
+    fn now(&self) -> DateTime<Utc> {
+        *self.now.lock().unwrap()
+    }
+
+    fn create(&self, tier: Tier) -> Result<Created, Error> {
+        let create = Create { tier, reason: None, accept_shrink: false };
+        self.engine.create(&create, &Call::new(Actor::cli()))
+    }
+
+    fn of(&self, tier: Tier) -> Vec<Backup> {
+        let mut of = self.engine.list().unwrap();
+        of.retain(|backup| backup.tier == tier);
+        of.sort_by_key(|backup| backup.sequence);
+        of
+    }
+
+    /// What the schedule asks for, done once.
+    fn ring(&self) {
+        scheduler::consider(&self.engine, &Control::default()).unwrap();
+    }
+
+    /// No more than 23 rotated ones in the catalog as it lies, whatever it still has to delete.
+    fn assert_within_limits(&self, retention: &Retention) {
+        let standing = |name: &str| {
+            let catalog: serde_json::Value =
+                serde_json::from_slice(&std::fs::read(self.place.backups().join(name)).unwrap()).unwrap();
+            let rotated = |it: &&serde_json::Value| {
+                it["deleting"] != true && ["daily", "weekly", "monthly"].contains(&it["type"].as_str().unwrap())
+            };
+            catalog["backups"].as_array().unwrap().iter().filter(rotated).count()
+        };
+        let limit = (retention.daily + retention.weekly + retention.monthly) as usize;
+        assert!(standing("metadata.json") <= limit && standing("metadata.json.previous") <= limit);
+    }
+}
+
+fn dates(backups: &[Backup]) -> Vec<NaiveDate> {
+    backups.iter().map(|backup| backup.local_date).collect()
+}
+
+#[test]
+fn four_hundred_days_through_the_engine_in_three_zones() {
+    let days = if thoroughness() > 1 { 800 } else { 400 };
+    for zone in ["UTC", "America/St_Johns", "Pacific/Auckland"] {
+        let mut place = Place::new();
+        place.set("BACKUP_TIMEZONE", zone);
+        let timed = Timed::starting(place, "2026-01-01T14:00:00Z");
+        for day in 0..days {
+            let settings = timed.engine.settings().unwrap();
+            timed.set(settings.schedule.next_run(timed.now()) + Duration::seconds(day % 5));
+            timed.ring();
+            timed.assert_within_limits(&Retention::default());
+            if day % 40 == 0 {
+                timed.create(Tier::Manual).unwrap();
+            }
+        }
+        let (daily, weekly, monthly) = (timed.of(Tier::Daily), timed.of(Tier::Weekly), timed.of(Tier::Monthly));
+        assert_eq!((daily.len(), weekly.len(), monthly.len()), (7, 4, 12), "{zone}");
+        assert!(dates(&daily).windows(2).all(|pair| (pair[1] - pair[0]).num_days() == 1), "{zone}");
+        assert!(dates(&weekly).windows(2).all(|pair| (pair[1] - pair[0]).num_days() == 7), "{zone}");
+        let months: BTreeSet<_> = dates(&monthly).iter().map(|date| (date.year(), date.month())).collect();
+        assert_eq!(months.len(), 12);
+        // Weeks and months are named after the date where the schedule lives, through New Year and week 53.
+        assert!(weekly.iter().chain(&monthly).all(|backup| backup.id.covers(backup.local_date)));
+        timed.place.assert_whole();
+    }
+}
+
+#[test]
+fn days_missed_failures_and_dozens_of_manual_ones_push_nothing_out() {
+    let timed = Timed::starting(Place::new(), "2026-12-01T02:00:00Z");
+    for day in 0..40 {
+        timed.set("2026-12-01T02:00:05Z".parse::<DateTime<Utc>>().unwrap() + Duration::days(day));
+        if day % 5 != 3 {
+            timed.ring();
+        }
+        for _ in 0..3 {
+            timed.set(timed.now() + Duration::minutes(1));
+            timed.create(Tier::Manual).unwrap();
+        }
+    }
+    assert_eq!(timed.of(Tier::Daily).len(), 7);
+    assert_eq!(timed.of(Tier::Manual).len(), 10);
+    let before = timed.engine.list().unwrap();
+
+    // The live data goes: a run of failing days takes nothing away.
+    let live = timed.place.live("auth");
+    let aside = timed.place.path("auth.aside");
+    std::fs::rename(&live, &aside).unwrap();
+    for day in 0..20 {
+        timed.set("2027-01-15T02:00:05Z".parse::<DateTime<Utc>>().unwrap() + Duration::days(day));
+        let failed = scheduler::consider(&timed.engine, &Control::default()).unwrap_err();
+        assert_eq!(failed.code(), "live-missing");
+    }
+    assert_eq!(timed.engine.list().unwrap(), before);
+    assert!(!live.exists());
+    std::fs::rename(&aside, &live).unwrap();
+    timed.set("2027-02-20T09:00:00Z".parse().unwrap());
+    timed.ring();
+    assert_eq!(timed.of(Tier::Daily).len(), 7);
+    timed.place.assert_whole();
+}
+
+#[test]
+fn failures_are_retried_after_1_5_15_and_30_minutes_across_restarts() {
+    let timed = Timed::starting(Place::new(), "2026-05-05T02:00:00Z");
+    timed.ring();
+    std::fs::rename(timed.place.live("auth"), timed.place.path("aside")).unwrap();
+    let mut tried = Vec::new();
+    for minute in 0..120 {
+        timed.set("2026-05-06T02:00:00Z".parse::<DateTime<Utc>>().unwrap() + Duration::minutes(minute));
+        let settings = timed.engine.settings().unwrap();
+        if let Decision::Run { .. } = timed.engine.decide(&settings, timed.now()).unwrap() {
+            tried.push(minute);
+            assert!(scheduler::consider(&timed.engine, &Control::default()).is_err());
+        }
+    }
+    // The clock of a test creeps within a minute, so a retry may come one look later.
+    assert_eq!(tried.len(), 5, "{tried:?}");
+    assert!(tried.iter().zip([0, 1, 6, 21, 51]).all(|(at, planned)| (0..=4).contains(&(at - planned))), "{tried:?}");
+    std::fs::rename(timed.place.path("aside"), timed.place.live("auth")).unwrap();
+    let status = timed.engine.status().unwrap();
+    assert!(status.last_failure.unwrap().reason.contains("missing"));
+    timed.set("2026-05-07T02:00:00Z".parse().unwrap());
+    timed.ring();
+    assert!(timed.engine.status().unwrap().last_failure.is_none());
+}
+
+#[test]
+fn a_clock_that_jumps_a_day_forth_and_back_makes_no_burst_and_deletes_nothing() {
+    let timed = Timed::starting(Place::new(), "2026-03-01T02:00:01Z");
+    for day in 0..30 {
+        timed.set("2026-03-01T02:00:01Z".parse::<DateTime<Utc>>().unwrap() + Duration::days(day));
+        timed.ring();
+    }
+    let before = timed.engine.list().unwrap().len();
+    timed.set("2026-03-31T12:00:00Z".parse().unwrap());
+    (0..10).for_each(|_| timed.ring());
+    timed.set("2026-03-30T12:00:00Z".parse().unwrap());
+    (0..10).for_each(|_| timed.ring());
+    // One backup for the day that the clock claimed; the count asks for one to go for it.
+    assert!(timed.engine.list().unwrap().len().abs_diff(before) <= 1);
+    timed.set("2026-03-31T02:00:03Z".parse().unwrap());
+    timed.ring();
+    let newest = timed.engine.status().unwrap().last_backup.unwrap();
+    assert_eq!(newest.timestamp.date_naive(), "2026-03-31".parse().unwrap());
+    assert_eq!(timed.of(Tier::Daily).len(), 7);
+    timed.place.assert_whole();
+}
+
+/// The binary itself, run daily for 120 days.
+#[test]
+fn the_program_under_faketime_leaves_7_dailies_4_weeks_and_a_backup_a_month() {
+    let place = Place::new();
+    let first: NaiveDate = "2026-10-01".parse().unwrap();
+    for day in 0..120 {
+        let at = format!("{} 02:00:00", first + chrono::Days::new(day));
+        let mut command = place.command_of("faketime");
+        command.args([&at, crate::harness::PROGRAM, "create", "--type", "daily"]).env("TZ", "UTC");
+        let run = Run::of(command.output().unwrap());
+        assert_eq!(run.code, 0, "{at}: {}", run.stderr);
+        let catalog = place.catalog();
+        assert!(catalog["backups"].as_array().unwrap().len() <= 23, "too many on {at}");
+    }
+    let ids = place.ids();
+    let of = |tier: &str| ids.iter().rev().filter(|id| id.starts_with(tier)).cloned().collect::<Vec<_>>();
+    let days: Vec<_> = (22..29).map(|day| format!("daily-2027-01-{day}")).collect();
+    assert_eq!(of("daily"), days);
+    assert_eq!(of("weekly"), ["weekly-2026-W53", "weekly-2027-W01", "weekly-2027-W02", "weekly-2027-W03"]);
+    assert_eq!(of("monthly"), ["monthly-2026-10", "monthly-2026-11", "monthly-2026-12"]);
+    place.assert_whole();
+    assert!(Path::new(&place.backups().join("weekly/auth-2026-W53.db")).exists());
+}

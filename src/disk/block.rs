@@ -116,7 +116,7 @@ impl<'a> Direct<'a> {
     }
 
     fn read_at(&self, space: &mut [u8], offset: u64) -> io::Result<usize> {
-        if offset % ALIGN as u64 != 0 {
+        if !offset.is_multiple_of(ALIGN as u64) {
             set(self.file, false);
         }
         match self.file.read_at(space, offset) {

@@ -3,6 +3,7 @@
 
 mod harness;
 
+mod docs;
 mod instant;
 mod rotation;
 mod serving;

@@ -1,0 +1,29 @@
+# The commands of the README, and what stands behind them.
+
+.PHONY: demo test ci bench faults
+
+# Two sample databases, an app that writes to them, a first backup, and what to try next.
+demo:
+	scripts/setup build
+	cargo build --release --quiet
+	target/release/attendance-backup demo
+
+# Format, lints and all tests, from a clean checkout.
+test:
+	scripts/setup test
+	cargo fmt --check
+	cargo clippy --all-targets --quiet -- -D warnings
+	cargo test
+
+ci: test
+
+# Every point of the tests that CI samples: kills, full disks, failing calls.
+faults:
+	scripts/setup test
+	THOROUGH=10 cargo test --test suite -- --nocapture --test-threads=1 crash faults disk
+
+# Our `create` beside `sqlite3 .backup`, in turn.
+bench:
+	scripts/setup test
+	cargo build --release
+	scripts/bench

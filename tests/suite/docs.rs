@@ -1,0 +1,66 @@
+//! The documents say what the program does.
+
+use std::path::Path;
+
+use attendance_backup::config::VARIABLES;
+
+use crate::harness::Place;
+
+fn document(name: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+#[test]
+fn every_variable_stands_in_the_readme_and_in_the_example_with_its_default() {
+    let (readme, example) = (document("README.md"), document(".env.example"));
+    for variable in VARIABLES {
+        assert!(readme.contains(&format!("`{}`", variable.env)), "{} is not in README.md", variable.env);
+        let line = example
+            .lines()
+            .map(|line| line.trim_start_matches('#'))
+            .find(|line| line.starts_with(&format!("{}=", variable.env)));
+        let value =
+            line.unwrap_or_else(|| panic!("{} is not in .env.example", variable.env)).split_once('=').unwrap().1;
+        assert!(variable.default.is_empty() || value == variable.default, "{}: {value}", variable.env);
+    }
+    for name in example.lines().filter_map(|line| line.trim_start_matches('#').split_once('=').map(|(name, _)| name)) {
+        let known = VARIABLES.iter().any(|variable| variable.env == name) || name == "BACKUP_CONFIG_FILE";
+        assert!(!name.starts_with("BACKUP_") || known, "{name} means nothing");
+    }
+}
+
+/// The example as it stands is a configuration that the program takes.
+#[test]
+fn the_example_is_taken() {
+    let values = document(".env.example");
+    let pairs = values.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('='));
+    let environment = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    attendance_backup::config::Config::load(&environment).unwrap();
+}
+
+#[test]
+fn the_readme_knows_every_command() {
+    let (readme, help) = (document("README.md"), Place::empty().ok(&["--help"]).stdout);
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let names: Vec<_> = commands
+        .filter_map(|line| line.strip_prefix("  ")?.split(' ').next())
+        .filter(|name| !name.is_empty())
+        .collect();
+    assert!(names.len() > 10, "{names:?}");
+    for name in names.into_iter().filter(|name| *name != "help") {
+        assert!(readme.contains(&format!("`{name}")), "{name} is not in README.md");
+    }
+}
+
+/// The way out without our binary [P12], as the README has it: a backup is a plain database with the sum in the catalog.
+#[test]
+fn the_data_comes_back_without_this_program() {
+    let place = Place::new();
+    place.ok(&["create", "--type", "daily"]);
+    let file = place.list()[0]["databases"]["attendance"]["file"].as_str().unwrap().to_owned();
+    let script = "set -e; cd backups; grep -A5 \"$0\" metadata.json | grep -q \"$(sha256sum \"$0\" | cut -c1-64)\"; \
+                  mkdir ../before; mv ../attendance.db* ../before/; cp \"$0\" ../attendance.db; chown --reference=.. ../attendance.db";
+    let status = std::process::Command::new("sh").args(["-c", script, &file]).current_dir(place.path("")).status();
+    assert!(status.unwrap().success());
+    assert_eq!(place.sql("attendance", "SELECT count(*) FROM people"), "3");
+}

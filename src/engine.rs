@@ -425,14 +425,15 @@ impl Session<'_> {
         Ok(self.catalog.save(self.engine.store.root())?)
     }
 
-    /// Does `work` between its intent and its outcome.
+    /// Does `work` between its intent, which says what is `planned`, and its outcome.
     fn audited<T>(
         &mut self,
         id: Option<BackupId>,
         unrecorded: Unrecorded,
+        planned: Map<String, Value>,
         work: impl FnOnce(&mut Self) -> Result<(T, Map<String, Value>), Error>,
     ) -> Result<T, Error> {
-        let intent = entry(Kind::Intent, self.operation, &self.call.actor, id);
+        let intent = Entry { details: planned, ..entry(Kind::Intent, self.operation, &self.call.actor, id) };
         self.record(intent, unrecorded)?;
         let result = work(self);
         let outcome = entry(Kind::Outcome, self.operation, &self.call.actor, id);

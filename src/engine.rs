@@ -422,7 +422,16 @@ impl Session<'_> {
         if let Ok(head) = self.engine.audit.head() {
             self.catalog.audit = Some(Anchor { seq: head.seq, hash: head.hash });
         }
-        Ok(self.catalog.save(self.engine.store.root())?)
+        let makes_room = self.catalog.backups.iter().any(|backup| backup.deleting);
+        match self.catalog.save(self.engine.store.root()) {
+            // What goes must be marked before it goes, and on a full disk there is no room for that either.
+            Err(catalog::Error::Disk(error))
+                if error.is_full() && makes_room && self.engine.audit.give_up_reserve() =>
+            {
+                Ok(self.catalog.save(self.engine.store.root())?)
+            }
+            saved => Ok(saved?),
+        }
     }
 
     /// Does `work` between its intent, which says what is `planned`, and its outcome.

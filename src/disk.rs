@@ -37,7 +37,7 @@ impl Error {
 
 fn reason(source: &io::Error) -> String {
     match source.kind() {
-        io::ErrorKind::StorageFull => "the disk is full".to_owned(),
+        io::ErrorKind::StorageFull => "the disk is full (of bytes, or of inodes: `df -i` shows them)".to_owned(),
         io::ErrorKind::QuotaExceeded => "the disk quota is used up".to_owned(),
         io::ErrorKind::PermissionDenied => {
             let uid = rustix::process::geteuid().as_raw();

@@ -131,8 +131,10 @@ impl Session<'_> {
     }
 
     fn full(&self, error: Error) -> Error {
+        let needed = self.needed();
         match disk::free_space(self.engine.store.root()) {
-            Ok(free) if error.is_full() => Error::Full { needed: self.needed(), free },
+            Ok(free) if error.is_full() && free < needed => Error::Full { needed, free },
+            // A quota, or no inodes: sizes would mislead.
             _ => error,
         }
     }

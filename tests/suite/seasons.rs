@@ -8,10 +8,6 @@ pub const DAILY: &str = "daily-2025-03-03";
 pub const WEEKLY: &str = "weekly-2025-W06";
 pub const MONTHLY: &str = "monthly-2025-01";
 pub const MANUAL: &str = "manual-2025-03-04T030000Z";
-/// What they become with the next daily; the month before is dropped.
-pub const NEXT_WEEKLY: &str = "weekly-2025-W10";
-pub const NEXT_MONTHLY: &str = "monthly-2025-02";
-
 /// One of each tier is kept.
 pub fn of_three_months() -> Place {
     let mut place = Place::new();

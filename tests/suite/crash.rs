@@ -12,7 +12,7 @@ use crate::seasons::{self, DAILY, MANUAL, MONTHLY};
 
 /// Between two points that are tried: all of them when there is time.
 fn stride() -> usize {
-    if thoroughness() >= 2 { 1 } else { 3 }
+    if thoroughness() >= 2 { 1 } else { 5 }
 }
 
 /// The catalog as it lies there; nothing of one that isn't there or is damaged.
@@ -49,11 +49,15 @@ fn the_first_create() {
     Scene { operation: ("create", "daily-"), ..scene }.kill_everywhere(stride());
 }
 
+fn deletion() -> Scene {
+    let is_gone = |place: &Place| entry(place, MONTHLY).is_none();
+    let scene = Scene::of(seasons::of_three_months(), &["delete", MONTHLY], "delete", is_gone);
+    Scene { drops: vec![MONTHLY], ..scene }
+}
+
 #[test]
 fn a_deletion() {
-    let scene =
-        Scene::of(seasons::of_three_months(), &["delete", MONTHLY], "delete", |place| entry(place, MONTHLY).is_none());
-    Scene { drops: vec![MONTHLY], ..scene }.kill_everywhere(stride());
+    deletion().kill_everywhere(stride());
 }
 
 #[test]
@@ -63,15 +67,19 @@ fn a_pin() {
 }
 
 /// Of four days, the saved setting leaves the last; the others become a week and a month, but for one.
-#[test]
-fn a_changed_retention() {
+fn changed_retention() -> Scene {
     let is_saved = |place: &Place| {
         let bytes = std::fs::read(place.backups().join("settings.json")).unwrap_or_default();
         serde_json::from_slice(&bytes).is_ok_and(|saved: Value| saved["retention"]["daily"] == 1)
     };
     let args = ["config", "--set", "retention.daily=1"];
     let scene = Scene::of(seasons::of_four_days(), &args, "settings", is_saved);
-    Scene { drops: vec!["daily-2025-02-10"], limit: 4, ..scene }.kill_everywhere(stride());
+    Scene { drops: vec!["daily-2025-02-10"], limit: 4, ..scene }
+}
+
+#[test]
+fn a_changed_retention() {
+    changed_retention().kill_everywhere(stride());
 }
 
 /// What only the catalog before knew, a pin, is still known after any number of tries.
@@ -100,16 +108,34 @@ fn after_a_torn_audit_line() {
     Scene::of(place, &["pin", MONTHLY], "pin", is_pinned).kill_everywhere(stride());
 }
 
+/// Ended again during the recovery from a first end at each of these calls.
+fn kill_recoveries(title: &str, scene: &Scene, firsts: &[(&'static str, usize)]) {
+    let stride = if thoroughness() >= 2 { 1 } else { 13 };
+    let mut tallies = BTreeMap::new();
+    for &(call, n) in firsts {
+        let spot = Spot { call, path: None };
+        tallies.insert(format!("{spot} {n}"), scene.kill_recovery(&spot, n, stride));
+    }
+    report(title, &tallies);
+}
+
 /// First ended between names, catalog and removals, where recovery has most to do.
 #[test]
-fn a_recovery() {
-    let scene = create();
-    let firsts = [("fdatasync", 1), ("fsync", 2), ("linkat", 3), ("renameat2", 2), ("rename", 1), ("rename", 2)];
-    let later = [("unlink", 3), ("unlink", 5), ("unlink", 8), ("rename", 4), ("fdatasync", 2), ("fsync", 12)];
-    let mut tallies = BTreeMap::new();
-    for (call, n) in firsts.into_iter().chain(later) {
-        let spot = Spot { call, path: None };
-        tallies.insert(format!("{spot} {n}"), scene.kill_recovery(&spot, n, if stride() == 1 { 1 } else { 10 }));
-    }
-    report("recovery from a create that rotates", &tallies);
+fn a_recovery_from_a_create() {
+    let early = [("fdatasync", 1), ("fsync", 2), ("linkat", 3), ("renameat2", 2), ("rename", 1), ("rename", 2)];
+    let late = [("unlink", 3), ("unlink", 5), ("unlink", 8), ("rename", 4), ("fdatasync", 2), ("fsync", 12)];
+    kill_recoveries("recovery from a create that rotates", &create(), &[early, late].concat());
+}
+
+#[test]
+fn a_recovery_from_a_deletion() {
+    let firsts = [("rename", 1), ("unlink", 3), ("unlink", 4), ("rename", 3), ("fdatasync", 2)];
+    kill_recoveries("recovery from a deletion", &deletion(), &firsts);
+}
+
+/// Also with the rotation that was due and is now done by the recovery itself.
+#[test]
+fn a_recovery_from_a_changed_retention() {
+    let firsts = [("rename", 1), ("fsync", 2), ("linkat", 2), ("rename", 3), ("unlink", 6), ("fdatasync", 2)];
+    kill_recoveries("recovery from a changed retention", &changed_retention(), &firsts);
 }

@@ -16,9 +16,10 @@ use crate::disk::{self, Context};
 
 /// File name of the log.
 pub const FILE: &str = "audit.jsonl";
-/// Bytes set aside so that the deletion that makes room can be recorded on a full disk.
+/// Bytes set aside so that the deletion that makes room can be carried out and recorded on a full disk: its lines
+/// here, and a catalog of many backups.
 const RESERVE: &str = ".audit-reserve";
-const RESERVE_BYTES: u64 = 64 << 10;
+const RESERVE_BYTES: u64 = 256 << 10;
 /// A line is shorter; texts from outside are cut to fit.
 const MAX_LINE: u64 = 64 << 10;
 /// Characters of a text from outside that are kept.
@@ -54,7 +55,7 @@ pub enum Kind {
     Outcome,
     /// It was not allowed.
     Refused,
-    /// The line before this one was torn by a crash.
+    /// The line that was here was torn by a crash.
     Recovered,
 }
 
@@ -148,7 +149,8 @@ impl Audit {
     /// Sets bytes aside for a full disk; without room for them it simply isn't done.
     pub fn keep_reserve(&self) {
         let path = self.reserve();
-        if path.exists() {
+        // A crash may have come between its name and its bytes.
+        if path.metadata().is_ok_and(|meta| meta.len() >= RESERVE_BYTES) {
             return;
         }
         let kept = disk::open_shared(&path).and_then(|file| {
@@ -192,7 +194,7 @@ impl Audit {
 
     /// Reads the whole chain. `anchor` is a line that must be part of it. Says how many lines there are.
     pub fn verify(&self, anchor: Option<(u64, &str)>) -> Result<u64, Error> {
-        let mut chain = Chain { expected: Head { seq: 0, hash: GENESIS.to_owned() }, torn: None, anchor };
+        let mut chain = Chain { expected: Head { seq: 0, hash: GENESIS.to_owned() }, anchor };
         if let Some(file) = open_for_reading(&self.path)? {
             let mut reader = BufReader::new(file);
             let mut text = Vec::new();
@@ -222,7 +224,8 @@ impl Audit {
         Ok(next)
     }
 
-    fn give_up_reserve(&self) -> bool {
+    /// Makes the room that was set aside. Says whether there was any.
+    pub fn give_up_reserve(&self) -> bool {
         let path = self.reserve();
         path.exists() && disk::remove(&path).is_ok()
     }
@@ -231,15 +234,22 @@ impl Audit {
         self.path.with_file_name(RESERVE)
     }
 
-    /// A crash may have left half a line: it gets its end, and a line that says so.
+    /// A crash may have left half a line: it is cut off, and a line that says so takes its place. A crash in between
+    /// leaves a whole log.
     fn close_torn_line(&self, mut file: &File, at: DateTime<Utc>) -> Result<Head, Error> {
         let (head, torn) = self.last_line(file)?;
-        let Some(torn) = torn else { return Ok(head) };
-        file.seek(SeekFrom::End(0)).and_then(|_| file.write_all(b"\n")).to("write", &self.path)?;
+        if torn.is_empty() {
+            return Ok(head);
+        }
         // Only the line's end was lost: it counts.
         if serde_json::from_slice::<Line>(&torn).is_ok_and(|line| line.seq == head.seq + 1 && line.prev == head.hash) {
+            file.seek(SeekFrom::End(0)).and_then(|_| file.write_all(b"\n")).to("write", &self.path)?;
             return Ok(Head { seq: head.seq + 1, hash: hash(&torn) });
         }
+        let len = file.metadata().to("look at", &self.path)?.len();
+        file.set_len(len - torn.len() as u64).to("shorten", &self.path)?;
+        let mut text = String::from_utf8_lossy(&torn).into_owned();
+        shorten(&mut text);
         let entry = Entry {
             kind: Kind::Recovered,
             operation: "audit".to_owned(),
@@ -248,33 +258,31 @@ impl Audit {
             id: None,
             ok: None,
             code: None,
-            reason: Some("the line before this one was cut short by a crash".to_owned()),
-            details: Map::from_iter([("torn".to_owned(), hash(&torn).into())]),
+            reason: Some("the line that was here was cut short by a crash".to_owned()),
+            details: Map::from_iter([("torn".to_owned(), text.into())]),
         };
         self.write_line(file, &head, at, &entry)
     }
 
     /// The last whole line, and the bytes after it.
-    fn last_line(&self, file: &File) -> Result<(Head, Option<Vec<u8>>), Error> {
+    fn last_line(&self, file: &File) -> Result<(Head, Vec<u8>), Error> {
         let len = file.metadata().to("look at", &self.path)?.len();
         let start = len.saturating_sub(3 * MAX_LINE);
         let block = read_at(file, start, len - start).to("read", &self.path)?;
         let end = block.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
-        let torn = (end < block.len()).then(|| block[end..].to_vec());
+        // What isn't a line was damaged by somebody, which `verify` tells: the chain goes on from the one before it.
         let mut whole = block[..end].split(|b| *b == b'\n').rev().filter(|text| !text.is_empty());
-        // A torn line that was closed is no line: the chain goes on from the one before it.
         let last = whole.find_map(|text| serde_json::from_slice::<Line>(text).ok().map(|line| (line, text)));
         let head = match last {
             Some((line, text)) => Head { seq: line.seq, hash: hash(text) },
             None => Head { seq: 0, hash: GENESIS.to_owned() },
         };
-        Ok((head, torn))
+        Ok((head, block[end..].to_vec()))
     }
 }
 
 struct Chain<'a> {
     expected: Head,
-    torn: Option<String>,
     anchor: Option<(u64, &'a str)>,
 }
 
@@ -287,19 +295,9 @@ impl Chain<'_> {
         let expected = self.expected.seq + 1;
         let broken = |reason: &str| Error::Broken { line: number, seq: expected, reason: reason.to_owned() };
         let Ok(line) = serde_json::from_slice::<Line>(text) else {
-            // Only what a crash leaves may stand here: an unfinished end, or one that the next line accounts for.
-            if self.torn.is_some() {
-                return Err(broken("it is not a line of the log"));
-            }
-            self.torn = ended.then(|| hash(text));
-            return Ok(());
+            // An unfinished end is what a crash leaves; the next line will account for it.
+            return if ended { Err(broken("it is not a line of the log")) } else { Ok(()) };
         };
-        if let Some(torn) = self.torn.take() {
-            let named = line.entry.details.get("torn").and_then(Value::as_str);
-            if line.entry.kind != Kind::Recovered || named != Some(torn.as_str()) {
-                return Err(broken("the line before it is damaged, and no crash accounts for that"));
-            }
-        }
         if line.seq != self.expected.seq + 1 {
             return Err(broken(&format!("it is numbered {}: a line is missing, doubled or moved", line.seq)));
         }
@@ -317,10 +315,6 @@ impl Chain<'_> {
 
     fn end(self) -> Result<u64, Error> {
         let seq = self.expected.seq;
-        if self.torn.is_some() {
-            let reason = "the last line is damaged".to_owned();
-            return Err(Error::Broken { line: seq + 1, seq: seq + 1, reason });
-        }
         match self.anchor {
             Some((anchor, _)) if anchor > seq => Err(Error::Broken {
                 line: seq + 1,

@@ -153,11 +153,12 @@ impl Catalog {
     /// Writes the catalog durably, and keeps the one before as `metadata.json.previous`. Only under `.lock`.
     ///
     /// Order: the present one gets its second name, then the new one takes its place. A crash in between leaves the
-    /// present one under both names.
+    /// present one under both names. One that can't be read is no catalog to go back to: the one before it stays, since
+    /// a rebuild that was cut short learns from it again.
     pub fn save(&mut self, root: &Path) -> Result<(), Error> {
         self.backups.sort_by_key(|backup| (backup.sequence, backup.id));
         let path = root.join(FILE);
-        if path.exists() {
+        if Self::read(&path).is_ok_and(|present| present.is_some()) {
             disk::link_over(&path, &root.join(PREVIOUS))?;
         }
         let mut bytes = serde_json::to_vec_pretty(self).map_err(|error| unreadable(&path, error))?;

@@ -39,7 +39,7 @@ impl Error {
 
 fn reason(source: &io::Error) -> String {
     match source.kind() {
-        io::ErrorKind::StorageFull => "the disk is full".to_owned(),
+        io::ErrorKind::StorageFull => "the disk is full (of bytes, or of inodes: `df -i` shows them)".to_owned(),
         io::ErrorKind::QuotaExceeded => "the disk quota is used up".to_owned(),
         io::ErrorKind::PermissionDenied => {
             let uid = rustix::process::geteuid().as_raw();
@@ -223,7 +223,10 @@ pub fn link_over(from: &Path, target: &Path) -> Result<(), Error> {
         std::fs::copy(from, &aside).to("copy", from)?;
         File::open(&aside).and_then(|file| file.sync_all()).to("sync", &aside)?;
     }
-    std::fs::rename(&aside, target).to("name", target)
+    std::fs::rename(&aside, target).to("name", target)?;
+    // rename(2) does nothing, and says that all is well, when both names are of one file already: a crash between
+    // this and what follows it leaves just that.
+    remove(&aside)
 }
 
 /// Opens (creating it, 0600) a file that processes lock or append to.

@@ -422,17 +422,27 @@ impl Session<'_> {
         if let Ok(head) = self.engine.audit.head() {
             self.catalog.audit = Some(Anchor { seq: head.seq, hash: head.hash });
         }
-        Ok(self.catalog.save(self.engine.store.root())?)
+        let makes_room = self.catalog.backups.iter().any(|backup| backup.deleting);
+        match self.catalog.save(self.engine.store.root()) {
+            // What goes must be marked before it goes, and on a full disk there is no room for that either.
+            Err(catalog::Error::Disk(error))
+                if error.is_full() && makes_room && self.engine.audit.give_up_reserve() =>
+            {
+                Ok(self.catalog.save(self.engine.store.root())?)
+            }
+            saved => Ok(saved?),
+        }
     }
 
-    /// Does `work` between its intent and its outcome.
+    /// Does `work` between its intent, which says what is `planned`, and its outcome.
     fn audited<T>(
         &mut self,
         id: Option<BackupId>,
         unrecorded: Unrecorded,
+        planned: Map<String, Value>,
         work: impl FnOnce(&mut Self) -> Result<(T, Map<String, Value>), Error>,
     ) -> Result<T, Error> {
-        let intent = entry(Kind::Intent, self.operation, &self.call.actor, id);
+        let intent = Entry { details: planned, ..entry(Kind::Intent, self.operation, &self.call.actor, id) };
         self.record(intent, unrecorded)?;
         let result = work(self);
         let outcome = entry(Kind::Outcome, self.operation, &self.call.actor, id);

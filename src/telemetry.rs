@@ -14,6 +14,8 @@ pub fn start(level: Level, format: LogFormat) {
         Level::Trace => LevelFilter::TRACE,
     };
     let lines = tracing_subscriber::fmt().with_max_level(level).with_target(false).with_writer(std::io::stderr);
+    // It would tell of a stderr that can't be written on stderr, and panic: a full disk of log lines ends no backup.
+    let lines = lines.log_internal_errors(false);
     let started = match format {
         LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
         LogFormat::Json => lines.json().try_init(),

@@ -59,7 +59,7 @@ impl Engine {
     pub fn create(&self, create: &Create, call: &Call) -> Result<Created, Error> {
         let mut session = self.begin("create", call)?;
         let id = session.free_id(create.tier)?;
-        session.audited(Some(id), Unrecorded::GoesOn, |session| {
+        session.audited(Some(id), Unrecorded::GoesOn, Map::new(), |session| {
             let created = session.create(create, id)?;
             let details = session.details(&created);
             Ok((created, details))
@@ -131,16 +131,18 @@ impl Session<'_> {
     }
 
     fn full(&self, error: Error) -> Error {
+        let needed = self.needed();
         match disk::free_space(self.engine.store.root()) {
-            Ok(free) if error.is_full() => Error::Full { needed: self.needed(), free },
+            Ok(free) if error.is_full() && free < needed => Error::Full { needed, free },
+            // A quota, or no inodes: sizes would mislead.
             _ => error,
         }
     }
 
-    fn rotate_due(&mut self) -> Result<(), Error> {
+    pub(super) fn rotate_due(&mut self) -> Result<Plan, Error> {
         let retention = self.engine.settings()?.retention;
         let freeze = self.engine.freeze()?;
-        self.rotate_now(&retention, freeze.as_deref()).map(drop)
+        self.rotate_now(&retention, freeze.as_deref())
     }
 
     /// Step 2.

@@ -21,6 +21,9 @@ pub const LOCK: &str = ".lock";
 pub const SERVE: &str = ".serve";
 /// Between two tries at a lock that another holds.
 const POLL: Duration = Duration::from_millis(50);
+/// A holder says who it is right after it has the lock, and unsays it right before it lets go: one that says nothing is
+/// given this long to do either.
+const MOMENT: Duration = Duration::from_millis(500);
 /// Between two notes of progress.
 const NOTE: Duration = Duration::from_millis(200);
 /// A holder on another host is believed for this long after its last note.
@@ -153,8 +156,9 @@ impl Permit {
                 note.write();
                 return Ok(Self { note: Arc::new(note) });
             }
-            if begun.elapsed() >= wait {
-                return Err(Refusal::Held(Holder::read(root, lock).map(Box::new)));
+            let other = Holder::read(root, lock);
+            if begun.elapsed() >= if other.is_some() { wait } else { wait.max(MOMENT) } {
+                return Err(Refusal::Held(other.map(Box::new)));
             }
             if cancelled() {
                 return Err(Refusal::Cancelled);

@@ -42,9 +42,13 @@ impl Engine {
         self.store.make_dirs()?;
         let permit = self.permit("rebuild", call)?;
         let memory = self.memory()?;
-        let catalog = Catalog::empty(self.remembered_store(&memory)?);
+        let empty = Catalog::empty(self.remembered_store(&memory)?);
+        let present = Catalog::load(self.store.root()).ok().flatten();
+        let catalog = present.unwrap_or_else(|| empty.clone());
         let mut session = Session { engine: self, operation: "rebuild", call: call.clone(), catalog, permit };
-        session.audited(None, Unrecorded::IsRefused, |session| {
+        session.close_unfinished()?;
+        session.catalog = empty;
+        session.audited(None, Unrecorded::IsRefused, Map::new(), |session| {
             let rebuilt = session.rebuild(&memory)?;
             let details = Map::from_iter([
                 ("backups".to_owned(), rebuilt.backups.len().into()),

@@ -4,12 +4,14 @@
 //! 2. An operation that began (intent) and never ended (outcome) is undone: files that a create had named, but that no
 //!    catalog names, are removed. The catalog write is the commit point, so what it names stays.
 //! 3. Second names of known files, left by a promotion that was not committed, are removed.
-//! 4. Marked deletions are finished.
+//! 4. Marked deletions are finished; a retention that was saved is applied.
 //! 5. The outcome of the interrupted operation is recorded.
 //!
 //! Each step can be cut short and begun again.
 
 use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
 
 use super::{Error, Session, Unrecorded, entry};
 use crate::audit::{Entry, Kind, Line};
@@ -20,23 +22,62 @@ use crate::store::inode;
 /// Operations that hold `.lock`: at most one of them is open at a time.
 const EXCLUSIVE: [&str; 7] = ["create", "delete", "pin", "unpin", "settings", "rebuild", "rotate"];
 
+/// An operation that has no outcome.
+struct Unfinished {
+    intent: Line,
+    /// It came past its commit point all the same.
+    done: bool,
+}
+
 impl Session<'_> {
     pub(super) fn recover(&mut self) -> Result<(), Error> {
         let swept = self.engine.store.sweep()?;
-        let open = self.open_intent()?;
+        let open = self.unfinished()?;
+        let is = |operation: &str| open.as_ref().is_some_and(|open| open.intent.entry.operation == operation);
         let mut removed = Vec::new();
-        if let Some(id) = open.as_ref().filter(|line| line.entry.operation == "create").and_then(|line| line.entry.id) {
+        if let Some(id) = open.as_ref().filter(|_| is("create")).and_then(|open| open.intent.entry.id) {
             removed.extend(self.remove_uncommitted(&id)?);
         }
         removed.extend(self.remove_second_names()?);
         let deleted = self.finish_deletions()?;
-        if let Some(line) = open {
-            self.close(line, &removed, &deleted)?;
+        // A changed retention acts when it is saved.
+        if is("settings") && open.as_ref().is_some_and(|open| open.done) {
+            self.rotate_due()?;
+        }
+        if let Some(open) = open {
+            let ids = deleted.iter().map(ToString::to_string).collect::<Vec<_>>();
+            let details = [("removed".to_owned(), removed.clone().into()), ("deleted".to_owned(), ids.into())];
+            self.close(open, "what it had begun was undone", Map::from_iter(details))?;
         }
         if !(swept.is_empty() && removed.is_empty() && deleted.is_empty()) {
             tracing::info!(?swept, ?removed, ?deleted, "put right what an interrupted operation had left");
         }
         Ok(())
+    }
+
+    /// Before a rebuild nothing is undone, but what was interrupted gets its outcome.
+    pub(super) fn close_unfinished(&self) -> Result<(), Error> {
+        match self.unfinished()? {
+            Some(open) => self.close(open, "the catalog was then rebuilt from what lay there", Map::new()),
+            None => Ok(()),
+        }
+    }
+
+    fn unfinished(&self) -> Result<Option<Unfinished>, Error> {
+        let open = self.open_intent()?;
+        Ok(open.map(|intent| Unfinished { done: self.was_done(&intent), intent }))
+    }
+
+    /// Each kind of operation has one durable write that decides.
+    fn was_done(&self, intent: &Line) -> bool {
+        let Entry { operation, id, .. } = &intent.entry;
+        match operation.as_str() {
+            "create" => id.is_some_and(|id| self.catalog.backups.iter().any(|backup| backup.id == id)),
+            "delete" => id.is_some_and(|id| self.catalog.get(&id).is_none()),
+            "settings" => self.engine.is_saved(&intent.entry),
+            // A catalog that was written after the intent says so.
+            _ => self.catalog.audit.as_ref().is_some_and(|anchor| anchor.seq >= intent.seq),
+        }
     }
 
     /// The newest exclusive operation, if it has no outcome.
@@ -89,32 +130,23 @@ impl Session<'_> {
         Ok(removed)
     }
 
-    fn close(&self, line: Line, removed: &[String], deleted: &[BackupId]) -> Result<(), Error> {
-        let was = line.entry;
-        let committed = match was.operation.as_str() {
-            "create" => was.id.is_some_and(|id| self.catalog.backups.iter().any(|backup| backup.id == id)),
-            "delete" => was.id.is_some_and(|id| self.catalog.get(&id).is_none()),
-            // A change of settings, a pin: one durable write, which was done or wasn't; nothing is left of the other.
-            _ => false,
-        };
-        let reason = if committed {
-            "the program was ended after this was done, before it could say so"
+    fn close(&self, open: Unfinished, otherwise: &str, details: Map<String, Value>) -> Result<(), Error> {
+        let was = open.intent.entry;
+        let reason = if open.done {
+            "the program was ended after this was done, before it could say so".to_owned()
         } else {
-            "the program was ended before this was done; what it had begun was undone"
+            format!("the program was ended before this was done; {otherwise}")
         };
         let mut outcome = Entry {
-            ok: Some(committed),
+            ok: Some(open.done),
             code: Some("interrupted".to_owned()),
-            reason: Some(reason.to_owned()),
+            reason: Some(reason),
             by: was.by,
             from: was.from,
+            details,
             ..entry(Kind::Outcome, &was.operation, &self.call.actor, was.id)
         };
         outcome.details.insert("recoveredBy".to_owned(), self.operation.into());
-        outcome.details.insert("removed".to_owned(), removed.into());
-        outcome
-            .details
-            .insert("deleted".to_owned(), deleted.iter().map(ToString::to_string).collect::<Vec<_>>().into());
         self.record(outcome, Unrecorded::GoesOn)
     }
 }

@@ -13,7 +13,7 @@ impl Engine {
             self.refused("delete", call, Some(id), &error);
             return Err(error);
         }
-        session.audited(Some(id), Unrecorded::IsRefused, |session| {
+        session.audited(Some(id), Unrecorded::IsRefused, Map::new(), |session| {
             session.catalog.mark_deleting(&id);
             session.commit()?;
             session.finish_deletions()?;
@@ -29,7 +29,7 @@ impl Engine {
             self.refused(session.operation, call, Some(id), &error);
             return Err(error);
         }
-        session.audited(Some(id), Unrecorded::IsRefused, |session| {
+        session.audited(Some(id), Unrecorded::IsRefused, Map::new(), |session| {
             let backup = session.catalog.get_mut(&id).ok_or(Error::NotFound(id))?;
             backup.pinned = pinned;
             let backup = backup.clone();

@@ -6,12 +6,15 @@ use std::path::PathBuf;
 use serde_json::{Map, Value};
 
 use super::{Call, Engine, Error, Unrecorded};
+use crate::audit::Entry;
 use crate::backup::retention::{self, Plan};
 use crate::backup::settings::{Saved, Settings};
 use crate::disk::{self, Context};
 
 /// File name of the saved settings.
 const FILE: &str = "settings.json";
+/// What an audit line of a change calls the values that are saved by it.
+const AFTER: &str = "after";
 
 /// What is to be saved.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -70,21 +73,28 @@ impl Engine {
                 return Err(error);
             }
         };
-        session.audited(None, Unrecorded::IsRefused, |session| {
+        let json = |value: &Saved| serde_json::to_value(value).unwrap_or(Value::Null);
+        let planned = Map::from_iter([(AFTER.to_owned(), json(&saved))]);
+        session.audited(None, Unrecorded::IsRefused, planned, |session| {
             let before = self.saved().unwrap_or_default();
             let settings = saved.over(&self.config.settings);
             let mut text = serde_json::to_vec_pretty(&saved).unwrap_or_default();
             text.push(b'\n');
             disk::write_durable(&self.settings_path(), &text)?;
             let rotation = session.rotate_now(&settings.retention, self.freeze()?.as_deref())?;
-            let json = |value: &Saved| serde_json::to_value(value).unwrap_or(Value::Null);
             let details = Map::from_iter([
                 ("before".to_owned(), json(&before)),
-                ("after".to_owned(), json(&saved)),
+                (AFTER.to_owned(), json(&saved)),
                 ("rotation".to_owned(), serde_json::to_value(&rotation.steps).unwrap_or(Value::Null)),
             ]);
             Ok((Changed { settings, rotation }, details))
         })
+    }
+
+    /// Whether the change that `intent` announces was saved.
+    pub(super) fn is_saved(&self, intent: &Entry) -> bool {
+        let saved = self.saved().ok().and_then(|saved| serde_json::to_value(saved).ok());
+        saved.is_some_and(|saved| intent.details.get(AFTER) == Some(&saved))
     }
 
     fn changed(&self, change: &Change) -> Result<Saved, Error> {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -48,6 +48,14 @@ impl Place {
     pub fn set(&mut self, name: &str, value: &str) -> &mut Self {
         self.env.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// The same once more, second names of files included.
+    pub fn twin(&self) -> Self {
+        let twin = Self { dir: tempfile::tempdir().unwrap(), env: self.env.clone() };
+        let copied = Command::new("cp").arg("-a").arg(self.dir.path().join(".")).arg(twin.dir.path()).status();
+        assert!(copied.unwrap().success());
+        twin
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -153,19 +161,20 @@ impl Place {
     /// lies about unreported, all of it is private, and the audit log is whole.
     pub fn assert_whole(&self) {
         let catalog = self.catalog();
-        let mut named = BTreeSet::new();
+        let (mut named, mut opened) = (BTreeSet::new(), Vec::new());
         for backup in catalog["backups"].as_array().unwrap() {
             assert_ne!(backup["deleting"], true, "a deletion was left half done: {}", backup["id"]);
-            for (name, copy) in backup["databases"].as_object().unwrap() {
+            for copy in backup["databases"].as_object().unwrap().values() {
                 let file = copy["file"].as_str().unwrap();
                 let path = self.backups().join(file);
                 let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{file}: {error}"));
                 assert_eq!(bytes.len() as u64, copy["storedSize"].as_u64().unwrap(), "{file}");
                 assert_eq!(sha256(&bytes), copy["storedChecksum"].as_str().unwrap(), "{file}");
-                assert_eq!(sql_on_copy(&path, "PRAGMA schema_version").is_empty(), false, "{name}");
+                opened.push(path);
                 named.insert(file.to_owned());
             }
         }
+        assert_structure(&opened);
         let mut unnamed = BTreeSet::new();
         for (file, mode, is_dir) in tree(&self.backups()) {
             assert_eq!(mode & 0o777, if is_dir { 0o700 } else { 0o600 }, "mode of {file}");
@@ -205,6 +214,18 @@ pub fn tree(root: &Path) -> Vec<(String, u32, bool)> {
         }
     }
     found
+}
+
+/// Every path below `root`, and what changes with any touch: inode, size, time of the last change (nanoseconds).
+pub fn traces(root: &Path) -> Vec<(String, u64, u64, i64, i64)> {
+    let trace = |(name, _, _)| {
+        let meta = root.join(&name).symlink_metadata().unwrap();
+        (name, meta.ino(), meta.size(), meta.ctime(), meta.ctime_nsec())
+    };
+    let found = if root.exists() { tree(root) } else { Vec::new() };
+    let mut traces: Vec<_> = found.into_iter().map(trace).collect();
+    traces.sort();
+    traces
 }
 
 pub fn sha256(bytes: &[u8]) -> String {
@@ -254,6 +275,18 @@ pub fn sql_on(path: &Path, sql: &str) -> String {
          \x20   for row in c.execute(s): print('|'.join(map(str, row)))\n",
         &[path, Path::new(sql)],
     )
+}
+
+/// Each of these finished copies is a whole database for another SQLite than ours.
+fn assert_structure(copies: &[PathBuf]) {
+    let checked = python(
+        "import sqlite3, sys, urllib.parse\n\
+         for path in sys.argv[1:]:\n\
+         \x20   c = sqlite3.connect('file:' + urllib.parse.quote(path) + '?immutable=1', uri=True)\n\
+         \x20   for row in c.execute('PRAGMA integrity_check'): print(*row)\n",
+        &copies.iter().map(PathBuf::as_path).collect::<Vec<_>>(),
+    );
+    assert!(checked.lines().all(|line| line == "ok") && checked.lines().count() == copies.len(), "{checked}");
 }
 
 /// The same on a finished copy, beside which nothing may appear.

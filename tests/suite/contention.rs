@@ -1,0 +1,250 @@
+//! Many at once: one operation at a time, the others hear who it is or wait; readers are never in the way; whoever is
+//! told to stop leaves nothing behind.
+
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::harness::{Place, Run, traces};
+use crate::inject::Spot;
+
+/// Larger than what fits between two looks at how far it is.
+fn large() -> Place {
+    let place = Place::new();
+    place.sql("attendance", "CREATE TABLE photos (data BLOB)");
+    let forty = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40)";
+    place.sql("attendance", &format!("{forty} INSERT INTO photos SELECT randomblob(1000000) FROM n"));
+    place
+}
+
+/// The program under strace, in the middle of a copy.
+struct Busy {
+    strace: Child,
+    program: Pid,
+}
+
+impl Busy {
+    /// Each megabyte takes a while.
+    fn slow(place: &Place, args: &[&str]) -> Self {
+        Self::start(place, args, "delay_enter=30000")
+    }
+
+    /// It stops for good in the middle of the copy: the thread that writes it makes more calls than any other.
+    fn halted(place: &Place) -> Self {
+        let busy = Self::start(place, &["create", "--reason", "halted"], "signal=STOP:when=8");
+        let tasks = format!("/proc/{}/task", busy.program.as_raw_nonzero());
+        let stopped = |task: std::io::Result<std::fs::DirEntry>| {
+            let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['T', 't']))
+        };
+        let all_stopped = || std::fs::read_dir(&tasks).unwrap().all(stopped);
+        // strace stops threads for a moment at every call; this stop lasts.
+        let mut looks = 0;
+        until("every thread is stopped", || {
+            looks = if all_stopped() { looks + 1 } else { 0 };
+            (looks == 10).then_some(())
+        });
+        busy
+    }
+
+    fn start(place: &Place, args: &[&str], effect: &str) -> Self {
+        let spot = Spot { call: "write", path: None };
+        let mut command = place.faulty(&spot, effect, args);
+        let strace = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("strace is needed");
+        let holder = until("it tells how far it is", || holder(place).filter(|holder| holder["progress"].is_f64()));
+        let program = Pid::from_raw(holder["pid"].as_i64().unwrap().try_into().unwrap()).unwrap();
+        Self { strace, program }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(self.program, signal).unwrap();
+    }
+
+    /// How it ended; strace ends as the program does.
+    fn end(mut self) -> Run {
+        self.strace.wait().unwrap();
+        let mut said = [String::new(), String::new()];
+        let pipes: [&mut dyn std::io::Read; 2] =
+            [self.strace.stdout.as_mut().unwrap(), self.strace.stderr.as_mut().unwrap()];
+        for (pipe, text) in pipes.into_iter().zip(&mut said) {
+            pipe.read_to_string(text).unwrap();
+        }
+        let [stdout, stderr] = said;
+        Run { code: self.strace.wait().unwrap().code().unwrap_or(-1), stdout, stderr }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        // Already waited for, it isn't there any more.
+        if self.strace.try_wait().is_ok_and(|ended| ended.is_none()) {
+            let _ = kill_process(self.program, Signal::KILL);
+            let _ = self.strace.wait();
+        }
+    }
+}
+
+/// What the lock says.
+fn holder(place: &Place) -> Option<Value> {
+    serde_json::from_slice(&std::fs::read(place.backups().join(".lock")).ok()?).ok()
+}
+
+fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "not in half a minute: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Twenty creates at the same time, and how each ended.
+fn twenty(place: &Place, args: &[&str]) -> Vec<(u32, Run)> {
+    let start = |_| place.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let children: Vec<Child> = (0..20).map(start).collect();
+    children.into_iter().map(|child| (child.id(), Run::of(child.wait_with_output().unwrap()))).collect()
+}
+
+#[test]
+fn of_twenty_at_once_one_at_a_time_succeeds_and_the_others_hear_who_it_is() {
+    let mut place = large();
+    place.set("BACKUP_RETENTION_MANUAL", "30");
+    let runs = twenty(&place, &["create"]);
+    let winners: Vec<_> = runs.iter().filter(|(_, run)| run.code == 0).map(|(pid, _)| *pid).collect();
+    for (_, run) in runs.iter().filter(|(_, run)| run.code != 0) {
+        run.refused(3, &["another operation holds the backup directory: create by cli"]);
+        assert!(winners.iter().any(|pid| run.stderr.contains(&format!("(process {pid} on"))), "{}", run.stderr);
+    }
+    assert_eq!(place.list().len(), winners.len());
+    let refused = place.audit().into_iter().filter(|line| line["kind"] == "refused").count();
+    assert_eq!(refused, 20 - winners.len());
+    place.assert_whole();
+}
+
+#[test]
+fn twenty_that_wait_all_succeed() {
+    let mut place = Place::new();
+    place.set("BACKUP_RETENTION_MANUAL", "30");
+    for (_, run) in twenty(&place, &["create", "--wait", "60s"]) {
+        assert_eq!(run.code, 0, "{}", run.stderr);
+    }
+    assert_eq!(place.list().len(), 20);
+    place.assert_whole();
+}
+
+#[test]
+fn readers_answer_while_a_backup_runs_and_touch_nothing() {
+    let place = large();
+    place.create();
+    let before = place.ids();
+    let busy = Busy::halted(&place);
+    let lies_there = traces(&place.backups());
+    assert!(lies_there.iter().any(|(name, ..)| name.ends_with(".partial")));
+    let begun = Instant::now();
+    assert_eq!(place.ids(), before);
+    let status = place.json(&["status"]);
+    assert!(begun.elapsed() < Duration::from_secs(2), "readers waited");
+    let operation = &status["operation"];
+    assert_eq!((&operation["kind"], &operation["database"]), (&"create".into(), &"attendance".into()));
+    assert!((0.01..0.99).contains(&operation["progress"].as_f64().unwrap()), "{operation}");
+    assert_eq!(status["unmanaged"], serde_json::json!([]));
+    assert_eq!(traces(&place.backups()), lies_there);
+    busy.signal(Signal::CONT);
+    assert_eq!(busy.end().code, 0);
+    assert_eq!(place.ids().len(), 2);
+    place.assert_whole();
+}
+
+#[test]
+fn whoever_changes_things_hears_who_holds_the_directory_or_waits() {
+    let place = large();
+    let id = place.create()["id"].as_str().unwrap().to_owned();
+    let busy = Busy::halted(&place);
+    let process = format!("(process {} on", busy.program.as_raw_nonzero());
+    let changes: [&[&str]; 6] = [
+        &["create"],
+        &["create", "--wait", "200ms"],
+        &["delete", &id],
+        &["pin", &id],
+        &["config", "--set", "retention.daily=3"],
+        &["catalog", "rebuild"],
+    ];
+    for args in changes {
+        place.run(args).refused(3, &["create by cli", &process, "% done"]);
+    }
+    let log = place.path("tries");
+    let look = Spot { call: "flock", path: None };
+    let mut waits = place.faulty_into(&log, &look, "delay_enter=1", &["pin", &id, "--wait", "60s"]).spawn().unwrap();
+    let tries = || std::fs::read_to_string(&log).unwrap_or_default().matches("EAGAIN").count();
+    until("it has tried more than once", || (tries() > 1).then_some(()));
+    assert!(waits.try_wait().unwrap().is_none());
+    busy.signal(Signal::CONT);
+    assert_eq!(busy.end().code, 0);
+    assert!(waits.wait().unwrap().success());
+    assert_eq!(place.list()[1]["pinned"], true);
+    place.assert_whole();
+}
+
+#[test]
+fn kill_9_of_the_holder_lets_go_at_once() {
+    let place = large();
+    let busy = Busy::halted(&place);
+    busy.signal(Signal::KILL);
+    assert_eq!(busy.end().code, -1);
+    assert_eq!(place.json(&["status"])["operation"], Value::Null);
+    place.create();
+    let lines = place.audit();
+    assert!(lines.iter().any(|line| line["code"] == "interrupted" && line["ok"] == false));
+    assert_eq!(place.list().len(), 1);
+    place.assert_whole();
+}
+
+/// Nothing is left of it, without anybody recovering, and the audit log says why.
+fn assert_cancelled(place: &Place, by: &str) {
+    let lines = place.audit();
+    let last = lines.last().unwrap();
+    let expected = (&"outcome".into(), &"create".into(), &"cancelled".into(), &by.into());
+    assert_eq!((&last["kind"], &last["operation"], &last["code"], &last["by"]), expected);
+    assert_eq!(place.ids(), Vec::<String>::new());
+    place.assert_whole();
+}
+
+#[test]
+fn a_create_that_is_told_to_stop_leaves_nothing() {
+    let place = large();
+    for signal in [Signal::TERM, Signal::INT] {
+        let busy = Busy::slow(&place, &["create"]);
+        busy.signal(signal);
+        busy.end().refused(1, &["cancelled"]);
+        assert_cancelled(&place, "cli");
+    }
+    place.create();
+}
+
+#[test]
+fn a_serve_that_is_told_to_stop_ends_well_and_leaves_nothing() {
+    let place = large();
+    let busy = Busy::slow(&place, &["serve"]);
+    busy.signal(Signal::TERM);
+    let run = busy.end();
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert_cancelled(&place, "scheduler");
+}
+
+#[test]
+fn a_second_serve_names_the_first() {
+    let mut place = Place::new();
+    place.set("BACKUP_ENABLED", "false");
+    let mut first = place.command(&["serve"]).stderr(Stdio::null()).spawn().unwrap();
+    let serving = place.backups().join(".serve");
+    until("it serves", || std::fs::read(&serving).is_ok_and(|note| !note.is_empty()).then_some(()));
+    place.run(&["serve"]).refused(3, &["another `serve`", &format!("(process {} on", first.id())]);
+    place.create();
+    kill_process(Pid::from_child(&first), Signal::TERM).unwrap();
+    assert!(first.wait().unwrap().success());
+    place.assert_whole();
+}

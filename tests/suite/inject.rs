@@ -1,0 +1,82 @@
+//! Faults in the program's system calls: strace gives the N-th call of a kind an error, a delay, or a signal.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::Command;
+
+use crate::harness::{PROGRAM, Place, Run};
+
+/// Every kind of call by which the program changes what lies on disk. Kinds that this machine doesn't know, or that
+/// the program doesn't make, are through at once.
+pub const CALLS: [&str; 16] = [
+    "write",
+    "pwrite64",
+    "fsync",
+    "fdatasync",
+    "rename",
+    "renameat",
+    "renameat2",
+    "link",
+    "linkat",
+    "unlink",
+    "unlinkat",
+    "ftruncate",
+    "fallocate",
+    "mkdir",
+    "mkdirat",
+    "copy_file_range",
+];
+
+/// Where a fault strikes. strace counts calls in each thread by itself: those of the threads that write the copies hide
+/// behind the earlier ones of the main thread, unless only calls on the copy's path count.
+#[derive(Clone, Debug)]
+pub struct Spot {
+    pub call: &'static str,
+    /// Below the backup directory.
+    pub path: Option<String>,
+}
+
+impl std::fmt::Display for Spot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.path {
+            None => write!(f, "{}", self.call),
+            Some(path) => write!(f, "{} on {path}", self.call),
+        }
+    }
+}
+
+/// All kinds of calls, and the writes into these files by themselves.
+pub fn spots(files: &[String]) -> Vec<Spot> {
+    let anywhere = CALLS.into_iter().map(|call| Spot { call, path: None });
+    let in_files = files.iter().map(|path| Spot { call: "write", path: Some(path.clone()) });
+    anywhere.chain(in_files).collect()
+}
+
+impl Place {
+    /// The program with `effect` (strace's words, such as `error=EIO:when=3`) at `spot`; what was called goes to `log`.
+    pub fn faulty_into(&self, log: &Path, spot: &Spot, effect: &str, args: &[&str]) -> Command {
+        let mut command = self.command_of("strace");
+        command.args(["-f", "-y", "-o"]).arg(log);
+        command.args(["-e", &format!("trace=?{}", spot.call), "-e", &format!("inject=?{}:{effect}", spot.call)]);
+        if let Some(path) = &spot.path {
+            command.arg("-P").arg(self.backups().join(path));
+        }
+        command.arg(PROGRAM).args(args);
+        command
+    }
+
+    pub fn faulty(&self, spot: &Spot, effect: &str, args: &[&str]) -> Command {
+        self.faulty_into(Path::new("/dev/null"), spot, effect, args)
+    }
+
+    /// Runs it with kill -9 at the `n`-th call at `spot`. Says whether it came to that: strace ends as the program did.
+    pub fn killed(&self, spot: &Spot, n: usize, args: &[&str]) -> bool {
+        let output = self.faulty(spot, &format!("signal=KILL:when={n}"), args).output().expect("strace is needed");
+        let killed = output.status.signal() == Some(9);
+        if !killed {
+            let run = Run::of(output);
+            assert_eq!(run.code, 0, "not killed, but not well either: {}{}", run.stdout, run.stderr);
+        }
+        killed
+    }
+}

@@ -1,0 +1,223 @@
+//! An operation that is ended by kill -9 again and again, each time in a twin of the same place, and what must hold
+//! there: as the kill left it, and after whoever comes next.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::harness::{Place, sha256, traces};
+use crate::inject::{Spot, spots};
+
+/// The operation, where it happens, and how one sees what came of it.
+pub struct Scene {
+    pub place: Place,
+    pub args: Vec<&'static str>,
+    /// What it is called in the audit log, and how the ids of its lines begin.
+    pub operation: (&'static str, &'static str),
+    /// Backups that go with it.
+    pub drops: Vec<&'static str>,
+    /// Rotated backups that may stand in any catalog.
+    pub limit: usize,
+    /// Whether it was done, by what lies on disk.
+    pub done: fn(&Place) -> bool,
+    /// What an operator does next.
+    pub next: Vec<Vec<&'static str>>,
+    /// The backups before it.
+    pub earlier: BTreeMap<String, String>,
+}
+
+/// How the points of one kind of call came out.
+#[derive(Clone, Copy, Default)]
+pub struct Tally {
+    tried: usize,
+    done: usize,
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:>5} {:>5} {:>5}", self.tried, self.tried - self.done, self.done)
+    }
+}
+
+impl Scene {
+    /// Of a place where one backup of each tier is kept, and where a manual backup comes next.
+    pub fn of(place: Place, args: &[&'static str], operation: &'static str, done: fn(&Place) -> bool) -> Self {
+        let next = vec![vec!["create"]];
+        let earlier = contents(&place);
+        Self {
+            place,
+            args: args.to_vec(),
+            operation: (operation, ""),
+            drops: Vec::new(),
+            limit: 3,
+            done,
+            next,
+            earlier,
+        }
+    }
+
+    /// Every kind of call; a create's writes into its copies by themselves.
+    fn spots(&self) -> Vec<Spot> {
+        if self.operation.0 != "create" {
+            return spots(&[]);
+        }
+        let created = self.place.twin().json(&["create", "--type", "daily"]);
+        let partial = |name: &str| created["databases"][name]["file"].as_str().unwrap().replace("daily/", "daily/.");
+        spots(&["attendance", "auth"].map(|name| partial(name) + ".partial"))
+    }
+
+    /// Ends it at every `stride`-th call of each kind until it gets through.
+    pub fn kill_everywhere(&self, stride: usize) {
+        let mut tallies = BTreeMap::new();
+        for (offset, spot) in self.spots().into_iter().enumerate() {
+            let mut tally = Tally::default();
+            let mut n = 1 + offset % stride;
+            while let Some(place) = self.killed(&spot, n) {
+                tally.tried += 1;
+                tally.done += usize::from(self.recovers(&place, &format!("{spot} {n}")));
+                n += stride;
+            }
+            tallies.insert(spot.to_string(), tally);
+        }
+        report(&self.args.join(" "), &tallies);
+    }
+
+    fn killed(&self, spot: &Spot, n: usize) -> Option<Place> {
+        let place = self.place.twin();
+        place.killed(spot, n, &self.args).then_some(place)
+    }
+
+    /// What holds in the place as the kill left it, and after the next operation. Says whether it went forward.
+    fn recovers(&self, place: &Place, at: &str) -> bool {
+        let context = format!("{:?} was ended at {at}", self.args);
+        // Shown only when something fails: says where.
+        println!("{context}");
+        let done = (self.done)(place);
+        self.assert_sound(place);
+        assert_readers_change_nothing(place);
+        for args in &self.next {
+            place.ok(args);
+        }
+        self.assert_kept(place, done, &context);
+        self.assert_recorded(place, done, &context);
+        place.assert_whole();
+        done
+    }
+
+    /// Before anybody has put anything right: not too many backups, and each of them is there.
+    fn assert_sound(&self, place: &Place) {
+        let Ok(bytes) = std::fs::read(place.backups().join("metadata.json")) else { return };
+        let Ok(catalog) = serde_json::from_slice::<Value>(&bytes) else {
+            return assert_eq!(self.operation.0, "rebuild", "the catalog is damaged");
+        };
+        let standing = catalog["backups"].as_array().unwrap().iter().filter(|backup| backup["deleting"] != true);
+        let mut rotated = 0;
+        for backup in standing {
+            rotated += usize::from(["daily", "weekly", "monthly"].contains(&backup["type"].as_str().unwrap()));
+            for copy in backup["databases"].as_object().unwrap().values() {
+                let bytes = std::fs::read(place.backups().join(copy["file"].as_str().unwrap())).unwrap();
+                assert_eq!(sha256(&bytes), copy["storedChecksum"].as_str().unwrap());
+            }
+        }
+        assert!(rotated <= self.limit, "{rotated} rotated backups");
+    }
+
+    /// Every earlier backup is there under one id or another; what the operation drops went if, and only if, it was done.
+    fn assert_kept(&self, place: &Place, done: bool, context: &str) {
+        let now = contents(place);
+        for (content, id) in &self.earlier {
+            let dropped = done && self.drops.contains(&id.as_str());
+            assert_eq!(now.contains_key(content), !dropped, "{id}; {context}");
+        }
+        assert!((self.done)(place) == done || self.is_repeated(), "recovery has changed what was done; {context}");
+    }
+
+    fn is_repeated(&self) -> bool {
+        self.next.contains(&self.args)
+    }
+
+    /// Each intent has its outcome before the next begins, and the outcome of what was ended is true.
+    fn assert_recorded(&self, place: &Place, done: bool, context: &str) {
+        let (mut open, mut said): (Option<Value>, _) = (None, None);
+        for line in place.audit() {
+            match line["kind"].as_str().unwrap() {
+                "intent" => assert!(open.replace(line).is_none(), "an intent has no outcome; {context}"),
+                "outcome" => {
+                    let intent = open.take().unwrap_or_else(|| panic!("no intent of {line}; {context}"));
+                    assert_eq!((&intent["operation"], &intent["id"]), (&line["operation"], &line["id"]), "{context}");
+                    if said.is_none() && self.is_ours(&line) {
+                        said = line["ok"].as_bool();
+                    }
+                }
+                _ => {}
+            }
+        }
+        assert!(open.is_none(), "the last intent has no outcome; {context}");
+        // Ended before its intent, it has done nothing.
+        let silent = !done && (said.is_none() || self.is_repeated());
+        assert!(said == Some(done) || silent, "said {said:?}, was {done}; {context}");
+    }
+
+    fn is_ours(&self, line: &Value) -> bool {
+        let ours = line["operation"] == self.operation.0;
+        ours && line["id"].as_str().unwrap_or_default().starts_with(self.operation.1) && is_of_today(line)
+    }
+
+    /// A second kill, while the next operation recovers from the first one at `spot` and `n`.
+    pub fn kill_recovery(&self, spot: &Spot, n: usize, stride: usize) -> Tally {
+        let crashed = self.killed(spot, n).unwrap_or_else(|| panic!("{:?} is through before {spot} {n}", self.args));
+        let mut tally = Tally::default();
+        for (offset, second) in spots(&[]).into_iter().enumerate() {
+            let mut m = 1 + (offset + n) % stride;
+            loop {
+                let place = crashed.twin();
+                if !place.killed(&second, m, &self.next[0]) {
+                    break;
+                }
+                tally.tried += 1;
+                tally.done += usize::from(self.recovers(&place, &format!("{spot} {n}, then {second} {m}")));
+                m += stride;
+            }
+        }
+        tally
+    }
+}
+
+/// What the place's past is made of was done in 2025.
+fn is_of_today(line: &Value) -> bool {
+    !line["at"].as_str().unwrap().starts_with("2025")
+}
+
+/// Ids by what the backups hold: the same backup has another id after a promotion.
+fn contents(place: &Place) -> BTreeMap<String, String> {
+    if !place.backups().exists() {
+        return BTreeMap::new();
+    }
+    let backups = place.list().into_iter();
+    backups
+        .map(|it| (it["databases"]["attendance"]["checksum"].to_string(), it["id"].as_str().unwrap().to_owned()))
+        .collect()
+}
+
+/// `list` and `status` answer, or say what is wrong, and touch nothing.
+fn assert_readers_change_nothing(place: &Place) {
+    let before = traces(&place.backups());
+    for reader in ["list", "status"] {
+        let run = place.run(&[reader]);
+        assert!([0, 1].contains(&run.code) && !run.stderr.contains("panicked"), "{}", run.stderr);
+    }
+    assert_eq!(traces(&place.backups()), before);
+}
+
+/// How the points came out, as a table.
+pub fn report(title: &str, tallies: &BTreeMap<String, Tally>) {
+    println!("{title}: ended at, tried, undone, done");
+    let mut all = Tally::default();
+    for (spot, tally) in tallies.iter().filter(|(_, tally)| tally.tried > 0) {
+        println!("  {spot:<55} {tally}");
+        all.tried += tally.tried;
+        all.done += tally.done;
+    }
+    println!("  {:<55} {all}", "in all");
+    assert!(all.tried > 0, "{title} was never ended");
+}

@@ -176,7 +176,7 @@ fn look(kept: &Option<String>) -> String {
 /// Puts a situation to an error of SQLite.
 pub(crate) fn situation(name: &DatabaseName, source: rusqlite::Error) -> Error {
     let name = name.clone();
-    match source.sqlite_error_code() {
+    match code(&source) {
         Some(ErrorCode::NotADatabase) => Error::NotADatabase { name },
         Some(ErrorCode::DatabaseCorrupt) => Error::Corrupt { name, findings: vec![source.to_string()], kept: None },
         Some(ErrorCode::SystemIoFailure) => Error::SourceIo { name, source },
@@ -185,6 +185,14 @@ pub(crate) fn situation(name: &DatabaseName, source: rusqlite::Error) -> Error {
         }
         Some(ErrorCode::OperationInterrupted) => Error::Cancelled,
         _ => Error::Sqlite { name, source },
+    }
+}
+
+/// SQLite's word for an error, also of one in the text of a statement, which rusqlite keeps apart.
+fn code(error: &rusqlite::Error) -> Option<ErrorCode> {
+    match error {
+        rusqlite::Error::SqlInputError { error, .. } => Some(error.code),
+        other => other.sqlite_error_code(),
     }
 }
 

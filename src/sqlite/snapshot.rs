@@ -17,7 +17,7 @@ use rusqlite::{Connection, ErrorCode};
 
 use super::check::{self, Report, Verdict};
 use super::pages::{self, Share, Written};
-use super::{Control, Error, Identity, Source, identify, open_finished, open_live, situation};
+use super::{Control, Error, Identity, Source, code, identify, open_finished, open_live, situation};
 use crate::backup::{CheckKind, DatabaseName};
 use crate::clock::Clock;
 use crate::disk::{self, Partial};
@@ -262,7 +262,7 @@ fn take_gate(gate: &Connection, patience: Duration) -> rusqlite::Result<()> {
 
 fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(
-        error.sqlite_error_code(),
+        code(error),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed)
     )
 }

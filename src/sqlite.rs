@@ -250,11 +250,13 @@ pub fn identify(source: &Source) -> Result<Identity, Error> {
 
 /// Opens a live database: for reading and writing, since a read-only connection can neither recover a hot journal nor
 /// use an idle WAL database; never creating it, never as a URI, and without the checkpoint that the last connection
-/// to close would make [P13].
+/// to close would make [P13]. Who is kept out is told so at once and waits by its own rules, for it may hold other
+/// databases meanwhile; rusqlite's default is to wait for 5 s within any statement.
 #[allow(clippy::disallowed_methods)]
 pub fn open_live(path: &Path) -> rusqlite::Result<Connection> {
     let connection =
         Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.busy_timeout(Duration::ZERO)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     harden(&connection)?;
     Ok(connection)

@@ -157,19 +157,19 @@ struct Trio {
 impl Trio {
     fn open(source: &Source) -> Result<Self, Error> {
         let open = || open_live(&source.path).map_err(|error| situation(&source.name, error));
-        let reader = |cache_kib: u32| {
+        let reader = || {
             let connection = open()?;
             // The gate can't have it: `query_only` forbids BEGIN IMMEDIATE too.
-            let pragmas = format!("PRAGMA query_only=ON; PRAGMA cache_size=-{cache_kib};");
-            connection.execute_batch(&pragmas).map_err(|error| situation(&source.name, error))?;
+            connection.execute_batch("PRAGMA query_only=ON").map_err(|error| situation(&source.name, error))?;
             Ok::<_, Error>(connection)
         };
-        Ok(Self { name: source.name.clone(), gate: open()?, copy: reader(512)?, check: reader(8192)? })
+        Ok(Self { name: source.name.clone(), gate: open()?, copy: reader()?, check: reader()? })
     }
 
     fn pin(&self) -> rusqlite::Result<()> {
-        for reader in [&self.copy, &self.check] {
-            reader.execute_batch("BEGIN")?;
+        for (reader, cache_kib) in [(&self.copy, 512), (&self.check, 8192)] {
+            // Setting the size of the cache reads the schema: only under the gate is nobody in the way of that.
+            reader.execute_batch(&format!("BEGIN; PRAGMA cache_size=-{cache_kib}"))?;
             reader.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
         }
         Ok(())

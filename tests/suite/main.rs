@@ -1,6 +1,9 @@
 //! What the program promises, tried from outside: real databases, real processes, real crashes.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod app;
 mod harness;
 
 mod instant;
+mod refusals;
+mod sources;

@@ -10,6 +10,7 @@
 //! 6. The files themselves: fsync, read back, compare, open [P8].
 //! 7. The live paths still lead to the same files.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -357,11 +358,21 @@ fn opens_as(name: &DatabaseName, target: &Partial, pinned: &Facts) -> Result<(),
 /// A copy that failed its check gets a name that no backup has. Says which.
 fn keep_corrupt(target: Partial) -> Result<String, Error> {
     target.sync()?;
-    let mut name = target.target().file_name().unwrap_or_default().to_os_string();
-    name.push(".corrupt");
-    let path = target.target().with_file_name(&name);
+    let path = corrupt_name(target.target());
     target.publish_as(&path)?;
     disk::sync_dir(disk::parent(&path))?;
     let tier = disk::parent(&path).file_name().unwrap_or_default();
-    Ok(format!("{}/{}", tier.to_string_lossy(), name.to_string_lossy()))
+    Ok(format!("{}/{}", tier.to_string_lossy(), path.file_name().unwrap_or_default().to_string_lossy()))
+}
+
+/// Nor has an earlier such copy that name: a daily that is tried again has the same id.
+fn corrupt_name(target: &Path) -> PathBuf {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    let mut path = target.with_file_name(format!("{name}.corrupt"));
+    let mut number = 1;
+    while path.symlink_metadata().is_ok() {
+        number += 1;
+        path = target.with_file_name(format!("{name}.{number}.corrupt"));
+    }
+    path
 }

@@ -4,6 +4,8 @@
 mod app;
 mod harness;
 
+mod damage;
 mod instant;
 mod refusals;
 mod sources;
+mod suspicion;

@@ -282,6 +282,7 @@ impl Session<'_> {
     fn details(&self, created: &Created) -> Map<String, Value> {
         let backup = &created.backup;
         let steps = serde_json::to_value(&created.rotation.steps).unwrap_or_default();
+        let checksums = backup.databases.iter().map(|(name, copy)| (name.to_string(), copy.checksum.clone().into()));
         Map::from_iter([
             ("timestamp".to_owned(), crate::backup::timestamp::text(backup.timestamp).into()),
             ("localDate".to_owned(), backup.local_date.to_string().into()),
@@ -291,6 +292,8 @@ impl Session<'_> {
             ("reason".to_owned(), backup.reason.clone().into()),
             ("createdBy".to_owned(), backup.created_by.clone().into()),
             ("barrierMicros".to_owned(), (created.barrier.as_micros() as u64).into()),
+            ("checksums".to_owned(), Value::Object(checksums.collect())),
+            ("flags".to_owned(), serde_json::to_value(&backup.flags).unwrap_or_default()),
             ("findings".to_owned(), backup.findings.clone().into()),
             ("rotation".to_owned(), steps),
             ("frozen".to_owned(), created.rotation.frozen.clone().into()),

@@ -274,11 +274,14 @@ pub fn open_finished(path: &Path) -> rusqlite::Result<Connection> {
 /// The journal mode that a live file's header names: `wal`, or `rollback` for all others. Asked through an immutable
 /// connection, which takes no lock and lets nothing appear beside the file; the app may have it locked.
 pub fn peek_mode(path: &Path) -> rusqlite::Result<&'static str> {
-    let connection = open_finished(path)?;
+    Ok(if is_wal(&open_finished(path)?)? { "wal" } else { "rollback" })
+}
+
+/// By its header: an immutable connection takes no part in a WAL and says `delete`.
+fn is_wal(connection: &Connection) -> rusqlite::Result<bool> {
     // Byte 18 of the header: 2 is WAL (sqlite.org/fileformat2.html, section 1.3.3).
     let sql = "SELECT substr(data, 19, 1) = x'02' FROM sqlite_dbpage WHERE pgno = 1";
-    let wal: bool = connection.query_row(sql, [], |row| row.get(0))?;
-    Ok(if wal { "wal" } else { "rollback" })
+    connection.query_row(sql, [], |row| row.get(0))
 }
 
 /// What lies in a database is data: its schema may not run functions with side effects, nor its pages lie unseen.

@@ -18,7 +18,7 @@ use rusqlite::{Connection, ErrorCode};
 
 use super::check::{self, Report, Verdict};
 use super::pages::{self, Share, Written};
-use super::{Control, Error, Identity, Source, code, identify, open_finished, open_live, situation};
+use super::{Control, Error, Identity, Source, code, identify, is_wal, open_finished, open_live, situation};
 use crate::backup::{CheckKind, DatabaseName};
 use crate::clock::Clock;
 use crate::disk::{self, Partial};
@@ -198,7 +198,10 @@ pub fn facts(reader: &Connection) -> rusqlite::Result<Facts> {
         page_size: number("page_size")? as u32,
         pages: number("page_count")? as u64,
         free_pages: number("freelist_count")? as u64,
-        journal_mode: reader.query_row("PRAGMA journal_mode", [], |row| row.get(0))?,
+        journal_mode: match is_wal(reader)? {
+            true => "wal".to_owned(),
+            false => reader.query_row("PRAGMA journal_mode", [], |row| row.get(0))?,
+        },
         user_version: number("user_version")? as i32,
     })
 }

@@ -17,7 +17,7 @@ fn content(place: &Place) -> BTreeMap<String, Vec<u8>> {
 fn three() -> Place {
     let place = Place::new();
     let only = format!("attendance={}", place.live("attendance").display());
-    assert!(place.command(&["create"]).env("BACKUP_DATABASES", only).status().unwrap().success());
+    assert!(place.command(&["create"]).env("BACKUP_DATABASES", only).output().unwrap().status.success());
     place.json(&["create", "--type", "daily", "--reason", "before the exams"]);
     let third = place.create();
     place.ok(&["pin", third["id"].as_str().unwrap()]);

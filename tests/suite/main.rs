@@ -6,6 +6,7 @@ mod harness;
 
 mod damage;
 mod instant;
+mod lost_catalog;
 mod refusals;
 mod sources;
 mod suspicion;

@@ -6,7 +6,11 @@ mod harness;
 
 mod damage;
 mod instant;
+mod large;
+mod layers;
 mod lost_catalog;
+mod no_file_calls;
 mod refusals;
+mod secrets;
 mod sources;
 mod suspicion;

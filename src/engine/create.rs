@@ -66,15 +66,20 @@ impl Engine {
         })
     }
 
-    /// Why rotation must stand still: the last backup that was tried failed because of the live data [P4].
+    /// Why rotation must stand still: the last backup that learned something of the live data failed because of it
+    /// [P4]. One that was cancelled, or found a lock or a full disk in its way, learned nothing.
     pub(super) fn freeze(&self) -> Result<Option<String>, Error> {
         let mut freeze = None;
         self.audit.newest_first(|line| {
-            let outcome = line.entry.kind == Kind::Outcome && line.entry.operation == "create";
-            if outcome && line.entry.code.as_deref().is_some_and(|code| LIVE_DATA.contains(&code)) {
-                freeze = line.entry.reason.clone();
+            let entry = &line.entry;
+            if entry.kind != Kind::Outcome || entry.operation != "create" {
+                return false;
             }
-            outcome
+            let unusable = entry.code.as_deref().is_some_and(|code| LIVE_DATA.contains(&code));
+            if unusable {
+                freeze = entry.reason.clone();
+            }
+            unusable || entry.ok == Some(true)
         })?;
         Ok(freeze)
     }

@@ -224,9 +224,8 @@ impl Session<'_> {
     /// Compares with the newest good backup that holds this database.
     fn note_shrunk(&self, name: &DatabaseName, copy: &DatabaseCopy, backup: &mut Backup) {
         let good = self.catalog.standing().filter(|other| other.is_good());
-        let before =
-            good.max_by_key(|other| other.sequence).and_then(|other| Some((other.id, other.databases.get(name)?)));
-        let Some((id, before)) = before else { return };
+        let held = good.filter_map(|other| Some((other.sequence, other.id, other.databases.get(name)?)));
+        let Some((_, id, before)) = held.max_by_key(|(sequence, ..)| *sequence) else { return };
         let found = shrunk(before, copy, self.engine.config.shrink_alarm);
         if !found.is_empty() {
             backup.flags.insert(Flag::Shrunk);

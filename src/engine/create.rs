@@ -165,7 +165,12 @@ impl Session<'_> {
         if let Err(sqlite::Error::Corrupt { name, .. }) = &snapshot {
             self.thin_corrupt(name)?;
         }
-        Ok(snapshot?)
+        let snapshot = snapshot?;
+        // The snapshot holds the files that links led to; a link that was turned meanwhile leads elsewhere.
+        match sources.into_iter().zip(engine.sources()).find(|(before, now)| before.path != now.path) {
+            Some((before, _)) => Err(sqlite::Error::Swapped { name: before.name }.into()),
+            None => Ok(snapshot),
+        }
     }
 
     /// Retries on corrupt data must not fill the disk.

@@ -30,7 +30,7 @@ const DAMAGES: &[Damage] = &[
     Damage { what: "a bit in the middle", act: |file, _| flip(file, |len| len / 2), word: "SHA-256" },
     Damage { what: "a bit of unused space", act: |file, _| flip(file, |_| 4096 - 1500), word: "SHA-256" },
     Damage { what: "a bit of the last byte", act: |file, _| flip(file, |len| len - 1), word: "SHA-256" },
-    Damage { what: "swapped", act: |file, other| drop(std::fs::copy(other, file).unwrap()), word: "SHA-256" },
+    Damage { what: "swapped", act: swap, word: "SHA-256" },
     Damage { what: "removed", act: |file, _| std::fs::remove_file(file).unwrap(), word: "No such file" },
     Damage { what: "a link", act: link, word: "symbolic link" },
     Damage { what: "a pipe", act: pipe, word: "not a regular file" },
@@ -46,6 +46,10 @@ fn append(file: &Path) {
     let mut bytes = std::fs::read(file).unwrap();
     bytes.push(0);
     std::fs::write(file, bytes).unwrap();
+}
+
+fn swap(file: &Path, other: &Path) {
+    std::fs::copy(other, file).unwrap();
 }
 
 /// Of the very content, even: whoever can place a link can change what it leads to.

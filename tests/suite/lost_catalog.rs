@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Place, tree};
+use crate::harness::{PROGRAM, Place, Run, python, tree};
 
 /// Every file below the backup directory that data rests on. The lock's note and the audit log go on, of course.
 fn content(place: &Place) -> BTreeMap<String, Vec<u8>> {
@@ -121,6 +121,27 @@ fn assert_rebuilt(place: &Place, before: &Value, bad: Option<&[u8]>, word: &str)
         let kept = place.backups().join(rebuilt["kept"].as_str().unwrap());
         assert!(std::fs::read(kept).unwrap() == bad, "{word}: the bad catalog is not kept as it was");
     }
+    place.assert_whole();
+}
+
+#[test]
+fn what_is_no_file_in_the_catalogs_place_hangs_nobody() {
+    let place = three();
+    let before = place.catalog();
+    let path = place.backups().join("metadata.json");
+    std::fs::rename(&path, place.path("elsewhere.json")).unwrap();
+    std::os::unix::fs::symlink(place.path("elsewhere.json"), &path).unwrap();
+    place.run(&["list"]).refused(1, &["metadata.json", "symbolic link"]);
+    place.run(&["create"]).refused(1, &["metadata.json", "symbolic link"]);
+    std::fs::remove_file(&path).unwrap();
+    python("import os, sys; os.mkfifo(sys.argv[1], 0o600)", &[&path]);
+    for args in [&["list"][..], &["status"], &["create"]] {
+        let mut command = place.command_of("timeout");
+        let run = Run::of(command.args(["20", PROGRAM]).args(args).output().unwrap());
+        run.refused(1, &["metadata.json", "not a regular file"]);
+    }
+    let rebuilt = place.json(&["catalog", "rebuild"]);
+    assert_eq!(rebuilt["backups"].as_array().unwrap().len(), before["backups"].as_array().unwrap().len());
     place.assert_whole();
 }
 

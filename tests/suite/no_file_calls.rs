@@ -103,6 +103,19 @@ fn a_backup_opens_live_files_through_sqlite_only() {
     assert_eq!((opened["attendance.db"], opened["auth.db"]), (3, 3), "{opened:?}");
 }
 
+/// A journal that the app keeps (PERSIST) or is about to write is not ours to open for writing, or to remove.
+#[test]
+fn a_backup_in_rollback_mode_leaves_the_journal_alone() {
+    let place = Place::new();
+    place.sql("attendance", "PRAGMA journal_mode=PERSIST; INSERT INTO people (name) VALUES ('Dora')");
+    let journal = std::fs::read(place.path("attendance.db-journal")).unwrap();
+    for (call, file, flags) in traced(&place, &["create"]) {
+        assert_eq!(call, "openat", "{file} was changed by {call}");
+        assert!(!file.ends_with("-journal") || flags.starts_with("O_RDONLY|"), "{file}: {flags}");
+    }
+    assert!(std::fs::read(place.path("attendance.db-journal")).unwrap() == journal);
+}
+
 #[test]
 fn what_only_looks_opens_nothing_or_only_to_read() {
     let (place, _app) = at_work();

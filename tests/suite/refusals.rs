@@ -153,17 +153,12 @@ fn while_one_database_is_locked_writers_of_the_other_go_on() {
     assert!(written.slowest < 1.0, "a writer of attendance waited {} s for auth", written.slowest);
 }
 
-#[test]
-fn a_database_swapped_in_mid_copy_fails_the_backup() {
-    let place = spoilt(|place, _| {
-        let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 600) \
-                    INSERT INTO people (name) SELECT hex(zeroblob(1800)) FROM n";
-        place.sql("attendance", rows);
-    });
-    std::fs::copy(place.live("attendance"), place.path("new.db")).unwrap();
-    let live = place.live("attendance");
+/// A backup of a larger `attendance`, during whose copy something happens; it must notice.
+#[track_caller]
+fn disturbed(place: &Place, disturb: impl FnOnce()) {
+    let live = place.live("attendance").canonicalize().unwrap();
     let mut slow = place.command_of("strace");
-    slow.args(["-f", "-o", "/dev/null", "-e", "trace=pread64", "-e", "inject=pread64:delay_enter=4000", "-P"]);
+    slow.args(["-f", "-o", "/dev/null", "-e", "trace=pread64", "-e", "inject=pread64:delay_enter=3000", "-P"]);
     let slow = slow.arg(&live).args([PROGRAM, "create"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
     let copying = || crate::harness::tree(&place.backups()).iter().any(|(file, ..)| file.ends_with(".partial"));
     while !copying() {
@@ -171,10 +166,36 @@ fn a_database_swapped_in_mid_copy_fails_the_backup() {
     }
     std::thread::sleep(Duration::from_millis(700));
     assert!(copying(), "the copy was done before it could be disturbed");
-    std::fs::rename(place.path("new.db"), &live).unwrap();
-    Run::of(slow.wait_with_output().unwrap())
-        .refused(1, &["`attendance` was replaced by another file", "stop the app"]);
+    disturb();
+    let run = Run::of(slow.wait_with_output().unwrap());
+    run.refused(1, &["`attendance` was replaced by another file", "stop the app"]);
     assert_eq!(place.ids().len(), 1);
     place.assert_whole();
     place.create();
+}
+
+/// Some hundred pages more.
+fn grow(place: &Place) {
+    let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 600) \
+                INSERT INTO people (name) SELECT hex(zeroblob(1800)) FROM n";
+    place.sql("attendance", rows);
+}
+
+#[test]
+fn a_database_swapped_in_mid_copy_fails_the_backup() {
+    let place = spoilt(|place, _| grow(place));
+    std::fs::copy(place.live("attendance"), place.path("new.db")).unwrap();
+    disturbed(&place, || std::fs::rename(place.path("new.db"), place.live("attendance")).unwrap());
+}
+
+#[test]
+fn a_link_turned_in_mid_copy_fails_the_backup() {
+    let place = spoilt(|place, live| {
+        grow(place);
+        std::fs::rename(live, place.path("old.db")).unwrap();
+        symlink(place.path("old.db"), live).unwrap();
+    });
+    std::fs::copy(place.path("old.db"), place.path("new.db")).unwrap();
+    symlink(place.path("new.db"), place.path("link")).unwrap();
+    disturbed(&place, || std::fs::rename(place.path("link"), place.live("attendance")).unwrap());
 }

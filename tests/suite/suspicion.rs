@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::app::App;
 use crate::harness::{Place, sql_on_copy};
 
 const PAGE: usize = 4096;
@@ -112,6 +113,34 @@ fn while_the_live_data_is_corrupt_nothing_older_goes() {
     assert!(ids.contains(&dailies[1]) && !ids.contains(&dailies[0]), "{ids:?}");
     assert_eq!(ids.iter().filter(|id| id.starts_with("manual-")).collect::<Vec<_>>(), [&newest]);
     place.assert_whole();
+}
+
+#[test]
+fn a_failure_that_says_nothing_of_the_live_data_thaws_nothing() {
+    let mut place = filled();
+    place.set("BACKUP_LOCK_TIMEOUT", "200ms");
+    for _ in 0..3 {
+        place.create();
+    }
+    let page = root(&place, "by_day");
+    damage(&place.live("attendance"), page, 0, &[0xfe; 8]);
+    place.run(&["create"]).refused(1, &["corrupt"]);
+    let mut app = App::on(&[&place.live("auth")]);
+    app.ok(0, "BEGIN IMMEDIATE");
+    place.run(&["create"]).refused(1, &["`auth` was locked"]);
+    assert!(place.warnings().contains(&"rotation-frozen".to_owned()));
+    assert_eq!(place.json(&["config", "--set", "retention.manual=1"])["rotation"], json!([]));
+    assert_eq!(place.ids().len(), 3);
+}
+
+#[test]
+fn what_a_database_lost_while_it_was_not_backed_up_is_suspicious_too() {
+    let place = filled();
+    place.create();
+    let only = format!("auth={}", place.live("auth").display());
+    assert!(place.command(&["create"]).env("BACKUP_DATABASES", only).output().unwrap().status.success());
+    place.sql("attendance", "DROP TABLE marks");
+    assert_eq!(place.create()["flags"], json!(["shrunk"]));
 }
 
 /// Loses much; the backup is taken, flagged, and nothing goes until someone says that it is right.

@@ -5,8 +5,8 @@
 //! 3. Take all gates (`BEGIN IMMEDIATE`), in name order; if one isn't had soon, let all go and begin again with jitter,
 //!    so that an app that has attached both can't deadlock with us.
 //! 4. Pin the readers (`BEGIN`, one SELECT). Roll the gates back: the instant is fixed [P2], writers go on [P3].
-//! 5. Copy from the first reader; check the structure on the second meanwhile. Rollback-journal databases come first
-//!    and are checked on the finished copy, since their writers wait for our readers.
+//! 5. Copy from the first reader; check the structure on the second meanwhile. Rollback-journal databases come first,
+//!    all of them, and are checked on the finished copies, since their writers wait for our readers.
 //! 6. The files themselves: fsync, read back, compare, open [P8].
 //! 7. The live paths still lead to the same files.
 
@@ -106,12 +106,20 @@ pub fn take(
     still_the_same(sources, &identities)?;
     let total = instant.pinned.iter().map(|pinned| pinned.facts.bytes()).sum();
     let mut share = Share { before: 0, total };
-    let mut jobs: Vec<_> = instant.pinned.drain(..).zip(targets).collect();
-    jobs.sort_by_key(|(pinned, _)| pinned.is_wal());
-    let mut copies = Vec::new();
-    for (pinned, target) in jobs {
+    let jobs = instant.pinned.drain(..).zip(targets);
+    let (wal, rollback): (Vec<_>, Vec<_>) = jobs.partition(|(pinned, _)| pinned.is_wal());
+    let (mut held, mut copies) = (Vec::new(), Vec::new());
+    for (pinned, target) in rollback {
         let bytes = pinned.facts.bytes();
-        copies.push(copy_one(pinned, target, share, options, instant.since, control)?);
+        held.push(copy_held(pinned, target, share, options, instant.since, control)?);
+        share.before += bytes;
+    }
+    for copied in held {
+        copies.push(check_copied(copied, options, control)?);
+    }
+    for (pinned, target) in wal {
+        let bytes = pinned.facts.bytes();
+        copies.push(copy_and_check(pinned, target, share, options, control)?);
         share.before += bytes;
     }
     still_the_same(sources, &identities)?;
@@ -277,64 +285,80 @@ fn jitter(round: u64) -> Duration {
     Duration::from_millis(5 + RandomState::new().hash_one(round) % 46)
 }
 
-/// Steps 5 and 6 for one database.
-fn copy_one(
+/// A copy that is not looked at yet; its database is let go.
+struct Copied {
+    name: DatabaseName,
+    target: Partial,
+    written: Written,
+    facts: Facts,
+}
+
+/// Step 5 for a rollback-journal database: nothing but the copy, while its writers wait.
+fn copy_held(
     pinned: Pinned,
     target: Partial,
     share: Share,
     options: &Options,
     since: Instant,
     control: &Control,
+) -> Result<Copied, Error> {
+    let held = control.until(since + options.rollback_hold);
+    let written = pages::copy(&pinned.copy, &pinned.name, &target, share, &held).map_err(|error| match error {
+        Error::TooSlow { name, .. } => Error::HeldTooLong { name, hold: options.rollback_hold },
+        other => other,
+    })?;
+    Ok(Copied { name: pinned.name, target, written, facts: pinned.facts })
+}
+
+/// Step 6 for it, and the check that the others had in step 5.
+fn check_copied(copied: Copied, options: &Options, control: &Control) -> Result<Copy, Error> {
+    let name = &copied.name;
+    compare(name, &copied.target, &copied.written, control)?;
+    let mut copy = open_finished(copied.target.path()).map_err(|error| situation(name, error))?;
+    let report = check::check(&mut copy, name, options.check, &patient(&copied.facts, control))?;
+    judged(copied, report)
+}
+
+/// Steps 5 and 6 for a WAL database: the copy on this thread, the check of the same snapshot on another.
+fn copy_and_check(
+    pinned: Pinned,
+    target: Partial,
+    share: Share,
+    options: &Options,
+    control: &Control,
 ) -> Result<Copy, Error> {
-    let name = pinned.name.clone();
-    let patience = LEAST_PATIENCE + Duration::from_secs(pinned.facts.bytes() / SLOWEST);
-    let facts = pinned.facts.clone();
-    let (written, report) = if pinned.is_wal() {
-        let control = control.until(Instant::now() + patience);
-        copy_and_check(pinned, &target, share, options.check, &control)?
-    } else {
-        let held = control.until(since + options.rollback_hold);
-        let written = pages::copy(&pinned.copy, &name, &target, share, &held).map_err(|error| match error {
-            Error::TooSlow { name, .. } => Error::HeldTooLong { name, hold: options.rollback_hold },
-            other => other,
-        })?;
-        drop(pinned);
-        compare(&name, &target, &written, control)?;
-        let mut copy = open_finished(target.path()).map_err(|error| situation(&name, error))?;
-        let report = check::check(&mut copy, &name, options.check, &control.until(Instant::now() + patience))?;
-        (written, report)
-    };
+    let Pinned { name, copy, check: second, facts } = pinned;
+    let control = &patient(&facts, control);
+    let (written, report) = std::thread::scope(|scope| {
+        let checker = scope.spawn(|| {
+            let mut second = second;
+            check::check(&mut second, &name, options.check, control)
+        });
+        let written = pages::copy(&copy, &name, &target, share, control);
+        drop(copy);
+        let written = written.and_then(|written| compare(&name, &target, &written, control).map(|()| written));
+        if written.is_err() {
+            control.abandon();
+        }
+        let report = checker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok::<_, Error>((written?, report?))
+    })?;
+    judged(Copied { name, target, written, facts }, report)
+}
+
+fn patient(facts: &Facts, control: &Control) -> Control {
+    control.until(Instant::now() + LEAST_PATIENCE + Duration::from_secs(facts.bytes() / SLOWEST))
+}
+
+/// A corrupt copy is kept, and is no copy.
+fn judged(copied: Copied, report: Report) -> Result<Copy, Error> {
+    let Copied { name, target, written, facts } = copied;
     if let Verdict::Corrupt(findings) = report.verdict {
         let kept = keep_corrupt(target)?;
         return Err(Error::Corrupt { name, findings, kept: Some(kept) });
     }
     opens_as(&name, &target, &facts)?;
     Ok(Copy { name, partial: target, written, facts, report })
-}
-
-/// The copy on this thread, the check of the same snapshot on another.
-fn copy_and_check(
-    pinned: Pinned,
-    target: &Partial,
-    share: Share,
-    kind: CheckKind,
-    control: &Control,
-) -> Result<(Written, Report), Error> {
-    let Pinned { name, copy, check: second, .. } = pinned;
-    std::thread::scope(|scope| {
-        let checker = scope.spawn(|| {
-            let mut second = second;
-            check::check(&mut second, &name, kind, control)
-        });
-        let written = pages::copy(&copy, &name, target, share, control);
-        drop(copy);
-        let written = written.and_then(|written| compare(&name, target, &written, control).map(|()| written));
-        if written.is_err() {
-            control.abandon();
-        }
-        let report = checker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        Ok((written?, report?))
-    })
 }
 
 /// fsync, then every byte read back [P8].

@@ -162,7 +162,7 @@ impl Place {
                 let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{file}: {error}"));
                 assert_eq!(bytes.len() as u64, copy["storedSize"].as_u64().unwrap(), "{file}");
                 assert_eq!(sha256(&bytes), copy["storedChecksum"].as_str().unwrap(), "{file}");
-                assert_eq!(sql_on_copy(&path, "PRAGMA schema_version").is_empty(), false, "{name}");
+                assert!(!sql_on_copy(&path, "PRAGMA schema_version").is_empty(), "{name}");
                 named.insert(file.to_owned());
             }
         }

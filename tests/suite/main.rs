@@ -14,3 +14,4 @@ mod refusals;
 mod secrets;
 mod sources;
 mod suspicion;
+mod waiting;

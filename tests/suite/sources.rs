@@ -237,22 +237,3 @@ fn a_search_index_is_checked_against_its_own_content_only() {
     place.run(&["create"]).refused(1, &["`auth` is corrupt", "main.notes"]);
     place.assert_whole();
 }
-
-#[test]
-fn a_writer_in_rollback_mode_waits_and_sees_no_error() {
-    let mut place = Place::new();
-    place.set("BACKUP_RETENTION_MANUAL", "100");
-    for name in ["attendance", "auth"] {
-        place.sql(name, "PRAGMA journal_mode=DELETE");
-    }
-    let writer = place.writer(0.0);
-    for _ in 0..10 {
-        let backup = place.create();
-        let n = |name| sql_on_copy(&place.copy(&backup, name), "SELECT n FROM counter").parse::<i64>().unwrap();
-        assert!((0..=1).contains(&(n("attendance") - n("auth"))));
-    }
-    let written = writer.stop();
-    assert!(written.errors.is_empty(), "{:?}", written.errors);
-    assert!(written.slowest < 3.0, "a writer waited {} s", written.slowest);
-    place.assert_whole();
-}

@@ -139,3 +139,22 @@ fn a_damaged_backup_holds_no_place_and_pushes_no_good_one_out() {
         assert!(ids.contains(&backup["id"].as_str().unwrap().to_owned()), "{ids:?}");
     }
 }
+
+/// Its file is gone, cut or a link when rotation wants to promote it, and nobody has verified it.
+#[test]
+fn damage_to_what_is_to_be_promoted_stops_no_backup() {
+    for damage in DAMAGES.iter().filter(|it| ["removed", "cut by a page", "a link", "a pipe"].contains(&it.what)) {
+        let mut place = Place::new();
+        place.set("BACKUP_RETENTION_DAILY", "1");
+        // 25 hours apart: two dates, whatever the hour is.
+        place.set("BACKUP_TIMEZONE", "Pacific/Niue");
+        let old = place.json(&["create", "--type", "daily"]);
+        (damage.act)(&place.copy(&old, "auth"), Path::new(""));
+        place.set("BACKUP_TIMEZONE", "Pacific/Kiritimati");
+        let new = place.json(&["create", "--type", "daily"]);
+        assert_eq!(place.json(&["status"])["lastBackup"]["id"], new["id"], "{}", damage.what);
+        assert_eq!(place.ids(), [&new, &old].map(|it| it["id"].as_str().unwrap()), "{}", damage.what);
+        assert!(place.warnings().contains(&"damaged".to_owned()), "{}", damage.what);
+        assert!(place.ok(&["list"]).stdout.contains("DAMAGED"), "{}", damage.what);
+    }
+}

@@ -19,7 +19,7 @@ fn a_backup_of_a_large_database_ends_while_the_app_writes() {
     assert!(took < Duration::from_secs(60), "it took {took:?}");
     assert!(written.errors.is_empty(), "{:?}", written.errors);
     assert!(written.pairs > 50, "the writer hardly wrote: {}", written.pairs);
-    assert!(written.slowest < 2.0, "a commit took {} s", written.slowest);
+    assert!(written.slowest < 4.0, "a commit took {} s", written.slowest);
     let copy = place.copy(&backup, "attendance");
     assert!(copy.metadata().unwrap().len() > 79_000_000);
     assert_eq!(sql_on_copy(&copy, "PRAGMA integrity_check"), "ok");

@@ -85,7 +85,7 @@ fn in_rollback_mode(place: &Place) {
 fn writers_in_rollback_mode_wait_for_copies_but_not_for_checks() {
     let mut place = Place::new();
     in_rollback_mode(&place);
-    place.set("BACKUP_ROLLBACK_HOLD", "1s");
+    place.set("BACKUP_ROLLBACK_HOLD", "2s");
     // The copy of attendance is slow to read back and to check; auth is not to be held for that.
     let today = place.json(&["create", "--type", "daily"])["localDate"].as_str().unwrap().to_owned();
     let partial = place.backups().join(format!("daily/.attendance-{today}-2.db.partial"));

@@ -103,6 +103,18 @@ fn two_databases_in_one_file_stop_the_start() {
     assert!(!place.backups().exists());
 }
 
+#[test]
+fn a_backup_directory_that_can_not_be_is_told_once() {
+    let place = Place::new();
+    std::fs::write(place.backups(), "notes").unwrap();
+    for args in [&["create"][..], &["catalog", "rebuild"]] {
+        let run = place.run(args);
+        run.refused(1, &["/backups", "(os error "]);
+        assert_eq!(run.stderr.matches("(os error ").count(), 1, "{}", run.stderr);
+    }
+    assert_eq!(std::fs::read_to_string(place.backups()).unwrap(), "notes");
+}
+
 /// Refused within the time that was set; once the lock is gone, all is well.
 #[track_caller]
 fn assert_locked(place: &Place, app: App) {

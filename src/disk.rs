@@ -175,10 +175,10 @@ impl Partial {
         Ok(())
     }
 
-    /// Gives it another name than it was meant to have, in place of what was there.
+    /// Gives it another name than it was meant to have, which must be free.
     pub fn publish_as(mut self, target: &Path) -> Result<(), Error> {
         self.target = target.to_owned();
-        self.publish_over()
+        self.publish_new()
     }
 
     /// Gives it its final name in place of what was there.

@@ -3,9 +3,9 @@
 //! Who may import whom, from the ground up (a test reads the `use` lines and holds it):
 //!
 //! - `backup`, `disk`, `clock`: nothing of ours.
-//! - `config`: `backup`.
+//! - `config`: `backup`. `telemetry`: `config`.
 //! - `sqlite`, `catalog`, `store`, `audit`: `backup`, `disk`, `clock`; not each other.
-//! - `engine`: all of these; the only one that performs operations.
+//! - `engine`: all of these but `telemetry`; the only one that performs operations.
 //! - `scheduler`: `engine` and below.
 //! - `app`: the composition root; `demo` and `cli` stand on it and on `engine`.
 

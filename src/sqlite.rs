@@ -176,7 +176,7 @@ fn look(kept: &Option<String>) -> String {
 /// Puts a situation to an error of SQLite.
 pub(crate) fn situation(name: &DatabaseName, source: rusqlite::Error) -> Error {
     let name = name.clone();
-    match source.sqlite_error_code() {
+    match code(&source) {
         Some(ErrorCode::NotADatabase) => Error::NotADatabase { name },
         Some(ErrorCode::DatabaseCorrupt) => Error::Corrupt { name, findings: vec![source.to_string()], kept: None },
         Some(ErrorCode::SystemIoFailure) => Error::SourceIo { name, source },
@@ -185,6 +185,14 @@ pub(crate) fn situation(name: &DatabaseName, source: rusqlite::Error) -> Error {
         }
         Some(ErrorCode::OperationInterrupted) => Error::Cancelled,
         _ => Error::Sqlite { name, source },
+    }
+}
+
+/// SQLite's word for an error, also of one in the text of a statement, which rusqlite keeps apart.
+fn code(error: &rusqlite::Error) -> Option<ErrorCode> {
+    match error {
+        rusqlite::Error::SqlInputError { error, .. } => Some(error.code),
+        other => other.sqlite_error_code(),
     }
 }
 
@@ -242,11 +250,13 @@ pub fn identify(source: &Source) -> Result<Identity, Error> {
 
 /// Opens a live database: for reading and writing, since a read-only connection can neither recover a hot journal nor
 /// use an idle WAL database; never creating it, never as a URI, and without the checkpoint that the last connection
-/// to close would make [P13].
+/// to close would make [P13]. Who is kept out is told so at once and waits by its own rules, for it may hold other
+/// databases meanwhile; rusqlite's default is to wait for 5 s within any statement.
 #[allow(clippy::disallowed_methods)]
 pub fn open_live(path: &Path) -> rusqlite::Result<Connection> {
     let connection =
         Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.busy_timeout(Duration::ZERO)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     harden(&connection)?;
     Ok(connection)
@@ -264,11 +274,14 @@ pub fn open_finished(path: &Path) -> rusqlite::Result<Connection> {
 /// The journal mode that a live file's header names: `wal`, or `rollback` for all others. Asked through an immutable
 /// connection, which takes no lock and lets nothing appear beside the file; the app may have it locked.
 pub fn peek_mode(path: &Path) -> rusqlite::Result<&'static str> {
-    let connection = open_finished(path)?;
+    Ok(if is_wal(&open_finished(path)?)? { "wal" } else { "rollback" })
+}
+
+/// By its header: an immutable connection takes no part in a WAL and says `delete`.
+fn is_wal(connection: &Connection) -> rusqlite::Result<bool> {
     // Byte 18 of the header: 2 is WAL (sqlite.org/fileformat2.html, section 1.3.3).
     let sql = "SELECT substr(data, 19, 1) = x'02' FROM sqlite_dbpage WHERE pgno = 1";
-    let wal: bool = connection.query_row(sql, [], |row| row.get(0))?;
-    Ok(if wal { "wal" } else { "rollback" })
+    connection.query_row(sql, [], |row| row.get(0))
 }
 
 /// What lies in a database is data: its schema may not run functions with side effects, nor its pages lie unseen.

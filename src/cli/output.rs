@@ -29,7 +29,7 @@ impl Output {
 
     pub fn error(&self, error: &anyhow::Error) {
         // Nobody may listen; the exit code says it too.
-        let _ = writeln!(std::io::stderr(), "attendance-backup: {error:#}");
+        let _ = writeln!(std::io::stderr(), "attendance-backup: {}", whole(error));
     }
 
     /// A bar on a terminal, fed by the control that is returned.
@@ -286,6 +286,15 @@ impl Output {
         }
         Ok(())
     }
+}
+
+/// An error and its causes, each said once: ours tell their cause themselves.
+fn whole(error: &anyhow::Error) -> String {
+    error
+        .chain()
+        .skip(1)
+        .map(ToString::to_string)
+        .fold(error.to_string(), |text, cause| if text.contains(&cause) { text } else { format!("{text}: {cause}") })
 }
 
 fn state(backup: &Backup) -> String {

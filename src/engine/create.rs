@@ -66,15 +66,20 @@ impl Engine {
         })
     }
 
-    /// Why rotation must stand still: the last backup that was tried failed because of the live data [P4].
+    /// Why rotation must stand still: the last backup that learned something of the live data failed because of it
+    /// [P4]. One that was cancelled, or found a lock or a full disk in its way, learned nothing.
     pub(super) fn freeze(&self) -> Result<Option<String>, Error> {
         let mut freeze = None;
         self.audit.newest_first(|line| {
-            let outcome = line.entry.kind == Kind::Outcome && line.entry.operation == "create";
-            if outcome && line.entry.code.as_deref().is_some_and(|code| LIVE_DATA.contains(&code)) {
-                freeze = line.entry.reason.clone();
+            let entry = &line.entry;
+            if entry.kind != Kind::Outcome || entry.operation != "create" {
+                return false;
             }
-            outcome
+            let unusable = entry.code.as_deref().is_some_and(|code| LIVE_DATA.contains(&code));
+            if unusable {
+                freeze = entry.reason.clone();
+            }
+            unusable || entry.ok == Some(true)
         })?;
         Ok(freeze)
     }
@@ -162,7 +167,12 @@ impl Session<'_> {
         if let Err(sqlite::Error::Corrupt { name, .. }) = &snapshot {
             self.thin_corrupt(name)?;
         }
-        Ok(snapshot?)
+        let snapshot = snapshot?;
+        // The snapshot holds the files that links led to; a link that was turned meanwhile leads elsewhere.
+        match sources.into_iter().zip(engine.sources()).find(|(before, now)| before.path != now.path) {
+            Some((before, _)) => Err(sqlite::Error::Swapped { name: before.name }.into()),
+            None => Ok(snapshot),
+        }
     }
 
     /// Retries on corrupt data must not fill the disk.
@@ -221,9 +231,8 @@ impl Session<'_> {
     /// Compares with the newest good backup that holds this database.
     fn note_shrunk(&self, name: &DatabaseName, copy: &DatabaseCopy, backup: &mut Backup) {
         let good = self.catalog.standing().filter(|other| other.is_good());
-        let before =
-            good.max_by_key(|other| other.sequence).and_then(|other| Some((other.id, other.databases.get(name)?)));
-        let Some((id, before)) = before else { return };
+        let held = good.filter_map(|other| Some((other.sequence, other.id, other.databases.get(name)?)));
+        let Some((_, id, before)) = held.max_by_key(|(sequence, ..)| *sequence) else { return };
         let found = shrunk(before, copy, self.engine.config.shrink_alarm);
         if !found.is_empty() {
             backup.flags.insert(Flag::Shrunk);
@@ -284,6 +293,7 @@ impl Session<'_> {
     fn details(&self, created: &Created) -> Map<String, Value> {
         let backup = &created.backup;
         let steps = serde_json::to_value(&created.rotation.steps).unwrap_or_default();
+        let checksums = backup.databases.iter().map(|(name, copy)| (name.to_string(), copy.checksum.clone().into()));
         Map::from_iter([
             ("timestamp".to_owned(), crate::backup::timestamp::text(backup.timestamp).into()),
             ("localDate".to_owned(), backup.local_date.to_string().into()),
@@ -293,6 +303,8 @@ impl Session<'_> {
             ("reason".to_owned(), backup.reason.clone().into()),
             ("createdBy".to_owned(), backup.created_by.clone().into()),
             ("barrierMicros".to_owned(), (created.barrier.as_micros() as u64).into()),
+            ("checksums".to_owned(), Value::Object(checksums.collect())),
+            ("flags".to_owned(), serde_json::to_value(&backup.flags).unwrap_or_default()),
             ("findings".to_owned(), backup.findings.clone().into()),
             ("rotation".to_owned(), steps),
             ("frozen".to_owned(), created.rotation.frozen.clone().into()),

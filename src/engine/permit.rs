@@ -2,6 +2,7 @@
 //! far they are. The kernel lets it go when the holder dies, so there is no stale lock.
 
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -72,15 +73,16 @@ impl Holder {
     }
 
     /// Whoever says to hold `lock`, if that is still true. Takes no lock.
-    pub fn read(root: &Path, lock: &str) -> Option<Self> {
-        let path = root.join(lock);
-        let text = std::fs::read_to_string(&path).ok()?;
+    pub fn read(root: &Path, lock: &str, now: DateTime<Utc>) -> Option<Self> {
+        let mut file = disk::open_regular(&root.join(lock)).ok()?;
+        let mut text = String::new();
+        file.read_to_string(&mut text).ok()?;
         let holder: Self = serde_json::from_str(text.trim()).ok()?;
         let alive = if holder.host == host() {
             process_start(holder.pid) == Some(holder.process_start)
         } else {
-            let age = path.metadata().ok()?.modified().ok()?.elapsed();
-            age.is_ok_and(|age| age < FRESH)
+            let noted = DateTime::<Utc>::from(file.metadata().ok()?.modified().ok()?);
+            (now - noted).to_std().is_ok_and(|age| age < FRESH)
         };
         alive.then_some(holder)
     }
@@ -156,7 +158,8 @@ impl Permit {
                 note.write();
                 return Ok(Self { note: Arc::new(note) });
             }
-            let other = Holder::read(root, lock);
+            let now = holder.started_at + begun.elapsed();
+            let other = Holder::read(root, lock, now);
             if begun.elapsed() >= if other.is_some() { wait } else { wait.max(MOMENT) } {
                 return Err(Refusal::Held(other.map(Box::new)));
             }

@@ -34,15 +34,19 @@ pub struct Rebuilt {
 struct Memory {
     catalogs: Vec<Catalog>,
     created: BTreeMap<BackupId, Line>,
+    /// Pinned, or unpinned, last.
+    pins: BTreeMap<BackupId, bool>,
 }
 
 impl Engine {
     /// Makes the catalog anew.
     pub fn rebuild(&self, call: &Call) -> Result<Rebuilt, Error> {
+        self.assert_there()?;
         self.store.make_dirs()?;
         let permit = self.permit("rebuild", call)?;
         let memory = self.memory()?;
         let empty = Catalog::empty(self.remembered_store(&memory)?);
+        self.assert_store(&empty)?;
         let present = Catalog::load(self.store.root()).ok().flatten();
         let catalog = present.unwrap_or_else(|| empty.clone());
         let mut session = Session { engine: self, operation: "rebuild", call: call.clone(), catalog, permit };
@@ -58,19 +62,36 @@ impl Engine {
         })
     }
 
+    /// In the empty place of a volume that isn't mounted, a new catalog would bear the very id that is expected.
+    fn assert_there(&self) -> Result<(), Error> {
+        let root = self.store.root();
+        match self.expected_store() {
+            Some(expected) if !root.join(catalog::FILE).exists() && !self.has_remains()? => {
+                Err(Error::StoreGone { expected: expected.clone(), root: root.to_owned() })
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn memory(&self) -> Result<Memory, Error> {
         let read = |name: &str| Catalog::read(&self.store.root().join(name)).ok().flatten();
         let catalogs = [catalog::FILE, catalog::PREVIOUS].into_iter().filter_map(read).collect();
-        let mut created = BTreeMap::new();
+        let (mut created, mut pins) = (BTreeMap::new(), BTreeMap::new());
         self.audit.newest_first(|line| {
-            let done =
-                line.entry.kind == Kind::Outcome && line.entry.operation == "create" && line.entry.ok == Some(true);
+            let done = line.entry.kind == Kind::Outcome && line.entry.ok == Some(true);
             if let Some(id) = line.entry.id.filter(|_| done) {
-                created.entry(id).or_insert_with(|| line.clone());
+                match line.entry.operation.as_str() {
+                    "create" => drop(created.entry(id).or_insert_with(|| line.clone())),
+                    // Of an earlier backup of that id, if one was made after it.
+                    "pin" | "unpin" if !created.contains_key(&id) => {
+                        pins.entry(id).or_insert(line.entry.operation == "pin");
+                    }
+                    _ => {}
+                }
             }
             false
         })?;
-        Ok(Memory { catalogs, created })
+        Ok(Memory { catalogs, created, pins })
     }
 
     fn remembered_store(&self, memory: &Memory) -> Result<String, Error> {
@@ -88,7 +109,8 @@ impl Session<'_> {
         self.engine.store.sweep()?;
         let found = self.engine.store.scan()?;
         let twins = twins(&found, memory);
-        let (sets, mut left_out) = sets(found, &self.engine.config.databases.keys().cloned().collect());
+        let configured: BTreeSet<_> = self.engine.config.databases.keys().cloned().collect();
+        let (sets, mut left_out) = sets(found, |id| memory.names(id).unwrap_or_else(|| configured.clone()));
         for (id, names) in sets {
             if let Some(twin) = twins.get(&id) {
                 left_out.push(format!("{id}: another name of {twin}"));
@@ -113,15 +135,13 @@ impl Session<'_> {
     /// The entry of a set of files, from the files.
     fn remade(&self, id: &BackupId, names: &BTreeSet<DatabaseName>, memory: &Memory) -> Result<Backup, Error> {
         let now = self.engine.clock.now();
-        let known = memory.catalogs.iter().find_map(|catalog| catalog.get(id));
-        let mut backup = known.cloned().unwrap_or_else(|| self.guessed(id, memory));
+        let mut backup = memory.known(id).cloned().unwrap_or_else(|| self.guessed(id, memory));
+        backup.pinned = memory.pins.get(id).copied().unwrap_or(backup.pinned);
         backup.flags.insert(Flag::Recovered);
         backup.databases = BTreeMap::new();
         for name in names {
             let copy = self.looked_at(id, name, &mut backup)?;
-            let same =
-                known.and_then(|known| known.databases.get(name)).is_none_or(|was| was.checksum == copy.checksum);
-            if !same {
+            if memory.checksum(id, name).is_some_and(|was| was != copy.checksum) {
                 return Err(Error::Damaged {
                     id: *id,
                     reason: format!("{} holds other bytes than were recorded", copy.file),
@@ -156,8 +176,8 @@ impl Session<'_> {
             reason: line.and_then(|line| text(line, "reason")),
             created_by: line.and_then(|line| text(line, "createdBy")).unwrap_or_else(|| "unknown".to_owned()),
             pinned: false,
-            flags: BTreeSet::new(),
-            findings: Vec::new(),
+            flags: line.and_then(|line| list(line, "flags")).unwrap_or_default(),
+            findings: line.and_then(|line| list(line, "findings")).unwrap_or_default(),
             checked: Checked { at: timestamp, kind: self.engine.config.check, ok: true },
             verified: Verified { at: timestamp, ok: true },
             deleting: false,
@@ -217,6 +237,26 @@ impl Session<'_> {
 }
 
 impl Memory {
+    fn known(&self, id: &BackupId) -> Option<&Backup> {
+        self.catalogs.iter().find_map(|catalog| catalog.get(id))
+    }
+
+    /// The databases that a backup had; those that are configured may be more by now, or others.
+    fn names(&self, id: &BackupId) -> Option<BTreeSet<DatabaseName>> {
+        if let Some(known) = self.known(id) {
+            return Some(known.databases.keys().cloned().collect());
+        }
+        let checksums = self.origin(id)?.entry.details.get("checksums")?.as_object()?;
+        Some(checksums.keys().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    fn checksum(&self, id: &BackupId, name: &DatabaseName) -> Option<&str> {
+        if let Some(known) = self.known(id) {
+            return known.databases.get(name).map(|copy| copy.checksum.as_str());
+        }
+        self.origin(id)?.entry.details.get("checksums")?.get(name.as_str())?.as_str()
+    }
+
     /// The creation of a backup, also under the id that it had before it was promoted.
     fn origin(&self, id: &BackupId) -> Option<&Line> {
         let mut id = *id;
@@ -241,10 +281,14 @@ fn text(line: &Line, key: &str) -> Option<String> {
     line.entry.details.get(key)?.as_str().map(str::to_owned)
 }
 
+fn list<T: serde::de::DeserializeOwned>(line: &Line, key: &str) -> Option<T> {
+    serde_json::from_value(line.entry.details.get(key)?.clone()).ok()
+}
+
 /// Ids whose files are those of another id: a promotion that was cut short. The one that a catalog knew stays, else the
 /// one it was promoted from.
 fn twins(found: &[Found], memory: &Memory) -> BTreeMap<BackupId, BackupId> {
-    let known = |id: &BackupId| memory.catalogs.iter().any(|catalog| catalog.get(id).is_some());
+    let known = |id: &BackupId| memory.known(id).is_some();
     let mut named: Vec<_> = found.iter().filter_map(|file| Some((file.name.as_ref()?.0, file.inode))).collect();
     named.sort_by_key(|(id, _)| (!known(id), *id));
     let (mut first, mut twins) = (BTreeMap::new(), BTreeMap::new());
@@ -260,7 +304,7 @@ fn twins(found: &[Found], memory: &Memory) -> BTreeMap<BackupId, BackupId> {
 /// Files by id; a set that lacks a database is no backup [P1].
 fn sets(
     found: Vec<Found>,
-    wanted: &BTreeSet<DatabaseName>,
+    wanted: impl Fn(&BackupId) -> BTreeSet<DatabaseName>,
 ) -> (BTreeMap<BackupId, BTreeSet<DatabaseName>>, Vec<String>) {
     let mut sets: BTreeMap<BackupId, BTreeSet<DatabaseName>> = BTreeMap::new();
     let mut left_out = Vec::new();
@@ -271,7 +315,7 @@ fn sets(
         }
     }
     sets.retain(|id, names| {
-        let missing: Vec<_> = wanted.difference(names).map(ToString::to_string).collect();
+        let missing: Vec<_> = wanted(id).difference(names).map(ToString::to_string).collect();
         if !missing.is_empty() {
             left_out.push(format!("{id}: {} is missing", missing.join(", ")));
         }

@@ -12,14 +12,40 @@ use std::path::Path;
 
 use super::{Error, Session};
 use crate::backup::retention::{self, Plan, Retention, Step};
-use crate::backup::{Backup, BackupId};
+use crate::backup::{Backup, BackupId, Verified};
 use crate::disk;
 use crate::sqlite::pages::read_back;
 
 impl Session<'_> {
-    /// What rotation would do to the backups as they stand.
-    pub(super) fn plan(&self, retention: &Retention, freeze: Option<&str>) -> Plan {
-        retention::plan(&self.catalog.backups, retention, freeze)
+    /// What rotation would do to the backups as they stand. One whose files are not as long as they were, or not there,
+    /// can't stand for a week or a month: it counts as damaged from here on, and new backups go on without it.
+    pub(super) fn plan(&mut self, retention: &Retention, freeze: Option<&str>) -> Plan {
+        loop {
+            let plan = retention::plan(&self.catalog.backups, retention, freeze);
+            let promoted = plan.steps.iter().filter_map(|step| match step {
+                Step::Promote { from, .. } => Some(*from),
+                Step::Drop { .. } => None,
+            });
+            let lost: Vec<_> = promoted.filter(|id| !self.has_files(id)).collect();
+            if lost.is_empty() {
+                return plan;
+            }
+            for id in lost {
+                tracing::warn!(%id, "its files are not what was recorded, so it is not promoted");
+                if let Some(backup) = self.catalog.get_mut(&id) {
+                    backup.verified = Verified { at: self.engine.clock.now(), ok: false };
+                }
+            }
+        }
+    }
+
+    /// By a look at the names and sizes. An id that the plan itself makes has the files of the one it comes from.
+    fn has_files(&self, id: &BackupId) -> bool {
+        let Some(backup) = self.catalog.get(id) else { return true };
+        self.engine.store.paths(backup).all(|(name, path)| {
+            let recorded = backup.databases.get(name).map(|copy| copy.stored_size);
+            path.symlink_metadata().is_ok_and(|meta| meta.is_file() && Some(meta.len()) == recorded)
+        })
     }
 
     /// Step 1, and the entries of step 2 in memory.

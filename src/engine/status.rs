@@ -169,7 +169,7 @@ impl Engine {
         }
         let backups: Vec<&Backup> = catalog.iter().flat_map(Catalog::standing).collect();
         let newest = catalog.as_ref().and_then(Catalog::newest_good);
-        let unmanaged = self.unmanaged(catalog.as_ref())?;
+        let unmanaged = self.unmanaged(catalog.as_ref(), now)?;
         let last_failure = self.last_failure()?;
         let size =
             |tier: Tier| backups.iter().filter(|backup| backup.tier == tier).map(|backup| backup.stored_size()).sum();
@@ -188,7 +188,7 @@ impl Engine {
             }),
             counts: ByTier::by(|tier| backups.iter().filter(|backup| backup.tier == tier).count()),
             storage: Storage { total: Tier::ALL.into_iter().map(size).sum(), by_type: ByTier::by(size) },
-            operation: Holder::read(self.store.root(), LOCK).map(|holder| Operation {
+            operation: Holder::read(self.store.root(), LOCK, now).map(|holder| Operation {
                 kind: holder.operation,
                 started_at: holder.started_at,
                 database: holder.database,
@@ -268,14 +268,14 @@ impl Engine {
         Ok(found)
     }
 
-    fn unmanaged(&self, catalog: Option<&Catalog>) -> Result<Vec<String>, Error> {
+    fn unmanaged(&self, catalog: Option<&Catalog>, now: DateTime<Utc>) -> Result<Vec<String>, Error> {
         let named: BTreeSet<&str> = catalog
             .iter()
             .flat_map(|catalog| &catalog.backups)
             .flat_map(|backup| backup.databases.values().map(|copy| copy.file.as_str()))
             .collect();
         let scanned = self.store.scan()?.into_iter().map(|found| found.file);
-        let under_way = Holder::read(self.store.root(), LOCK).is_some_and(|holder| holder.operation == "create");
+        let under_way = Holder::read(self.store.root(), LOCK, now).is_some_and(|holder| holder.operation == "create");
         // Between the names and the catalog of a create that is under way there is nothing to report.
         Ok(if under_way { Vec::new() } else { scanned.filter(|file| !named.contains(file.as_str())).collect() })
     }

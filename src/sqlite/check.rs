@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rusqlite::{Connection, ErrorCode};
 
-use super::{Control, Error, situation};
+use super::{Control, Error, code, situation};
 use crate::backup::{CheckKind, DatabaseName};
 
 /// Findings that are kept; the first ones tell enough.
@@ -90,12 +90,12 @@ fn late_or(control: &Control, name: &DatabaseName, error: rusqlite::Error) -> Er
 
 /// Damage of the file, as opposed to something that we don't know how to ask.
 fn is_damage(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+    matches!(code(error), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
 /// An error in preparing or running a statement that needs what only the app has.
 fn is_unknown(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::Unknown))
+    matches!(code(error), Some(ErrorCode::Unknown))
 }
 
 fn tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {

@@ -5,11 +5,12 @@
 //! 3. Take all gates (`BEGIN IMMEDIATE`), in name order; if one isn't had soon, let all go and begin again with jitter,
 //!    so that an app that has attached both can't deadlock with us.
 //! 4. Pin the readers (`BEGIN`, one SELECT). Roll the gates back: the instant is fixed [P2], writers go on [P3].
-//! 5. Copy from the first reader; check the structure on the second meanwhile. Rollback-journal databases come first
-//!    and are checked on the finished copy, since their writers wait for our readers.
+//! 5. Copy from the first reader; check the structure on the second meanwhile. Rollback-journal databases come first,
+//!    all of them, and are checked on the finished copies, since their writers wait for our readers.
 //! 6. The files themselves: fsync, read back, compare, open [P8].
 //! 7. The live paths still lead to the same files.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -17,7 +18,7 @@ use rusqlite::{Connection, ErrorCode};
 
 use super::check::{self, Report, Verdict};
 use super::pages::{self, Share, Written};
-use super::{Control, Error, Identity, Source, identify, open_finished, open_live, situation};
+use super::{Control, Error, Identity, Source, code, identify, is_wal, open_finished, open_live, situation};
 use crate::backup::{CheckKind, DatabaseName};
 use crate::clock::Clock;
 use crate::disk::{self, Partial};
@@ -105,12 +106,20 @@ pub fn take(
     still_the_same(sources, &identities)?;
     let total = instant.pinned.iter().map(|pinned| pinned.facts.bytes()).sum();
     let mut share = Share { before: 0, total };
-    let mut jobs: Vec<_> = instant.pinned.drain(..).zip(targets).collect();
-    jobs.sort_by_key(|(pinned, _)| pinned.is_wal());
-    let mut copies = Vec::new();
-    for (pinned, target) in jobs {
+    let jobs = instant.pinned.drain(..).zip(targets);
+    let (wal, rollback): (Vec<_>, Vec<_>) = jobs.partition(|(pinned, _)| pinned.is_wal());
+    let (mut held, mut copies) = (Vec::new(), Vec::new());
+    for (pinned, target) in rollback {
         let bytes = pinned.facts.bytes();
-        copies.push(copy_one(pinned, target, share, options, instant.since, control)?);
+        held.push(copy_held(pinned, target, share, options, instant.since, control)?);
+        share.before += bytes;
+    }
+    for copied in held {
+        copies.push(check_copied(copied, options, control)?);
+    }
+    for (pinned, target) in wal {
+        let bytes = pinned.facts.bytes();
+        copies.push(copy_and_check(pinned, target, share, options, control)?);
         share.before += bytes;
     }
     still_the_same(sources, &identities)?;
@@ -157,19 +166,19 @@ struct Trio {
 impl Trio {
     fn open(source: &Source) -> Result<Self, Error> {
         let open = || open_live(&source.path).map_err(|error| situation(&source.name, error));
-        let reader = |cache_kib: u32| {
+        let reader = || {
             let connection = open()?;
             // The gate can't have it: `query_only` forbids BEGIN IMMEDIATE too.
-            let pragmas = format!("PRAGMA query_only=ON; PRAGMA cache_size=-{cache_kib};");
-            connection.execute_batch(&pragmas).map_err(|error| situation(&source.name, error))?;
+            connection.execute_batch("PRAGMA query_only=ON").map_err(|error| situation(&source.name, error))?;
             Ok::<_, Error>(connection)
         };
-        Ok(Self { name: source.name.clone(), gate: open()?, copy: reader(512)?, check: reader(8192)? })
+        Ok(Self { name: source.name.clone(), gate: open()?, copy: reader()?, check: reader()? })
     }
 
     fn pin(&self) -> rusqlite::Result<()> {
-        for reader in [&self.copy, &self.check] {
-            reader.execute_batch("BEGIN")?;
+        for (reader, cache_kib) in [(&self.copy, 512), (&self.check, 8192)] {
+            // Setting the size of the cache reads the schema: only under the gate is nobody in the way of that.
+            reader.execute_batch(&format!("BEGIN; PRAGMA cache_size=-{cache_kib}"))?;
             reader.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
         }
         Ok(())
@@ -197,7 +206,10 @@ pub fn facts(reader: &Connection) -> rusqlite::Result<Facts> {
         page_size: number("page_size")? as u32,
         pages: number("page_count")? as u64,
         free_pages: number("freelist_count")? as u64,
-        journal_mode: reader.query_row("PRAGMA journal_mode", [], |row| row.get(0))?,
+        journal_mode: match is_wal(reader)? {
+            true => "wal".to_owned(),
+            false => reader.query_row("PRAGMA journal_mode", [], |row| row.get(0))?,
+        },
         user_version: number("user_version")? as i32,
     })
 }
@@ -262,7 +274,7 @@ fn take_gate(gate: &Connection, patience: Duration) -> rusqlite::Result<()> {
 
 fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(
-        error.sqlite_error_code(),
+        code(error),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed)
     )
 }
@@ -273,70 +285,89 @@ fn jitter(round: u64) -> Duration {
     Duration::from_millis(5 + RandomState::new().hash_one(round) % 46)
 }
 
-/// Steps 5 and 6 for one database.
-fn copy_one(
+/// A copy that is not looked at yet; its database is let go.
+struct Copied {
+    name: DatabaseName,
+    target: Partial,
+    written: Written,
+    facts: Facts,
+}
+
+/// Step 5 for a rollback-journal database: nothing but the copy, while its writers wait.
+fn copy_held(
     pinned: Pinned,
     target: Partial,
     share: Share,
     options: &Options,
     since: Instant,
     control: &Control,
+) -> Result<Copied, Error> {
+    let held = control.until(since + options.rollback_hold);
+    let written = pages::copy(&pinned.copy, &pinned.name, &target, share, &held).map_err(|error| match error {
+        Error::TooSlow { name, .. } => Error::HeldTooLong { name, hold: options.rollback_hold },
+        other => other,
+    })?;
+    Ok(Copied { name: pinned.name, target, written, facts: pinned.facts })
+}
+
+/// Step 6 for it, and the check that the others had in step 5.
+fn check_copied(copied: Copied, options: &Options, control: &Control) -> Result<Copy, Error> {
+    let name = &copied.name;
+    compare(name, &copied.target, &copied.written, control)?;
+    let mut copy = open_finished(copied.target.path()).map_err(|error| situation(name, error))?;
+    let report = check::check(&mut copy, name, options.check, &patient(&copied.facts, control))?;
+    judged(copied, report)
+}
+
+/// Steps 5 and 6 for a WAL database: the copy on this thread, the check of the same snapshot on another.
+fn copy_and_check(
+    pinned: Pinned,
+    target: Partial,
+    share: Share,
+    options: &Options,
+    control: &Control,
 ) -> Result<Copy, Error> {
-    let name = pinned.name.clone();
-    let patience = LEAST_PATIENCE + Duration::from_secs(pinned.facts.bytes() / SLOWEST);
-    let facts = pinned.facts.clone();
-    let (written, report) = if pinned.is_wal() {
-        let control = control.until(Instant::now() + patience);
-        copy_and_check(pinned, &target, share, options.check, &control)?
-    } else {
-        let held = control.until(since + options.rollback_hold);
-        let written = pages::copy(&pinned.copy, &name, &target, share, &held).map_err(|error| match error {
-            Error::TooSlow { name, .. } => Error::HeldTooLong { name, hold: options.rollback_hold },
-            other => other,
-        })?;
-        drop(pinned);
-        compare(&name, &target, &written, control)?;
-        let mut copy = open_finished(target.path()).map_err(|error| situation(&name, error))?;
-        let report = check::check(&mut copy, &name, options.check, &control.until(Instant::now() + patience))?;
-        (written, report)
-    };
+    let Pinned { name, mut copy, mut check, facts } = pinned;
+    let (control, named, file) = (&patient(&facts, control), &name, &target);
+    let (written, report) = std::thread::scope(|scope| {
+        let looker = scope.spawn(move || check::look(&mut check, named, options.check, control));
+        let written = pages::copy(&copy, named, file, share, control).and_then(|written| {
+            // This connection has done its copying, and its snapshot is as good for the references.
+            let follower = scope.spawn(move || check::references(&mut copy, named, control));
+            let same = compare(named, file, &written, control);
+            if same.is_err() {
+                control.abandon();
+            }
+            let orphans = joined(follower);
+            same.and(orphans.map(|orphans| (written, orphans)))
+        });
+        if written.is_err() {
+            control.abandon();
+        }
+        let report = joined(looker);
+        let (written, orphans) = written?;
+        Ok::<_, Error>((written, Report { orphans, ..report? }))
+    })?;
+    judged(Copied { name, target, written, facts }, report)
+}
+
+fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn patient(facts: &Facts, control: &Control) -> Control {
+    control.until(Instant::now() + LEAST_PATIENCE + Duration::from_secs(facts.bytes() / SLOWEST))
+}
+
+/// A corrupt copy is kept, and is no copy.
+fn judged(copied: Copied, report: Report) -> Result<Copy, Error> {
+    let Copied { name, target, written, facts } = copied;
     if let Verdict::Corrupt(findings) = report.verdict {
         let kept = keep_corrupt(target)?;
         return Err(Error::Corrupt { name, findings, kept: Some(kept) });
     }
     opens_as(&name, &target, &facts)?;
     Ok(Copy { name, partial: target, written, facts, report })
-}
-
-/// The copy on this thread and the look at the structure on another, both of the same snapshot; then the reading back
-/// here and the references on the connection that has done its copying.
-fn copy_and_check(
-    pinned: Pinned,
-    target: &Partial,
-    share: Share,
-    kind: CheckKind,
-    control: &Control,
-) -> Result<(Written, Report), Error> {
-    let Pinned { name, mut copy, mut check, .. } = pinned;
-    let name = &name;
-    std::thread::scope(|scope| {
-        let looker = scope.spawn(move || check::look(&mut check, name, kind, control));
-        let written = pages::copy(&copy, name, target, share, control).and_then(|written| {
-            let follower = scope.spawn(move || check::references(&mut copy, name, control));
-            compare(name, target, &written, control)?;
-            Ok((written, follower))
-        });
-        if written.is_err() {
-            control.abandon();
-        }
-        let report = joined(looker);
-        let (written, follower) = written?;
-        Ok((written, Report { orphans: joined(follower)?, ..report? }))
-    })
-}
-
-fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// fsync, then every byte read back [P8].
@@ -363,11 +394,21 @@ fn opens_as(name: &DatabaseName, target: &Partial, pinned: &Facts) -> Result<(),
 /// A copy that failed its check gets a name that no backup has. Says which.
 fn keep_corrupt(target: Partial) -> Result<String, Error> {
     target.sync()?;
-    let mut name = target.target().file_name().unwrap_or_default().to_os_string();
-    name.push(".corrupt");
-    let path = target.target().with_file_name(&name);
+    let path = corrupt_name(target.target());
     target.publish_as(&path)?;
     disk::sync_dir(disk::parent(&path))?;
     let tier = disk::parent(&path).file_name().unwrap_or_default();
-    Ok(format!("{}/{}", tier.to_string_lossy(), name.to_string_lossy()))
+    Ok(format!("{}/{}", tier.to_string_lossy(), path.file_name().unwrap_or_default().to_string_lossy()))
+}
+
+/// Nor has an earlier such copy that name: a daily that is tried again has the same id.
+fn corrupt_name(target: &Path) -> PathBuf {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    let mut path = target.with_file_name(format!("{name}.corrupt"));
+    let mut number = 1;
+    while path.symlink_metadata().is_ok() {
+        number += 1;
+        path = target.with_file_name(format!("{name}.{number}.corrupt"));
+    }
+    path
 }

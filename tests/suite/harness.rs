@@ -340,10 +340,6 @@ impl Writer {
         Self { child, lines }
     }
 
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Ends it, and says what it printed last.
     pub fn last_line(mut self) -> String {
         drop(self.child.stdin.take().map(|mut stdin| stdin.write_all(b"end\n")));

@@ -1,15 +1,26 @@
 //! What the program promises, tried from outside: real databases, real processes, real crashes.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
-mod contention;
-mod crash;
-mod disk_full;
+mod app;
 mod harness;
 mod inject;
 mod scene;
 mod seasons;
 
+mod contention;
+mod crash;
+mod damage;
+mod disk_full;
 mod docs;
 mod instant;
+mod large;
+mod layers;
+mod lost_catalog;
+mod no_file_calls;
+mod refusals;
 mod rotation;
+mod secrets;
 mod serving;
+mod sources;
+mod suspicion;
+mod waiting;

@@ -1,0 +1,211 @@
+//! A catalog that is missing, damaged or not ours: nothing is begun, nothing is lost, and `catalog rebuild` gets
+//! every backup back [P1, P9].
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::harness::{PROGRAM, Place, Run, python, tree};
+
+/// Every file below the backup directory that data rests on. The lock's note and the audit log go on, of course.
+fn content(place: &Place) -> BTreeMap<String, Vec<u8>> {
+    let files = tree(&place.backups()).into_iter().filter(|(file, _, dir)| !dir && !file.starts_with(['.', 'a']));
+    files.map(|(file, ..)| (file.clone(), std::fs::read(place.backups().join(file)).unwrap())).collect()
+}
+
+/// Three backups: one with a reason, one pinned last of all, one from before `auth` was there.
+fn three() -> Place {
+    let place = Place::new();
+    let only = format!("attendance={}", place.live("attendance").display());
+    assert!(place.command(&["create"]).env("BACKUP_DATABASES", only).output().unwrap().status.success());
+    place.json(&["create", "--type", "daily", "--reason", "before the exams"]);
+    let third = place.create();
+    place.ok(&["pin", third["id"].as_str().unwrap()]);
+    place
+}
+
+/// What of an entry must come back.
+fn essence(backup: &Value) -> Value {
+    let keys = ["id", "type", "timestamp", "localDate", "reason", "createdBy", "pinned", "promotedFrom", "databases"];
+    keys.iter().map(|key| (key.to_string(), backup[key].clone())).collect::<serde_json::Map<_, _>>().into()
+}
+
+fn broken(good: &[u8], change: impl FnOnce(&mut Value)) -> Vec<u8> {
+    let mut catalog: Value = serde_json::from_slice(good).unwrap();
+    change(&mut catalog);
+    serde_json::to_vec_pretty(&catalog).unwrap()
+}
+
+/// What may be found in the catalog's place, and what is said of it. `None`: nothing is found.
+fn faults(good: &[u8]) -> Vec<(Option<Vec<u8>>, &'static str)> {
+    let climbing = |catalog: &mut Value| {
+        catalog["backups"][0]["databases"]["attendance"]["file"] = json!("manual/../../attendance.db");
+    };
+    let twice = |catalog: &mut Value| {
+        let first = catalog["backups"][0].clone();
+        catalog["backups"].as_array_mut().unwrap().push(first);
+    };
+    vec![
+        (None, "no catalog (metadata.json)"),
+        (Some(Vec::new()), "can't be read"),
+        (Some(good[..good.len() / 2].to_vec()), "can't be read"),
+        (Some([&good[..40], &[0xff, 0xfe], &good[40..]].concat()), "can't be read"),
+        (Some(b"[]".to_vec()), "can't be read"),
+        (Some(broken(good, |it| it["backups"] = json!({}))), "can't be read"),
+        (Some(broken(good, |it| it["backups"][0]["sequence"] = json!("one"))), "can't be read"),
+        (Some(broken(good, |it| it["version"] = json!(99))), "is of format 99"),
+        (Some(broken(good, |it| it["version"] = json!(-1))), "can't be read"),
+        (Some(broken(good, twice)), "is there twice"),
+        (Some(broken(good, climbing)), "names a file that isn't its own"),
+        (Some(broken(good, |it| it["backups"][0]["id"] = json!("../../etc"))), "can't be read"),
+    ]
+}
+
+#[test]
+fn a_damaged_catalog_stops_everything_and_is_made_anew_from_the_files() {
+    let place = three();
+    let path = place.backups().join("metadata.json");
+    let mut good = std::fs::read(&path).unwrap();
+    let before = place.catalog();
+    for (found, word) in faults(&good.clone()) {
+        match &found {
+            Some(bytes) => std::fs::write(&path, bytes).unwrap(),
+            None => std::fs::remove_file(&path).unwrap(),
+        }
+        assert_stopped(&place, word);
+        assert_rebuilt(&place, &before, found.as_deref(), word);
+        good = std::fs::read(&path).unwrap();
+    }
+    assert!(!good.is_empty());
+}
+
+#[track_caller]
+fn assert_stopped(place: &Place, word: &str) {
+    let untouched = content(place);
+    let id = "manual-2026-01-08T143005Z";
+    let commands: [&[&str]; 7] = [
+        &["list"],
+        &["status"],
+        &["create"],
+        &["delete", id],
+        &["pin", id],
+        &["verify", "--all"],
+        &["config", "--set", "retention.manual=1"],
+    ];
+    for args in commands {
+        place.run(args).refused(1, &[word]);
+        assert_eq!(content(place), untouched, "{word}: {args:?} changed something");
+    }
+    let doctor = place.run(&["doctor"]);
+    assert!(doctor.code == 1 && doctor.stdout.contains(word), "{word}: {}", doctor.stdout);
+}
+
+#[track_caller]
+fn assert_rebuilt(place: &Place, before: &Value, bad: Option<&[u8]>, word: &str) {
+    let files = content(place);
+    let rebuilt = place.json(&["catalog", "rebuild"]);
+    assert_eq!(rebuilt["leftOut"], json!([]), "{word}");
+    let catalog = place.catalog();
+    assert_eq!(catalog["storeId"], before["storeId"], "{word}");
+    let entries = |catalog: &Value| catalog["backups"].as_array().unwrap().clone();
+    for (was, is) in entries(before).iter().zip(entries(&catalog)) {
+        assert_eq!(essence(was), essence(&is), "{word}");
+        assert!(is["flags"].as_array().unwrap().contains(&json!("recovered")), "{word}");
+    }
+    assert_eq!(entries(&catalog).len(), 3, "{word}");
+    for (file, bytes) in files.iter().filter(|(file, _)| file.contains('/')) {
+        assert!(std::fs::read(place.backups().join(file)).unwrap() == *bytes, "{word}: {file} changed");
+    }
+    assert_eq!(rebuilt["kept"].is_string(), bad.is_some(), "{word}");
+    if let Some(bad) = bad {
+        let kept = place.backups().join(rebuilt["kept"].as_str().unwrap());
+        assert!(std::fs::read(kept).unwrap() == bad, "{word}: the bad catalog is not kept as it was");
+    }
+    place.assert_whole();
+}
+
+#[test]
+fn what_is_no_file_in_the_catalogs_place_hangs_nobody() {
+    let place = three();
+    let before = place.catalog();
+    let path = place.backups().join("metadata.json");
+    std::fs::rename(&path, place.path("elsewhere.json")).unwrap();
+    std::os::unix::fs::symlink(place.path("elsewhere.json"), &path).unwrap();
+    place.run(&["list"]).refused(1, &["metadata.json", "symbolic link"]);
+    place.run(&["create"]).refused(1, &["metadata.json", "symbolic link"]);
+    std::fs::remove_file(&path).unwrap();
+    python("import os, sys; os.mkfifo(sys.argv[1], 0o600)", &[&path]);
+    for args in [&["list"][..], &["status"], &["create"]] {
+        let mut command = place.command_of("timeout");
+        let run = Run::of(command.args(["20", PROGRAM]).args(args).output().unwrap());
+        run.refused(1, &["metadata.json", "not a regular file"]);
+    }
+    let rebuilt = place.json(&["catalog", "rebuild"]);
+    assert_eq!(rebuilt["backups"].as_array().unwrap().len(), before["backups"].as_array().unwrap().len());
+    place.assert_whole();
+}
+
+#[test]
+fn without_any_catalog_the_audit_log_tells_the_rest() {
+    let place = three();
+    let before = place.catalog();
+    for name in ["metadata.json", "metadata.json.previous"] {
+        std::fs::remove_file(place.backups().join(name)).unwrap();
+    }
+    assert_rebuilt(&place, &before, None, "no catalog at all");
+}
+
+#[test]
+fn suspicion_outlives_the_catalog() {
+    let place = Place::new();
+    place.create();
+    place.sql("attendance", "DROP TABLE people");
+    let shrunk = place.create();
+    for name in ["metadata.json", "metadata.json.previous"] {
+        std::fs::remove_file(place.backups().join(name)).unwrap();
+    }
+    place.ok(&["catalog", "rebuild"]);
+    let newest = &place.list()[0];
+    assert_eq!((&newest["id"], &newest["findings"]), (&shrunk["id"], &shrunk["findings"]));
+    assert_eq!(newest["flags"], json!(["shrunk", "recovered"]));
+    assert!(place.warnings().contains(&"rotation-frozen".to_owned()));
+}
+
+#[test]
+fn a_rebuild_takes_in_nothing_that_is_damaged() {
+    let place = three();
+    let ids = place.ids();
+    let file = place.copy(&place.list()[0], "auth");
+    let mut bytes = std::fs::read(&file).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    std::fs::remove_file(place.backups().join("metadata.json")).unwrap();
+    let rebuilt = place.json(&["catalog", "rebuild"]);
+    assert!(rebuilt["leftOut"].to_string().contains(&ids[0]), "{rebuilt}");
+    assert_eq!(place.ids(), ids[1..]);
+    assert!(std::fs::read(&file).unwrap() == bytes, "what was left out was touched");
+    place.assert_whole();
+}
+
+#[test]
+fn another_store_and_an_empty_place_are_refused() {
+    let mut place = three();
+    let id = place.json(&["status"])["storeId"].as_str().unwrap().to_owned();
+    place.set("BACKUP_STORE_ID", &id).create();
+    let untouched = content(&place);
+    place.set("BACKUP_STORE_ID", "another");
+    for args in [&["create"][..], &["status"], &["delete", "manual-2026-01-08T143005Z"], &["catalog", "rebuild"]] {
+        place.run(args).refused(1, &[&id, "another was expected", "another volume"]);
+        assert_eq!(content(&place), untouched, "{args:?}");
+    }
+    place.set("BACKUP_STORE_ID", &id);
+    std::fs::rename(place.backups(), place.path("away")).unwrap();
+    std::fs::create_dir(place.backups()).unwrap();
+    for args in [&["create"][..], &["catalog", "rebuild"]] {
+        place.run(args).refused(1, &["is empty", &id, "is its volume mounted?"]);
+        assert_eq!(tree(&place.backups()), [], "{args:?} made something");
+    }
+    std::fs::remove_dir(place.backups()).unwrap();
+    place.run(&["create"]).refused(1, &["is its volume mounted?"]);
+    assert!(!place.backups().exists());
+}

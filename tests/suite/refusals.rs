@@ -1,0 +1,213 @@
+//! What can't be backed up is refused: with the reason and what to do, nothing half kept, nothing made at the app's
+//! path, the older backups as they were [P1, P4].
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::app::App;
+use crate::harness::{PROGRAM, Place, Run, python, sql_on};
+
+/// What lies beside the live databases: names, and how large each is, but for the backups.
+fn beside(place: &Place) -> BTreeMap<String, u64> {
+    let entries = std::fs::read_dir(place.path("")).unwrap().map(|entry| entry.unwrap());
+    let named = entries.map(|entry| (entry.file_name().into_string().unwrap(), entry.metadata().unwrap().len()));
+    named.filter(|(name, _)| name != "backups").collect()
+}
+
+/// A place with a good backup, whose `attendance` then isn't what it was.
+fn spoilt(spoil: impl FnOnce(&Place, &Path)) -> Place {
+    let mut place = Place::new();
+    place.set("BACKUP_LOCK_TIMEOUT", "500ms");
+    place.create();
+    // The app closes: nothing is left in the WAL.
+    place.sql("attendance", "SELECT 1");
+    spoil(&place, &place.live("attendance"));
+    place
+}
+
+/// A backup is refused, and nothing else happens. Should it hang, it is ended.
+#[track_caller]
+fn assert_refused(place: &Place, words: &[&str]) {
+    let before = beside(place);
+    let mut command = place.command_of("timeout");
+    let run = Run::of(command.args(["20", PROGRAM, "create"]).output().unwrap());
+    run.refused(1, words);
+    assert_eq!(beside(place), before, "something changed beside the live databases");
+    assert_eq!(place.ids().len(), 1);
+    place.assert_whole();
+    let failed = place.json(&["status"])["lastFailure"]["reason"].to_string();
+    assert!(failed.contains("attendance"), "{failed}");
+}
+
+#[test]
+fn a_missing_database_is_refused_and_stays_missing() {
+    let place = spoilt(|_, live| std::fs::remove_file(live).unwrap());
+    assert_refused(&place, &["`attendance` is missing", "BACKUP_DATABASES", "mounted"]);
+    assert!(!place.live("attendance").exists());
+    assert!(place.warnings().contains(&"rotation-frozen".to_owned()));
+}
+
+#[test]
+fn an_empty_database_is_refused_and_its_wal_survives() {
+    let place = spoilt(|_, live| std::fs::write(live, b"").unwrap());
+    assert_refused(&place, &["`attendance`", "is empty (0 bytes)"]);
+    std::fs::write(place.path("attendance.db-wal"), [7; 5000]).unwrap();
+    assert_refused(&place, &["`attendance`", "is empty (0 bytes)"]);
+    assert_eq!(std::fs::read(place.path("attendance.db-wal")).unwrap(), [7; 5000]);
+}
+
+#[test]
+fn what_is_no_database_is_refused() {
+    let noise: Vec<u8> = (0..20_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    for content in [b"Dear diary,\n".repeat(500), noise, b"short".to_vec()] {
+        let place = spoilt(|_, live| std::fs::write(live, &content).unwrap());
+        assert_refused(&place, &["`attendance` is not a SQLite database", "encrypted"]);
+        assert_eq!(std::fs::read(place.live("attendance")).unwrap(), content);
+    }
+}
+
+#[test]
+fn what_is_no_file_is_refused_and_does_not_hang() {
+    let folder = |_: &Place, live: &Path| {
+        std::fs::remove_file(live).unwrap();
+        std::fs::create_dir(live).unwrap();
+    };
+    assert_refused(&spoilt(folder), &["`attendance`", "is not a file"]);
+    let pipe = |_: &Place, live: &Path| {
+        std::fs::remove_file(live).unwrap();
+        python("import os, sys; os.mkfifo(sys.argv[1])", &[live]);
+    };
+    assert_refused(&spoilt(pipe), &["`attendance`", "is not a file"]);
+}
+
+#[test]
+fn a_second_name_of_a_database_is_refused() {
+    let place = spoilt(|place, live| std::fs::hard_link(live, place.path("other.db")).unwrap());
+    assert_refused(&place, &["`attendance`", "2 hard links", "remove the other names"]);
+}
+
+#[test]
+fn two_databases_in_one_file_stop_the_start() {
+    let place = Place::new();
+    std::fs::remove_file(place.live("auth")).unwrap();
+    symlink(place.live("attendance"), place.live("auth")).unwrap();
+    let commands: [&[&str]; 3] = [&["create"], &["status"], &["serve"]];
+    for args in commands {
+        place.run(args).refused(1, &["`attendance` and `auth` are one and the same file", "BACKUP_DATABASES"]);
+    }
+    std::fs::remove_file(place.live("auth")).unwrap();
+    std::fs::hard_link(place.live("attendance"), place.live("auth")).unwrap();
+    place.run(&["create"]).refused(1, &["one and the same file"]);
+    assert!(!place.backups().exists());
+}
+
+#[test]
+fn a_backup_directory_that_can_not_be_is_told_once() {
+    let place = Place::new();
+    std::fs::write(place.backups(), "notes").unwrap();
+    for args in [&["create"][..], &["catalog", "rebuild"]] {
+        let run = place.run(args);
+        run.refused(1, &["/backups", "(os error "]);
+        assert_eq!(run.stderr.matches("(os error ").count(), 1, "{}", run.stderr);
+    }
+    assert_eq!(std::fs::read_to_string(place.backups()).unwrap(), "notes");
+}
+
+/// Refused within the time that was set; once the lock is gone, all is well.
+#[track_caller]
+fn assert_locked(place: &Place, app: App) {
+    let begun = Instant::now();
+    assert_refused(place, &["`attendance` was locked by another process for 500ms", "locking_mode=EXCLUSIVE"]);
+    assert!(begun.elapsed() < Duration::from_secs(4), "the wait was not bounded");
+    // The live data is as good as ever.
+    assert!(!place.warnings().contains(&"rotation-frozen".to_owned()));
+    app.kill();
+    place.create();
+    place.assert_whole();
+}
+
+#[test]
+fn an_exclusive_lock_that_stays_is_refused_in_time() {
+    for mode in ["WAL", "DELETE"] {
+        let place = spoilt(|place, _| drop(place.sql("attendance", &format!("PRAGMA journal_mode={mode}"))));
+        let mut app = App::on(&[&place.live("attendance")]);
+        app.ok(0, "BEGIN EXCLUSIVE");
+        app.ok(0, "INSERT INTO people (name) VALUES ('Dora')");
+        assert_locked(&place, app);
+    }
+}
+
+#[test]
+fn an_app_in_exclusive_locking_mode_is_refused_in_time() {
+    for mode in ["WAL", "DELETE"] {
+        let place = spoilt(|place, _| drop(place.sql("attendance", &format!("PRAGMA journal_mode={mode}"))));
+        let mut app = App::on(&[&place.live("attendance")]);
+        app.ok(0, "PRAGMA locking_mode=EXCLUSIVE");
+        app.ok(0, "INSERT INTO people (name) VALUES ('Dora')");
+        assert_locked(&place, app);
+    }
+}
+
+#[test]
+fn while_one_database_is_locked_writers_of_the_other_go_on() {
+    let mut place = Place::new();
+    place.set("BACKUP_LOCK_TIMEOUT", "4s");
+    sql_on(&place.path("third.db"), "CREATE TABLE t (n)");
+    let mut app = App::on(&[&place.live("auth")]);
+    app.ok(0, "BEGIN IMMEDIATE");
+    let third = place.path("third.db");
+    let writer = crate::harness::Writer::start(&place.live("attendance"), &third, 0.0);
+    place.run(&["create"]).refused(1, &["`auth` was locked by another process for 4s"]);
+    let written = writer.stop();
+    assert!(written.errors.is_empty(), "{:?}", written.errors);
+    assert!(written.slowest < 1.0, "a writer of attendance waited {} s for auth", written.slowest);
+}
+
+/// A backup of a larger `attendance`, during whose copy something happens; it must notice.
+#[track_caller]
+fn disturbed(place: &Place, disturb: impl FnOnce()) {
+    let live = place.live("attendance").canonicalize().unwrap();
+    let mut slow = place.command_of("strace");
+    slow.args(["-f", "-o", "/dev/null", "-e", "trace=pread64", "-e", "inject=pread64:delay_enter=3000", "-P"]);
+    let slow = slow.arg(&live).args([PROGRAM, "create"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let copying = || crate::harness::tree(&place.backups()).iter().any(|(file, ..)| file.ends_with(".partial"));
+    while !copying() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(700));
+    assert!(copying(), "the copy was done before it could be disturbed");
+    disturb();
+    let run = Run::of(slow.wait_with_output().unwrap());
+    run.refused(1, &["`attendance` was replaced by another file", "stop the app"]);
+    assert_eq!(place.ids().len(), 1);
+    place.assert_whole();
+    place.create();
+}
+
+/// Some hundred pages more.
+fn grow(place: &Place) {
+    let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 600) \
+                INSERT INTO people (name) SELECT hex(zeroblob(1800)) FROM n";
+    place.sql("attendance", rows);
+}
+
+#[test]
+fn a_database_swapped_in_mid_copy_fails_the_backup() {
+    let place = spoilt(|place, _| grow(place));
+    std::fs::copy(place.live("attendance"), place.path("new.db")).unwrap();
+    disturbed(&place, || std::fs::rename(place.path("new.db"), place.live("attendance")).unwrap());
+}
+
+#[test]
+fn a_link_turned_in_mid_copy_fails_the_backup() {
+    let place = spoilt(|place, live| {
+        grow(place);
+        std::fs::rename(live, place.path("old.db")).unwrap();
+        symlink(place.path("old.db"), live).unwrap();
+    });
+    std::fs::copy(place.path("old.db"), place.path("new.db")).unwrap();
+    symlink(place.path("new.db"), place.path("link")).unwrap();
+    disturbed(&place, || std::fs::rename(place.path("link"), place.live("attendance")).unwrap());
+}

@@ -1,0 +1,170 @@
+//! Settings that can't be honoured stop the start and say so; what may be secret is in no output and in no file of ours.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::harness::{PROGRAM, Place, Run, tree};
+
+/// A value that each variable doesn't allow, and what is said to be allowed.
+const BAD: &[(&str, &[&str], &str)] = &[
+    ("BACKUP_ENABLED", &["yes", "", "1", "TRUE"], "true or false"),
+    ("BACKUP_SCHEDULE_HOUR", &["24", "-1", "+2", "2.5", "", "two", "99999999999"], "from 0 to 23"),
+    ("BACKUP_SCHEDULE_MINUTE", &["60", "-0", " 5"], "from 0 to 59"),
+    ("BACKUP_TIMEZONE", &["Mars/Olympus", "", "+02:00", "CEST+1"], "IANA time zone"),
+    ("BACKUP_RETENTION_DAILY", &["0", "367", "seven"], "from 1 to 366"),
+    ("BACKUP_RETENTION_WEEKLY", &["521", "-4"], "from 0 to 520"),
+    ("BACKUP_RETENTION_MONTHLY", &["241", "1e1"], "from 0 to 240"),
+    ("BACKUP_RETENTION_MANUAL", &["0", "1001"], "from 1 to 1000"),
+    ("BACKUP_RETENTION_PRE_RESTORE", &["1", "0", "101"], "from 2 to 100"),
+    ("BACKUP_DIRECTORY", &[""], "the path of a folder"),
+    ("BACKUP_STORE_ID", &["", "a b", "../x"], "storeId"),
+    (
+        "BACKUP_DATABASES",
+        &[
+            "",
+            "attendance",
+            "attendance=",
+            "Big=/x.db",
+            "a-b=/x.db",
+            "a=/x.db,a=/y.db",
+            "a=/x.db,",
+            "../a=/x.db",
+            "=/x.db",
+        ],
+        "name=path pairs",
+    ),
+    ("BACKUP_LOCK_TIMEOUT", &["50ms", "11m", "30", "-5s", ""], "from 100ms to 10m"),
+    ("BACKUP_ROLLBACK_HOLD", &["99ms", "61s", "never"], "from 100ms to 1m"),
+    ("BACKUP_CHECK", &["none", "Quick", ""], "quick or integrity"),
+    ("BACKUP_STALE_AFTER", &["59s", "366d", "26"], "from 1m to 365d"),
+    ("BACKUP_SHRINK_ALARM", &["0", "101", "50%"], "from 1 to 100"),
+    ("BACKUP_LOG", &["loud", "INFO", ""], "error, warn, info, debug or trace"),
+    ("BACKUP_LOG_FORMAT", &["xml", "JSON"], "text or json"),
+];
+
+#[test]
+fn every_variable_refuses_what_it_does_not_allow() {
+    let place = Place::new();
+    let listed = place.ok(&["config"]).stdout;
+    let listed: BTreeSet<&str> = listed.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
+    let tried: BTreeSet<&str> = BAD.iter().map(|(name, ..)| *name).collect();
+    assert_eq!(listed, tried, "each variable wants a bad value here");
+    for (name, values, allowed) in BAD {
+        for value in *values {
+            let run = Run::of(place.command(&["status"]).env(name, value).output().unwrap());
+            assert_eq!(run.stdout, "", "{name}={value}");
+            run.refused(2, &[name, value, "is not allowed", allowed]);
+        }
+    }
+    assert!(!place.backups().exists(), "something was made in spite of it");
+}
+
+#[test]
+fn names_that_mean_nothing_stop_the_start() {
+    let place = Place::new();
+    let run = |name, value: &str| Run::of(place.command(&["create"]).env(name, value).output().unwrap());
+    run("BACKUP_RETENTION_DAYLY", "5").refused(2, &["BACKUP_RETENTION_DAYLY", "did you mean BACKUP_RETENTION_DAILY?"]);
+    run("BACKUP_NONSENSE", "5").refused(2, &["BACKUP_NONSENSE is not a setting of this version"]);
+    run("BACKUP_CONFIG_FILE", "/nowhere/backup.toml").refused(2, &["BACKUP_CONFIG_FILE", "/nowhere/backup.toml"]);
+    run("BACKUP_CHECK_FILE", "/nowhere/check").refused(2, &["BACKUP_CHECK_FILE", "/nowhere/check"]);
+    std::fs::write(place.path("toml"), "retention.dayly = 3").unwrap();
+    run("BACKUP_CONFIG_FILE", place.path("toml").to_str().unwrap())
+        .refused(2, &["retention.dayly", "retention.daily?"]);
+    std::fs::write(place.path("check"), "quick").unwrap();
+    let check = place.path("check").display().to_string();
+    let both = place.command(&["create"]).env("BACKUP_CHECK_FILE", check).env("BACKUP_CHECK", "quick").output();
+    Run::of(both.unwrap()).refused(2, &["BACKUP_CHECK and BACKUP_CHECK_FILE are both set"]);
+}
+
+/// In no output of ours may this be.
+const CANARY: &str = "c4n4ry-5ecret";
+
+/// Places that hold secrets, each with the exit code that follows.
+fn planted(place: &Place) -> Vec<(Vec<(&'static str, String)>, i32)> {
+    let file = |name: &str, text: String| -> String {
+        std::fs::write(place.path(name), text).unwrap();
+        place.path(name).display().to_string()
+    };
+    let toml = "BACKUP_CONFIG_FILE";
+    vec![
+        (vec![("BACKUP_SMTP_PASSWORD", CANARY.to_owned())], 2),
+        (vec![("BACKUP_JWT_SECRET_FILE", file("jwt", CANARY.to_owned()))], 2),
+        (vec![("BACKUP_CHECK_FILE", file("check", CANARY.to_owned()))], 2),
+        (vec![("BACKUP_DATABASES_FILE", file("databases", CANARY.to_owned())), ("BACKUP_DATABASES", String::new())], 2),
+        (vec![(toml, file("broken", format!("check = \"quick\"\nsecret = \"{CANARY}\" {CANARY}")))], 2),
+        (vec![(toml, file("unknown", format!("smtp_password = \"{CANARY}\"")))], 2),
+        (vec![(toml, file("nested", format!("[retention.daily]\nsecret = \"{CANARY}\"")))], 2),
+        (vec![(toml, file("database", format!("SQLite format 3\0{CANARY}")))], 2),
+        (
+            vec![
+                ("AWS_SECRET_ACCESS_KEY", CANARY.to_owned()),
+                ("SMTP_PASSWORD", CANARY.to_owned()),
+                ("RUST_LOG", format!("trace,{CANARY}=trace")),
+                ("BACKUP_LOG", "trace".to_owned()),
+            ],
+            0,
+        ),
+    ]
+}
+
+#[test]
+fn what_may_be_secret_is_printed_by_no_command() {
+    let place = Place::new();
+    let id = place.create()["id"].as_str().unwrap().to_owned();
+    for (environment, code) in planted(&place) {
+        for args in commands(&place, &id) {
+            // `serve` runs until it is told to stop.
+            let mut command = place.command_of("timeout");
+            command.args(["--preserve-status", if args[0] == "serve" { "1" } else { "20" }, PROGRAM]).args(&args);
+            let run = Run::of(command.envs(environment.clone()).output().unwrap());
+            assert_eq!(run.code, code, "{environment:?} {args:?}: {}{}", run.stdout, run.stderr);
+            assert!(!(run.stdout + &run.stderr).contains(CANARY), "{environment:?} {args:?}");
+        }
+        for (file, _, dir) in tree(&place.backups()) {
+            let holds = |path: PathBuf| String::from_utf8_lossy(&std::fs::read(path).unwrap()).contains(CANARY);
+            assert!(dir || !holds(place.backups().join(&file)), "{environment:?}: it is in {file}");
+        }
+    }
+    place.assert_whole();
+}
+
+/// Every command, in an order that lets each go well.
+fn commands(place: &Place, id: &str) -> Vec<Vec<String>> {
+    let out = place.path("out");
+    let _ = std::fs::remove_file(&out);
+    let download = format!("download {id} -o {}", out.display());
+    let lines = [
+        "create",
+        "create --json --reason why",
+        "list",
+        "list --json",
+        "verify --all",
+        "status",
+        "status --json",
+        "doctor",
+        "config",
+        "config --json",
+        "config --set retention.daily=9",
+        "audit verify",
+        "catalog rebuild",
+        &download,
+    ];
+    let last = [format!("pin {id}"), format!("unpin {id}"), "serve".to_owned(), format!("delete {id}")];
+    let lines = lines.iter().map(|line| line.to_string()).chain(last);
+    lines.map(|line| line.split(' ').map(str::to_owned).collect()).collect()
+}
+
+#[test]
+fn a_value_from_a_file_counts_and_is_not_shown() {
+    let mut place = Place::new();
+    std::fs::write(place.path("hold"), "17s\n").unwrap();
+    place.set("BACKUP_ROLLBACK_HOLD_FILE", place.path("hold").to_str().unwrap());
+    let shown = place.ok(&["config"]).stdout;
+    let line = shown.lines().find(|line| line.starts_with("BACKUP_ROLLBACK_HOLD ")).unwrap();
+    assert!(line.contains("(read from a file)") && line.ends_with("env") && !shown.contains("17s"), "{shown}");
+    let json: Value = place.json(&["config"]);
+    assert_eq!(json["sources"]["rollbackHold"], "env");
+    assert!(!json.to_string().contains("17s"));
+}

@@ -1,0 +1,201 @@
+//! Live data that is corrupt, or suddenly much less: nothing older goes until it is known to be right [P4].
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::harness::{Place, sql_on_copy};
+
+const PAGE: usize = 4096;
+
+/// A place whose `attendance` has a hundred pages of marks.
+fn filled() -> Place {
+    let place = Place::new();
+    place.sql("attendance", "CREATE TABLE marks (id INTEGER PRIMARY KEY, day TEXT, note TEXT)");
+    place.sql("attendance", "CREATE INDEX by_day ON marks (day)");
+    place.sql("attendance", MARKS);
+    place
+}
+
+const MARKS: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000) \
+    INSERT INTO marks (day, note) SELECT 'day ' || (i % 200), hex(zeroblob(50)) FROM n";
+
+/// Two dailies of two dates, whatever the hour is: these zones are 25 hours apart.
+fn two_dailies(place: &mut Place) -> [String; 2] {
+    ["Pacific/Niue", "Pacific/Kiritimati"].map(|zone| {
+        place.set("BACKUP_TIMEZONE", zone);
+        place.json(&["create", "--type", "daily"])["id"].as_str().unwrap().to_owned()
+    })
+}
+
+fn root(place: &Place, name: &str) -> usize {
+    let sql = format!("SELECT rootpage FROM sqlite_schema WHERE name = '{name}'");
+    place.sql("attendance", &sql).parse().unwrap()
+}
+
+/// Writes into a page of a live file at rest.
+fn damage(live: &Path, page: usize, at: usize, bytes: &[u8]) {
+    let mut content = std::fs::read(live).unwrap();
+    content[(page - 1) * PAGE + at..][..bytes.len()].copy_from_slice(bytes);
+    std::fs::write(live, content).unwrap();
+}
+
+fn corrupt_files(place: &Place) -> Vec<String> {
+    let unmanaged = place.json(&["status"])["unmanaged"].clone();
+    unmanaged.as_array().unwrap().iter().map(|file| file.as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn damage_in_a_page_is_found_and_the_copy_kept_for_a_look() {
+    let interior: fn(&Place) -> (usize, usize) = |place| (root(place, "marks"), 0);
+    let cells: fn(&Place) -> (usize, usize) = |place| (root(place, "marks"), 12);
+    let leaf: fn(&Place) -> (usize, usize) = |place| (root(place, "marks") + 4, 3);
+    let index: fn(&Place) -> (usize, usize) = |place| (root(place, "by_day"), 8);
+    for (what, place_of) in [("interior", interior), ("cells", cells), ("leaf", leaf), ("index", index)] {
+        let place = filled();
+        let good = place.create();
+        let (page, at) = place_of(&place);
+        damage(&place.live("attendance"), page, at, &[0xfe, 0xff, 0xff, 0xff]);
+        place.run(&["create"]).refused(1, &["`attendance` is corrupt", "older backups are left alone"]);
+        let kept = corrupt_files(&place);
+        assert_eq!(kept.len(), 1, "{what}: {kept:?}");
+        assert!(kept[0].starts_with("manual/attendance-") && kept[0].ends_with(".db.corrupt"), "{what}: {kept:?}");
+        let bytes = std::fs::read(place.backups().join(&kept[0])).unwrap();
+        assert!(bytes == std::fs::read(place.live("attendance")).unwrap(), "{what}: it is not what the app has");
+        assert_eq!(place.ids(), [good["id"].as_str().unwrap()], "{what}");
+        place.assert_whole();
+    }
+}
+
+/// SQLite reads no page of a database whose schema it can't read, so there is no copy of it.
+#[test]
+fn damage_in_the_schema_is_found() {
+    let place = filled();
+    place.create();
+    damage(&place.live("attendance"), 1, 100 + 3, &[0xff, 0xff]);
+    place.run(&["create"]).refused(1, &["`attendance` is corrupt", "older backups are left alone"]);
+    assert_eq!(place.ids().len(), 1);
+    assert!(place.warnings().contains(&"rotation-frozen".to_owned()));
+    place.assert_whole();
+}
+
+#[test]
+fn while_the_live_data_is_corrupt_nothing_older_goes() {
+    let mut place = filled();
+    let dailies = two_dailies(&mut place);
+    for _ in 0..3 {
+        place.create();
+    }
+    let whole = std::fs::read(place.live("attendance")).unwrap();
+    let page = root(&place, "marks");
+    damage(&place.live("attendance"), page, 0, &[0xfe; 8]);
+    place.run(&["create", "--type", "daily"]).refused(1, &["corrupt"]);
+    let first = place.backups().join(&corrupt_files(&place)[0]).metadata().unwrap().ino();
+    for _ in 0..4 {
+        place.run(&["create", "--type", "daily"]).refused(1, &["corrupt"]);
+    }
+    // Retries fill no disk, and the first copy, which shows the damage as it began, stays.
+    let kept = corrupt_files(&place);
+    assert_eq!(kept.len(), 3, "{kept:?}");
+    assert!(kept.iter().any(|file| place.backups().join(file).metadata().unwrap().ino() == first), "{kept:?}");
+    let warnings = place.warnings();
+    assert!(warnings.contains(&"rotation-frozen".to_owned()), "{warnings:?}");
+    let less = ["config", "--set", "retention.daily=1", "--set", "retention.manual=1"];
+    assert_eq!(place.json(&less)["rotation"], json!([]));
+    assert_eq!(place.ids().len(), 5);
+
+    std::fs::write(place.live("attendance"), whole).unwrap();
+    let newest = place.create()["id"].as_str().unwrap().to_owned();
+    assert!(!place.warnings().contains(&"rotation-frozen".to_owned()));
+    let ids = place.ids();
+    assert!(ids.contains(&dailies[1]) && !ids.contains(&dailies[0]), "{ids:?}");
+    assert_eq!(ids.iter().filter(|id| id.starts_with("manual-")).collect::<Vec<_>>(), [&newest]);
+    place.assert_whole();
+}
+
+#[test]
+fn a_failure_that_says_nothing_of_the_live_data_thaws_nothing() {
+    let mut place = filled();
+    place.set("BACKUP_LOCK_TIMEOUT", "200ms");
+    for _ in 0..3 {
+        place.create();
+    }
+    let page = root(&place, "by_day");
+    damage(&place.live("attendance"), page, 0, &[0xfe; 8]);
+    place.run(&["create"]).refused(1, &["corrupt"]);
+    let mut app = App::on(&[&place.live("auth")]);
+    app.ok(0, "BEGIN IMMEDIATE");
+    place.run(&["create"]).refused(1, &["`auth` was locked"]);
+    assert!(place.warnings().contains(&"rotation-frozen".to_owned()));
+    assert_eq!(place.json(&["config", "--set", "retention.manual=1"])["rotation"], json!([]));
+    assert_eq!(place.ids().len(), 3);
+}
+
+#[test]
+fn what_a_database_lost_while_it_was_not_backed_up_is_suspicious_too() {
+    let place = filled();
+    place.create();
+    let only = format!("auth={}", place.live("auth").display());
+    assert!(place.command(&["create"]).env("BACKUP_DATABASES", only).output().unwrap().status.success());
+    place.sql("attendance", "DROP TABLE marks");
+    assert_eq!(place.create()["flags"], json!(["shrunk"]));
+}
+
+/// Loses much; the backup is taken, flagged, and nothing goes until someone says that it is right.
+fn assert_shrunk(sql: &str, finding: &str) {
+    let mut place = filled();
+    place.set("BACKUP_RETENTION_MANUAL", "1");
+    let good = place.create();
+    place.sql("attendance", sql);
+    let flagged: Vec<Value> = (0..4).map(|_| place.create()).collect();
+    for backup in &flagged {
+        assert_eq!(backup["flags"], json!(["shrunk"]), "{sql}");
+        assert!(backup["findings"].to_string().contains(finding), "{sql}: {}", backup["findings"]);
+    }
+    let id = |backup: &Value| backup["id"].as_str().unwrap().to_owned();
+    assert_eq!(place.ids(), [id(&flagged[3]), id(&flagged[2]), id(&flagged[1]), id(&good)]);
+    assert!(place.warnings().contains(&"rotation-frozen".to_owned()), "{sql}");
+    assert_eq!(place.json(&["status"])["lastBackup"]["id"], good["id"]);
+    assert!(place.ok(&["list"]).stdout.contains("shrunk"));
+    place.assert_whole();
+
+    let accepted = place.json(&["create", "--accept-shrink"]);
+    assert_eq!(accepted["flags"], json!([]));
+    assert!(!place.warnings().contains(&"rotation-frozen".to_owned()), "{sql}");
+    let ids = place.ids();
+    assert!(ids.contains(&id(&accepted)) && !ids.contains(&id(&good)), "{ids:?}");
+    assert_eq!(place.create()["flags"], json!([]), "what was accepted is the new measure");
+    place.assert_whole();
+}
+
+#[test]
+fn a_deletion_with_vacuum_is_suspicious() {
+    assert_shrunk("DELETE FROM marks WHERE id > 100; VACUUM", "of data instead of");
+}
+
+#[test]
+fn a_deletion_that_leaves_the_file_as_large_is_suspicious() {
+    assert_shrunk("DELETE FROM marks WHERE id > 100", "of data instead of");
+}
+
+#[test]
+fn a_table_that_is_gone_is_suspicious() {
+    assert_shrunk("DROP TABLE people", "tables are gone (people)");
+}
+
+#[test]
+fn the_alarm_is_where_it_was_set() {
+    let mut place = filled();
+    place.set("BACKUP_SHRINK_ALARM", "100").create();
+    place.sql("attendance", "DELETE FROM marks WHERE id > 100");
+    let backup = place.create();
+    assert_eq!(backup["flags"], json!([]));
+    assert_eq!(sql_on_copy(&place.copy(&backup, "attendance"), "SELECT count(*) FROM marks"), "100");
+    place.set("BACKUP_SHRINK_ALARM", "10");
+    place.sql("attendance", MARKS);
+    place.create();
+    place.sql("attendance", "DELETE FROM marks WHERE id % 5 = 0; VACUUM");
+    assert_eq!(place.create()["flags"], json!(["shrunk"]));
+}

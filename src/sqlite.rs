@@ -6,6 +6,7 @@
 
 pub mod check;
 pub mod pages;
+mod references;
 pub mod snapshot;
 
 use std::path::{Path, PathBuf};
@@ -171,6 +172,11 @@ fn seconds(duration: &Duration) -> String {
 
 fn look(kept: &Option<String>) -> String {
     kept.as_ref().map(|file| format!(", and the copy is kept beside them for a look: {file}")).unwrap_or_default()
+}
+
+/// A name as SQL takes it.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// Puts a situation to an error of SQLite.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rusqlite::{Connection, ErrorCode};
 
-use super::{Control, Error, code, situation};
+use super::{Control, Error, code, quoted, references, situation};
 use crate::backup::{CheckKind, DatabaseName};
 
 /// Findings that are kept; the first ones tell enough.
@@ -171,15 +171,10 @@ fn rows(connection: &Connection, tables: &[String]) -> rusqlite::Result<BTreeMap
 }
 
 fn orphans(connection: &Connection) -> rusqlite::Result<Option<u64>> {
-    let sql = "SELECT count(*) FROM pragma_foreign_key_check";
-    match connection.query_row(sql, [], |row| row.get::<_, i64>(0)) {
-        Ok(rows) => Ok(Some(rows.unsigned_abs())),
+    match tables(connection).and_then(|tables| references::count(connection, &tables)) {
+        Ok(rows) => Ok(Some(rows)),
         // A foreign key that names a table or column that isn't there is the app's matter.
         Err(error) if is_unknown(&error) => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -34,6 +34,8 @@ pub struct Rebuilt {
 struct Memory {
     catalogs: Vec<Catalog>,
     created: BTreeMap<BackupId, Line>,
+    /// By the last pin or unpin: the catalog before lacks the last change.
+    pinned: BTreeMap<BackupId, bool>,
 }
 
 impl Engine {
@@ -61,16 +63,23 @@ impl Engine {
     fn memory(&self) -> Result<Memory, Error> {
         let read = |name: &str| Catalog::read(&self.store.root().join(name)).ok().flatten();
         let catalogs = [catalog::FILE, catalog::PREVIOUS].into_iter().filter_map(read).collect();
-        let mut created = BTreeMap::new();
+        let (mut created, mut pinned) = (BTreeMap::new(), BTreeMap::new());
         self.audit.newest_first(|line| {
-            let done =
-                line.entry.kind == Kind::Outcome && line.entry.operation == "create" && line.entry.ok == Some(true);
-            if let Some(id) = line.entry.id.filter(|_| done) {
-                created.entry(id).or_insert_with(|| line.clone());
+            let done = line.entry.kind == Kind::Outcome && line.entry.ok == Some(true);
+            let Some(id) = line.entry.id.filter(|_| done) else { return false };
+            match line.entry.operation.as_str() {
+                "pin" => drop(pinned.entry(id).or_insert(true)),
+                "unpin" => drop(pinned.entry(id).or_insert(false)),
+                "create" => {
+                    // What an earlier backup of that id was is of no matter.
+                    pinned.entry(id).or_insert(false);
+                    created.entry(id).or_insert_with(|| line.clone());
+                }
+                _ => {}
             }
             false
         })?;
-        Ok(Memory { catalogs, created })
+        Ok(Memory { catalogs, created, pinned })
     }
 
     fn remembered_store(&self, memory: &Memory) -> Result<String, Error> {
@@ -115,6 +124,7 @@ impl Session<'_> {
         let now = self.engine.clock.now();
         let known = memory.catalogs.iter().find_map(|catalog| catalog.get(id));
         let mut backup = known.cloned().unwrap_or_else(|| self.guessed(id, memory));
+        backup.pinned = memory.pinned.get(id).copied().unwrap_or(backup.pinned);
         backup.flags.insert(Flag::Recovered);
         backup.databases = BTreeMap::new();
         for name in names {

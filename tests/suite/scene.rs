@@ -76,16 +76,16 @@ impl Scene {
         spots(&seasons::partials_of_today(&self.place))
     }
 
-    /// Ends it at every `stride`-th call of each kind until it gets through.
+    /// Ends it at the first and every `stride`-th call of each kind from the second on until it gets through.
     pub fn kill_everywhere(&self, stride: usize) {
         let mut tallies = BTreeMap::new();
-        for (offset, spot) in self.spots().into_iter().enumerate() {
+        for spot in self.spots() {
             let mut tally = Tally::default();
-            let mut n = 1 + offset % stride;
+            let mut n = 1;
             while let Some(place) = self.killed(&spot, n) {
                 tally.tried += 1;
                 tally.done += usize::from(self.recovers(&place, &format!("{spot} {n}")));
-                n += stride;
+                n += if n == 1 { 1 } else { stride };
             }
             tallies.insert(spot.to_string(), tally);
         }

@@ -5,7 +5,7 @@
 //!    catalog names, are removed. The catalog write is the commit point, so what it names stays.
 //! 3. Second names of known files, left by a promotion that was not committed, are removed.
 //! 4. Marked deletions are finished; a retention that was saved is applied.
-//! 5. The outcome of the interrupted operation is recorded.
+//! 5. The outcome of the interrupted operation is recorded, or what was finished for one that had failed.
 //!
 //! Each step can be cut short and begun again.
 
@@ -45,9 +45,12 @@ impl Session<'_> {
             self.rotate_due()?;
         }
         if let Some(open) = open {
-            let ids = deleted.iter().map(ToString::to_string).collect::<Vec<_>>();
-            let details = [("removed".to_owned(), removed.clone().into()), ("deleted".to_owned(), ids.into())];
-            self.close(open, "what it had begun was undone", Map::from_iter(details))?;
+            self.close(open, "what it had begun was undone", details(&removed, &deleted))?;
+        } else if !(removed.is_empty() && deleted.is_empty()) {
+            // Its operation has its outcome: that this couldn't be done yet. Now it is.
+            let details = details(&removed, &deleted);
+            let done = Entry { ok: Some(true), details, ..entry(Kind::Outcome, "recovery", &self.call.actor, None) };
+            self.record(done, Unrecorded::GoesOn)?;
         }
         if !(swept.is_empty() && removed.is_empty() && deleted.is_empty()) {
             tracing::info!(?swept, ?removed, ?deleted, "put right what an interrupted operation had left");
@@ -149,4 +152,9 @@ impl Session<'_> {
         outcome.details.insert("recoveredBy".to_owned(), self.operation.into());
         self.record(outcome, Unrecorded::GoesOn)
     }
+}
+
+fn details(removed: &[String], deleted: &[BackupId]) -> Map<String, Value> {
+    let deleted: Vec<_> = deleted.iter().map(ToString::to_string).collect();
+    Map::from_iter([("removed".to_owned(), removed.into()), ("deleted".to_owned(), deleted.into())])
 }

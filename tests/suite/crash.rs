@@ -12,7 +12,7 @@ use crate::seasons::{self, DAILY, MANUAL, MONTHLY};
 
 /// Between two points that are tried: all of them when there is time.
 fn stride() -> usize {
-    if thoroughness() >= 2 { 1 } else { 5 }
+    if thoroughness() >= 2 { 1 } else { 6 }
 }
 
 /// The catalog as it lies there; nothing of one that isn't there or is damaged.

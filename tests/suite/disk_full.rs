@@ -148,7 +148,7 @@ fn faults_in_every_call_of_a_create_leave_the_old_or_the_new() {
     let place = seasons::of_three_months();
     let stride = if thoroughness() >= 2 { 1 } else { 9 };
     let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
-    for (offset, spot) in spots(&daily_partials(&place)).into_iter().enumerate() {
+    for (offset, spot) in spots(&seasons::partials_of_today(&place)).into_iter().enumerate() {
         for (turn, (error, ever)) in
             [("ENOSPC", ""), ("EIO", ""), ("ENOSPC", "+"), ("EIO", "+")].into_iter().enumerate()
         {
@@ -166,12 +166,6 @@ fn faults_in_every_call_of_a_create_leave_the_old_or_the_new() {
         println!("  {kind:<8} {tried:>5} {:>5} {failed:>5}", tried - failed);
         assert!(failed > 0, "{kind} never mattered");
     }
-}
-
-fn daily_partials(place: &Place) -> [String; 2] {
-    let created = place.twin().json(&["create", "--type", "daily"]);
-    let partial = |name: &str| created["databases"][name]["file"].as_str().unwrap().replace("daily/", "daily/.");
-    ["attendance", "auth"].map(|name| partial(name) + ".partial")
 }
 
 /// One faulty create in a twin, and what must hold after it. Nothing when it made too few calls for the fault.
@@ -202,6 +196,24 @@ fn assert_catalog_is_true(place: &Place) {
             let bytes = std::fs::read(place.backups().join(copy["file"].as_str().unwrap())).unwrap();
             assert_eq!(crate::harness::sha256(&bytes), copy["storedChecksum"].as_str().unwrap());
         }
+    }
+}
+
+/// What is marked goes, sooner or later, and the audit log says when.
+#[test]
+fn faults_in_the_removals_of_a_deletion_only_put_it_off() {
+    let place = seasons::of_three_months();
+    for name in ["attendance", "auth"] {
+        let place = place.twin();
+        let removal = Spot { call: "unlink", path: Some(format!("monthly/{name}-2025-01.db")) };
+        let run = Run::of(place.faulty(&removal, "error=EIO", &["delete", MONTHLY]).output().unwrap());
+        run.refused(1, &["cannot remove", "Input/output error"]);
+        assert!(!place.ids().contains(&MONTHLY.to_owned()));
+        place.create();
+        place.assert_whole();
+        let lines = place.audit();
+        let finished = lines.iter().find(|line| line["operation"] == "recovery").unwrap();
+        assert_eq!(finished["details"]["deleted"], serde_json::json!([MONTHLY]));
     }
 }
 

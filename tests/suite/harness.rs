@@ -181,6 +181,9 @@ impl Place {
             for ending in ["-wal", "-shm", "-journal", ".partial"] {
                 assert!(!file.ends_with(ending), "{file} was left");
             }
+            if file == ".audit-reserve" {
+                assert!(self.backups().join(&file).metadata().unwrap().blocks() > 0, "the reserve is a mere name");
+            }
             if !is_dir && file.contains('/') && !named.contains(&file) {
                 unnamed.insert(file);
             }

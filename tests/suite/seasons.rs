@@ -36,6 +36,13 @@ pub fn of_four_days() -> Place {
     place
 }
 
+/// The files that a daily of today is written to.
+pub fn partials_of_today(place: &Place) -> [String; 2] {
+    let created = place.twin().json(&["create", "--type", "daily"]);
+    let partial = |name: &str| created["databases"][name]["file"].as_str().unwrap().replace("daily/", "daily/.");
+    ["attendance", "auth"].map(|name| partial(name) + ".partial")
+}
+
 /// A backup at three in the morning of that date, with data that no other has.
 pub fn then(place: &Place, date: &str, tier: &str) {
     place.sql("attendance", &format!("INSERT INTO people (name) VALUES ('of {date}')"));

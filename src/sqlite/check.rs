@@ -21,6 +21,21 @@ pub struct Report {
     pub orphans: Option<u64>,
 }
 
+impl Report {
+    /// The report with what following the references showed.
+    pub fn with(self, references: References) -> Self {
+        match (references, &self.verdict) {
+            (References::Damaged(found), Verdict::Whole | Verdict::NotCheckable(_)) => Self::corrupt(vec![found]),
+            (References::Damaged(_), Verdict::Corrupt(_)) => self,
+            (References::Missing(orphans), _) => Self { orphans, ..self },
+        }
+    }
+
+    fn corrupt(findings: Vec<String>) -> Self {
+        Self { verdict: Verdict::Corrupt(findings), tables: BTreeMap::new(), orphans: None }
+    }
+}
+
 /// Whether a structure is whole.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Verdict {
@@ -40,18 +55,26 @@ pub fn check(
     control: &Control,
 ) -> Result<Report, Error> {
     let report = look(connection, name, kind, control)?;
-    let orphans =
-        if matches!(report.verdict, Verdict::Corrupt(_)) { None } else { references(connection, name, control)? };
-    Ok(Report { orphans, ..report })
+    match report.verdict {
+        Verdict::Corrupt(_) => Ok(report),
+        _ => Ok(report.with(references(connection, name, control)?)),
+    }
 }
 
-/// Rows that point at none.
-pub fn references(connection: &mut Connection, name: &DatabaseName, control: &Control) -> Result<Option<u64>, Error> {
+/// Rows that point at none, or the damage that was met on the way.
+pub enum References {
+    /// How many; `None` if it can't be asked.
+    Missing(Option<u64>),
+    /// In SQLite's words.
+    Damaged(String),
+}
+
+/// Follows the references, on a connection that has its snapshot.
+pub fn references(connection: &mut Connection, name: &DatabaseName, control: &Control) -> Result<References, Error> {
     control.watch(connection).map_err(|error| situation(name, error))?;
     match orphans(connection) {
-        // The structure is the other look's matter; what can't be read there can't be followed here.
-        Err(error) if is_damage(&error) => Ok(None),
-        counted => counted.map_err(|error| late_or(control, name, error)),
+        Err(error) if is_damage(&error) => Ok(References::Damaged(error.to_string())),
+        counted => counted.map(References::Missing).map_err(|error| late_or(control, name, error)),
     }
 }
 
@@ -63,19 +86,23 @@ pub fn look(
     control: &Control,
 ) -> Result<Report, Error> {
     control.watch(connection).map_err(|error| situation(name, error))?;
-    let tables = match tables(connection) {
-        Ok(tables) => tables,
-        Err(error) if is_damage(&error) => {
-            let verdict = Verdict::Corrupt(vec![error.to_string()]);
-            return Ok(Report { verdict, tables: BTreeMap::new(), orphans: None });
-        }
-        Err(error) => return Err(late_or(control, name, error)),
-    };
-    let verdict = structure(connection, kind, &tables).map_err(|error| late_or(control, name, error))?;
-    if matches!(verdict, Verdict::Corrupt(_)) {
-        return Ok(Report { verdict, tables: BTreeMap::new(), orphans: None });
+    match structure_and_rows(connection, kind) {
+        Err(error) if is_damage(&error) => Ok(Report::corrupt(vec![error.to_string()])),
+        report => report.map_err(|error| late_or(control, name, error)),
     }
-    let rows = rows(connection, &tables).map_err(|error| late_or(control, name, error))?;
+}
+
+fn structure_and_rows(connection: &Connection, kind: CheckKind) -> rusqlite::Result<Report> {
+    let tables = tables(connection)?;
+    let verdict = structure(connection, kind, &tables)?;
+    if let Verdict::Corrupt(findings) = verdict {
+        return Ok(Report::corrupt(findings));
+    }
+    let unchecked = match &verdict {
+        Verdict::NotCheckable(tables) => tables.as_slice(),
+        _ => &[],
+    };
+    let rows = rows(connection, &tables, unchecked)?;
     Ok(Report { verdict, tables: rows, orphans: None })
 }
 
@@ -150,11 +177,12 @@ fn findings(connection: &Connection, kind: CheckKind, table: Option<&str>) -> ru
     Ok(rows.into_iter().filter(|row| row != "ok").take(FINDINGS).collect())
 }
 
-fn rows(connection: &Connection, tables: &[String]) -> rusqlite::Result<BTreeMap<String, u64>> {
+fn rows(connection: &Connection, tables: &[String], unchecked: &[String]) -> rusqlite::Result<BTreeMap<String, u64>> {
     let mut counted = BTreeMap::new();
     for table in tables {
-        // An index may need the app's collation; the table itself doesn't.
-        let ways = [String::new(), " NOT INDEXED".to_owned()];
+        // An index is smaller, but may need the app's collation; and of a table that had no check, all pages are to be
+        // visited here at least.
+        let ways = if unchecked.contains(table) { [" NOT INDEXED", ""] } else { ["", " NOT INDEXED"] };
         for way in ways {
             let sql = format!("SELECT count(*) FROM {}{way}", quoted(table));
             match connection.query_row(&sql, [], |row| row.get::<_, i64>(0)) {

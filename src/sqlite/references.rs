@@ -65,13 +65,17 @@ fn holds(connection: &Connection, table: &str, reference: &Reference) -> rusqlit
     let Some(index) = index_on(connection, table, &reference.column)? else { return Ok(false) };
     let (table, parent) = (quoted(table), quoted(&reference.parent));
     let (column, key, index) = (quoted(&reference.column), quoted(&key), quoted(&index));
+    // Every name is qualified: the app's tables and columns may be called anything.
     let sql = format!(
-        "WITH RECURSIVE v(x) AS (
-             SELECT min({column}) FROM {table} INDEXED BY {index}
+        "WITH RECURSIVE step(value) AS (
+             SELECT min(child.{column}) FROM main.{table} AS child INDEXED BY {index}
              UNION ALL
-             SELECT (SELECT min({column}) FROM {table} INDEXED BY {index} WHERE {column} > x) FROM v WHERE x IS NOT NULL
+             SELECT (SELECT min(child.{column}) FROM main.{table} AS child INDEXED BY {index}
+                     WHERE child.{column} > step.value)
+             FROM step WHERE step.value IS NOT NULL
              LIMIT {DIFFERENT})
-         SELECT count(*), total(x IS NOT NULL AND NOT EXISTS (SELECT 1 FROM {parent} WHERE {key} = x)) FROM v"
+         SELECT count(*), total(step.value IS NOT NULL AND NOT EXISTS (
+             SELECT 1 FROM main.{parent} AS parent WHERE parent.{key} = step.value)) FROM step"
     );
     let (values, missing): (i64, f64) = connection.query_row(&sql, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(values < DIFFERENT && missing == 0.0)
@@ -128,6 +132,9 @@ mod tests {
         assert_counts(&format!("{indexed} INSERT INTO c VALUES (1),(1),(2),(7),(7),(NULL),(NULL);"), 0, true);
         assert_counts(&format!("{indexed} INSERT INTO c VALUES (1),(3),(3),(7),(8);"), 3, false);
         assert_counts(&format!("{indexed} INSERT INTO c VALUES (0),(-5),('text'),(x'00'),(1.5);"), 5, false);
+        let step =
+            "CREATE TABLE step (value INTEGER REFERENCES p); CREATE INDEX j ON step (value); CREATE TABLE c (x);";
+        assert_counts(&format!("{step} INSERT INTO step VALUES (1),(3),(3),(7),(8);"), 3, true);
         let text = "CREATE TABLE c (x TEXT REFERENCES p (id)); CREATE INDEX i ON c (x DESC);";
         assert_counts(&format!("{text} INSERT INTO c VALUES ('1'),('7');"), 0, true);
         assert_counts(&format!("{text} INSERT INTO c VALUES ('1'),('07'),('9'),('x');"), 2, false);

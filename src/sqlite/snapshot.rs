@@ -338,15 +338,15 @@ fn copy_and_check(
             if same.is_err() {
                 control.abandon();
             }
-            let orphans = joined(follower);
-            same.and(orphans.map(|orphans| (written, orphans)))
+            let references = joined(follower);
+            same.and(references.map(|references| (written, references)))
         });
         if written.is_err() {
             control.abandon();
         }
         let report = joined(looker);
-        let (written, orphans) = written?;
-        Ok::<_, Error>((written, Report { orphans, ..report? }))
+        let (written, references) = written?;
+        Ok::<_, Error>((written, report?.with(references)))
     })?;
     judged(Copied { name, target, written, facts }, report)
 }

@@ -280,12 +280,15 @@ pub fn sql_on(path: &Path, sql: &str) -> String {
     )
 }
 
-/// Each of these finished copies is a whole database for another SQLite than ours.
+/// Each of these finished copies is a whole database for another SQLite than ours, with the function and the collation
+/// that the app of `sources` brings.
 fn assert_structure(copies: &[PathBuf]) {
     let checked = python(
         "import sqlite3, sys, urllib.parse\n\
          for path in sys.argv[1:]:\n\
          \x20   c = sqlite3.connect('file:' + urllib.parse.quote(path) + '?immutable=1', uri=True)\n\
+         \x20   c.create_function('is_card', 1, lambda card: card.startswith('K'), deterministic=True)\n\
+         \x20   c.create_collation('swedish', lambda a, b: (a > b) - (a < b))\n\
          \x20   for row in c.execute('PRAGMA integrity_check'): print(*row)\n",
         &copies.iter().map(PathBuf::as_path).collect::<Vec<_>>(),
     );

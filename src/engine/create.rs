@@ -21,7 +21,7 @@ use crate::backup::retention::{Plan, Step, free_id};
 use crate::backup::{Backup, BackupId, Checked, DatabaseCopy, DatabaseName, Flag, Form, Tier, Verified};
 use crate::disk::{self, Partial};
 use crate::sqlite::check::{Report, Verdict};
-use crate::sqlite::pages::Written;
+use crate::sqlite::pages::Content;
 use crate::sqlite::snapshot::{self, Facts, Snapshot};
 use crate::sqlite::{self, identify};
 
@@ -314,7 +314,7 @@ impl Session<'_> {
 
 /// One database's part of the entry.
 fn record(id: &BackupId, copy: snapshot::Copy, backup: &mut Backup) -> ((DatabaseName, DatabaseCopy), Partial) {
-    let snapshot::Copy { name, partial, written, facts, report } = copy;
+    let snapshot::Copy { name, partial, content, facts, report } = copy;
     if let Verdict::NotCheckable(tables) = &report.verdict {
         backup.flags.insert(Flag::NotCheckable);
         backup.findings.push(format!("{name}: not checkable without the app's own functions: {}", tables.join(", ")));
@@ -322,7 +322,7 @@ fn record(id: &BackupId, copy: snapshot::Copy, backup: &mut Backup) -> ((Databas
     if let Some(rows) = report.orphans.filter(|rows| *rows > 0) {
         backup.findings.push(format!("{name}: {rows} rows refer to rows that don't exist (foreign_key_check)"));
     }
-    let recorded = plain_copy(id, &name, written, facts, report);
+    let recorded = plain_copy(id, &name, content, facts, report);
     ((name, recorded), partial)
 }
 
@@ -330,17 +330,17 @@ fn record(id: &BackupId, copy: snapshot::Copy, backup: &mut Backup) -> ((Databas
 pub(super) fn plain_copy(
     id: &BackupId,
     name: &DatabaseName,
-    written: Written,
+    content: Content,
     facts: Facts,
     report: Report,
 ) -> DatabaseCopy {
     DatabaseCopy {
         file: id.file(name, Form::Plain),
         form: Form::Plain,
-        size: written.size,
-        checksum: written.checksum.clone(),
-        stored_size: written.size,
-        stored_checksum: written.checksum,
+        size: content.size(),
+        checksum: content.checksum.clone(),
+        stored_size: content.size(),
+        stored_checksum: content.checksum,
         recipients: Vec::new(),
         page_size: facts.page_size,
         free_pages: facts.free_pages,

@@ -189,9 +189,9 @@ impl Session<'_> {
     fn looked_at(&self, id: &BackupId, name: &DatabaseName, backup: &mut Backup) -> Result<DatabaseCopy, Error> {
         let control = &self.call.control;
         let path = self.engine.store.path(id, name, Form::Plain);
-        let written = read_back(&disk::open_regular(&path)?, &path, control)?;
+        let content = read_back(&disk::open_regular(&path)?, &path, control)?;
         let damaged = |reason: String| Error::Damaged { id: *id, reason };
-        if written.size == 0 {
+        if content.size() == 0 {
             return Err(damaged(format!("{name} is empty")));
         }
         let open = |error| damaged(situation(name, error).to_string());
@@ -203,10 +203,10 @@ impl Session<'_> {
             Verdict::NotCheckable(_) => drop(backup.flags.insert(Flag::NotCheckable)),
             Verdict::Whole => {}
         }
-        if facts.bytes() != written.size {
-            return Err(damaged(format!("{name} has {} bytes instead of {}", written.size, facts.bytes())));
+        if facts.bytes() != content.size() {
+            return Err(damaged(format!("{name} has {} bytes instead of {}", content.size(), facts.bytes())));
         }
-        Ok(plain_copy(id, name, written, facts, report))
+        Ok(plain_copy(id, name, content, facts, report))
     }
 
     /// New numbers, above all that were ever given, in the order of the old numbers and, where there is none, of time.

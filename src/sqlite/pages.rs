@@ -1,5 +1,9 @@
-//! Pages of a pinned snapshot into a file: bit for bit through `sqlite_dbpage` (sqlite.org/dbpage.html). One thread reads,
-//! one hashes, one writes; a few blocks go round between them, so that memory doesn't grow with the database [P11].
+//! Pages of a pinned snapshot into a file: bit for bit through `sqlite_dbpage` (sqlite.org/dbpage.html). One thread reads
+//! and one writes; a few blocks go round between them, so that memory doesn't grow with the database [P11].
+//!
+//! What was written is known by a fingerprint (XXH3, 128 bits), which costs next to nothing beside the app. The SHA-256 that
+//! the catalog records is of the bytes that were read back from the disk, and counts only if their fingerprint is the same:
+//! so each byte is compared [P8], and hashed by SHA-256 once.
 
 use std::fs::File;
 use std::path::Path;
@@ -16,13 +20,28 @@ use crate::disk::{self, Context, Partial};
 /// Blocks in flight.
 const BLOCKS: usize = 6;
 
-/// What was written, or read back.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Written {
+/// What was written: enough to know it again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fingerprint {
     /// Bytes.
     pub size: u64,
+    xxh3: u128,
+}
+
+/// What a file holds, by its bytes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Content {
+    /// To be compared with that of what was written.
+    pub fingerprint: Fingerprint,
     /// SHA-256, 64 hex digits.
     pub checksum: String,
+}
+
+impl Content {
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.fingerprint.size
+    }
 }
 
 /// How far the whole snapshot is.
@@ -41,34 +60,36 @@ pub fn copy(
     target: &Partial,
     share: Share,
     control: &Control,
-) -> Result<Written, Error> {
+) -> Result<Fingerprint, Error> {
     let (free, to_fill) = blocks();
-    let (full, to_hash) = channel();
-    let (hashed, to_write) = channel();
+    let (full, to_write) = channel();
     std::thread::scope(|scope| {
-        let hasher = scope.spawn(move || hash(&to_hash, &hashed));
         let writer = scope.spawn(move || write(target, &to_write, &free));
         let read = Reader { name, share, control }.read(reader, &to_fill, &full);
         drop(full);
-        let written = hasher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        // When the writer failed the others only noticed that no block comes back: the writer knows why.
-        writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        // When the writer failed the reader only noticed that no block comes back: the writer knows why.
+        let written = joined(writer)?;
         read?;
         Ok(written)
     })
 }
 
 /// Reads a file back from its first to its last byte, from the disk where the file system can.
-pub fn read_back(file: &File, path: &Path, control: &Control) -> Result<Written, Error> {
+pub fn read_back(file: &File, path: &Path, control: &Control) -> Result<Content, Error> {
     let (free, to_fill) = blocks();
     let (full, to_hash) = channel();
     std::thread::scope(|scope| {
         let hasher = scope.spawn(move || hash(&to_hash, &free));
         let read = read_blocks(file, path, &to_fill, &full, control);
         drop(full);
-        let written = hasher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        read.map(|()| written)
+        let content = joined(hasher);
+        read.map(|()| content)
     })
+}
+
+/// A panic goes on where the thread is waited for.
+pub(super) fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 fn blocks() -> (Sender<Block>, Receiver<Block>) {
@@ -106,7 +127,7 @@ impl Reader<'_> {
             }
             done += page.len() as u64;
         }
-        // The hasher may have ended, and has the reason.
+        // The writer may have ended, and has the reason.
         let _ = full.send(block);
         self.pause(done)
     }
@@ -127,27 +148,45 @@ impl Reader<'_> {
     }
 }
 
-fn hash(full: &Receiver<Block>, onward: &Sender<Block>) -> Written {
-    let (mut hash, mut size) = (Sha256::new(), 0);
-    while let Ok(block) = full.recv() {
-        hash.update(block.bytes());
-        size += block.bytes().len() as u64;
-        if onward.send(block).is_err() {
-            break;
-        }
-    }
-    Written { size, checksum: hex(&hash.finalize()) }
-}
-
-fn write(target: &Partial, hashed: &Receiver<Block>, free: &Sender<Block>) -> Result<(), disk::Error> {
+fn write(target: &Partial, full: &Receiver<Block>, free: &Sender<Block>) -> Result<Fingerprint, disk::Error> {
     let file = Direct::new(target.file());
-    while let Ok(mut block) = hashed.recv() {
+    let mut sum = Sum::default();
+    while let Ok(mut block) = full.recv() {
         file.write(&block).to("write", target.path())?;
+        sum.add(block.bytes());
         block.clear();
         // The reader may have ended.
         let _ = free.send(block);
     }
-    Ok(())
+    Ok(sum.fingerprint())
+}
+
+fn hash(full: &Receiver<Block>, free: &Sender<Block>) -> Content {
+    let (mut sha256, mut sum) = (Sha256::new(), Sum::default());
+    while let Ok(block) = full.recv() {
+        sha256.update(block.bytes());
+        sum.add(block.bytes());
+        // The reader may have ended.
+        let _ = free.send(block);
+    }
+    Content { fingerprint: sum.fingerprint(), checksum: hex(&sha256.finalize()) }
+}
+
+#[derive(Default)]
+struct Sum {
+    size: u64,
+    xxh3: twox_hash::XxHash3_128,
+}
+
+impl Sum {
+    fn add(&mut self, bytes: &[u8]) {
+        self.size += bytes.len() as u64;
+        self.xxh3.write(bytes);
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        Fingerprint { size: self.size, xxh3: self.xxh3.finish_128() }
+    }
 }
 
 fn read_blocks(

@@ -17,7 +17,7 @@ use chrono::{DateTime, Utc};
 use rusqlite::{Connection, ErrorCode};
 
 use super::check::{self, Report, Verdict};
-use super::pages::{self, Share, Written};
+use super::pages::{self, Content, Fingerprint, Share, joined};
 use super::{Control, Error, Identity, Source, code, identify, is_wal, open_finished, open_live, situation};
 use crate::backup::{CheckKind, DatabaseName};
 use crate::clock::Clock;
@@ -63,8 +63,8 @@ pub struct Copy {
     pub name: DatabaseName,
     /// The file.
     pub partial: Partial,
-    /// Its bytes.
-    pub written: Written,
+    /// Its bytes, as they were read back.
+    pub content: Content,
     /// What SQLite says of it.
     pub facts: Facts,
     /// The look at its structure.
@@ -289,7 +289,7 @@ fn jitter(round: u64) -> Duration {
 struct Copied {
     name: DatabaseName,
     target: Partial,
-    written: Written,
+    written: Fingerprint,
     facts: Facts,
 }
 
@@ -313,10 +313,10 @@ fn copy_held(
 /// Step 6 for it, and the check that the others had in step 5.
 fn check_copied(copied: Copied, options: &Options, control: &Control) -> Result<Copy, Error> {
     let name = &copied.name;
-    compare(name, &copied.target, &copied.written, control)?;
+    let content = compare(name, &copied.target, copied.written, control)?;
     let mut copy = open_finished(copied.target.path()).map_err(|error| situation(name, error))?;
     let report = check::check(&mut copy, name, options.check, &patient(&copied.facts, control))?;
-    judged(copied, report)
+    judged(copied, content, report)
 }
 
 /// Steps 5 and 6 for a WAL database: the copy on this thread, the check of the same snapshot on another.
@@ -329,30 +329,26 @@ fn copy_and_check(
 ) -> Result<Copy, Error> {
     let Pinned { name, mut copy, mut check, facts } = pinned;
     let (control, named, file) = (&patient(&facts, control), &name, &target);
-    let (written, report) = std::thread::scope(|scope| {
+    let (written, content, report) = std::thread::scope(|scope| {
         let looker = scope.spawn(move || check::look(&mut check, named, options.check, control));
         let written = pages::copy(&copy, named, file, share, control).and_then(|written| {
             // This connection has done its copying, and its snapshot is as good for the references.
             let follower = scope.spawn(move || check::references(&mut copy, named, control));
-            let same = compare(named, file, &written, control);
-            if same.is_err() {
+            let content = compare(named, file, written, control);
+            if content.is_err() {
                 control.abandon();
             }
             let references = joined(follower);
-            same.and(references.map(|references| (written, references)))
+            Ok((written, content?, references?))
         });
         if written.is_err() {
             control.abandon();
         }
         let report = joined(looker);
-        let (written, references) = written?;
-        Ok::<_, Error>((written, report?.with(references)))
+        let (written, content, references) = written?;
+        Ok::<_, Error>((written, content, report?.with(references)))
     })?;
-    judged(Copied { name, target, written, facts }, report)
-}
-
-fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    judged(Copied { name, target, written, facts }, content, report)
 }
 
 fn patient(facts: &Facts, control: &Control) -> Control {
@@ -360,24 +356,21 @@ fn patient(facts: &Facts, control: &Control) -> Control {
 }
 
 /// A corrupt copy is kept, and is no copy.
-fn judged(copied: Copied, report: Report) -> Result<Copy, Error> {
-    let Copied { name, target, written, facts } = copied;
+fn judged(copied: Copied, content: Content, report: Report) -> Result<Copy, Error> {
+    let Copied { name, target, facts, .. } = copied;
     if let Verdict::Corrupt(findings) = report.verdict {
         let kept = keep_corrupt(target)?;
         return Err(Error::Corrupt { name, findings, kept: Some(kept) });
     }
     opens_as(&name, &target, &facts)?;
-    Ok(Copy { name, partial: target, written, facts, report })
+    Ok(Copy { name, partial: target, content, facts, report })
 }
 
 /// fsync, then every byte read back [P8].
-fn compare(name: &DatabaseName, target: &Partial, written: &Written, control: &Control) -> Result<(), Error> {
+fn compare(name: &DatabaseName, target: &Partial, written: Fingerprint, control: &Control) -> Result<Content, Error> {
     target.sync()?;
-    if pages::read_back(target.file(), target.path(), control)? == *written {
-        Ok(())
-    } else {
-        Err(Error::ReadBack { name: name.clone() })
-    }
+    let content = pages::read_back(target.file(), target.path(), control)?;
+    if content.fingerprint == written { Ok(content) } else { Err(Error::ReadBack { name: name.clone() }) }
 }
 
 /// The finished file is a database of the pages that were pinned.

@@ -90,7 +90,7 @@ pub enum Error {
         found: String,
     },
     /// It isn't there at all.
-    #[error("the backup directory {} is empty, but the store {expected} was expected; is its volume mounted? (For a new start take BACKUP_STORE_ID out)", root.display())]
+    #[error("the backup directory {} is empty, but the store {expected} was expected; is its volume mounted? (For a new start unset BACKUP_STORE_ID, if it is set, and restart)", root.display())]
     StoreGone {
         /// By `BACKUP_STORE_ID`, or since the start of `serve`.
         expected: String,

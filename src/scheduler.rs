@@ -60,7 +60,7 @@ pub fn consider(engine: &Engine, control: &Control) -> Result<(), Error> {
         return Ok(());
     }
     let Decision::Run { slot, failures } = engine.decide(&settings, engine.clock().now())? else { return Ok(()) };
-    tracing::info!(%slot, failures, "a backup is due");
+    tracing::debug!(%slot, failures, "a backup is due");
     let create = Create { tier: Tier::Daily, reason: None, accept_shrink: false };
     let call = Call { actor: Actor::scheduler(), wait: Duration::MAX, control: control.clone() };
     let created = engine.create(&create, &call)?;

@@ -165,13 +165,8 @@ impl Output {
         let zone = status.schedule.timezone;
         match &status.last_backup {
             Some(last) => {
-                let age = Duration::from_secs(last.age_seconds.max(0).unsigned_abs() / 60 * 60);
-                self.line(&format!(
-                    "last backup   {} at {}, {} ago",
-                    last.id,
-                    local(last.timestamp, zone),
-                    humantime::format_duration(age)
-                ))?;
+                let taken = local(last.timestamp, zone);
+                self.line(&format!("last backup   {} at {taken}, {}", last.id, ago(last.age_seconds)))?;
             }
             None => self.line("last backup   none")?,
         }
@@ -203,7 +198,8 @@ impl Output {
                 local(operation.started_at, zone)
             ))?;
         }
-        if let Some(failure) = &status.last_failure {
+        // A failed backup stands among the warnings.
+        if let Some(failure) = status.last_failure.as_ref().filter(|failure| failure.operation != "create") {
             self.line(&format!(
                 "last failure  {} at {}: {}",
                 failure.operation,
@@ -304,6 +300,17 @@ fn state(backup: &Backup) -> String {
         words.push("pinned".to_owned());
     }
     words.join(", ")
+}
+
+fn ago(seconds: i64) -> String {
+    match seconds {
+        ..0 => "in the future".to_owned(),
+        0..60 => "just now".to_owned(),
+        _ => {
+            let minutes = Duration::from_secs(seconds.unsigned_abs() / 60 * 60);
+            format!("{} ago", humantime::format_duration(minutes))
+        }
+    }
 }
 
 fn local(at: DateTime<Utc>, zone: Tz) -> String {

@@ -23,14 +23,12 @@ pub fn engine_of(config: Config) -> anyhow::Result<Engine> {
     Ok(Engine::new(Arc::new(config), Clock::system())?)
 }
 
-/// A control that SIGINT and SIGTERM cancel; the second of them ends the process at once.
+/// A control that SIGINT and SIGTERM cancel. A second signal adds nothing: supervisors send to the process and to its group,
+/// and whoever has no patience has SIGKILL, which does no harm either.
 pub fn signalled(control: &Control) -> anyhow::Result<()> {
     let flag = control.cancel_flag();
     for signal in [SIGINT, SIGTERM] {
-        // The order counts: the flag that the first signal sets arms this for the second.
-        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&flag))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&flag)))
-            .context("cannot listen for signals")?;
+        signal_hook::flag::register(signal, Arc::clone(&flag)).context("cannot listen for signals")?;
     }
     Ok(())
 }

@@ -20,6 +20,9 @@ pub const PREVIOUS: &str = "metadata.json.previous";
 /// Larger ones are not read: 23 backups take 30 kB.
 const MAX_BYTES: u64 = 64 << 20;
 
+/// JSON's numbers are exact up to here (RFC 8259, section 6), and a backup a second takes 285 million years.
+const MAX_SEQUENCE: u64 = 1 << 53;
+
 /// What is wrong with a catalog.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -130,6 +133,9 @@ impl Catalog {
     /// What serde can't say: ids are unique, and every file is where id and form imply.
     fn validate(&self) -> Result<(), String> {
         let mut ids = BTreeSet::new();
+        if self.backups.iter().map(|backup| backup.sequence).max().max(Some(self.last_sequence)) > Some(MAX_SEQUENCE) {
+            return Err("a sequence is larger than any that was given".to_owned());
+        }
         for backup in &self.backups {
             let id = backup.id;
             if !ids.insert(id) {

@@ -56,8 +56,8 @@ pub enum Error {
         /// What there is.
         names: Vec<String>,
     },
-    /// The last good backup goes only when told twice.
-    #[error("{0} is the last good backup; make another first, or delete it with --force")]
+    /// The last backup, or the last good one, goes only when told twice.
+    #[error("{0} is the last backup that is left, or the last good one; make another first, or delete it with --force")]
     LastGood(BackupId),
     /// A file of a backup isn't what the catalog says.
     #[error("{id} is damaged: {reason}; use another backup, and look at the disk")]
@@ -313,7 +313,7 @@ impl Engine {
         };
         self.assert_store(&catalog)?;
         let mut session = Session { engine: self, operation, call: call.clone(), catalog, permit };
-        session.recover()?;
+        session.recover().inspect_err(|error| session.record_failure(error))?;
         self.audit.keep_reserve();
         Ok(session)
     }
@@ -326,7 +326,10 @@ impl Engine {
             Ok(permit) => Ok(permit),
             Err(Refusal::Held(holder)) => {
                 let error = Error::Held(holder);
-                self.refused(operation, call, None, &error);
+                // The schedule asks again by itself.
+                if call.actor != Actor::scheduler() {
+                    self.refused(operation, call, None, &error);
+                }
                 Err(error)
             }
             Err(Refusal::Cancelled) => Err(sqlite::Error::Cancelled.into()),
@@ -453,6 +456,13 @@ impl Session<'_> {
         // What is done is done: an outcome that can't be written is told, not undone.
         self.record(outcome, Unrecorded::GoesOn)?;
         result.map(|(value, _)| value)
+    }
+
+    /// Records a failure that came before the intent: the schedule counts it, and the status tells it.
+    fn record_failure(&self, error: &Error) {
+        let outcome = entry(Kind::Outcome, self.operation, &self.call.actor, None);
+        let recorded = self.record(failure(Entry { ok: Some(false), ..outcome }, error), Unrecorded::GoesOn);
+        debug_assert!(recorded.is_ok(), "what may go unrecorded is no error");
     }
 
     fn record(&self, entry: Entry, unrecorded: Unrecorded) -> Result<(), Error> {

@@ -2,7 +2,7 @@
 //! rings come as one; what a ring means is decided on our clock by `backup::schedule`, so neither a jump of the clock nor
 //! a stop of the process makes a burst or a stall.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use job_scheduler_ng::{Job, JobScheduler};
 
@@ -13,6 +13,10 @@ use crate::sqlite::Control;
 
 /// At second 0, 5, 10 … of every minute: a planned instant is met to the second.
 const RINGS: &str = "*/5 * * * * *";
+/// How long the directory is waited for before it is asked again whether the backup is still due.
+const WAIT: Duration = Duration::from_secs(4);
+/// After a failure nothing is tried for this long, also where the failure couldn't be recorded.
+const PAUSE: Duration = Duration::from_secs(50);
 /// Between two looks at the alarm and at the wish to stop.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -36,18 +40,22 @@ pub fn run(engine: &Engine, control: &Control) {
 #[derive(Default)]
 struct Asked {
     trouble: Option<String>,
+    failed: Option<Instant>,
 }
 
 impl Asked {
     fn consider(&mut self, engine: &Engine, control: &Control) {
+        if self.failed.is_some_and(|at| at.elapsed() < PAUSE) {
+            return;
+        }
         match consider(engine, control) {
-            Ok(()) => self.trouble = None,
+            Ok(()) => *self = Self::default(),
             Err(error) => {
                 let text = error.to_string();
                 if self.trouble.as_ref() != Some(&text) {
                     tracing::error!(code = error.code(), "{text}");
                 }
-                self.trouble = Some(text);
+                *self = Self { trouble: Some(text), failed: Some(Instant::now()) };
             }
         }
     }
@@ -62,8 +70,12 @@ pub fn consider(engine: &Engine, control: &Control) -> Result<(), Error> {
     let Decision::Run { slot, failures } = engine.decide(&settings, engine.clock().now())? else { return Ok(()) };
     tracing::debug!(%slot, failures, "a backup is due");
     let create = Create { tier: Tier::Daily, reason: None, accept_shrink: false };
-    let call = Call { actor: Actor::scheduler(), wait: Duration::MAX, control: control.clone() };
-    let created = engine.create(&create, &call)?;
+    let call = Call { actor: Actor::scheduler(), wait: WAIT, control: control.clone() };
+    let created = match engine.create(&create, &call) {
+        // Another operation is under way; it may even be the backup that is due.
+        Err(Error::Held(_)) => return Ok(()),
+        created => created?,
+    };
     tracing::info!(
         id = %created.backup.id,
         bytes = created.backup.stored_size(),

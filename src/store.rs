@@ -94,8 +94,8 @@ impl Store {
         let tiers = Tier::ALL.into_iter().map(|tier| self.root.join(tier.name()));
         for dir in std::iter::once(self.root.clone()).chain(tiers) {
             for (name, meta) in entries(&dir)? {
-                if is_partial(&name) && !meta.is_dir() {
-                    disk::remove(&dir.join(&name))?;
+                // One that can't be removed is in the way of its own name only.
+                if is_partial(&name) && !meta.is_dir() && disk::remove(&dir.join(&name)).is_ok() {
                     swept.push(name);
                 }
             }

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Backup, BackupId, Tier};
 
-/// How many suspiciously small or damaged backups are kept for a look; the older ones go.
+/// How many suspiciously small backups are kept for a look; the older ones go. (Damaged ones stay until a person has
+/// looked: what reads badly today may read well tomorrow, and the other databases of a backup may be whole.)
 pub const FLAGGED_KEPT: usize = 3;
 
 /// How many backups of each tier are kept.
@@ -115,7 +116,10 @@ impl Item {
 
 /// Plans the rotation. `freeze` is a reason from outside (the live data can't be backed up) to drop nothing good.
 pub fn plan(backups: &[Backup], retention: &Retention, freeze: Option<&str>) -> Plan {
-    Rotation::new(items(backups), retention).plan(freeze)
+    let mut rotation = Rotation::new(items(backups), retention);
+    // What is still to be removed has its name until then.
+    rotation.taken = backups.iter().map(|backup| backup.id).collect();
+    rotation.plan(freeze)
 }
 
 fn items(backups: &[Backup]) -> Vec<Item> {
@@ -170,7 +174,8 @@ impl<'a> Rotation<'a> {
     }
 
     fn drop_flagged(&mut self) {
-        let flagged: Vec<_> = self.items.iter().filter(|item| !item.good && !item.pinned).map(|item| item.id).collect();
+        let flagged: Vec<_> =
+            self.items.iter().filter(|item| item.shrunk && !item.pinned).map(|item| item.id).collect();
         let excess = flagged.len().saturating_sub(FLAGGED_KEPT);
         for id in &flagged[..excess] {
             self.drop_one(*id, format!("only the newest {FLAGGED_KEPT} flagged backups are kept"));
@@ -310,8 +315,11 @@ fn kept(rotation: &Rotation<'_>, item: &Item) -> Fate {
         return Fate { kept: "pinned".to_owned(), then: Vec::new() };
     }
     let rank_in = |list: Vec<Item>| list.iter().rev().position(|other| other.id == item.id).unwrap_or(0);
-    if !item.good {
-        let rank = rank_in(rotation.items.iter().filter(|other| !other.good && !other.pinned).copied().collect());
+    if !item.good && !item.shrunk {
+        return Fate { kept: "damaged; look at it and delete it by hand".to_owned(), then: Vec::new() };
+    }
+    if item.shrunk {
+        let rank = rank_in(rotation.items.iter().filter(|other| other.shrunk && !other.pinned).copied().collect());
         let then = vec![Event::GoesAfter { newer: FLAGGED_KEPT.saturating_sub(rank) }];
         return Fate { kept: format!("flagged {} of {FLAGGED_KEPT}", rank + 1), then };
     }

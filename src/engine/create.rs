@@ -31,6 +31,8 @@ const OVERHEAD: u64 = 1 << 20;
 const CORRUPT_KEPT: usize = 3;
 /// Smaller databases halve and double by a page.
 const SHRINK_FLOOR: u64 = 32 << 10;
+/// Fewer rows come and go by themselves.
+const ROWS_FLOOR: u64 = 100;
 
 /// What is asked for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -58,7 +60,7 @@ impl Engine {
     /// Takes a backup.
     pub fn create(&self, create: &Create, call: &Call) -> Result<Created, Error> {
         let mut session = self.begin("create", call)?;
-        let id = session.free_id(create.tier)?;
+        let id = session.free_id(create.tier).inspect_err(|error| session.record_failure(error))?;
         session.audited(Some(id), Unrecorded::GoesOn, Map::new(), |session| {
             let created = session.create(create, id)?;
             let details = session.details(&created);
@@ -109,11 +111,8 @@ impl Session<'_> {
         let barrier = snapshot.barrier;
         let (backup, partials) = self.entry(create, id, snapshot)?;
         let rotation = self.publish(&backup, partials)?;
-        self.catalog.last_sequence = backup.sequence;
-        // From here on the backup exists; what is left of deletions is the next operation's.
-        if let Err(error) = self.finish_deletions() {
-            tracing::warn!(%error, "what rotation dropped is not removed yet");
-        }
+        // From here on the backup exists.
+        self.finish_deletions();
         Ok(Created { backup, rotation, barrier })
     }
 
@@ -164,8 +163,10 @@ impl Session<'_> {
         };
         let control = self.call.control.also(self.permit.noting());
         let snapshot = snapshot::take(&sources, targets, &options, &engine.clock, &control);
-        if let Err(sqlite::Error::Corrupt { name, .. }) = &snapshot {
-            self.thin_corrupt(name)?;
+        if let Err(sqlite::Error::Corrupt { name, .. }) = &snapshot
+            && let Err(error) = self.thin_corrupt(name)
+        {
+            tracing::warn!(%error, "older copies of corrupt data are still there");
         }
         let snapshot = snapshot?;
         // The snapshot holds the files that links led to; a link that was turned meanwhile leads elsewhere.
@@ -191,7 +192,11 @@ impl Session<'_> {
 
     /// Step 3, but for the rotation.
     fn entry(&self, create: &Create, id: BackupId, snapshot: Snapshot) -> Result<(Backup, Vec<Partial>), Error> {
-        let local_date = self.engine.settings()?.schedule.local_date(snapshot.at);
+        // A daily is of the date that its id says, also if midnight came before its instant.
+        let local_date = match id.tier() {
+            Tier::Daily => id.first_date(),
+            _ => self.engine.settings()?.schedule.local_date(snapshot.at),
+        };
         let now = self.engine.clock.now();
         let mut backup = Backup {
             sequence: self.next_sequence(),
@@ -263,8 +268,8 @@ impl Session<'_> {
         self.commit()
     }
 
-    /// The catalog was not written (a full disk): the files that it doesn't name go. What can't be removed now is
-    /// recovery's.
+    /// The catalog was not written (a full disk): the files that it doesn't name go. What can't be removed is told as
+    /// unmanaged.
     fn undo_publish(&mut self, before: crate::catalog::Catalog, backup: &Backup, plan: &Plan) {
         // A write that failed after its rename did happen: then the backup exists, and recovery goes on from there.
         let written = crate::catalog::Catalog::load(self.engine.store.root());
@@ -358,6 +363,15 @@ fn shrunk(before: &DatabaseCopy, now: &DatabaseCopy, alarm: u8) -> Vec<String> {
     let least = was / 100 * (100 - u64::from(alarm.min(100)));
     if was >= SHRINK_FLOOR && is < least {
         found.push(format!("{} of data instead of {}", super::bytes(is), super::bytes(was)));
+    }
+    let rows = |copy: &DatabaseCopy| copy.tables.values().sum::<u64>();
+    if rows(before) >= ROWS_FLOOR && rows(now) < rows(before) / 100 * (100 - u64::from(alarm.min(100))) {
+        found.push(format!("{} rows instead of {}", rows(now), rows(before)));
+    }
+    let emptied = |(table, was): &(&String, &u64)| **was >= ROWS_FLOOR && now.tables.get(*table) == Some(&0);
+    let emptied: Vec<_> = before.tables.iter().filter(emptied).map(|(table, _)| table.clone()).collect();
+    if !emptied.is_empty() {
+        found.push(format!("tables are empty that were not ({})", emptied.join(", ")));
     }
     let gone: Vec<_> = before.tables.keys().filter(|table| !now.tables.contains_key(*table)).cloned().collect();
     if !gone.is_empty() {

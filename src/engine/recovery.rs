@@ -7,7 +7,7 @@
 //! 4. Marked deletions are finished; a retention that was saved is applied.
 //! 5. The outcome of the interrupted operation is recorded, or what was finished for one that had failed.
 //!
-//! Each step can be cut short and begun again.
+//! Each step can be cut short and begun again. What can't be removed is left to the next recovery, and stops no operation.
 
 use std::collections::BTreeSet;
 
@@ -35,11 +35,12 @@ impl Session<'_> {
         let open = self.unfinished()?;
         let is = |operation: &str| open.as_ref().is_some_and(|open| open.intent.entry.operation == operation);
         let mut removed = Vec::new();
-        if let Some(id) = open.as_ref().filter(|_| is("create")).and_then(|open| open.intent.entry.id) {
+        let interrupted = open.as_ref().filter(|_| is("create")).and_then(|open| open.intent.entry.id);
+        if let Some(id) = interrupted {
             removed.extend(self.remove_uncommitted(&id)?);
         }
         removed.extend(self.remove_second_names()?);
-        let deleted = self.finish_deletions()?;
+        let deleted = self.finish_deletions().done;
         // A changed retention acts when it is saved.
         if is("settings") && open.as_ref().is_some_and(|open| open.done) {
             self.rotate_due()?;
@@ -97,16 +98,17 @@ impl Session<'_> {
         Ok(open)
     }
 
-    /// Files under the final names of a backup that isn't in the catalog. The id was free when its intent was written.
+    /// Files of our databases under the final names of a backup that isn't in the catalog. Those names were free when its
+    /// intent was written.
     fn remove_uncommitted(&self, id: &BackupId) -> Result<Vec<String>, Error> {
         if self.catalog.backups.iter().any(|backup| backup.id == *id) {
             return Ok(Vec::new());
         }
         let mut removed = Vec::new();
         for found in self.engine.store.scan()? {
-            if found.name.as_ref().is_some_and(|(other, _, _)| other == id) {
-                disk::remove(&self.engine.store.root().join(&found.file))?;
-                removed.push(found.file);
+            let ours = |name| self.engine.config.databases.contains_key(name);
+            if found.name.as_ref().is_some_and(|(other, name, _)| other == id && ours(name)) {
+                removed.extend(self.removed(found.file));
             }
         }
         self.engine.store.sync([id.tier()])?;
@@ -126,11 +128,21 @@ impl Session<'_> {
         let mut removed = Vec::new();
         for found in store.scan()? {
             if found.name.is_some() && !named.contains(&found.file) && inodes.contains(&found.inode) {
-                disk::remove(&store.root().join(&found.file))?;
-                removed.push(found.file);
+                removed.extend(self.removed(found.file));
             }
         }
         Ok(removed)
+    }
+
+    /// A file that can't be removed is told as unmanaged from then on, and stands in nobody's way.
+    fn removed(&self, file: String) -> Option<String> {
+        match disk::remove(&self.engine.store.root().join(&file)) {
+            Ok(()) => Some(file),
+            Err(error) => {
+                tracing::warn!(%error, "what an interrupted operation had left is still there");
+                None
+            }
+        }
     }
 
     fn close(&self, open: Unfinished, otherwise: &str, details: Map<String, Value>) -> Result<(), Error> {

@@ -16,8 +16,11 @@ impl Engine {
         session.audited(Some(id), Unrecorded::IsRefused, Map::new(), |session| {
             session.catalog.mark_deleting(&id);
             session.commit()?;
-            session.finish_deletions()?;
-            Ok(((), Map::new()))
+            let deletions = session.finish_deletions();
+            match deletions.failed.filter(|_| !deletions.done.contains(&id)) {
+                Some(error) => Err(error),
+                None => Ok(((), Map::new())),
+            }
         })
     }
 
@@ -43,6 +46,7 @@ impl Session<'_> {
     fn may_delete(&self, id: &BackupId, force: bool) -> Result<(), Error> {
         let backup = self.catalog.get(id).ok_or(Error::NotFound(*id))?;
         let good = self.catalog.standing().filter(|backup| backup.is_good()).count();
-        if backup.is_good() && good == 1 && !force { Err(Error::LastGood(*id)) } else { Ok(()) }
+        let last = self.catalog.standing().count() == 1 || backup.is_good() && good == 1;
+        if last && !force { Err(Error::LastGood(*id)) } else { Ok(()) }
     }
 }

@@ -99,21 +99,39 @@ impl Session<'_> {
         Ok(partial.publish_new()?)
     }
 
-    /// Step 3. Marked entries are gone for everyone already; an error leaves them to the next operation.
-    pub(super) fn finish_deletions(&mut self) -> Result<Vec<BackupId>, Error> {
+    /// Step 3. Marked entries are gone for everyone already; what can't be removed now is left to the next operation, and
+    /// stands in nobody's way.
+    pub(super) fn finish_deletions(&mut self) -> Deletions {
+        let mut deletions = Deletions::default();
+        deletions.failed = self.remove_marked(&mut deletions.done).err();
+        if let Some(error) = &deletions.failed {
+            tracing::warn!(%error, "what was deleted is not removed yet");
+        }
+        deletions
+    }
+
+    fn remove_marked(&mut self, done: &mut Vec<BackupId>) -> Result<(), Error> {
         let going: Vec<Backup> = self.catalog.backups.iter().filter(|backup| backup.deleting).cloned().collect();
         if going.is_empty() {
-            return Ok(Vec::new());
+            return Ok(());
         }
+        // The marks are durable before a file goes, also where the catalog write failed after its rename.
+        disk::sync_dir(self.engine.store.root())?;
+        let mut failed = None;
+        let mut removed = Vec::new();
         for backup in &going {
-            for (_, path) in self.engine.store.paths(backup) {
-                disk::remove(&path)?;
+            match self.engine.store.paths(backup).try_for_each(|(_, path)| disk::remove(&path)) {
+                Ok(()) => removed.push(backup.id),
+                Err(error) => failed = Some(error),
             }
         }
         self.engine.store.sync(going.iter().map(|backup| backup.tier))?;
-        self.catalog.backups.retain(|backup| !backup.deleting);
-        self.commit()?;
-        Ok(going.into_iter().map(|backup| backup.id).collect())
+        self.catalog.backups.retain(|backup| !(backup.deleting && removed.contains(&backup.id)));
+        if !removed.is_empty() {
+            self.commit()?;
+        }
+        done.append(&mut removed);
+        failed.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// Applies what is due without a new backup. Says whether anything went.
@@ -122,10 +140,19 @@ impl Session<'_> {
         if !plan.steps.is_empty() {
             self.prepare(&plan)?;
             self.commit()?;
-            self.finish_deletions()?;
+            self.finish_deletions();
         }
         Ok(plan)
     }
+}
+
+/// How far the removal of marked backups came.
+#[derive(Default)]
+pub(super) struct Deletions {
+    /// These are gone.
+    pub(super) done: Vec<BackupId>,
+    /// What stood in the way of others.
+    pub(super) failed: Option<Error>,
 }
 
 fn free_name(target: &Path) -> std::path::PathBuf {

@@ -314,8 +314,8 @@ fn copy_held(
 fn check_copied(copied: Copied, options: &Options, control: &Control) -> Result<Copy, Error> {
     let name = &copied.name;
     let content = compare(name, &copied.target, copied.written, control)?;
-    let mut copy = open_finished(copied.target.path()).map_err(|error| situation(name, error))?;
-    let report = check::check(&mut copy, name, options.check, &patient(&copied.facts, control))?;
+    let mut copy = open_finished(copied.target.path()).map_err(|error| ours(situation(name, error)))?;
+    let report = check::check(&mut copy, name, options.check, &patient(&copied.facts, control)).map_err(ours)?;
     judged(copied, content, report)
 }
 
@@ -359,8 +359,10 @@ fn patient(facts: &Facts, control: &Control) -> Control {
 fn judged(copied: Copied, content: Content, report: Report) -> Result<Copy, Error> {
     let Copied { name, target, facts, .. } = copied;
     if let Verdict::Corrupt(findings) = report.verdict {
-        let kept = keep_corrupt(target)?;
-        return Err(Error::Corrupt { name, findings, kept: Some(kept) });
+        // That the data is corrupt counts, whether or not a copy of it can be kept.
+        let kept =
+            keep_corrupt(target).inspect_err(|error| tracing::warn!(%error, "the corrupt copy is not kept")).ok();
+        return Err(Error::Corrupt { name, findings, kept });
     }
     opens_as(&name, &target, &facts)?;
     Ok(Copy { name, partial: target, content, facts, report })
@@ -373,9 +375,21 @@ fn compare(name: &DatabaseName, target: &Partial, written: Fingerprint, control:
     if content.fingerprint == written { Ok(content) } else { Err(Error::ReadBack { name: name.clone() }) }
 }
 
+/// What goes wrong with a finished copy is the matter of our disk, not of the live data.
+fn ours(error: Error) -> Error {
+    match error {
+        Error::SourceIo { name, .. }
+        | Error::NotAllowed { name, .. }
+        | Error::NotADatabase { name }
+        | Error::Corrupt { name, .. }
+        | Error::Sqlite { name, .. } => Error::ReadBack { name },
+        other => other,
+    }
+}
+
 /// The finished file is a database of the pages that were pinned.
 fn opens_as(name: &DatabaseName, target: &Partial, pinned: &Facts) -> Result<(), Error> {
-    let failed = |error| situation(name, error);
+    let failed = |error| ours(situation(name, error));
     let copy = open_finished(target.path()).map_err(failed)?;
     let found = facts(&copy).map_err(failed)?;
     let size = target.file().metadata().map_err(|_| Error::ReadBack { name: name.clone() })?.len();

@@ -155,3 +155,16 @@ fn the_demo_runs_prints_commands_that_work_and_leaves_nothing_running() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
     eventually("the app ends with the demo", || !std::path::Path::new(&format!("/proc/{app}")).exists());
 }
+
+/// A supervisor that signals a process and then its group sends everything twice.
+#[test]
+fn a_signal_that_comes_twice_ends_it_as_well_as_one() {
+    let place = Place::new();
+    let mut serving = Serving::start(&mut place.command(&["serve"]));
+    eventually("the first backup", || place.backups().join("audit.jsonl").exists() && !scheduled(&place).is_empty());
+    let pid = serving.0.id().to_string();
+    let twice = format!("kill -TERM {pid} && kill -TERM {pid}");
+    assert!(Command::new("sh").args(["-c", &twice]).status().unwrap().success());
+    assert_eq!(serving.0.wait().unwrap().code(), Some(0));
+    place.assert_whole();
+}

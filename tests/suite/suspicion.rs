@@ -199,3 +199,39 @@ fn the_alarm_is_where_it_was_set() {
     place.sql("attendance", "DELETE FROM marks WHERE id % 5 = 0; VACUUM");
     assert_eq!(place.create()["flags"], json!(["shrunk"]));
 }
+
+/// Rows go, and their pages may stay: a table that was filled and is empty is suspicious by itself.
+#[test]
+fn a_table_that_is_emptied_is_suspicious() {
+    let place = Place::new();
+    let filler = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < 150) ";
+    place.sql("auth", &format!("{filler} INSERT INTO users (email) SELECT 'u'||i FROM n"));
+    place.ok(&["create", "--type", "daily"]);
+    place.sql("auth", "DELETE FROM users");
+    let backup = place.create();
+    assert_eq!(backup["flags"], serde_json::json!(["shrunk"]));
+    let findings = backup["findings"].to_string();
+    assert!(findings.contains("tables are empty that were not (users)"), "{findings}");
+    assert!(place.warnings().contains(&"rotation-frozen".to_owned()));
+}
+
+/// What rotation dropped but the disk doesn't let go stops nothing, and its name isn't given again.
+#[test]
+fn a_file_that_can_not_be_removed_stops_no_backup() {
+    let mut place = Place::new();
+    place.set("BACKUP_RETENTION_MANUAL", "1");
+    let first = place.create();
+    let path = place.copy(&first, "auth");
+    // A folder in its place: unlink fails for good.
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let second = place.create();
+    let third = place.create();
+    assert_eq!(place.ids(), [third["id"].as_str().unwrap()]);
+    assert_ne!(second["id"], first["id"]);
+    place.ok(&["pin", third["id"].as_str().unwrap()]);
+    std::fs::remove_dir(&path).unwrap();
+    place.create();
+    place.assert_whole();
+}

@@ -171,6 +171,32 @@ fn flagged_ones_freeze_rotation_fill_no_quota_and_only_three_stay() {
 }
 
 #[test]
+fn damaged_ones_fill_nothing_and_are_never_dropped() {
+    let mut backups = after_days("2026-01-01", 60, &Retention::default());
+    let damaged: Vec<_> = backups.iter().map(|backup| backup.id).collect();
+    backups.iter_mut().for_each(|backup| backup.verified.ok = false);
+    for n in 60..100 {
+        add_daily(&mut backups, day("2026-01-01") + Days::new(n), &Retention::default());
+    }
+    assert!(damaged.iter().all(|id| backups.iter().any(|backup| backup.id == *id)));
+    assert_eq!(counted(&backups, Tier::Daily).len(), 7);
+}
+
+#[test]
+fn a_name_that_is_still_to_be_removed_is_not_given_again() {
+    let mut backups = after_days("2026-01-05", 7, &Retention::default());
+    let mut going = backup(100, Tier::Weekly, day("2026-01-05"));
+    going.deleting = true;
+    backups.push(going);
+    backups.push(backup(101, Tier::Daily, day("2026-01-12")));
+    let to = plan(&backups, &Retention::default(), None).steps.into_iter().find_map(|step| match step {
+        Step::Promote { to, .. } => Some(to.to_string()),
+        Step::Drop { .. } => None,
+    });
+    assert_eq!(to.as_deref(), Some("weekly-2026-W02-2"));
+}
+
+#[test]
 fn damaged_ones_are_never_promoted() {
     let mut backups = after_days("2026-01-05", 7, &Retention::default());
     backups[0].verified.ok = false;

@@ -321,8 +321,14 @@ pub struct Control {
     cancelled: Arc<AtomicBool>,
     /// Set when one part has failed and the others may stop; not a wish of the user.
     abandoned: Arc<AtomicBool>,
-    deadline: Option<Instant>,
+    patience: Option<Patience>,
     progress: Option<Listener>,
+}
+
+#[derive(Clone, Copy)]
+struct Patience {
+    since: Instant,
+    limit: Duration,
 }
 
 /// How far a copy is.
@@ -355,8 +361,8 @@ impl Control {
     }
 
     /// The same, with an end to its patience.
-    pub fn until(&self, deadline: Instant) -> Self {
-        Self { deadline: Some(deadline), abandoned: Arc::default(), ..self.clone() }
+    pub fn within(&self, since: Instant, limit: Duration) -> Self {
+        Self { patience: Some(Patience { since, limit }), abandoned: Arc::default(), ..self.clone() }
     }
 
     /// Lets the other parts of the work stop, since one has failed.
@@ -381,7 +387,12 @@ impl Control {
 
     /// Whether the time is up.
     pub fn is_late(&self) -> bool {
-        self.deadline.is_some_and(|deadline| Instant::now() > deadline)
+        self.patience.is_some_and(|patience| patience.since.elapsed() > patience.limit)
+    }
+
+    /// The time that was up.
+    fn limit(&self) -> Duration {
+        self.patience.map(|patience| patience.limit).unwrap_or_default()
     }
 
     /// An error once it was asked to stop.

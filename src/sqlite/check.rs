@@ -108,9 +108,7 @@ fn structure_and_rows(connection: &Connection, kind: CheckKind) -> rusqlite::Res
 
 fn late_or(control: &Control, name: &DatabaseName, error: rusqlite::Error) -> Error {
     match situation(name, error) {
-        Error::Cancelled if !control.is_cancelled() => {
-            Error::TooSlow { name: name.clone(), limit: super::snapshot::LEAST_PATIENCE }
-        }
+        Error::Cancelled if !control.is_cancelled() => Error::TooSlow { name: name.clone(), limit: control.limit() },
         other => other,
     }
 }

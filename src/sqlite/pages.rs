@@ -141,7 +141,7 @@ impl Reader<'_> {
         self.control.tell(Progress { database: self.name, done: self.share.before + done, total: self.share.total });
         self.control.check()?;
         if self.control.is_late() {
-            let limit = super::snapshot::LEAST_PATIENCE;
+            let limit = self.control.limit();
             return Err(Error::TooSlow { name: self.name.clone(), limit });
         }
         Ok(())

@@ -24,7 +24,7 @@ use crate::clock::Clock;
 use crate::disk::{self, Partial};
 
 /// A copy or check may take this long whatever its size …
-pub const LEAST_PATIENCE: Duration = Duration::from_secs(600);
+const LEAST_PATIENCE: Duration = Duration::from_secs(600);
 /// … and this many bytes a second more.
 const SLOWEST: u64 = 5_000_000;
 /// How long the first gate is waited for in one go: nothing is held meanwhile.
@@ -302,7 +302,7 @@ fn copy_held(
     since: Instant,
     control: &Control,
 ) -> Result<Copied, Error> {
-    let held = control.until(since + options.rollback_hold);
+    let held = control.within(since, options.rollback_hold);
     let written = pages::copy(&pinned.copy, &pinned.name, &target, share, &held).map_err(|error| match error {
         Error::TooSlow { name, .. } => Error::HeldTooLong { name, hold: options.rollback_hold },
         other => other,
@@ -352,7 +352,7 @@ fn copy_and_check(
 }
 
 fn patient(facts: &Facts, control: &Control) -> Control {
-    control.until(Instant::now() + LEAST_PATIENCE + Duration::from_secs(facts.bytes() / SLOWEST))
+    control.within(Instant::now(), LEAST_PATIENCE + Duration::from_secs(facts.bytes() / SLOWEST))
 }
 
 /// A corrupt copy is kept, and is no copy.

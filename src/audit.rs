@@ -172,8 +172,22 @@ impl Audit {
         }
     }
 
+    /// Whether the log still has the line that an anchor names; one of an empty log names none. Takes no lock.
+    pub fn holds(&self, seq: u64, sum: &str) -> Result<bool, Error> {
+        let mut held = seq == 0;
+        self.backwards(|line, text| {
+            held |= line.seq == seq && hash(text) == sum;
+            line.seq <= seq
+        })?;
+        Ok(held)
+    }
+
     /// Lines from the newest to the oldest, until `enough` says so. Takes no lock; what isn't a line is passed over.
     pub fn newest_first(&self, mut enough: impl FnMut(&Line) -> bool) -> Result<(), Error> {
+        self.backwards(|line, _| enough(line))
+    }
+
+    fn backwards(&self, mut enough: impl FnMut(&Line, &[u8]) -> bool) -> Result<(), Error> {
         let Some(file) = open_for_reading(&self.path)? else { return Ok(()) };
         let mut end = file.metadata().to("look at", &self.path)?.len();
         let mut tail: Vec<u8> = Vec::new();
@@ -185,7 +199,7 @@ impl Audit {
             let cut =
                 if start == 0 { 0 } else { block.iter().position(|b| *b == b'\n').map_or(block.len(), |at| at + 1) };
             for text in block[cut..].rsplit(|b| *b == b'\n').filter(|text| !text.is_empty()) {
-                if serde_json::from_slice(text).is_ok_and(|line| enough(&line)) {
+                if serde_json::from_slice(text).is_ok_and(|line| enough(&line, text)) {
                     return Ok(());
                 }
             }

@@ -51,7 +51,8 @@ impl Engine {
         let catalog = present.unwrap_or_else(|| empty.clone());
         let mut session = Session { engine: self, operation: "rebuild", call: call.clone(), catalog, permit };
         session.close_unfinished()?;
-        session.catalog = empty;
+        // An anchor that the log has lost isn't forgotten by a rebuild either.
+        session.catalog = Catalog { audit: memory.catalogs.iter().find_map(|old| old.audit.clone()), ..empty };
         session.audited(None, Unrecorded::IsRefused, Map::new(), |session| {
             let rebuilt = session.rebuild(&memory)?;
             let details = Map::from_iter([

@@ -78,8 +78,14 @@ impl Session<'_> {
             "create" => id.is_some_and(|id| self.catalog.backups.iter().any(|backup| backup.id == id)),
             "delete" => id.is_some_and(|id| self.catalog.get(&id).is_none()),
             "settings" => self.engine.is_saved(&intent.entry),
-            // A catalog that was written after the intent says so.
-            _ => self.catalog.audit.as_ref().is_some_and(|anchor| anchor.seq >= intent.seq),
+            "pin" | "unpin" => {
+                id.and_then(|id| self.catalog.get(&id)).is_some_and(|backup| backup.pinned == (operation == "pin"))
+            }
+            // A catalog that was written after the intent says so, unless the log was cut off since.
+            _ => {
+                let held = self.engine.lost_anchor(&self.catalog).is_ok_and(|lost| lost.is_none());
+                held && self.catalog.audit.as_ref().is_some_and(|anchor| anchor.seq >= intent.seq)
+            }
         }
     }
 

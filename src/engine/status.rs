@@ -311,6 +311,9 @@ impl Engine {
             warnings.add("new-store", text);
         }
         warnings.files(unmanaged);
+        if let Some(seq) = self.read_catalog()?.map_or(Ok(None), |catalog| self.lost_anchor(&catalog))? {
+            warnings.add("audit-broken", format!("the audit log no longer holds line {seq}, which the catalog remembers: its end was cut off, or it was removed; put it back from a copy. Backups go on"));
+        }
         self.warn_of_space(backups, &mut warnings);
         if clock_is_implausible(now) {
             warnings.add("clock-implausible", "the clock of this machine is wrong (before 2025); set it");

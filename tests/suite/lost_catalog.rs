@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::harness::{PROGRAM, Place, Run, python, tree};
+use crate::inject::Spot;
 
 /// Every file below the backup directory that data rests on. The lock's note and the audit log go on, of course.
 fn content(place: &Place) -> BTreeMap<String, Vec<u8>> {
@@ -208,4 +209,42 @@ fn another_store_and_an_empty_place_are_refused() {
     std::fs::remove_dir(place.backups()).unwrap();
     place.run(&["create"]).refused(1, &["is its volume mounted?"]);
     assert!(!place.backups().exists());
+}
+
+/// A log that has lost its end, or all of it, is broken until it is put back, whatever comes after.
+#[test]
+fn an_audit_log_that_was_cut_off_is_not_made_whole_by_what_comes_after() {
+    let place = three();
+    let log = place.backups().join("audit.jsonl");
+    let whole = std::fs::read_to_string(&log).unwrap();
+    let mut lines: Vec<_> = whole.lines().collect();
+    lines.truncate(4);
+    for left in [Some(lines.join("\n") + "\n"), None] {
+        let place = place.twin();
+        let log = place.backups().join("audit.jsonl");
+        match &left {
+            Some(text) => std::fs::write(&log, text).unwrap(),
+            None => std::fs::remove_file(&log).unwrap(),
+        }
+        let later: [&[&str]; 5] = [&["create"], &["create"], &["create"], &["create"], &["catalog", "rebuild"]];
+        for args in later {
+            assert!(place.warnings().contains(&"audit-broken".to_owned()), "{left:?}, before {args:?}");
+            place.ok(args);
+            place.run(&["audit", "verify"]).refused(1, &["the audit log is not whole"]);
+        }
+        assert_eq!(place.ids().len(), 7);
+        // A pin that is cut short is told as it was, without the help of the anchor.
+        let newest = place.ids()[0].clone();
+        for (call, path, done) in [("rename", None, false), ("write", Some("audit.jsonl".to_owned()), true)] {
+            let place = place.twin();
+            assert!(place.killed(&Spot { call, path }, 2, &["pin", &newest]));
+            place.create();
+            let outcome =
+                place.audit().into_iter().rfind(|line| line["kind"] == "outcome" && line["operation"] == "pin");
+            let pinned = place.list().iter().any(|it| it["id"] == newest.as_str() && it["pinned"] == true);
+            assert_eq!((outcome.unwrap()["ok"] == true, pinned), (done, done), "{call}");
+        }
+    }
+    assert!(!place.warnings().contains(&"audit-broken".to_owned()));
+    place.ok(&["audit", "verify"]);
 }

@@ -167,7 +167,7 @@ impl Session<'_> {
         let told = line.and_then(|line| text(line, "localDate")?.parse().ok());
         let date = told.unwrap_or_else(|| self.engine.config.settings.schedule.local_date(timestamp));
         Backup {
-            sequence: 0,
+            sequence: line.and_then(sequence).unwrap_or(0),
             id: *id,
             tier: id.tier(),
             timestamp,
@@ -210,14 +210,16 @@ impl Session<'_> {
         Ok(plain_copy(id, name, content, facts, report))
     }
 
-    /// New numbers, above all that were ever given, in the order of the old numbers and, where there is none, of time.
+    /// New numbers, above all that were ever given, in the order of the old ones: a clock may have been wrong. Only
+    /// where nobody knows a number, time says where the backup belongs.
     fn number(&mut self, memory: &Memory) {
         let highest = |catalog: &Catalog| {
             catalog.backups.iter().map(|backup| backup.sequence).max().unwrap_or(0).max(catalog.last_sequence)
         };
-        let told = memory.created.values().filter_map(|line| line.entry.details.get("sequence")?.as_u64()).max();
+        let told = memory.created.values().filter_map(sequence).max();
         let above = memory.catalogs.iter().map(highest).max().max(told).unwrap_or(0);
-        self.catalog.backups.sort_by_key(|backup| (backup.timestamp, backup.sequence, backup.id));
+        self.catalog.last_sequence = above;
+        self.catalog.backups = in_order(std::mem::take(&mut self.catalog.backups));
         for (sequence, backup) in (above + 1..).zip(&mut self.catalog.backups) {
             backup.sequence = sequence;
             self.catalog.last_sequence = sequence;
@@ -280,6 +282,29 @@ fn promoted_from(line: &Line, id: &BackupId) -> Option<BackupId> {
 
 fn text(line: &Line, key: &str) -> Option<String> {
     line.entry.details.get(key)?.as_str().map(str::to_owned)
+}
+
+fn sequence(line: &Line) -> Option<u64> {
+    line.entry.details.get("sequence")?.as_u64()
+}
+
+/// By their numbers. One without a number comes where it stands against the time of the fewest others, so that a wrong
+/// clock misplaces no neighbours.
+fn in_order(backups: Vec<Backup>) -> Vec<Backup> {
+    let (mut ordered, mut others): (Vec<_>, Vec<_>) = backups.into_iter().partition(|backup| backup.sequence > 0);
+    ordered.sort_by_key(|backup| (backup.sequence, backup.timestamp, backup.id));
+    others.sort_by_key(|backup| (backup.timestamp, backup.id));
+    for other in others {
+        let (mut place, mut against, mut fewest) = (0, 0, 0);
+        for (index, backup) in ordered.iter().enumerate() {
+            against += if backup.timestamp <= other.timestamp { -1 } else { 1 };
+            if against <= fewest {
+                (place, fewest) = (index + 1, against);
+            }
+        }
+        ordered.insert(place, other);
+    }
+    ordered
 }
 
 fn list<T: serde::de::DeserializeOwned>(line: &Line, key: &str) -> Option<T> {

@@ -2,11 +2,13 @@
 //! every backup back [P1, P9].
 
 use std::collections::BTreeMap;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
 use crate::harness::{PROGRAM, Place, Run, python, tree};
 use crate::inject::Spot;
+use crate::seasons;
 
 /// Every file below the backup directory that data rests on. The lock's note and the audit log go on, of course.
 fn content(place: &Place) -> BTreeMap<String, Vec<u8>> {
@@ -154,6 +156,55 @@ fn without_any_catalog_the_audit_log_tells_the_rest() {
         std::fs::remove_file(place.backups().join(name)).unwrap();
     }
     assert_rebuilt(&place, &before, None, "no catalog at all");
+}
+
+/// The newest is what was taken last, whatever the clock said.
+#[test]
+fn order_is_of_numbers_and_of_time_only_where_there_is_none() {
+    let place = Place::new();
+    for date in ["2025-03-03", "2031-01-01", "2025-03-05", "2025-03-06", "2025-03-07"] {
+        seasons::then(&place, date, "daily");
+    }
+    let before = place.catalog();
+    let ids = place.ids();
+    assert_eq!(ids[3], "daily-2031-01-01");
+    let names = ["metadata.json", "metadata.json.previous"];
+    // The catalog that is there knows the order, and so does the audit log.
+    for lost in [&names[..0], &names[..]] {
+        for name in lost {
+            std::fs::remove_file(place.backups().join(name)).unwrap();
+        }
+        let rebuilt = place.json(&["catalog", "rebuild"]);
+        assert_eq!(place.ids(), ids, "without {lost:?}");
+        let last = |catalog: &Value| catalog["lastSequence"].as_u64().unwrap();
+        assert_eq!(rebuilt["backups"][0]["id"], "daily-2025-03-07");
+        assert!(rebuilt["backups"][4]["sequence"].as_u64().unwrap() > last(&before));
+        assert_eq!(last(&place.catalog()), rebuilt["backups"][0]["sequence"]);
+    }
+    // One of which nobody knows more than its files: it comes between its days.
+    let log = place.backups().join("audit.jsonl");
+    let text = std::fs::read_to_string(&log).unwrap();
+    let others: Vec<_> = text.lines().filter(|line| !line.contains("daily-2025-03-06")).collect();
+    std::fs::write(&log, others.join("\n") + "\n").unwrap();
+    std::fs::remove_file(place.backups().join(names[0])).unwrap();
+    let shown = ["attendance", "auth"].map(|name| place.backups().join(format!("daily/{name}-2025-03-06.db")));
+    for file in &shown {
+        assert!(Command::new("touch").args(["-d", "2025-03-06T03:00Z"]).arg(file).status().unwrap().success());
+    }
+    place.ok(&["catalog", "rebuild"]);
+    assert_eq!(place.ids(), ids);
+}
+
+/// Numbers don't begin anew when no backup is left.
+#[test]
+fn a_rebuild_of_nothing_gives_no_number_twice() {
+    let place = three();
+    let last = place.catalog()["lastSequence"].as_u64().unwrap();
+    for folder in ["daily", "manual"] {
+        std::fs::remove_dir_all(place.backups().join(folder)).unwrap();
+    }
+    place.ok(&["catalog", "rebuild"]);
+    assert!(place.create()["sequence"].as_u64().unwrap() > last);
 }
 
 #[test]

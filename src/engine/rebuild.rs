@@ -47,7 +47,7 @@ impl Engine {
         let memory = self.memory()?;
         let empty = Catalog::empty(self.remembered_store(&memory)?);
         self.assert_store(&empty)?;
-        let present = Catalog::load(self.store.root()).ok().flatten();
+        let present = readable(Catalog::load(self.store.root()))?;
         let catalog = present.unwrap_or_else(|| empty.clone());
         let mut session = Session { engine: self, operation: "rebuild", call: call.clone(), catalog, permit };
         session.close_unfinished()?;
@@ -75,8 +75,8 @@ impl Engine {
     }
 
     fn memory(&self) -> Result<Memory, Error> {
-        let read = |name: &str| Catalog::read(&self.store.root().join(name)).ok().flatten();
-        let catalogs = [catalog::FILE, catalog::PREVIOUS].into_iter().filter_map(read).collect();
+        let read = |name: &str| readable(Catalog::read(&self.store.root().join(name))).transpose();
+        let catalogs = [catalog::FILE, catalog::PREVIOUS].into_iter().filter_map(read).collect::<Result<_, _>>()?;
         let (mut created, mut pins) = (BTreeMap::new(), BTreeMap::new());
         self.audit.newest_first(|line| {
             let done = line.entry.kind == Kind::Outcome && line.entry.ok == Some(true);
@@ -270,6 +270,14 @@ impl Memory {
             id = self.created.values().find_map(|line| promoted_from(line, &id))?;
         }
         None
+    }
+}
+
+/// A damaged catalog is what a rebuild is for; one that a newer program wrote is not damaged.
+fn readable(read: Result<Option<Catalog>, catalog::Error>) -> Result<Option<Catalog>, Error> {
+    match read {
+        Err(error @ catalog::Error::Newer { .. }) => Err(error.into()),
+        read => Ok(read.ok().flatten()),
     }
 }
 

@@ -56,7 +56,6 @@ fn faults(good: &[u8]) -> Vec<(Option<Vec<u8>>, &'static str)> {
         (Some(b"[]".to_vec()), "can't be read"),
         (Some(broken(good, |it| it["backups"] = json!({}))), "can't be read"),
         (Some(broken(good, |it| it["backups"][0]["sequence"] = json!("one"))), "can't be read"),
-        (Some(broken(good, |it| it["version"] = json!(99))), "is of format 99"),
         (Some(broken(good, |it| it["version"] = json!(-1))), "can't be read"),
         (Some(broken(good, twice)), "is there twice"),
         (Some(broken(good, climbing)), "names a file that isn't its own"),
@@ -125,6 +124,27 @@ fn assert_rebuilt(place: &Place, before: &Value, bad: Option<&[u8]>, word: &str)
         assert!(std::fs::read(kept).unwrap() == bad, "{word}: the bad catalog is not kept as it was");
     }
     place.assert_whole();
+}
+
+/// A newer program knows more of its catalog than this one could make anew.
+#[test]
+fn a_catalog_of_a_newer_program_is_left_to_it() {
+    let place = three();
+    for name in ["metadata.json", "metadata.json.previous"] {
+        let place = place.twin();
+        let path = place.backups().join(name);
+        let newer = broken(&std::fs::read(&path).unwrap(), |it| it["version"] = json!(99));
+        std::fs::write(&path, &newer).unwrap();
+        if name != "metadata.json" {
+            std::fs::write(place.backups().join("metadata.json"), "{").unwrap();
+        }
+        let untouched = content(&place);
+        place.run(&["catalog", "rebuild"]).refused(1, &[name, "is of format 99", "use the program that wrote it"]);
+        assert_eq!(content(&place), untouched);
+        if name == "metadata.json" {
+            assert_stopped(&place, "is of format 99");
+        }
+    }
 }
 
 #[test]

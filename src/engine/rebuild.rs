@@ -34,6 +34,8 @@ pub struct Rebuilt {
 struct Memory {
     catalogs: Vec<Catalog>,
     created: BTreeMap<BackupId, Line>,
+    /// The ids that promoted backups had before.
+    promoted: BTreeMap<BackupId, BackupId>,
     /// Pinned, or unpinned, last.
     pins: BTreeMap<BackupId, bool>,
 }
@@ -77,8 +79,12 @@ impl Engine {
     fn memory(&self) -> Result<Memory, Error> {
         let read = |name: &str| readable(Catalog::read(&self.store.root().join(name))).transpose();
         let catalogs = [catalog::FILE, catalog::PREVIOUS].into_iter().filter_map(read).collect::<Result<_, _>>()?;
-        let (mut created, mut pins) = (BTreeMap::new(), BTreeMap::new());
+        let (mut created, mut promoted, mut pins) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         self.audit.newest_first(|line| {
+            // By whatever operation; one that was cut short has no more than its intent.
+            for (from, to) in promotions(line) {
+                promoted.entry(to).or_insert(from);
+            }
             let done = line.entry.kind == Kind::Outcome && line.entry.ok == Some(true);
             if let Some(id) = line.entry.id.filter(|_| done) {
                 match line.entry.operation.as_str() {
@@ -92,7 +98,7 @@ impl Engine {
             }
             false
         })?;
-        Ok(Memory { catalogs, created, pins })
+        Ok(Memory { catalogs, created, promoted, pins })
     }
 
     fn remembered_store(&self, memory: &Memory) -> Result<String, Error> {
@@ -173,7 +179,7 @@ impl Session<'_> {
             timestamp,
             local_date: if id.covers(date) { date } else { id.first_date() },
             databases: BTreeMap::new(),
-            promoted_from: line.and_then(|line| line.entry.id).filter(|origin| origin != id),
+            promoted_from: memory.promoted.get(id).copied(),
             reason: line.and_then(|line| text(line, "reason")),
             created_by: line.and_then(|line| text(line, "createdBy")).unwrap_or_else(|| "unknown".to_owned()),
             pinned: false,
@@ -250,7 +256,7 @@ impl Memory {
             return Some(known.databases.keys().cloned().collect());
         }
         let checksums = self.origin(id)?.entry.details.get("checksums")?.as_object()?;
-        Some(checksums.keys().filter_map(|name| name.parse().ok()).collect())
+        checksums.keys().map(|name| name.parse().ok()).collect()
     }
 
     fn checksum(&self, id: &BackupId, name: &DatabaseName) -> Option<&str> {
@@ -267,7 +273,7 @@ impl Memory {
             if let Some(line) = self.created.get(&id) {
                 return Some(line);
             }
-            id = self.created.values().find_map(|line| promoted_from(line, &id))?;
+            id = *self.promoted.get(&id)?;
         }
         None
     }
@@ -281,11 +287,11 @@ fn readable(read: Result<Option<Catalog>, catalog::Error>) -> Result<Option<Cata
     }
 }
 
-/// The id that `id` had before the rotation recorded in `line`.
-fn promoted_from(line: &Line, id: &BackupId) -> Option<BackupId> {
-    let steps = line.entry.details.get("rotation")?.as_array()?;
-    let step = steps.iter().find(|step| step.get("to").and_then(Value::as_str) == Some(id.to_string().as_str()))?;
-    step.get("from")?.as_str()?.parse().ok()
+/// The promotions that a line tells of: the id before and the id after.
+fn promotions(line: &Line) -> impl Iterator<Item = (BackupId, BackupId)> {
+    let steps = line.entry.details.get("rotation").and_then(Value::as_array).into_iter().flatten();
+    let id = |step: &Value, key: &str| step.get(key)?.as_str()?.parse().ok();
+    steps.filter_map(move |step| Some((id(step, "from")?, id(step, "to")?)))
 }
 
 fn text(line: &Line, key: &str) -> Option<String> {

@@ -253,7 +253,9 @@ impl Engine {
         let (mut found, mut ended, mut looked) = (None, BTreeSet::new(), 0);
         self.audit.newest_first(|line| {
             looked += 1;
+            // The operation that wanted a rotation tells its failure too.
             if line.entry.kind == Kind::Outcome
+                && line.entry.operation != super::rotation::ROTATE
                 && ended.insert(line.entry.operation.clone())
                 && line.entry.ok == Some(false)
             {

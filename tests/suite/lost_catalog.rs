@@ -227,6 +227,35 @@ fn a_rebuild_of_nothing_gives_no_number_twice() {
     assert!(place.create()["sequence"].as_u64().unwrap() > last);
 }
 
+/// What a changed retention promoted is known by its origin, even if the program was ended before it could say so.
+#[test]
+fn a_promotion_by_a_changed_retention_is_traced() {
+    let place = seasons::of_four_days();
+    let change = ["config", "--set", "retention.daily=1"];
+    let audit = || Spot { call: "write", path: Some("audit.jsonl".to_owned()) };
+    let whole = place.twin();
+    whole.ok(&change);
+    let after = whole.catalog();
+    let promoted = after["backups"].as_array().unwrap().iter().filter(|it| !it["promotedFrom"].is_null()).count();
+    assert_eq!(promoted, 2);
+    // At the rotation's outcome, and at that of the change.
+    for n in [None, Some(3), Some(4)] {
+        let place = place.twin();
+        match n {
+            Some(n) => assert!(place.killed(&audit(), n, &change)),
+            None => drop(place.ok(&change)),
+        }
+        for name in ["metadata.json", "metadata.json.previous"] {
+            std::fs::remove_file(place.backups().join(name)).unwrap();
+        }
+        place.ok(&["catalog", "rebuild"]);
+        let order =
+            |catalog: &Value| -> Vec<_> { catalog["backups"].as_array().unwrap().iter().map(essence).collect() };
+        assert_eq!(order(&place.catalog()), order(&after), "{n:?}");
+        place.assert_whole();
+    }
+}
+
 #[test]
 fn suspicion_outlives_the_catalog() {
     let place = Place::new();

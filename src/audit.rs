@@ -20,8 +20,10 @@ pub const FILE: &str = "audit.jsonl";
 /// here, and a catalog of many backups.
 const RESERVE: &str = ".audit-reserve";
 const RESERVE_BYTES: u64 = 256 << 10;
-/// A line is shorter; texts from outside are cut to fit.
+/// A line is shorter; what is recorded is cut to fit.
 const MAX_LINE: u64 = 64 << 10;
+/// What of it the details may take; texts of [`MAX_TEXT`] and the fields of fixed length have the rest.
+const MAX_DETAILS: usize = 48 << 10;
 /// Characters of a text from outside that are kept.
 const MAX_TEXT: usize = 500;
 /// `prev` of the first line.
@@ -130,6 +132,7 @@ impl Audit {
         for text in [Some(&mut entry.by), Some(&mut entry.from), entry.reason.as_mut()].into_iter().flatten() {
             shorten(text);
         }
+        entry.details = fitting(entry.details);
         let created = !self.path.exists();
         let file = disk::open_shared(&self.path)?;
         rustix::fs::flock(&file, FlockOperation::LockExclusive).to("lock", &self.path)?;
@@ -169,8 +172,22 @@ impl Audit {
         }
     }
 
+    /// Whether the log still has the line that an anchor names; one of an empty log names none. Takes no lock.
+    pub fn holds(&self, seq: u64, sum: &str) -> Result<bool, Error> {
+        let mut held = seq == 0;
+        self.backwards(|line, text| {
+            held |= line.seq == seq && hash(text) == sum;
+            line.seq <= seq
+        })?;
+        Ok(held)
+    }
+
     /// Lines from the newest to the oldest, until `enough` says so. Takes no lock; what isn't a line is passed over.
     pub fn newest_first(&self, mut enough: impl FnMut(&Line) -> bool) -> Result<(), Error> {
+        self.backwards(|line, _| enough(line))
+    }
+
+    fn backwards(&self, mut enough: impl FnMut(&Line, &[u8]) -> bool) -> Result<(), Error> {
         let Some(file) = open_for_reading(&self.path)? else { return Ok(()) };
         let mut end = file.metadata().to("look at", &self.path)?.len();
         let mut tail: Vec<u8> = Vec::new();
@@ -182,7 +199,7 @@ impl Audit {
             let cut =
                 if start == 0 { 0 } else { block.iter().position(|b| *b == b'\n').map_or(block.len(), |at| at + 1) };
             for text in block[cut..].rsplit(|b| *b == b'\n').filter(|text| !text.is_empty()) {
-                if serde_json::from_slice(text).is_ok_and(|line| enough(&line)) {
+                if serde_json::from_slice(text).is_ok_and(|line| enough(&line, text)) {
                     return Ok(());
                 }
             }
@@ -267,17 +284,25 @@ impl Audit {
     /// The last whole line, and the bytes after it.
     fn last_line(&self, file: &File) -> Result<(Head, Vec<u8>), Error> {
         let len = file.metadata().to("look at", &self.path)?.len();
-        let start = len.saturating_sub(3 * MAX_LINE);
-        let block = read_at(file, start, len - start).to("read", &self.path)?;
-        let end = block.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
-        // What isn't a line was damaged by somebody, which `verify` tells: the chain goes on from the one before it.
-        let mut whole = block[..end].split(|b| *b == b'\n').rev().filter(|text| !text.is_empty());
-        let last = whole.find_map(|text| serde_json::from_slice::<Line>(text).ok().map(|line| (line, text)));
-        let head = match last {
-            Some((line, text)) => Head { seq: line.seq, hash: hash(text) },
-            None => Head { seq: 0, hash: GENESIS.to_owned() },
-        };
-        Ok((head, block[end..].to_vec()))
+        let mut window = 3 * MAX_LINE;
+        loop {
+            let start = len.saturating_sub(window);
+            let block = read_at(file, start, len - start).to("read", &self.path)?;
+            let end = block.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+            // What isn't a line was damaged by somebody, which `verify` tells: the chain goes on from the one before it,
+            // however far back that is. Numbers begin anew only in a log that has no line at all.
+            let mut whole = block[..end].split(|b| *b == b'\n').rev().filter(|text| !text.is_empty());
+            let last = whole.find_map(|text| serde_json::from_slice::<Line>(text).ok().map(|line| (line, text)));
+            let head = match last {
+                Some((line, text)) => Head { seq: line.seq, hash: hash(text) },
+                None if start > 0 => {
+                    window *= 2;
+                    continue;
+                }
+                None => Head { seq: 0, hash: GENESIS.to_owned() },
+            };
+            return Ok((head, block[end..].to_vec()));
+        }
     }
 }
 
@@ -348,6 +373,47 @@ fn shorten(text: &mut String) {
     if let Some((at, _)) = text.char_indices().nth(MAX_TEXT) {
         text.truncate(at);
         text.push('…');
+    }
+}
+
+/// The details, cut as far as they must be: lists and texts to ever fewer parts, with the number of those left out.
+fn fitting(whole: Map<String, Value>) -> Map<String, Value> {
+    let size = |details: &Map<String, Value>| serde_json::to_vec(details).map_or(0, |bytes| bytes.len());
+    let (mut details, mut most) = (whole.clone(), 1 << 12);
+    while size(&details) > MAX_DETAILS && most > 0 {
+        details = whole.clone();
+        details.values_mut().for_each(|value| cut(value, most));
+        most /= 2;
+    }
+    details
+}
+
+/// Checksums, ids and the fields of a step stay whole; so a list is cut that holds them.
+fn cut(value: &mut Value, most: usize) {
+    let more = |count: usize| format!("… and {count} more");
+    match value {
+        Value::String(text) => {
+            let most = most.max(100);
+            if let Some((at, _)) = text.char_indices().nth(most) {
+                let rest = more(text[at..].chars().count());
+                text.truncate(at);
+                text.push_str(&rest);
+            }
+        }
+        Value::Array(list) => {
+            let rest = list.len().saturating_sub(most);
+            list.truncate(most);
+            list.iter_mut().for_each(|value| cut(value, most));
+            list.extend((rest > 0).then(|| more(rest).into()));
+        }
+        Value::Object(fields) => {
+            let most = most.max(16);
+            let rest = fields.len().saturating_sub(most);
+            *fields = std::mem::take(fields).into_iter().take(most).collect();
+            fields.values_mut().for_each(|value| cut(value, most));
+            fields.extend((rest > 0).then(|| (more(rest), Value::Null)));
+        }
+        _ => {}
     }
 }
 

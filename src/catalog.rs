@@ -164,8 +164,11 @@ impl Catalog {
     pub fn save(&mut self, root: &Path) -> Result<(), Error> {
         self.backups.sort_by_key(|backup| (backup.sequence, backup.id));
         let path = root.join(FILE);
-        if Self::read(&path).is_ok_and(|present| present.is_some()) {
-            disk::link_over(&path, &root.join(PREVIOUS))?;
+        match Self::read(&path) {
+            Ok(Some(_)) => disk::link_over(&path, &root.join(PREVIOUS))?,
+            // Nor is what a newer program wrote ours to replace.
+            Err(error @ Error::Newer { .. }) => return Err(error),
+            _ => {}
         }
         let mut bytes = serde_json::to_vec_pretty(self).map_err(|error| unreadable(&path, error))?;
         bytes.push(b'\n');

@@ -297,6 +297,14 @@ impl Engine {
         }
     }
 
+    /// The line that the catalog remembers, if the audit log hasn't got it any more.
+    fn lost_anchor(&self, catalog: &Catalog) -> Result<Option<u64>, Error> {
+        match &catalog.audit {
+            Some(anchor) if !self.audit.holds(anchor.seq, &anchor.hash)? => Ok(Some(anchor.seq)),
+            _ => Ok(None),
+        }
+    }
+
     /// Files that only a catalog can have put there.
     fn has_remains(&self) -> Result<bool, Error> {
         let previous = self.store.root().join(catalog::PREVIOUS).exists();
@@ -422,7 +430,10 @@ struct Session<'e> {
 impl Session<'_> {
     /// Writes the catalog: the commit point.
     fn commit(&mut self) -> Result<(), Error> {
-        if let Ok(head) = self.engine.audit.head() {
+        // A new anchor would make a log whole again that was cut off before the old one.
+        if self.engine.lost_anchor(&self.catalog).is_ok_and(|lost| lost.is_none())
+            && let Ok(head) = self.engine.audit.head()
+        {
             self.catalog.audit = Some(Anchor { seq: head.seq, hash: head.hash });
         }
         let makes_room = self.catalog.backups.iter().any(|backup| backup.deleting);

@@ -34,6 +34,8 @@ pub struct Rebuilt {
 struct Memory {
     catalogs: Vec<Catalog>,
     created: BTreeMap<BackupId, Line>,
+    /// The ids that promoted backups had before.
+    promoted: BTreeMap<BackupId, BackupId>,
     /// Pinned, or unpinned, last.
     pins: BTreeMap<BackupId, bool>,
 }
@@ -47,11 +49,12 @@ impl Engine {
         let memory = self.memory()?;
         let empty = Catalog::empty(self.remembered_store(&memory)?);
         self.assert_store(&empty)?;
-        let present = Catalog::load(self.store.root()).ok().flatten();
+        let present = readable(Catalog::load(self.store.root()))?;
         let catalog = present.unwrap_or_else(|| empty.clone());
         let mut session = Session { engine: self, operation: "rebuild", call: call.clone(), catalog, permit };
         session.close_unfinished()?;
-        session.catalog = empty;
+        // An anchor that the log has lost isn't forgotten by a rebuild either.
+        session.catalog = Catalog { audit: memory.catalogs.iter().find_map(|old| old.audit.clone()), ..empty };
         session.audited(None, Unrecorded::IsRefused, Map::new(), |session| {
             let rebuilt = session.rebuild(&memory)?;
             let details = Map::from_iter([
@@ -74,10 +77,14 @@ impl Engine {
     }
 
     fn memory(&self) -> Result<Memory, Error> {
-        let read = |name: &str| Catalog::read(&self.store.root().join(name)).ok().flatten();
-        let catalogs = [catalog::FILE, catalog::PREVIOUS].into_iter().filter_map(read).collect();
-        let (mut created, mut pins) = (BTreeMap::new(), BTreeMap::new());
+        let read = |name: &str| readable(Catalog::read(&self.store.root().join(name))).transpose();
+        let catalogs = [catalog::FILE, catalog::PREVIOUS].into_iter().filter_map(read).collect::<Result<_, _>>()?;
+        let (mut created, mut promoted, mut pins) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         self.audit.newest_first(|line| {
+            // By whatever operation; one that was cut short has no more than its intent.
+            for (from, to) in promotions(line) {
+                promoted.entry(to).or_insert(from);
+            }
             let done = line.entry.kind == Kind::Outcome && line.entry.ok == Some(true);
             if let Some(id) = line.entry.id.filter(|_| done) {
                 match line.entry.operation.as_str() {
@@ -91,7 +98,7 @@ impl Engine {
             }
             false
         })?;
-        Ok(Memory { catalogs, created, pins })
+        Ok(Memory { catalogs, created, promoted, pins })
     }
 
     fn remembered_store(&self, memory: &Memory) -> Result<String, Error> {
@@ -166,13 +173,13 @@ impl Session<'_> {
         let told = line.and_then(|line| text(line, "localDate")?.parse().ok());
         let date = told.unwrap_or_else(|| self.engine.config.settings.schedule.local_date(timestamp));
         Backup {
-            sequence: 0,
+            sequence: line.and_then(sequence).unwrap_or(0),
             id: *id,
             tier: id.tier(),
             timestamp,
             local_date: if id.covers(date) { date } else { id.first_date() },
             databases: BTreeMap::new(),
-            promoted_from: line.and_then(|line| line.entry.id).filter(|origin| origin != id),
+            promoted_from: memory.promoted.get(id).copied(),
             reason: line.and_then(|line| text(line, "reason")),
             created_by: line.and_then(|line| text(line, "createdBy")).unwrap_or_else(|| "unknown".to_owned()),
             pinned: false,
@@ -209,14 +216,16 @@ impl Session<'_> {
         Ok(plain_copy(id, name, content, facts, report))
     }
 
-    /// New numbers, above all that were ever given, in the order of the old numbers and, where there is none, of time.
+    /// New numbers, above all that were ever given, in the order of the old ones: a clock may have been wrong. Only
+    /// where nobody knows a number, time says where the backup belongs.
     fn number(&mut self, memory: &Memory) {
         let highest = |catalog: &Catalog| {
             catalog.backups.iter().map(|backup| backup.sequence).max().unwrap_or(0).max(catalog.last_sequence)
         };
-        let told = memory.created.values().filter_map(|line| line.entry.details.get("sequence")?.as_u64()).max();
+        let told = memory.created.values().filter_map(sequence).max();
         let above = memory.catalogs.iter().map(highest).max().max(told).unwrap_or(0);
-        self.catalog.backups.sort_by_key(|backup| (backup.timestamp, backup.sequence, backup.id));
+        self.catalog.last_sequence = above;
+        self.catalog.backups = in_order(std::mem::take(&mut self.catalog.backups));
         for (sequence, backup) in (above + 1..).zip(&mut self.catalog.backups) {
             backup.sequence = sequence;
             self.catalog.last_sequence = sequence;
@@ -247,7 +256,7 @@ impl Memory {
             return Some(known.databases.keys().cloned().collect());
         }
         let checksums = self.origin(id)?.entry.details.get("checksums")?.as_object()?;
-        Some(checksums.keys().filter_map(|name| name.parse().ok()).collect())
+        checksums.keys().map(|name| name.parse().ok()).collect()
     }
 
     fn checksum(&self, id: &BackupId, name: &DatabaseName) -> Option<&str> {
@@ -264,21 +273,52 @@ impl Memory {
             if let Some(line) = self.created.get(&id) {
                 return Some(line);
             }
-            id = self.created.values().find_map(|line| promoted_from(line, &id))?;
+            id = *self.promoted.get(&id)?;
         }
         None
     }
 }
 
-/// The id that `id` had before the rotation recorded in `line`.
-fn promoted_from(line: &Line, id: &BackupId) -> Option<BackupId> {
-    let steps = line.entry.details.get("rotation")?.as_array()?;
-    let step = steps.iter().find(|step| step.get("to").and_then(Value::as_str) == Some(id.to_string().as_str()))?;
-    step.get("from")?.as_str()?.parse().ok()
+/// A damaged catalog is what a rebuild is for; one that a newer program wrote is not damaged.
+fn readable(read: Result<Option<Catalog>, catalog::Error>) -> Result<Option<Catalog>, Error> {
+    match read {
+        Err(error @ catalog::Error::Newer { .. }) => Err(error.into()),
+        read => Ok(read.ok().flatten()),
+    }
+}
+
+/// The promotions that a line tells of: the id before and the id after.
+fn promotions(line: &Line) -> impl Iterator<Item = (BackupId, BackupId)> {
+    let steps = line.entry.details.get("rotation").and_then(Value::as_array).into_iter().flatten();
+    let id = |step: &Value, key: &str| step.get(key)?.as_str()?.parse().ok();
+    steps.filter_map(move |step| Some((id(step, "from")?, id(step, "to")?)))
 }
 
 fn text(line: &Line, key: &str) -> Option<String> {
     line.entry.details.get(key)?.as_str().map(str::to_owned)
+}
+
+fn sequence(line: &Line) -> Option<u64> {
+    line.entry.details.get("sequence")?.as_u64()
+}
+
+/// By their numbers. One without a number comes where it stands against the time of the fewest others, so that a wrong
+/// clock misplaces no neighbours.
+fn in_order(backups: Vec<Backup>) -> Vec<Backup> {
+    let (mut ordered, mut others): (Vec<_>, Vec<_>) = backups.into_iter().partition(|backup| backup.sequence > 0);
+    ordered.sort_by_key(|backup| (backup.sequence, backup.timestamp, backup.id));
+    others.sort_by_key(|backup| (backup.timestamp, backup.id));
+    for other in others {
+        let (mut place, mut against, mut fewest) = (0, 0, 0);
+        for (index, backup) in ordered.iter().enumerate() {
+            against += if backup.timestamp <= other.timestamp { -1 } else { 1 };
+            if against <= fewest {
+                (place, fewest) = (index + 1, against);
+            }
+        }
+        ordered.insert(place, other);
+    }
+    ordered
 }
 
 fn list<T: serde::de::DeserializeOwned>(line: &Line, key: &str) -> Option<T> {

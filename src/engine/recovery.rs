@@ -4,8 +4,9 @@
 //! 2. An operation that began (intent) and never ended (outcome) is undone: files that a create had named, but that no
 //!    catalog names, are removed. The catalog write is the commit point, so what it names stays.
 //! 3. Second names of known files, left by a promotion that was not committed, are removed.
-//! 4. Marked deletions are finished; a retention that was saved is applied.
-//! 5. The outcome of the interrupted operation is recorded, or what was finished for one that had failed.
+//! 4. Marked deletions are finished.
+//! 5. The outcome of the interrupted operation is recorded, that of a rotation within it first, or what was finished for
+//!    one that had failed. Before a change of settings is closed, the retention that it saved is applied.
 //!
 //! Each step can be cut short and begun again. What can't be removed is left to the next recovery, and stops no operation.
 
@@ -13,14 +14,15 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
+use super::rotation::ROTATE;
 use super::{Error, Session, Unrecorded, entry};
 use crate::audit::{Entry, Kind, Line};
 use crate::backup::BackupId;
 use crate::disk;
 use crate::store::inode;
 
-/// Operations that hold `.lock`: at most one of them is open at a time.
-const EXCLUSIVE: [&str; 7] = ["create", "delete", "pin", "unpin", "settings", "rebuild", "rotate"];
+/// Operations that hold `.lock`: at most one of them is open at a time, and within it a rotation.
+const EXCLUSIVE: [&str; 7] = ["create", "delete", "pin", "unpin", "settings", "rebuild", ROTATE];
 
 /// An operation that has no outcome.
 struct Unfinished {
@@ -33,25 +35,25 @@ impl Session<'_> {
     pub(super) fn recover(&mut self) -> Result<(), Error> {
         let swept = self.engine.store.sweep()?;
         let open = self.unfinished()?;
-        let is = |operation: &str| open.as_ref().is_some_and(|open| open.intent.entry.operation == operation);
         let mut removed = Vec::new();
-        let interrupted = open.as_ref().filter(|_| is("create")).and_then(|open| open.intent.entry.id);
-        if let Some(id) = interrupted {
+        let create = open.iter().find(|open| open.is("create"));
+        if let Some(id) = create.and_then(|open| open.intent.entry.id) {
             removed.extend(self.remove_uncommitted(&id)?);
         }
         removed.extend(self.remove_second_names()?);
         let deleted = self.finish_deletions().done;
-        // A changed retention acts when it is saved.
-        if is("settings") && open.as_ref().is_some_and(|open| open.done) {
-            self.rotate_due()?;
-        }
-        if let Some(open) = open {
-            self.close(open, "what it had begun was undone", details(&removed, &deleted))?;
-        } else if !(removed.is_empty() && deleted.is_empty()) {
+        let mut details = details(&removed, &deleted);
+        if open.is_empty() && !(removed.is_empty() && deleted.is_empty()) {
             // Its operation has its outcome: that this couldn't be done yet. Now it is.
-            let details = details(&removed, &deleted);
+            let details = std::mem::take(&mut details);
             let done = Entry { ok: Some(true), details, ..entry(Kind::Outcome, "recovery", &self.call.actor, None) };
             self.record(done, Unrecorded::GoesOn)?;
+        }
+        for open in open {
+            if open.is("settings") && open.done {
+                self.rotate_as_saved()?;
+            }
+            self.close(open, "what it had begun was undone", std::mem::take(&mut details))?;
         }
         if !(swept.is_empty() && removed.is_empty() && deleted.is_empty()) {
             tracing::info!(?swept, ?removed, ?deleted, "put right what an interrupted operation had left");
@@ -59,17 +61,28 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Before a rebuild nothing is undone, but what was interrupted gets its outcome.
-    pub(super) fn close_unfinished(&self) -> Result<(), Error> {
-        match self.unfinished()? {
-            Some(open) => self.close(open, "the catalog was then rebuilt from what lay there", Map::new()),
-            None => Ok(()),
+    /// A changed retention acts when it is saved. Without an audit log nothing goes, and backups go on.
+    fn rotate_as_saved(&mut self) -> Result<(), Error> {
+        match self.rotate_due() {
+            Err(Error::Audit(error)) => {
+                tracing::warn!(%error, "the rotation that is due waits for an audit log");
+                Ok(())
+            }
+            rotated => rotated.map(drop),
         }
     }
 
-    fn unfinished(&self) -> Result<Option<Unfinished>, Error> {
-        let open = self.open_intent()?;
-        Ok(open.map(|intent| Unfinished { done: self.was_done(&intent), intent }))
+    /// Before a rebuild nothing is undone, but what was interrupted gets its outcome.
+    pub(super) fn close_unfinished(&self) -> Result<(), Error> {
+        for open in self.unfinished()? {
+            self.close(open, "the catalog was then rebuilt from what lay there", Map::new())?;
+        }
+        Ok(())
+    }
+
+    fn unfinished(&self) -> Result<Vec<Unfinished>, Error> {
+        let open = self.open_intents()?.into_iter();
+        Ok(open.map(|intent| Unfinished { done: self.was_done(&intent), intent }).collect())
     }
 
     /// Each kind of operation has one durable write that decides.
@@ -79,21 +92,31 @@ impl Session<'_> {
             "create" => id.is_some_and(|id| self.catalog.backups.iter().any(|backup| backup.id == id)),
             "delete" => id.is_some_and(|id| self.catalog.get(&id).is_none()),
             "settings" => self.engine.is_saved(&intent.entry),
-            // A catalog that was written after the intent says so.
-            _ => self.catalog.audit.as_ref().is_some_and(|anchor| anchor.seq >= intent.seq),
+            ROTATE => leaving(&intent.entry).all(|id| self.catalog.get(&id).is_none()),
+            "pin" | "unpin" => {
+                id.and_then(|id| self.catalog.get(&id)).is_some_and(|backup| backup.pinned == (operation == "pin"))
+            }
+            // A catalog that was written after the intent says so, unless the log was cut off since.
+            _ => {
+                let held = self.engine.lost_anchor(&self.catalog).is_ok_and(|lost| lost.is_none());
+                held && self.catalog.audit.as_ref().is_some_and(|anchor| anchor.seq >= intent.seq)
+            }
         }
     }
 
-    /// The newest exclusive operation, if it has no outcome.
-    fn open_intent(&self) -> Result<Option<Line>, Error> {
-        let mut open = None;
+    /// The newest exclusive operation and the rotations within it, as far as they have no outcome; the innermost first.
+    fn open_intents(&self) -> Result<Vec<Line>, Error> {
+        let (mut open, mut rotated) = (Vec::new(), false);
         self.engine.audit.newest_first(|line| {
-            let decides = matches!(line.entry.kind, Kind::Intent | Kind::Outcome)
-                && EXCLUSIVE.contains(&line.entry.operation.as_str());
-            if decides && line.entry.kind == Kind::Intent {
-                open = Some(line.clone());
+            let Entry { kind, operation, .. } = &line.entry;
+            if !matches!(kind, Kind::Intent | Kind::Outcome) || !EXCLUSIVE.contains(&operation.as_str()) {
+                return false;
             }
-            decides
+            if *kind == Kind::Intent && !std::mem::take(&mut rotated) {
+                open.push(line.clone());
+            }
+            rotated |= *kind == Kind::Outcome;
+            operation != ROTATE
         })?;
         Ok(open)
     }
@@ -164,6 +187,18 @@ impl Session<'_> {
         outcome.details.insert("recoveredBy".to_owned(), self.operation.into());
         self.record(outcome, Unrecorded::GoesOn)
     }
+}
+
+impl Unfinished {
+    fn is(&self, operation: &str) -> bool {
+        self.intent.entry.operation == operation
+    }
+}
+
+/// The backups that are not there under the same id after the rotation that `intent` announces.
+fn leaving(intent: &Entry) -> impl Iterator<Item = BackupId> {
+    let steps = intent.details.get("rotation").and_then(Value::as_array).into_iter().flatten();
+    steps.filter_map(|step| step.get("from").or_else(|| step.get("id"))?.as_str()?.parse().ok())
 }
 
 fn details(removed: &[String], deleted: &[BackupId]) -> Map<String, Value> {

@@ -10,11 +10,16 @@
 use std::fs::File;
 use std::path::Path;
 
-use super::{Error, Session};
+use serde_json::Map;
+
+use super::{Error, Session, Unrecorded};
 use crate::backup::retention::{self, Plan, Retention, Step};
 use crate::backup::{Backup, BackupId, Verified};
 use crate::disk;
 use crate::sqlite::pages::read_back;
+
+/// What a rotation without a new backup is called in the audit log.
+pub(super) const ROTATE: &str = "rotate";
 
 impl Session<'_> {
     /// What rotation would do to the backups as they stand. One whose files are not as long as they were, or not there,
@@ -134,15 +139,24 @@ impl Session<'_> {
         failed.map_or(Ok(()), |error| Err(error.into()))
     }
 
-    /// Applies what is due without a new backup. Says whether anything went.
+    /// Applies what is due without a new backup. It is an operation of its own within the one that wants it: what went,
+    /// and what has another name now, is told even if that one fails.
     pub(super) fn rotate_now(&mut self, retention: &Retention, freeze: Option<&str>) -> Result<Plan, Error> {
         let plan = self.plan(retention, freeze);
-        if !plan.steps.is_empty() {
-            self.prepare(&plan)?;
-            self.commit()?;
-            self.finish_deletions();
+        if plan.steps.is_empty() {
+            return Ok(plan);
         }
-        Ok(plan)
+        let steps = serde_json::to_value(&plan.steps).unwrap_or_default();
+        let steps = Map::from_iter([("rotation".to_owned(), steps)]);
+        let wanted_by = std::mem::replace(&mut self.operation, ROTATE);
+        let rotated = self.audited(None, Unrecorded::IsRefused, steps.clone(), |session| {
+            session.prepare(&plan)?;
+            session.commit()?;
+            session.finish_deletions();
+            Ok(((), steps))
+        });
+        self.operation = wanted_by;
+        rotated.map(|()| plan)
     }
 }
 

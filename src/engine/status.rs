@@ -253,7 +253,9 @@ impl Engine {
         let (mut found, mut ended, mut looked) = (None, BTreeSet::new(), 0);
         self.audit.newest_first(|line| {
             looked += 1;
+            // The operation that wanted a rotation tells its failure too.
             if line.entry.kind == Kind::Outcome
+                && line.entry.operation != super::rotation::ROTATE
                 && ended.insert(line.entry.operation.clone())
                 && line.entry.ok == Some(false)
             {
@@ -311,6 +313,9 @@ impl Engine {
             warnings.add("new-store", text);
         }
         warnings.files(unmanaged);
+        if let Some(seq) = self.read_catalog()?.map_or(Ok(None), |catalog| self.lost_anchor(&catalog))? {
+            warnings.add("audit-broken", format!("the audit log no longer holds line {seq}, which the catalog remembers: its end was cut off, or it was removed; put it back from a copy. Backups go on"));
+        }
         self.warn_of_space(backups, &mut warnings);
         if clock_is_implausible(now) {
             warnings.add("clock-implausible", "the clock of this machine is wrong (before 2025); set it");

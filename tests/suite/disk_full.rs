@@ -91,6 +91,62 @@ fn a_full_disk_is_said_with_sizes_and_costs_no_older_backup() {
     assert_eq!(disk.place.list().len(), before.len());
 }
 
+/// What went to make room, and what got another name by it, is told although there was not enough after it.
+#[test]
+fn a_rotation_that_made_too_little_room_is_recorded() {
+    let test = "disk_full::a_rotation_that_made_too_little_room_is_recorded";
+    let Some(mut disk) = SmallDisk::of(test, "size=4m,mode=0700") else { return };
+    disk.place.set("BACKUP_RETENTION_WEEKLY", "0");
+    disk.fill();
+    disk.place.run(&["create"]).refused(1, &["full", "make room"]);
+    assert_recorded_as_full(&disk.place);
+    let lines = disk.place.audit();
+    let told: Vec<_> = lines[lines.len() - 4..].iter().map(|line| (&line["kind"], &line["operation"])).collect();
+    let [intent, outcome, create, rotate] = ["intent", "outcome", "create", "rotate"].map(|word| word.into());
+    assert_eq!(told, [(&intent, &create), (&intent, &rotate), (&outcome, &rotate), (&outcome, &create)]);
+    let (planned, done) = (&lines[lines.len() - 3], &lines[lines.len() - 2]);
+    assert_eq!((&done["ok"], &done["details"]), (&true.into(), &planned["details"]));
+    let steps = done["details"]["rotation"].as_array().unwrap();
+    assert!(steps.iter().any(|step| step["step"] == "promote" && step["to"] == "monthly-2025-02"), "{steps:?}");
+    assert!(steps.iter().any(|step| step["step"] == "drop" && step["id"] == MONTHLY), "{steps:?}");
+    disk.empty();
+    disk.place.assert_whole();
+
+    let promoted = |place: &Place| place.list().into_iter().find(|it| it["id"] == "monthly-2025-02").unwrap();
+    let before = promoted(&disk.place);
+    for name in ["metadata.json", "metadata.json.previous"] {
+        std::fs::remove_file(disk.place.path("backups").join(name)).unwrap();
+    }
+    disk.place.ok(&["catalog", "rebuild"]);
+    for key in ["timestamp", "localDate", "createdBy", "promotedFrom", "databases"] {
+        assert_eq!(promoted(&disk.place)[key], before[key], "{key}");
+    }
+}
+
+/// The rotation within a create is ended with it, before or after its catalog: both get their outcome, each its own.
+#[test]
+fn a_create_that_was_ended_while_it_made_room_is_recorded() {
+    let test = "disk_full::a_create_that_was_ended_while_it_made_room_is_recorded";
+    let Some(mut disk) = SmallDisk::of(test, "size=4m,mode=0700") else { return };
+    disk.place.set("BACKUP_RETENTION_WEEKLY", "0");
+    disk.fill();
+    let removal = Spot { call: "unlink", path: Some("monthly/attendance-2025-01.db".to_owned()) };
+    for spot in [Spot { call: "linkat", path: None }, removal] {
+        assert!(disk.place.killed(&spot, 1, &["create"]), "{spot}");
+    }
+    disk.empty();
+    disk.place.ok(&["create"]);
+    disk.place.assert_whole();
+    let lines = disk.place.audit();
+    let closed = lines.iter().filter(|line| line["code"] == "interrupted");
+    let closed: Vec<_> = closed.map(|line| (line["operation"].as_str().unwrap(), line["ok"] == true)).collect();
+    assert_eq!(closed, [("rotate", false), ("create", false), ("rotate", true), ("create", false)]);
+    for operation in ["create", "rotate"] {
+        let count = |kind: &str| lines.iter().filter(|it| it["kind"] == kind && it["operation"] == operation).count();
+        assert_eq!(count("intent"), count("outcome"), "{operation}");
+    }
+}
+
 /// Enough room by the preflight, but not for long: the file system counts inodes too.
 #[test]
 fn a_disk_without_inodes_is_full_as_well() {

@@ -2,10 +2,13 @@
 //! every backup back [P1, P9].
 
 use std::collections::BTreeMap;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
 use crate::harness::{PROGRAM, Place, Run, python, tree};
+use crate::inject::Spot;
+use crate::seasons;
 
 /// Every file below the backup directory that data rests on. The lock's note and the audit log go on, of course.
 fn content(place: &Place) -> BTreeMap<String, Vec<u8>> {
@@ -53,7 +56,6 @@ fn faults(good: &[u8]) -> Vec<(Option<Vec<u8>>, &'static str)> {
         (Some(b"[]".to_vec()), "can't be read"),
         (Some(broken(good, |it| it["backups"] = json!({}))), "can't be read"),
         (Some(broken(good, |it| it["backups"][0]["sequence"] = json!("one"))), "can't be read"),
-        (Some(broken(good, |it| it["version"] = json!(99))), "is of format 99"),
         (Some(broken(good, |it| it["version"] = json!(-1))), "can't be read"),
         (Some(broken(good, twice)), "is there twice"),
         (Some(broken(good, climbing)), "names a file that isn't its own"),
@@ -124,6 +126,27 @@ fn assert_rebuilt(place: &Place, before: &Value, bad: Option<&[u8]>, word: &str)
     place.assert_whole();
 }
 
+/// A newer program knows more of its catalog than this one could make anew.
+#[test]
+fn a_catalog_of_a_newer_program_is_left_to_it() {
+    let place = three();
+    for name in ["metadata.json", "metadata.json.previous"] {
+        let place = place.twin();
+        let path = place.backups().join(name);
+        let newer = broken(&std::fs::read(&path).unwrap(), |it| it["version"] = json!(99));
+        std::fs::write(&path, &newer).unwrap();
+        if name != "metadata.json" {
+            std::fs::write(place.backups().join("metadata.json"), "{").unwrap();
+        }
+        let untouched = content(&place);
+        place.run(&["catalog", "rebuild"]).refused(1, &[name, "is of format 99", "use the program that wrote it"]);
+        assert_eq!(content(&place), untouched);
+        if name == "metadata.json" {
+            assert_stopped(&place, "is of format 99");
+        }
+    }
+}
+
 #[test]
 fn what_is_no_file_in_the_catalogs_place_hangs_nobody() {
     let place = three();
@@ -153,6 +176,84 @@ fn without_any_catalog_the_audit_log_tells_the_rest() {
         std::fs::remove_file(place.backups().join(name)).unwrap();
     }
     assert_rebuilt(&place, &before, None, "no catalog at all");
+}
+
+/// The newest is what was taken last, whatever the clock said.
+#[test]
+fn order_is_of_numbers_and_of_time_only_where_there_is_none() {
+    let place = Place::new();
+    for date in ["2025-03-03", "2031-01-01", "2025-03-05", "2025-03-06", "2025-03-07"] {
+        seasons::then(&place, date, "daily");
+    }
+    let before = place.catalog();
+    let ids = place.ids();
+    assert_eq!(ids[3], "daily-2031-01-01");
+    let names = ["metadata.json", "metadata.json.previous"];
+    // The catalog that is there knows the order, and so does the audit log.
+    for lost in [&names[..0], &names[..]] {
+        for name in lost {
+            std::fs::remove_file(place.backups().join(name)).unwrap();
+        }
+        let rebuilt = place.json(&["catalog", "rebuild"]);
+        assert_eq!(place.ids(), ids, "without {lost:?}");
+        let last = |catalog: &Value| catalog["lastSequence"].as_u64().unwrap();
+        assert_eq!(rebuilt["backups"][0]["id"], "daily-2025-03-07");
+        assert!(rebuilt["backups"][4]["sequence"].as_u64().unwrap() > last(&before));
+        assert_eq!(last(&place.catalog()), rebuilt["backups"][0]["sequence"]);
+    }
+    // One of which nobody knows more than its files: it comes between its days.
+    let log = place.backups().join("audit.jsonl");
+    let text = std::fs::read_to_string(&log).unwrap();
+    let others: Vec<_> = text.lines().filter(|line| !line.contains("daily-2025-03-06")).collect();
+    std::fs::write(&log, others.join("\n") + "\n").unwrap();
+    std::fs::remove_file(place.backups().join(names[0])).unwrap();
+    let shown = ["attendance", "auth"].map(|name| place.backups().join(format!("daily/{name}-2025-03-06.db")));
+    for file in &shown {
+        assert!(Command::new("touch").args(["-d", "2025-03-06T03:00Z"]).arg(file).status().unwrap().success());
+    }
+    place.ok(&["catalog", "rebuild"]);
+    assert_eq!(place.ids(), ids);
+}
+
+/// Numbers don't begin anew when no backup is left.
+#[test]
+fn a_rebuild_of_nothing_gives_no_number_twice() {
+    let place = three();
+    let last = place.catalog()["lastSequence"].as_u64().unwrap();
+    for folder in ["daily", "manual"] {
+        std::fs::remove_dir_all(place.backups().join(folder)).unwrap();
+    }
+    place.ok(&["catalog", "rebuild"]);
+    assert!(place.create()["sequence"].as_u64().unwrap() > last);
+}
+
+/// What a changed retention promoted is known by its origin, even if the program was ended before it could say so.
+#[test]
+fn a_promotion_by_a_changed_retention_is_traced() {
+    let place = seasons::of_four_days();
+    let change = ["config", "--set", "retention.daily=1"];
+    let audit = || Spot { call: "write", path: Some("audit.jsonl".to_owned()) };
+    let whole = place.twin();
+    whole.ok(&change);
+    let after = whole.catalog();
+    let promoted = after["backups"].as_array().unwrap().iter().filter(|it| !it["promotedFrom"].is_null()).count();
+    assert_eq!(promoted, 2);
+    // At the rotation's outcome, and at that of the change.
+    for n in [None, Some(3), Some(4)] {
+        let place = place.twin();
+        match n {
+            Some(n) => assert!(place.killed(&audit(), n, &change)),
+            None => drop(place.ok(&change)),
+        }
+        for name in ["metadata.json", "metadata.json.previous"] {
+            std::fs::remove_file(place.backups().join(name)).unwrap();
+        }
+        place.ok(&["catalog", "rebuild"]);
+        let order =
+            |catalog: &Value| -> Vec<_> { catalog["backups"].as_array().unwrap().iter().map(essence).collect() };
+        assert_eq!(order(&place.catalog()), order(&after), "{n:?}");
+        place.assert_whole();
+    }
 }
 
 #[test]
@@ -208,4 +309,42 @@ fn another_store_and_an_empty_place_are_refused() {
     std::fs::remove_dir(place.backups()).unwrap();
     place.run(&["create"]).refused(1, &["is its volume mounted?"]);
     assert!(!place.backups().exists());
+}
+
+/// A log that has lost its end, or all of it, is broken until it is put back, whatever comes after.
+#[test]
+fn an_audit_log_that_was_cut_off_is_not_made_whole_by_what_comes_after() {
+    let place = three();
+    let log = place.backups().join("audit.jsonl");
+    let whole = std::fs::read_to_string(&log).unwrap();
+    let mut lines: Vec<_> = whole.lines().collect();
+    lines.truncate(4);
+    for left in [Some(lines.join("\n") + "\n"), None] {
+        let place = place.twin();
+        let log = place.backups().join("audit.jsonl");
+        match &left {
+            Some(text) => std::fs::write(&log, text).unwrap(),
+            None => std::fs::remove_file(&log).unwrap(),
+        }
+        let later: [&[&str]; 5] = [&["create"], &["create"], &["create"], &["create"], &["catalog", "rebuild"]];
+        for args in later {
+            assert!(place.warnings().contains(&"audit-broken".to_owned()), "{left:?}, before {args:?}");
+            place.ok(args);
+            place.run(&["audit", "verify"]).refused(1, &["the audit log is not whole"]);
+        }
+        assert_eq!(place.ids().len(), 7);
+        // A pin that is cut short is told as it was, without the help of the anchor.
+        let newest = place.ids()[0].clone();
+        for (call, path, done) in [("rename", None, false), ("write", Some("audit.jsonl".to_owned()), true)] {
+            let place = place.twin();
+            assert!(place.killed(&Spot { call, path }, 2, &["pin", &newest]));
+            place.create();
+            let outcome =
+                place.audit().into_iter().rfind(|line| line["kind"] == "outcome" && line["operation"] == "pin");
+            let pinned = place.list().iter().any(|it| it["id"] == newest.as_str() && it["pinned"] == true);
+            assert_eq!((outcome.unwrap()["ok"] == true, pinned), (done, done), "{call}");
+        }
+    }
+    assert!(!place.warnings().contains(&"audit-broken".to_owned()));
+    place.ok(&["audit", "verify"]);
 }

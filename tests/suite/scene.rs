@@ -145,15 +145,20 @@ impl Scene {
         self.next.contains(&self.args)
     }
 
-    /// Each intent has its outcome before the next begins, and the outcome of what was ended is true.
+    /// Each intent has its outcome before the next begins, but for a rotation within, and the outcome of what was ended
+    /// is true.
     fn assert_recorded(&self, place: &Place, done: bool) {
-        let (mut open, mut said): (Option<Value>, _) = (None, None);
+        let (mut open, mut said): (Vec<Value>, _) = (Vec::new(), None);
         for line in place.audit() {
             match line["kind"].as_str().unwrap() {
-                "intent" => assert!(open.replace(line).is_none(), "an intent has no outcome"),
+                "intent" => {
+                    let within = open.last().is_some_and(|outer| outer["operation"] != "rotate");
+                    assert_eq!(within, line["operation"] == "rotate", "an intent has no outcome, before {line}");
+                    open.push(line);
+                }
                 // What a recovery finishes for an operation that has its outcome already stands alone.
                 "outcome" if line["operation"] != "recovery" => {
-                    let intent = open.take().unwrap_or_else(|| panic!("no intent of {line}"));
+                    let intent = open.pop().unwrap_or_else(|| panic!("no intent of {line}"));
                     assert_eq!((&intent["operation"], &intent["id"]), (&line["operation"], &line["id"]));
                     if said.is_none() && self.is_ours(&line) {
                         said = line["ok"].as_bool();
@@ -162,7 +167,7 @@ impl Scene {
                 _ => {}
             }
         }
-        assert!(open.is_none(), "the last intent has no outcome");
+        assert!(open.is_empty(), "the last intent has no outcome");
         // Ended before its intent, it has done nothing.
         let silent = !done && (said.is_none() || self.is_repeated());
         assert!(said == Some(done) || silent, "said {said:?}, was {done}");

@@ -1,0 +1,88 @@
+//! Every setting: its names, its default, what is allowed.
+
+/// A setting: its variable, its key in the TOML file and in listings, its default, what is allowed.
+pub struct Variable {
+    /// In the environment.
+    pub env: &'static str,
+    /// In the TOML file.
+    pub key: &'static str,
+    /// If nobody says anything; empty for none.
+    pub default: &'static str,
+    /// In words.
+    pub allowed: &'static str,
+}
+
+const fn variable(env: &'static str, key: &'static str, default: &'static str, allowed: &'static str) -> Variable {
+    Variable { env, key, default, allowed }
+}
+
+/// All settings, in the order of listings.
+pub const VARIABLES: &[Variable] = &[
+    variable("BACKUP_ENABLED", "enabled", "true", "true or false"),
+    variable("BACKUP_SCHEDULE_HOUR", "schedule.hour", "2", "a whole number from 0 to 23"),
+    variable("BACKUP_SCHEDULE_MINUTE", "schedule.minute", "0", "a whole number from 0 to 59"),
+    variable("BACKUP_TIMEZONE", "schedule.timezone", "", "an IANA time zone such as Europe/Berlin or UTC"),
+    variable("BACKUP_RETENTION_DAILY", "retention.daily", "7", "a whole number from 1 to 366"),
+    variable("BACKUP_RETENTION_WEEKLY", "retention.weekly", "4", "a whole number from 0 to 520"),
+    variable("BACKUP_RETENTION_MONTHLY", "retention.monthly", "12", "a whole number from 0 to 240"),
+    variable("BACKUP_RETENTION_MANUAL", "retention.manual", "10", "a whole number from 1 to 1000"),
+    variable("BACKUP_RETENTION_PRE_RESTORE", "retention.pre_restore", "5", "a whole number from 2 to 100"),
+    variable("BACKUP_DIRECTORY", "directory", "./databases/backups", "the path of a folder"),
+    variable("BACKUP_STORE_ID", "store_id", "", "the storeId that `status --json` shows"),
+    variable(
+        "BACKUP_DATABASES",
+        "databases",
+        "attendance=./databases/attendance.db,auth=./databases/auth.db",
+        "name=path pairs divided by commas, such as attendance=/data/attendance.db,auth=/data/auth.db; a name is \
+         1 to 32 of a-z, 0-9 and _, beginning with a letter (paths with , or = go into the [databases] table of the TOML file)",
+    ),
+    variable("BACKUP_LOCK_TIMEOUT", "lock_timeout", "30s", "a duration from 100ms to 10m, such as 30s"),
+    variable("BACKUP_ROLLBACK_HOLD", "rollback_hold", "3s", "a duration from 100ms to 1m, such as 3s"),
+    variable("BACKUP_CHECK", "check", "quick", "quick or integrity"),
+    variable("BACKUP_STALE_AFTER", "stale_after", "26h", "a duration from 1m to 365d, such as 26h"),
+    variable(
+        "BACKUP_SHRINK_ALARM",
+        "shrink_alarm",
+        "50",
+        "a percentage from 1 to 100 (100: only missing tables alarm)",
+    ),
+    variable("BACKUP_LOG", "log", "info", "error, warn, info, debug or trace"),
+    variable("BACKUP_LOG_FORMAT", "log_format", "text", "text or json"),
+];
+
+impl Variable {
+    /// The key in JSON: `retention.preRestore`.
+    pub fn json_key(&self) -> String {
+        let mut words = self.key.split('_');
+        let first = words.next().unwrap_or_default().to_owned();
+        words.fold(first, |key, word| key + &word[..1].to_uppercase() + &word[1..])
+    }
+
+    pub(super) fn find(env: &str) -> Option<&'static Self> {
+        VARIABLES.iter().find(|variable| variable.env == env)
+    }
+}
+
+/// The known name within three letters of a misspelt one, and more alike than not.
+pub(super) fn nearest(name: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+    fn bare(name: &str) -> &str {
+        name.strip_prefix("BACKUP_").unwrap_or(name)
+    }
+    let name = bare(name.strip_suffix("_FILE").unwrap_or(name));
+    let scored = known.map(|known| (distance(name, bare(known)), known));
+    scored.filter(|(far, known)| *far <= 3 && 2 * far < bare(known).len()).min().map(|(_, known)| known)
+}
+
+/// Levenshtein's.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let cost = (diagonal + usize::from(x != y)).min(row[j] + 1).min(row[j + 1] + 1);
+            diagonal = std::mem::replace(&mut row[j + 1], cost);
+        }
+    }
+    row[b.len()]
+}

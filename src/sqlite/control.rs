@@ -1,0 +1,115 @@
+//! Asking long work to stop, and hearing how far it is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use super::Error;
+use crate::backup::DatabaseName;
+
+type Listener = Arc<dyn Fn(Progress<'_>) + Send + Sync>;
+
+/// Asks an operation to stop, and tells how far it is.
+#[derive(Clone, Default)]
+pub struct Control {
+    cancelled: Arc<AtomicBool>,
+    /// Set when one part has failed and the others may stop; not a wish of the user.
+    abandoned: Arc<AtomicBool>,
+    patience: Option<Patience>,
+    progress: Option<Listener>,
+}
+
+#[derive(Clone, Copy)]
+struct Patience {
+    since: Instant,
+    limit: Duration,
+}
+
+/// How far a copy is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress<'a> {
+    /// The database it is at.
+    pub database: &'a DatabaseName,
+    /// Bytes done, of all databases.
+    pub done: u64,
+    /// Bytes in all.
+    pub total: u64,
+}
+
+impl Control {
+    /// One that reports to `progress`.
+    pub fn reporting(progress: impl Fn(Progress<'_>) + Send + Sync + 'static) -> Self {
+        Self { progress: Some(Arc::new(progress)), ..Self::default() }
+    }
+
+    /// The same, with another listener besides.
+    pub fn also(&self, more: impl Fn(Progress<'_>) + Send + Sync + 'static) -> Self {
+        let first = self.progress.clone();
+        let both = move |progress: Progress<'_>| {
+            if let Some(first) = &first {
+                first(progress);
+            }
+            more(progress);
+        };
+        Self { progress: Some(Arc::new(both)), ..self.clone() }
+    }
+
+    /// The same, with an end to its patience.
+    pub fn within(&self, since: Instant, limit: Duration) -> Self {
+        Self { patience: Some(Patience { since, limit }), abandoned: Arc::default(), ..self.clone() }
+    }
+
+    /// Lets the other parts of the work stop, since one has failed.
+    pub(super) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+    }
+
+    /// Asks whoever works under this control to stop soon.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Set by a signal handler, say, it cancels.
+    pub fn cancel_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.cancelled)
+    }
+
+    /// Whether that was asked.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Whether the time is up.
+    pub fn is_late(&self) -> bool {
+        self.patience.is_some_and(|patience| patience.since.elapsed() > patience.limit)
+    }
+
+    /// The time that was up.
+    pub(super) fn limit(&self) -> Duration {
+        self.patience.map(|patience| patience.limit).unwrap_or_default()
+    }
+
+    /// An error once it was asked to stop.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
+    pub(super) fn must_stop(&self) -> bool {
+        self.is_cancelled() || self.is_late() || self.abandoned.load(Ordering::Relaxed)
+    }
+
+    /// Tells the listeners how far it is.
+    pub fn tell(&self, progress: Progress<'_>) {
+        if let Some(listener) = &self.progress {
+            listener(progress);
+        }
+    }
+
+    /// Lets statements on `connection` end when it was asked to stop or the time is up.
+    pub(super) fn watch(&self, connection: &mut Connection) -> rusqlite::Result<()> {
+        let control = self.clone();
+        connection.progress_handler(100_000, Some(move || control.must_stop()))
+    }
+}

@@ -2,6 +2,7 @@
 
 mod create;
 pub mod doctor;
+mod download;
 pub mod permit;
 mod read;
 mod rebuild;
@@ -27,8 +28,9 @@ use crate::sqlite::{self, Control, Source};
 use crate::store::Store;
 
 pub use create::{Create, Created};
+pub use download::Download;
 pub use permit::Holder;
-pub use read::{DatabaseVerdict, Download, Verification};
+pub use read::{DatabaseVerdict, Verification};
 pub use rebuild::Rebuilt;
 pub use settings::{Change, Changed};
 

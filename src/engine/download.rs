@@ -2,15 +2,15 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::Map;
 use sha2::{Digest, Sha256};
 
-use super::read::Share;
+use super::read::{OpenFile, Opened, Share};
 use super::{Call, Engine, Error, entry, failure};
 use crate::audit::{Entry, Kind};
-use crate::backup::{Backup, BackupId, DatabaseCopy, DatabaseName, hex};
+use crate::backup::{Backup, BackupId, DatabaseName, hex};
 use crate::disk::{self, Context, Partial};
 use crate::sqlite::{Control, Progress};
 
@@ -36,20 +36,20 @@ impl Engine {
     }
 
     fn audited_download(&self, download: &Download, call: &Call) -> Result<u64, Error> {
-        let backup = self.get(&download.id)?;
-        let chosen = chosen(&backup, download.database.as_ref())?;
+        let opened = self.opened(&download.id)?;
+        let (backup, chosen) = (&opened.backup, chosen(&opened, download.database.as_ref())?);
         if download.target.symlink_metadata().is_ok() {
             return Err(Error::TargetExists { path: download.target.clone() });
         }
         let line = |kind| {
-            let mut line = entry(kind, "download", &call.actor, Some(download.id));
-            let names = chosen.iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>().join(",");
+            let mut line = entry(kind, "download", &call.actor, Some(backup.id));
+            let names = chosen.iter().map(|it| it.name.to_string()).collect::<Vec<_>>().join(",");
             line.details = Map::from_iter([("databases".to_owned(), names.into())]);
             line
         };
         // Data that leaves is recorded first, or it doesn't leave.
         self.audit.append(self.clock.now(), line(Kind::Intent))?;
-        let result = self.copy_out(&backup, &chosen, download, &call.control);
+        let result = self.copy_out(backup, &chosen, download, &call.control);
         let outcome = match &result {
             Ok(_) => Entry { ok: Some(true), ..line(Kind::Outcome) },
             Err(error) => failure(Entry { ok: Some(false), ..line(Kind::Outcome) }, error),
@@ -61,23 +61,22 @@ impl Engine {
     fn copy_out(
         &self,
         backup: &Backup,
-        chosen: &[(&DatabaseName, &DatabaseCopy)],
+        chosen: &[&OpenFile],
         download: &Download,
         control: &Control,
     ) -> Result<u64, Error> {
         let target = std::path::absolute(&download.target).unwrap_or_else(|_| download.target.clone());
         let partial = Partial::create(&target)?;
-        let total = chosen.iter().map(|(_, copy)| copy.stored_size).sum();
+        let total = chosen.iter().map(|it| it.copy.stored_size).sum();
         let mut out = Out { backup, partial: &partial, share: Share { before: 0, total }, control };
         match download.database {
             Some(_) => {
-                for (name, copy) in chosen {
-                    let path = self.store.path(&backup.id, name, copy.form);
+                for it in chosen {
                     let mut file = partial.file();
-                    out.checked(name, copy, &path, |input| std::io::copy(input, &mut file).map(drop))?;
+                    out.checked(it, |input| std::io::copy(input, &mut file).map(drop))?;
                 }
             }
-            None => self.write_tar(chosen, &mut out)?,
+            None => write_tar(chosen, &mut out)?,
         }
         partial.sync()?;
         let size = partial.file().metadata().to("look at", partial.path())?.len();
@@ -85,44 +84,41 @@ impl Engine {
         disk::sync_dir(disk::parent(&target))?;
         Ok(size)
     }
-
-    fn write_tar(&self, chosen: &[(&DatabaseName, &DatabaseCopy)], out: &mut Out<'_>) -> Result<(), Error> {
-        let (backup, partial) = (out.backup, out.partial);
-        let mut tar = tar::Builder::new(partial.file());
-        let mut sums = String::new();
-        let header = |size: u64| {
-            let mut header = tar::Header::new_gnu();
-            header.set_mode(0o600);
-            header.set_size(size);
-            header.set_mtime(backup.timestamp.timestamp().try_into().unwrap_or(0));
-            header
-        };
-        for (name, copy) in chosen {
-            let path = self.store.path(&backup.id, name, copy.form);
-            let file = format!("{name}.{}", copy.form.ending());
-            let mut header = header(copy.stored_size);
-            out.checked(name, copy, &path, |input| tar.append_data(&mut header, &file, input))?;
-            sums.push_str(&format!("{}  {file}\n", copy.stored_checksum));
-        }
-        tar.append_data(&mut header(sums.len() as u64), "SHA256SUMS", sums.as_bytes())
-            .and_then(|()| tar.into_inner().map(drop))
-            .to("write", partial.path())?;
-        Ok(())
-    }
 }
 
-fn chosen<'a>(
-    backup: &'a Backup,
-    name: Option<&DatabaseName>,
-) -> Result<Vec<(&'a DatabaseName, &'a DatabaseCopy)>, Error> {
-    let all = backup.databases.iter();
+fn chosen<'a>(opened: &'a Opened, name: Option<&DatabaseName>) -> Result<Vec<&'a OpenFile>, Error> {
+    let all = opened.files.iter();
     let Some(wanted) = name else { return Ok(all.collect()) };
-    let found: Vec<_> = all.filter(|(name, _)| *name == wanted).collect();
+    let found: Vec<_> = all.filter(|it| it.name == *wanted).collect();
     if found.is_empty() {
-        let names = backup.databases.keys().map(ToString::to_string).collect();
-        return Err(Error::NoSuchDatabase { id: backup.id, name: wanted.clone(), names });
+        let names = opened.backup.databases.keys().map(ToString::to_string).collect();
+        return Err(Error::NoSuchDatabase { id: opened.backup.id, name: wanted.clone(), names });
     }
     Ok(found)
+}
+
+fn write_tar(chosen: &[&OpenFile], out: &mut Out<'_>) -> Result<(), Error> {
+    let (backup, partial) = (out.backup, out.partial);
+    let mut tar = tar::Builder::new(partial.file());
+    let mut sums = String::new();
+    let header = |size: u64| {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o600);
+        header.set_size(size);
+        header.set_mtime(backup.timestamp.timestamp().try_into().unwrap_or(0));
+        header
+    };
+    for it in chosen {
+        let (name, copy) = (&it.name, &it.copy);
+        let file = format!("{name}.{}", copy.form.ending());
+        let mut header = header(copy.stored_size);
+        out.checked(it, |input| tar.append_data(&mut header, &file, input))?;
+        sums.push_str(&format!("{}  {file}\n", copy.stored_checksum));
+    }
+    tar.append_data(&mut header(sums.len() as u64), "SHA256SUMS", sums.as_bytes())
+        .and_then(|()| tar.into_inner().map(drop))
+        .to("write", partial.path())?;
+    Ok(())
 }
 
 /// A copy on its way out.
@@ -137,13 +133,11 @@ impl Out<'_> {
     /// Lets `write` take the whole file, and compares what it took with the catalog.
     fn checked(
         &mut self,
-        name: &DatabaseName,
-        copy: &DatabaseCopy,
-        path: &Path,
+        OpenFile { name, copy, path, file }: &OpenFile,
         write: impl FnOnce(&mut Hashing<'_>) -> std::io::Result<()>,
     ) -> Result<(), Error> {
         let damaged = |reason: String| Error::Damaged { id: self.backup.id, reason };
-        let file = disk::open_regular(path).map_err(|error| damaged(error.to_string()))?;
+        let file = file.as_ref().map_err(|error| damaged(error.to_string()))?;
         let size = file.metadata().to("look at", path)?.len();
         if size != copy.stored_size {
             return Err(damaged(format!("{} has {size} bytes instead of {}", copy.file, copy.stored_size)));
@@ -169,7 +163,7 @@ impl Out<'_> {
 
 /// Hashes and reports what is read through it; ends with an error when cancelled.
 struct Hashing<'a> {
-    file: File,
+    file: &'a File,
     name: &'a DatabaseName,
     hash: Sha256,
     done: u64,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -61,23 +61,45 @@ impl Engine {
     /// Reads every byte of a backup back and compares it with what was recorded [P8]. The result goes into the catalog
     /// if the directory can be had for that moment.
     pub fn verify(&self, id: &BackupId, call: &Call) -> Result<Verification, Error> {
-        let backup = self.get(id)?;
-        let opened: Vec<_> =
-            self.store.paths(&backup).map(|(name, path)| (name, disk::open_regular(&path), path)).collect();
+        let Opened { backup, files } = self.opened(id)?;
         let mut databases = BTreeMap::new();
         let mut share = Share { before: 0, total: backup.stored_size() };
-        for (name, file, path) in opened {
-            let Some(copy) = backup.databases.get(name) else { continue };
+        for OpenFile { name, copy, path, file } in files {
             let fault = match file {
-                Ok(file) => self.fault(name, copy, &file, &path, share, &call.control)?,
+                Ok(file) => self.fault(&name, &copy, &file, &path, share, &call.control)?,
                 Err(error) => Some(error.to_string()),
             };
             share.before += copy.stored_size;
-            databases.insert(name.clone(), DatabaseVerdict { ok: fault.is_none(), reason: fault });
+            databases.insert(name, DatabaseVerdict { ok: fault.is_none(), reason: fault });
         }
         let verification = Verification { ok: databases.values().all(|verdict| verdict.ok), databases };
         self.record_verification(&backup, &verification, call);
         Ok(verification)
+    }
+
+    /// Opens all files of a backup. What the catalog still says after that holds for what was opened; if rotation came
+    /// between and gave the backup another name, they are opened once more by that one.
+    pub(super) fn opened(&self, id: &BackupId) -> Result<Opened, Error> {
+        let mut backup = self.get(id)?;
+        loop {
+            let files = self.open_files(&backup);
+            let catalog = self.read_catalog()?;
+            let same = |other: &&Backup| other.sequence == backup.sequence;
+            let now = catalog.as_ref().and_then(|catalog| catalog.standing().find(same));
+            match now {
+                None => return Err(Error::NotFound(*id)),
+                Some(now) if now.id == backup.id => return Ok(Opened { backup, files }),
+                Some(now) => backup = now.clone(),
+            }
+        }
+    }
+
+    fn open_files(&self, backup: &Backup) -> Vec<OpenFile> {
+        let open = |(name, copy): (&DatabaseName, &DatabaseCopy)| {
+            let path = self.store.path(&backup.id, name, copy.form);
+            OpenFile { name: name.clone(), copy: copy.clone(), file: disk::open_regular(&path), path }
+        };
+        backup.databases.iter().map(open).collect()
     }
 
     fn fault(
@@ -106,8 +128,12 @@ impl Engine {
         let call = Call { wait: RECORD_WAIT, ..call.clone() };
         let recorded = self.begin("verify", &call).and_then(|mut session| {
             let verified = Verified { at: self.clock.now(), ok: verification.ok };
-            // Promoted meanwhile, it has another id and the same files.
-            let same = session.catalog.backups.iter_mut().filter(|other| other.sequence == backup.sequence);
+            // Promoted meanwhile, it has another id; damage is only told of the very files that were read.
+            let same = session
+                .catalog
+                .backups
+                .iter_mut()
+                .filter(|other| other.sequence == backup.sequence && (verification.ok || other.id == backup.id));
             same.for_each(|other| other.verified = verified.clone());
             session.commit()
         });
@@ -121,6 +147,20 @@ impl Engine {
         let anchor = self.read_catalog()?.and_then(|catalog| catalog.audit);
         Ok(self.audit.verify(anchor.as_ref().map(|anchor| (anchor.seq, anchor.hash.as_str())))?)
     }
+}
+
+/// A backup with its files open: rotation can't take them away any more.
+pub(super) struct Opened {
+    pub(super) backup: Backup,
+    pub(super) files: Vec<OpenFile>,
+}
+
+/// One database of it.
+pub(super) struct OpenFile {
+    pub(super) name: DatabaseName,
+    pub(super) copy: DatabaseCopy,
+    pub(super) path: PathBuf,
+    pub(super) file: Result<File, disk::Error>,
 }
 
 #[derive(Clone, Copy)]

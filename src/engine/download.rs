@@ -36,20 +36,20 @@ impl Engine {
     }
 
     fn audited_download(&self, download: &Download, call: &Call) -> Result<u64, Error> {
-        let opened = self.opened(&download.id)?;
-        let (backup, chosen) = (&opened.backup, chosen(&opened, download.database.as_ref())?);
+        let Opened { backup, files } = self.opened(&download.id)?;
+        let chosen = chosen(&backup, files, download.database.as_ref())?;
         if download.target.symlink_metadata().is_ok() {
             return Err(Error::TargetExists { path: download.target.clone() });
         }
+        let names = chosen.iter().map(|it| it.name.to_string()).collect::<Vec<_>>().join(",");
         let line = |kind| {
             let mut line = entry(kind, "download", &call.actor, Some(backup.id));
-            let names = chosen.iter().map(|it| it.name.to_string()).collect::<Vec<_>>().join(",");
-            line.details = Map::from_iter([("databases".to_owned(), names.into())]);
+            line.details = Map::from_iter([("databases".to_owned(), names.clone().into())]);
             line
         };
         // Data that leaves is recorded first, or it doesn't leave.
         self.audit.append(self.clock.now(), line(Kind::Intent))?;
-        let result = self.copy_out(backup, &chosen, download, &call.control);
+        let result = self.copy_out(&backup, chosen, download, &call.control);
         let outcome = match &result {
             Ok(_) => Entry { ok: Some(true), ..line(Kind::Outcome) },
             Err(error) => failure(Entry { ok: Some(false), ..line(Kind::Outcome) }, error),
@@ -61,7 +61,7 @@ impl Engine {
     fn copy_out(
         &self,
         backup: &Backup,
-        chosen: &[&OpenFile],
+        chosen: Vec<OpenFile>,
         download: &Download,
         control: &Control,
     ) -> Result<u64, Error> {
@@ -86,18 +86,17 @@ impl Engine {
     }
 }
 
-fn chosen<'a>(opened: &'a Opened, name: Option<&DatabaseName>) -> Result<Vec<&'a OpenFile>, Error> {
-    let all = opened.files.iter();
-    let Some(wanted) = name else { return Ok(all.collect()) };
-    let found: Vec<_> = all.filter(|it| it.name == *wanted).collect();
-    if found.is_empty() {
-        let names = opened.backup.databases.keys().map(ToString::to_string).collect();
-        return Err(Error::NoSuchDatabase { id: opened.backup.id, name: wanted.clone(), names });
+fn chosen(backup: &Backup, mut files: Vec<OpenFile>, name: Option<&DatabaseName>) -> Result<Vec<OpenFile>, Error> {
+    let Some(wanted) = name else { return Ok(files) };
+    files.retain(|it| it.name == *wanted);
+    if files.is_empty() {
+        let names = backup.databases.keys().map(ToString::to_string).collect();
+        return Err(Error::NoSuchDatabase { id: backup.id, name: wanted.clone(), names });
     }
-    Ok(found)
+    Ok(files)
 }
 
-fn write_tar(chosen: &[&OpenFile], out: &mut Out<'_>) -> Result<(), Error> {
+fn write_tar(chosen: Vec<OpenFile>, out: &mut Out<'_>) -> Result<(), Error> {
     let (backup, partial) = (out.backup, out.partial);
     let mut tar = tar::Builder::new(partial.file());
     let mut sums = String::new();
@@ -109,11 +108,11 @@ fn write_tar(chosen: &[&OpenFile], out: &mut Out<'_>) -> Result<(), Error> {
         header
     };
     for it in chosen {
-        let (name, copy) = (&it.name, &it.copy);
-        let file = format!("{name}.{}", copy.form.ending());
-        let mut header = header(copy.stored_size);
+        let file = format!("{}.{}", it.name, it.copy.form.ending());
+        let mut header = header(it.copy.stored_size);
+        let sum = format!("{}  {file}\n", it.copy.stored_checksum);
         out.checked(it, |input| tar.append_data(&mut header, &file, input))?;
-        sums.push_str(&format!("{}  {file}\n", copy.stored_checksum));
+        sums.push_str(&sum);
     }
     tar.append_data(&mut header(sums.len() as u64), "SHA256SUMS", sums.as_bytes())
         .and_then(|()| tar.into_inner().map(drop))
@@ -133,18 +132,19 @@ impl Out<'_> {
     /// Lets `write` take the whole file, and compares what it took with the catalog.
     fn checked(
         &mut self,
-        OpenFile { name, copy, path, file }: &OpenFile,
+        OpenFile { name, copy, path, file }: OpenFile,
         write: impl FnOnce(&mut Hashing<'_>) -> std::io::Result<()>,
     ) -> Result<(), Error> {
         let damaged = |reason: String| Error::Damaged { id: self.backup.id, reason };
-        let file = file.as_ref().map_err(|error| damaged(error.to_string()))?;
-        let size = file.metadata().to("look at", path)?.len();
+        let file = file.map_err(|error| if error.is_no_file() { damaged(error.to_string()) } else { error.into() })?;
+        let size = file.metadata().to("look at", &path)?.len();
         if size != copy.stored_size {
             return Err(damaged(format!("{} has {size} bytes instead of {}", copy.file, copy.stored_size)));
         }
         let mut input = Hashing {
             file,
-            name,
+            name: &name,
+            failed: None,
             hash: Sha256::new(),
             done: self.share.before,
             total: self.share.total,
@@ -152,6 +152,9 @@ impl Out<'_> {
         };
         let written = write(&mut input);
         self.control.check()?;
+        if let Some(failed) = input.failed {
+            Err(failed).to("read", &path)?;
+        }
         written.to("write", self.partial.path())?;
         if hex(&input.hash.finalize()) != copy.stored_checksum {
             return Err(damaged(format!("{} holds other bytes than were recorded (SHA-256)", copy.file)));
@@ -163,8 +166,10 @@ impl Out<'_> {
 
 /// Hashes and reports what is read through it; ends with an error when cancelled.
 struct Hashing<'a> {
-    file: &'a File,
+    file: File,
     name: &'a DatabaseName,
+    /// Why it couldn't be read; whoever writes what it gives takes that for its own failure.
+    failed: Option<std::io::Error>,
     hash: Sha256,
     done: u64,
     total: u64,
@@ -176,7 +181,13 @@ impl Read for Hashing<'_> {
         if self.control.is_cancelled() {
             return Err(std::io::Error::other("cancelled"));
         }
-        let read = self.file.read(buffer)?;
+        let read = match self.file.read(buffer) {
+            Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
+                self.failed = Some(error);
+                return Err(std::io::Error::other("the copy can't be read"));
+            }
+            read => read?,
+        };
         self.hash.update(&buffer[..read]);
         self.done += read as u64;
         self.control.tell(Progress { database: self.name, done: self.done, total: self.total });

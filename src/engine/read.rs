@@ -34,6 +34,30 @@ pub struct DatabaseVerdict {
     /// Why not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// It couldn't be read just now, which says nothing of what it holds.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unread: bool,
+}
+
+impl Verification {
+    /// Something isn't as recorded, whatever else could not be read.
+    pub fn is_damaged(&self) -> bool {
+        self.databases.values().any(|verdict| !verdict.ok && !verdict.unread)
+    }
+}
+
+impl DatabaseVerdict {
+    fn as_recorded() -> Self {
+        Self { ok: true, reason: None, unread: false }
+    }
+
+    fn differs(reason: String) -> Self {
+        Self { ok: false, reason: Some(reason), unread: false }
+    }
+
+    fn failed(error: &disk::Error) -> Self {
+        Self { unread: !error.is_no_file(), ..Self::differs(error.to_string()) }
+    }
 }
 
 impl Engine {
@@ -65,15 +89,19 @@ impl Engine {
         let mut databases = BTreeMap::new();
         let mut share = Share { before: 0, total: backup.stored_size() };
         for OpenFile { name, copy, path, file } in files {
-            let fault = match file {
-                Ok(file) => self.fault(&name, &copy, &file, &path, share, &call.control)?,
-                Err(error) => Some(error.to_string()),
+            call.control.tell(Progress { database: &name, done: share.before, total: share.total });
+            let verdict = match file {
+                Ok(file) => compare(&copy, &file, &path, &call.control)?,
+                Err(error) => DatabaseVerdict::failed(&error),
             };
             share.before += copy.stored_size;
-            databases.insert(name, DatabaseVerdict { ok: fault.is_none(), reason: fault });
+            databases.insert(name, verdict);
         }
         let verification = Verification { ok: databases.values().all(|verdict| verdict.ok), databases };
-        self.record_verification(&backup, &verification, call);
+        // A file that couldn't be read leaves the catalog with what it knew.
+        if verification.ok || verification.is_damaged() {
+            self.record_verification(&backup, &verification, call);
+        }
         Ok(verification)
     }
 
@@ -102,28 +130,6 @@ impl Engine {
         backup.databases.iter().map(open).collect()
     }
 
-    fn fault(
-        &self,
-        name: &DatabaseName,
-        copy: &DatabaseCopy,
-        file: &File,
-        path: &Path,
-        share: Share,
-        control: &Control,
-    ) -> Result<Option<String>, Error> {
-        control.tell(Progress { database: name, done: share.before, total: share.total });
-        let size = file.metadata().to("look at", path)?.len();
-        if size != copy.stored_size {
-            return Ok(Some(format!("{} has {size} bytes instead of {}", copy.file, copy.stored_size)));
-        }
-        match read_back(file, path, control) {
-            Ok(read) if read.checksum == copy.stored_checksum => Ok(None),
-            Ok(_) => Ok(Some(format!("{} holds other bytes than were recorded (SHA-256)", copy.file))),
-            Err(sqlite::Error::Cancelled) => Err(sqlite::Error::Cancelled.into()),
-            Err(error) => Ok(Some(error.to_string())),
-        }
-    }
-
     fn record_verification(&self, backup: &Backup, verification: &Verification, call: &Call) {
         let call = Call { wait: RECORD_WAIT, ..call.clone() };
         let recorded = self.begin("verify", &call).and_then(|mut session| {
@@ -146,6 +152,19 @@ impl Engine {
     pub fn verify_audit(&self) -> Result<u64, Error> {
         let anchor = self.read_catalog()?.and_then(|catalog| catalog.audit);
         Ok(self.audit.verify(anchor.as_ref().map(|anchor| (anchor.seq, anchor.hash.as_str())))?)
+    }
+}
+
+fn compare(copy: &DatabaseCopy, file: &File, path: &Path, control: &Control) -> Result<DatabaseVerdict, Error> {
+    let size = file.metadata().to("look at", path)?.len();
+    if size != copy.stored_size {
+        return Ok(DatabaseVerdict::differs(format!("{} has {size} bytes instead of {}", copy.file, copy.stored_size)));
+    }
+    match read_back(file, path, control) {
+        Ok(read) if read.checksum == copy.stored_checksum => Ok(DatabaseVerdict::as_recorded()),
+        Ok(_) => Ok(DatabaseVerdict::differs(format!("{} holds other bytes than were recorded (SHA-256)", copy.file))),
+        Err(sqlite::Error::Disk(error)) => Ok(DatabaseVerdict::failed(&error)),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -75,6 +75,18 @@ pub enum Error {
         /// The place.
         path: PathBuf,
     },
+    /// A download to that place has begun and not ended.
+    #[error("{} lies there, of a download that is under way or was ended before it was done; if none is, remove it and try again", path.display())]
+    Unfinished {
+        /// What it has left.
+        path: PathBuf,
+    },
+    /// SQLite would take it for a part of the downloaded database.
+    #[error("{} lies there, and SQLite would play it into the downloaded database; move it away first, or choose another name", path.display())]
+    Beside {
+        /// What lies beside the place.
+        path: PathBuf,
+    },
     /// There is no room.
     #[error("the disk of the backup directory is full: {} are needed, {} are free; make room or delete backups, older ones are untouched", bytes(*needed), bytes(*free))]
     Full {
@@ -153,6 +165,8 @@ impl Error {
             Error::LastGood(_) => "last-good",
             Error::Damaged { .. } => "damaged",
             Error::TargetExists { .. } => "target-exists",
+            Error::Unfinished { .. } => "target-unfinished",
+            Error::Beside { .. } => "target-beside",
             Error::AnotherStore { .. } | Error::StoreGone { .. } => "another-store",
             Error::SameFile(..) => "same-file",
             Error::Setting { .. } => "bad-setting",

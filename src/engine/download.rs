@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Map;
 use sha2::{Digest, Sha256};
@@ -25,11 +25,43 @@ pub struct Download {
     pub target: PathBuf,
 }
 
+/// What SQLite takes for a part of the database beside it.
+const PARTS: [&str; 3] = ["-wal", "-shm", "-journal"];
+
+impl Download {
+    fn assert_free(&self) -> Result<(), Error> {
+        let is_there = |path: &Path| path.symlink_metadata().is_ok();
+        let path = self.target.clone();
+        if is_there(&path) {
+            return Err(Error::TargetExists { path });
+        }
+        let path = disk::partial_path(&self.target);
+        if is_there(&path) {
+            return Err(Error::Unfinished { path });
+        }
+        let part = |ending: &str| {
+            let mut path = self.target.clone().into_os_string();
+            path.push(ending);
+            PathBuf::from(path)
+        };
+        // A tar is no database.
+        let mut parts = PARTS.into_iter().filter(|_| self.database.is_some()).map(part);
+        match parts.find(|path| is_there(path)) {
+            Some(path) => Err(Error::Beside { path }),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Engine {
     /// Hands out a copy. It is complete and compared with the checksum, or it isn't there.
     pub fn download(&self, download: &Download, call: &Call) -> Result<u64, Error> {
         let result = self.audited_download(download, call);
-        if let Err(error @ (Error::NotFound(_) | Error::NoSuchDatabase { .. } | Error::TargetExists { .. })) = &result {
+        use Error::{Beside, NoSuchDatabase, NotFound, TargetExists, Unfinished};
+        if let Err(
+            error @ (NotFound(_) | NoSuchDatabase { .. } | TargetExists { .. } | Unfinished { .. } | Beside { .. }),
+        ) = &result
+        {
             self.refused("download", call, Some(download.id), error);
         }
         result
@@ -38,9 +70,7 @@ impl Engine {
     fn audited_download(&self, download: &Download, call: &Call) -> Result<u64, Error> {
         let Opened { backup, files } = self.opened(&download.id)?;
         let chosen = chosen(&backup, files, download.database.as_ref())?;
-        if download.target.symlink_metadata().is_ok() {
-            return Err(Error::TargetExists { path: download.target.clone() });
-        }
+        download.assert_free()?;
         let names = chosen.iter().map(|it| it.name.to_string()).collect::<Vec<_>>().join(",");
         let line = |kind| {
             let mut line = entry(kind, "download", &call.actor, Some(backup.id));

@@ -11,6 +11,7 @@ use super::permit::{Holder, LOCK};
 use super::{Engine, Error, bytes};
 use crate::audit::Kind;
 use crate::backup::retention::plan;
+use crate::backup::schedule::{self, Decision};
 use crate::backup::settings::Settings;
 use crate::backup::{Backup, BackupId, DatabaseName, Tier, timestamp};
 use crate::catalog::Catalog;
@@ -222,7 +223,6 @@ impl Engine {
 
     /// A catch-up or a retry may come before the next planned instant.
     fn next_run(&self, settings: &Settings, now: DateTime<Utc>) -> Result<DateTime<Utc>, Error> {
-        use crate::backup::schedule::Decision;
         Ok(match self.decide(settings, now)? {
             Decision::Run { .. } => now,
             Decision::Wait { until } => until,
@@ -230,10 +230,21 @@ impl Engine {
     }
 
     /// What the schedule asks for now.
-    pub fn decide(&self, settings: &Settings, now: DateTime<Utc>) -> Result<crate::backup::schedule::Decision, Error> {
+    pub fn decide(&self, settings: &Settings, now: DateTime<Utc>) -> Result<Decision, Error> {
         let backups = self.read_catalog()?.map(|catalog| catalog.backups).unwrap_or_default();
-        let dailies = backups.iter().filter(|backup| backup.tier.is_scheduled()).map(|backup| backup.timestamp);
-        let slot = settings.schedule.slot_before(now);
+        // Shrunk ones count too: another try would find the same data.
+        let whole = |backup: &&Backup| backup.tier.is_scheduled() && backup.checked.ok && backup.verified.ok;
+        let dailies = || backups.iter().filter(whole).map(|backup| backup.timestamp);
+        // Asked every few seconds: mostly the backups say that nothing is due.
+        match schedule::decide(&settings.schedule, now, dailies(), []) {
+            Decision::Run { slot, .. } => {
+                Ok(schedule::decide(&settings.schedule, now, dailies(), self.failures_since(slot)?))
+            }
+            wait => Ok(wait),
+        }
+    }
+
+    fn failures_since(&self, slot: DateTime<Utc>) -> Result<Vec<DateTime<Utc>>, Error> {
         let mut failures = Vec::new();
         self.audit.newest_first(|line| {
             let entry = &line.entry;
@@ -244,9 +255,9 @@ impl Engine {
             if failed {
                 failures.push(line.at);
             }
-            ours && (entry.ok == Some(true) || line.at < slot)
+            line.at < slot || ours && entry.ok == Some(true)
         })?;
-        Ok(crate::backup::schedule::decide(&settings.schedule, now, dailies, failures))
+        Ok(failures)
     }
 
     fn last_failure(&self) -> Result<Option<LastFailure>, Error> {

@@ -18,6 +18,9 @@ use crate::catalog::Catalog;
 use crate::config::{Origin, VARIABLES};
 use crate::disk;
 
+/// Audit lines among which the last failure is looked for.
+const LINES: usize = 1000;
+
 /// `status --json`, and `GET /api/backup/status`.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -171,7 +174,7 @@ impl Engine {
         let backups: Vec<&Backup> = catalog.iter().flat_map(Catalog::standing).collect();
         let newest = catalog.as_ref().and_then(Catalog::newest_good);
         let unmanaged = self.unmanaged(catalog.as_ref(), now)?;
-        let last_failure = self.last_failure()?;
+        let failures = self.failures()?;
         let size =
             |tier: Tier| backups.iter().filter(|backup| backup.tier == tier).map(|backup| backup.stored_size()).sum();
         Ok(Status {
@@ -195,8 +198,8 @@ impl Engine {
                 database: holder.database,
                 progress: holder.progress,
             }),
-            warnings: self.warnings(&settings, &backups, last_failure.as_ref(), &unmanaged, now)?,
-            last_failure,
+            warnings: self.warnings(&settings, &backups, failures.of_create.as_ref(), &unmanaged, now)?,
+            last_failure: failures.last,
             replicas: [],
             recovery: None,
             last_drill: None,
@@ -260,23 +263,29 @@ impl Engine {
         Ok(failures)
     }
 
-    fn last_failure(&self) -> Result<Option<LastFailure>, Error> {
-        let (mut found, mut ended, mut looked) = (None, BTreeSet::new(), 0);
+    /// The last failure that no success followed, and that of the last backup if it failed: whatever failed since doesn't
+    /// hide it.
+    fn failures(&self) -> Result<Failures, Error> {
+        let (mut last, mut of_create, mut ended, mut looked) = (None, None, BTreeSet::new(), 0);
         self.audit.newest_first(|line| {
             looked += 1;
-            if line.entry.kind == Kind::Outcome
-                && ended.insert(line.entry.operation.clone())
-                && line.entry.ok == Some(false)
-            {
-                found = Some(LastFailure {
+            let entry = &line.entry;
+            if entry.kind == Kind::Outcome && ended.insert(entry.operation.clone()) && entry.ok == Some(false) {
+                let failure = LastFailure {
                     at: line.at,
-                    operation: line.entry.operation.clone(),
-                    reason: line.entry.reason.clone().unwrap_or_default(),
-                });
+                    operation: entry.operation.clone(),
+                    reason: entry.reason.clone().unwrap_or_default(),
+                };
+                if entry.operation == "create" {
+                    of_create = Some(failure.clone());
+                }
+                if looked <= LINES {
+                    last.get_or_insert(failure);
+                }
             }
-            found.is_some() || looked >= 1000
+            ended.contains("create") && (last.is_some() || looked >= LINES)
         })?;
-        Ok(found)
+        Ok(Failures { last, of_create })
     }
 
     fn unmanaged(&self, catalog: Option<&Catalog>, now: DateTime<Utc>) -> Result<Vec<String>, Error> {
@@ -295,7 +304,7 @@ impl Engine {
         &self,
         settings: &Settings,
         backups: &[&Backup],
-        failure: Option<&LastFailure>,
+        failed: Option<&LastFailure>,
         unmanaged: &[String],
         now: DateTime<Utc>,
     ) -> Result<Vec<Warning>, Error> {
@@ -304,8 +313,8 @@ impl Engine {
         if !settings.enabled {
             warnings.add("disabled", "scheduled backups are off (BACKUP_ENABLED, or the saved setting); turn them on");
         }
-        if let Some(failure) = failure.filter(|failure| failure.operation == "create") {
-            warnings.add("backup-failed", format!("the last backup failed: {}", failure.reason));
+        if let Some(failed) = failed {
+            warnings.add("backup-failed", format!("the last backup failed: {}", failed.reason));
         }
         let owned: Vec<Backup> = backups.iter().map(|backup| (*backup).clone()).collect();
         if let Some(frozen) = plan(&owned, &settings.retention, self.freeze()?.as_deref()).frozen {
@@ -337,6 +346,11 @@ impl Engine {
             warnings.add("space-low", text);
         }
     }
+}
+
+struct Failures {
+    last: Option<LastFailure>,
+    of_create: Option<LastFailure>,
 }
 
 struct Warnings(Vec<Warning>);

@@ -248,3 +248,21 @@ fn a_database_is_not_put_beside_parts_of_another() {
     std::fs::write(place.path("all.tar-wal"), "unrelated").unwrap();
     place.ok(&["download", id, "-o", place.path("all.tar").to_str().unwrap()]);
 }
+
+#[test]
+fn a_failed_backup_is_warned_of_until_one_succeeds_whatever_else_fails() {
+    let place = Place::new();
+    let backup = place.create();
+    std::fs::rename(place.live("auth"), place.path("aside")).unwrap();
+    assert_eq!(place.run(&["create"]).code, 1);
+    std::fs::write(place.copy(&backup, "auth"), "gone").unwrap();
+    let target = place.path("out");
+    let args = ["download", backup["id"].as_str().unwrap(), "-o", target.to_str().unwrap()];
+    assert_eq!(place.run(&args).code, 1);
+    let status = place.json(&["status"]);
+    assert_eq!(status["lastFailure"]["operation"], "download");
+    assert!(status["warnings"].to_string().contains("the last backup failed: the live database `auth` is missing"));
+    std::fs::rename(place.path("aside"), place.live("auth")).unwrap();
+    place.create();
+    assert!(!place.warnings().contains(&"backup-failed".to_owned()));
+}

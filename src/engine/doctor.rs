@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::{Engine, bytes};
+use crate::backup::settings::Settings;
 use crate::disk::{self, Context};
 use crate::sqlite::{self, Source, identify, peek_mode, situation};
 
@@ -44,6 +45,9 @@ const NETWORK: [(i64, &str); 6] = [
     (0x6573_5546, "fuse"),
 ];
 
+/// What `create` asks for besides the copies.
+const OVERHEAD: u64 = 1 << 20;
+
 impl Engine {
     /// Looks at uid, time zone, SQLite, the live databases, the backup directory, space and the catalog.
     pub fn doctor(&self) -> Vec<Finding> {
@@ -81,19 +85,25 @@ impl Engine {
     }
 
     fn zone(&self) -> Finding {
-        let zone = self.config.settings.schedule.timezone;
+        let zone = self.settings_in_force().schedule.timezone;
+        let saved = self.saved().is_ok_and(|saved| saved.schedule.timezone.is_some());
         let local = self.clock.now().with_timezone(&zone).format("%Y-%m-%d %H:%M");
         if super::status::clock_is_implausible(self.clock.now()) {
             return problem("time", format!("the clock says {local}"), Some("set the machine's clock".to_owned()));
         }
         match self.config.origins.get("schedule.timezone") {
-            Some(crate::config::Origin::Default) if zone == chrono_tz::UTC => warning(
+            Some(crate::config::Origin::Default) if !saved => warning(
                 "time",
                 format!("no time zone is set, so days are counted in UTC, where it is {local}"),
                 Some("set BACKUP_TIMEZONE, for example to Europe/Berlin (UTC is fine too, but say so)".to_owned()),
             ),
             _ => ok("time", format!("{zone}, where it is {local}")),
         }
+    }
+
+    /// Saved ones that can't be read are told by the status.
+    fn settings_in_force(&self) -> Settings {
+        self.settings().unwrap_or(self.config.settings)
     }
 
     fn database(&self, source: &Source, findings: &mut Vec<Finding>) {
@@ -153,15 +163,15 @@ impl Engine {
         let root = self.store.root();
         let there = root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
         let live: u64 = self.sources().iter().filter_map(|source| identify(source).ok()).map(|live| live.size).sum();
-        let kept = self.config.settings.retention;
+        let kept = self.settings_in_force().retention;
         let full = u64::from(kept.daily + kept.weekly + kept.monthly + kept.manual + kept.pre_restore) * live;
         match disk::free_space(there) {
             Err(error) => problem("space", error.to_string(), None),
-            Ok(free) if free < 2 * live => problem(
-                "space",
-                format!("{} are free, and a backup takes {}", bytes(free), bytes(live)),
-                Some("make room".to_owned()),
-            ),
+            Ok(free) if free < (2 * live).max(live + OVERHEAD) => {
+                let severity = if free < live + OVERHEAD { problem } else { warning };
+                let found = format!("{} are free, and a backup takes {}", bytes(free), bytes(live));
+                severity("space", found, Some("make room".to_owned()))
+            }
             Ok(free) => ok(
                 "space",
                 format!(

@@ -121,6 +121,13 @@ impl Engine {
                 format!("{}, journal mode {mode}: the app's writers wait while it is copied", source.path.display()),
                 Some("let the app run PRAGMA journal_mode=WAL once".to_owned()),
             ),
+            // The look leaves the WAL out, so a checkpoint that is under way, or was cut short, looks like damage. It
+            // never touches what makes a file a database, so that one stays a problem.
+            Err(sqlite::Error::Corrupt { .. }) => warning(
+                &about,
+                format!("{} can't be looked at from outside just now", source.path.display()),
+                Some("`create` checks it properly".to_owned()),
+            ),
             Err(error) => problem(&about, error.to_string(), None),
         });
     }

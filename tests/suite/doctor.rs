@@ -41,7 +41,7 @@ fn the_space_for_all_is_that_of_the_saved_retention() {
 #[test]
 fn room_for_one_backup_is_a_warning_and_for_less_a_problem() {
     let place = Place::new();
-    let stat = rustix::fs::statvfs(&place.path("")).unwrap();
+    let stat = rustix::fs::statvfs(place.path("")).unwrap();
     let free = stat.f_bavail * stat.f_frsize;
     for (tenths, severity) in [(7, "warning"), (13, "problem")] {
         // It is all a hole.

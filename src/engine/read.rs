@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::{Call, Engine, Error};
 use crate::backup::retention::{Fate, fates};
 use crate::backup::{Backup, BackupId, DatabaseCopy, DatabaseName, Verified};
+use crate::catalog::Catalog;
 use crate::disk::{self, Context};
 use crate::sqlite::pages::read_back;
 use crate::sqlite::{self, Control, Progress};
@@ -113,11 +114,15 @@ impl Engine {
             let files = self.open_files(&backup);
             let catalog = self.read_catalog()?;
             let same = |other: &&Backup| other.sequence == backup.sequence;
-            let now = catalog.as_ref().and_then(|catalog| catalog.standing().find(same));
+            let find = |catalog: &Catalog| {
+                let unchanged = catalog.get(&backup.id).filter(same);
+                unchanged.or_else(|| catalog.standing().find(same)).cloned()
+            };
+            let now = catalog.as_ref().and_then(find);
             match now {
                 None => return Err(Error::NotFound(*id)),
                 Some(now) if now.id == backup.id => return Ok(Opened { backup, files }),
-                Some(now) => backup = now.clone(),
+                Some(now) => backup = now,
             }
         }
     }

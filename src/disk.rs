@@ -31,6 +31,14 @@ impl Error {
         self.source.kind() == io::ErrorKind::NotFound
     }
 
+    /// What was to be opened isn't there, or is no regular file. Any other failure says nothing of what lies there.
+    pub fn is_no_file(&self) -> bool {
+        let strange = [Errno::LOOP, Errno::NXIO].map(|errno| Some(errno.raw_os_error()));
+        self.is_missing()
+            || self.source.kind() == io::ErrorKind::InvalidData
+            || strange.contains(&self.source.raw_os_error())
+    }
+
     /// Something of that name is there already.
     pub fn is_taken(&self) -> bool {
         self.source.kind() == io::ErrorKind::AlreadyExists
@@ -100,7 +108,8 @@ pub fn open_regular(path: &Path) -> Result<File, Error> {
     if file.metadata().to("look at", path)?.is_file() {
         Ok(file)
     } else {
-        Err(io::Error::other("it is not a regular file")).to("open", path)
+        // A kind that no failing call has.
+        Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a regular file")).to("open", path)
     }
 }
 

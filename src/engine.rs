@@ -2,6 +2,7 @@
 
 mod create;
 pub mod doctor;
+mod download;
 pub mod permit;
 mod read;
 mod rebuild;
@@ -27,8 +28,9 @@ use crate::sqlite::{self, Control, Source};
 use crate::store::Store;
 
 pub use create::{Create, Created};
+pub use download::Download;
 pub use permit::Holder;
-pub use read::{DatabaseVerdict, Download, Verification};
+pub use read::{DatabaseVerdict, Verification};
 pub use rebuild::Rebuilt;
 pub use settings::{Change, Changed};
 
@@ -71,6 +73,18 @@ pub enum Error {
     #[error("{} exists already and is not overwritten; choose another name or remove it", path.display())]
     TargetExists {
         /// The place.
+        path: PathBuf,
+    },
+    /// A download to that place has begun and not ended.
+    #[error("{} lies there, of a download that is under way or was ended before it was done; if none is, remove it and try again", path.display())]
+    Unfinished {
+        /// What it has left.
+        path: PathBuf,
+    },
+    /// SQLite would take it for a part of the downloaded database.
+    #[error("{} lies there, and SQLite would play it into the downloaded database; move it away first, or choose another name", path.display())]
+    Beside {
+        /// What lies beside the place.
         path: PathBuf,
     },
     /// There is no room.
@@ -151,6 +165,8 @@ impl Error {
             Error::LastGood(_) => "last-good",
             Error::Damaged { .. } => "damaged",
             Error::TargetExists { .. } => "target-exists",
+            Error::Unfinished { .. } => "target-unfinished",
+            Error::Beside { .. } => "target-beside",
             Error::AnotherStore { .. } | Error::StoreGone { .. } => "another-store",
             Error::SameFile(..) => "same-file",
             Error::Setting { .. } => "bad-setting",

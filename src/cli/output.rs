@@ -144,7 +144,12 @@ impl Output {
             };
         }
         for (id, result) in results {
-            self.line(&format!("{id}: {}", if result.ok { "every byte is as recorded" } else { "DAMAGED" }))?;
+            let found = match result.ok {
+                true => "every byte is as recorded",
+                false if result.is_damaged() => "DAMAGED",
+                false => "can't be read just now; look at the disk and try again",
+            };
+            self.line(&format!("{id}: {found}"))?;
             for (name, verdict) in result.databases.iter().filter(|(_, verdict)| !verdict.ok) {
                 self.line(&format!("  {name}: {}", verdict.reason.as_deref().unwrap_or("damaged")))?;
             }

@@ -26,7 +26,7 @@ use crate::sqlite::snapshot::{self, Facts, Snapshot};
 use crate::sqlite::{self, identify};
 
 /// What a backup needs beside its databases: catalog, audit, folders.
-const OVERHEAD: u64 = 1 << 20;
+pub(super) const OVERHEAD: u64 = 1 << 20;
 /// Copies that failed their check, kept per database: the first and the latest ones tell the story.
 const CORRUPT_KEPT: usize = 3;
 /// Smaller databases halve and double by a page.

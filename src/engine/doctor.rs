@@ -4,7 +4,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::create::OVERHEAD;
 use super::{Engine, bytes};
+use crate::backup::settings::Settings;
 use crate::disk::{self, Context};
 use crate::sqlite::{self, Source, identify, peek_mode, situation};
 
@@ -81,19 +83,25 @@ impl Engine {
     }
 
     fn zone(&self) -> Finding {
-        let zone = self.config.settings.schedule.timezone;
+        let zone = self.settings_in_force().schedule.timezone;
+        let saved = self.saved().is_ok_and(|saved| saved.schedule.timezone.is_some());
         let local = self.clock.now().with_timezone(&zone).format("%Y-%m-%d %H:%M");
         if super::status::clock_is_implausible(self.clock.now()) {
             return problem("time", format!("the clock says {local}"), Some("set the machine's clock".to_owned()));
         }
         match self.config.origins.get("schedule.timezone") {
-            Some(crate::config::Origin::Default) if zone == chrono_tz::UTC => warning(
+            Some(crate::config::Origin::Default) if !saved => warning(
                 "time",
                 format!("no time zone is set, so days are counted in UTC, where it is {local}"),
                 Some("set BACKUP_TIMEZONE, for example to Europe/Berlin (UTC is fine too, but say so)".to_owned()),
             ),
             _ => ok("time", format!("{zone}, where it is {local}")),
         }
+    }
+
+    /// Saved ones that can't be read are told by the status.
+    fn settings_in_force(&self) -> Settings {
+        self.settings().unwrap_or(self.config.settings)
     }
 
     fn database(&self, source: &Source, findings: &mut Vec<Finding>) {
@@ -110,6 +118,13 @@ impl Engine {
                 &about,
                 format!("{}, journal mode {mode}: the app's writers wait while it is copied", source.path.display()),
                 Some("let the app run PRAGMA journal_mode=WAL once".to_owned()),
+            ),
+            // The look leaves the WAL out, so a checkpoint that is under way, or was cut short, looks like damage. It
+            // never touches what makes a file a database, so that one stays a problem.
+            Err(sqlite::Error::Corrupt { .. }) => warning(
+                &about,
+                format!("{} can't be looked at from outside just now", source.path.display()),
+                Some("`create` checks it properly".to_owned()),
             ),
             Err(error) => problem(&about, error.to_string(), None),
         });
@@ -153,15 +168,15 @@ impl Engine {
         let root = self.store.root();
         let there = root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
         let live: u64 = self.sources().iter().filter_map(|source| identify(source).ok()).map(|live| live.size).sum();
-        let kept = self.config.settings.retention;
+        let kept = self.settings_in_force().retention;
         let full = u64::from(kept.daily + kept.weekly + kept.monthly + kept.manual + kept.pre_restore) * live;
         match disk::free_space(there) {
             Err(error) => problem("space", error.to_string(), None),
-            Ok(free) if free < 2 * live => problem(
-                "space",
-                format!("{} are free, and a backup takes {}", bytes(free), bytes(live)),
-                Some("make room".to_owned()),
-            ),
+            Ok(free) if free < (2 * live).max(live + OVERHEAD) => {
+                let severity = if free < live + OVERHEAD { problem } else { warning };
+                let found = format!("{} are free, and a backup takes {}", bytes(free), bytes(live));
+                severity("space", found, Some("make room".to_owned()))
+            }
             Ok(free) => ok(
                 "space",
                 format!(

@@ -15,7 +15,7 @@ use serde_json::Map;
 use super::{Error, Session, Unrecorded};
 use crate::backup::retention::{self, Plan, Retention, Step};
 use crate::backup::{Backup, BackupId, Verified};
-use crate::disk;
+use crate::disk::{self, Context};
 use crate::sqlite::pages::read_back;
 
 /// What a rotation without a new backup is called in the audit log.
@@ -23,34 +23,50 @@ pub(super) const ROTATE: &str = "rotate";
 
 impl Session<'_> {
     /// What rotation would do to the backups as they stand. One whose files are not as long as they were, or not there,
-    /// can't stand for a week or a month: it counts as damaged from here on, and new backups go on without it.
+    /// can't stand for a week or a month: it counts as damaged from here on, and new backups go on without it. One whose
+    /// files can't be looked at just now is left where it is.
     pub(super) fn plan(&mut self, retention: &Retention, freeze: Option<&str>) -> Plan {
+        let mut backups = self.catalog.backups.clone();
         loop {
-            let plan = retention::plan(&self.catalog.backups, retention, freeze);
-            let promoted = plan.steps.iter().filter_map(|step| match step {
-                Step::Promote { from, .. } => Some(*from),
-                Step::Drop { .. } => None,
-            });
-            let lost: Vec<_> = promoted.filter(|id| !self.has_files(id)).collect();
-            if lost.is_empty() {
-                return plan;
-            }
-            for id in lost {
-                tracing::warn!(%id, "its files are not what was recorded, so it is not promoted");
-                if let Some(backup) = self.catalog.get_mut(&id) {
-                    backup.verified = Verified { at: self.engine.clock.now(), ok: false };
+            let plan = retention::plan(&backups, retention, freeze);
+            let mut as_planned = true;
+            // An id that the plan itself makes has the files of the one it comes from.
+            for backup in backups.iter_mut().filter(|backup| is_promoted(&plan, &backup.id)) {
+                match self.has_files(backup) {
+                    Ok(true) => continue,
+                    Ok(false) => self.found_damaged(backup),
+                    Err(error) => {
+                        tracing::warn!(id = %backup.id, %error, "it can't be looked at, so it is left where it is");
+                        backup.pinned = true;
+                    }
                 }
+                as_planned = false;
+            }
+            if as_planned {
+                return plan;
             }
         }
     }
 
-    /// By a look at the names and sizes. An id that the plan itself makes has the files of the one it comes from.
-    fn has_files(&self, id: &BackupId) -> bool {
-        let Some(backup) = self.catalog.get(id) else { return true };
-        self.engine.store.paths(backup).all(|(name, path)| {
+    fn found_damaged(&mut self, backup: &mut Backup) {
+        tracing::warn!(id = %backup.id, "its files are not what was recorded, so it is not promoted");
+        backup.verified = Verified { at: self.engine.clock.now(), ok: false };
+        if let Some(recorded) = self.catalog.get_mut(&backup.id) {
+            recorded.verified = backup.verified.clone();
+        }
+    }
+
+    /// By a look at the names and sizes.
+    fn has_files(&self, backup: &Backup) -> Result<bool, disk::Error> {
+        for (name, path) in self.engine.store.paths(backup) {
             let recorded = backup.databases.get(name).map(|copy| copy.stored_size);
-            path.symlink_metadata().is_ok_and(|meta| meta.is_file() && Some(meta.len()) == recorded)
-        })
+            match path.symlink_metadata().to("look at", &path) {
+                Ok(meta) if meta.is_file() && Some(meta.len()) == recorded => {}
+                Err(error) if !error.is_missing() => return Err(error),
+                _ => return Ok(false),
+            }
+        }
+        Ok(true)
     }
 
     /// Step 1, and the entries of step 2 in memory.
@@ -99,7 +115,7 @@ impl Session<'_> {
         let partial = disk::Partial::create(target)?;
         let mut source = disk::open_regular(from)?;
         let copied: std::io::Result<u64> = std::io::copy(&mut source, &mut partial.file() as &mut &File);
-        disk::Context::to(copied, "copy", from)?;
+        copied.to("copy", from)?;
         partial.sync()?;
         Ok(partial.publish_new()?)
     }
@@ -167,6 +183,10 @@ pub(super) struct Deletions {
     pub(super) done: Vec<BackupId>,
     /// What stood in the way of others.
     pub(super) failed: Option<Error>,
+}
+
+fn is_promoted(plan: &Plan, id: &BackupId) -> bool {
+    plan.steps.iter().any(|step| matches!(step, Step::Promote { from, .. } if from == id))
 }
 
 fn free_name(target: &Path) -> std::path::PathBuf {

@@ -11,11 +11,15 @@ use super::permit::{Holder, LOCK};
 use super::{Engine, Error, bytes};
 use crate::audit::Kind;
 use crate::backup::retention::plan;
+use crate::backup::schedule::{self, Decision};
 use crate::backup::settings::Settings;
 use crate::backup::{Backup, BackupId, DatabaseName, Tier, timestamp};
 use crate::catalog::Catalog;
 use crate::config::{Origin, VARIABLES};
 use crate::disk;
+
+/// Audit lines among which the last failure is looked for.
+const LINES: usize = 1000;
 
 /// `status --json`, and `GET /api/backup/status`.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -170,7 +174,7 @@ impl Engine {
         let backups: Vec<&Backup> = catalog.iter().flat_map(Catalog::standing).collect();
         let newest = catalog.as_ref().and_then(Catalog::newest_good);
         let unmanaged = self.unmanaged(catalog.as_ref(), now)?;
-        let last_failure = self.last_failure()?;
+        let failures = self.failures()?;
         let size =
             |tier: Tier| backups.iter().filter(|backup| backup.tier == tier).map(|backup| backup.stored_size()).sum();
         Ok(Status {
@@ -194,8 +198,8 @@ impl Engine {
                 database: holder.database,
                 progress: holder.progress,
             }),
-            warnings: self.warnings(&settings, &backups, last_failure.as_ref(), &unmanaged, now)?,
-            last_failure,
+            warnings: self.warnings(&settings, &backups, failures.of_create.as_ref(), &unmanaged, now)?,
+            last_failure: failures.last,
             replicas: [],
             recovery: None,
             last_drill: None,
@@ -222,7 +226,6 @@ impl Engine {
 
     /// A catch-up or a retry may come before the next planned instant.
     fn next_run(&self, settings: &Settings, now: DateTime<Utc>) -> Result<DateTime<Utc>, Error> {
-        use crate::backup::schedule::Decision;
         Ok(match self.decide(settings, now)? {
             Decision::Run { .. } => now,
             Decision::Wait { until } => until,
@@ -230,10 +233,21 @@ impl Engine {
     }
 
     /// What the schedule asks for now.
-    pub fn decide(&self, settings: &Settings, now: DateTime<Utc>) -> Result<crate::backup::schedule::Decision, Error> {
+    pub fn decide(&self, settings: &Settings, now: DateTime<Utc>) -> Result<Decision, Error> {
         let backups = self.read_catalog()?.map(|catalog| catalog.backups).unwrap_or_default();
-        let dailies = backups.iter().filter(|backup| backup.tier.is_scheduled()).map(|backup| backup.timestamp);
-        let slot = settings.schedule.slot_before(now);
+        // Shrunk ones count too: another try would find the same data.
+        let whole = |backup: &&Backup| backup.tier.is_scheduled() && backup.checked.ok && backup.verified.ok;
+        let dailies = || backups.iter().filter(whole).map(|backup| backup.timestamp);
+        // Asked every few seconds: mostly the backups say that nothing is due.
+        match schedule::decide(&settings.schedule, now, dailies(), []) {
+            Decision::Run { slot, .. } => {
+                Ok(schedule::decide(&settings.schedule, now, dailies(), self.failures_since(slot)?))
+            }
+            wait => Ok(wait),
+        }
+    }
+
+    fn failures_since(&self, slot: DateTime<Utc>) -> Result<Vec<DateTime<Utc>>, Error> {
         let mut failures = Vec::new();
         self.audit.newest_first(|line| {
             let entry = &line.entry;
@@ -244,30 +258,36 @@ impl Engine {
             if failed {
                 failures.push(line.at);
             }
-            ours && (entry.ok == Some(true) || line.at < slot)
+            line.at < slot || ours && entry.ok == Some(true)
         })?;
-        Ok(crate::backup::schedule::decide(&settings.schedule, now, dailies, failures))
+        Ok(failures)
     }
 
-    fn last_failure(&self) -> Result<Option<LastFailure>, Error> {
-        let (mut found, mut ended, mut looked) = (None, BTreeSet::new(), 0);
+    /// The last failure that no success followed, and that of the last backup if it failed: whatever failed since doesn't
+    /// hide it.
+    fn failures(&self) -> Result<Failures, Error> {
+        let (mut last, mut of_create, mut ended, mut looked) = (None, None, BTreeSet::new(), 0);
         self.audit.newest_first(|line| {
             looked += 1;
+            let entry = &line.entry;
             // The operation that wanted a rotation tells its failure too.
-            if line.entry.kind == Kind::Outcome
-                && line.entry.operation != super::rotation::ROTATE
-                && ended.insert(line.entry.operation.clone())
-                && line.entry.ok == Some(false)
-            {
-                found = Some(LastFailure {
+            let tells = entry.kind == Kind::Outcome && entry.operation != super::rotation::ROTATE;
+            if tells && ended.insert(entry.operation.clone()) && entry.ok == Some(false) {
+                let failure = LastFailure {
                     at: line.at,
-                    operation: line.entry.operation.clone(),
-                    reason: line.entry.reason.clone().unwrap_or_default(),
-                });
+                    operation: entry.operation.clone(),
+                    reason: entry.reason.clone().unwrap_or_default(),
+                };
+                if entry.operation == "create" {
+                    of_create = Some(failure.clone());
+                }
+                if looked <= LINES {
+                    last.get_or_insert(failure);
+                }
             }
-            found.is_some() || looked >= 1000
+            ended.contains("create") && (last.is_some() || looked >= LINES)
         })?;
-        Ok(found)
+        Ok(Failures { last, of_create })
     }
 
     fn unmanaged(&self, catalog: Option<&Catalog>, now: DateTime<Utc>) -> Result<Vec<String>, Error> {
@@ -286,7 +306,7 @@ impl Engine {
         &self,
         settings: &Settings,
         backups: &[&Backup],
-        failure: Option<&LastFailure>,
+        failed: Option<&LastFailure>,
         unmanaged: &[String],
         now: DateTime<Utc>,
     ) -> Result<Vec<Warning>, Error> {
@@ -295,8 +315,8 @@ impl Engine {
         if !settings.enabled {
             warnings.add("disabled", "scheduled backups are off (BACKUP_ENABLED, or the saved setting); turn them on");
         }
-        if let Some(failure) = failure.filter(|failure| failure.operation == "create") {
-            warnings.add("backup-failed", format!("the last backup failed: {}", failure.reason));
+        if let Some(failed) = failed {
+            warnings.add("backup-failed", format!("the last backup failed: {}", failed.reason));
         }
         let owned: Vec<Backup> = backups.iter().map(|backup| (*backup).clone()).collect();
         if let Some(frozen) = plan(&owned, &settings.retention, self.freeze()?.as_deref()).frozen {
@@ -331,6 +351,11 @@ impl Engine {
             warnings.add("space-low", text);
         }
     }
+}
+
+struct Failures {
+    last: Option<LastFailure>,
+    of_create: Option<LastFailure>,
 }
 
 struct Warnings(Vec<Warning>);

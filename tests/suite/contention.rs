@@ -49,6 +49,19 @@ impl Busy {
         busy
     }
 
+    /// A reader that stops when it has made its first call at `spot`.
+    fn halted_at(place: &Place, spot: &Spot, args: &[&str]) -> Self {
+        let log = place.path("halted");
+        let mut command = place.faulty_into(&log, spot, "signal=STOP:when=1", args);
+        let strace = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("strace is needed");
+        let stopped = || {
+            let log = std::fs::read_to_string(&log).unwrap_or_default();
+            let line = log.lines().find(|line| line.ends_with("--- stopped by SIGSTOP ---"))?;
+            Pid::from_raw(line.split(' ').next()?.parse().ok()?)
+        };
+        Self { program: until("it is stopped", stopped), strace }
+    }
+
     fn start(place: &Place, args: &[&str], effect: &str) -> Self {
         let spot = Spot { call: "write", path: None };
         let mut command = place.faulty(&spot, effect, args);
@@ -156,6 +169,55 @@ fn readers_answer_while_a_backup_runs_and_touch_nothing() {
     busy.signal(Signal::CONT);
     assert_eq!(busy.end().code, 0);
     assert_eq!(place.ids().len(), 2);
+    place.assert_whole();
+}
+
+/// A place with one daily backup, and what makes the program promote it to a week: the next day's.
+fn with_a_daily() -> (Place, Value) {
+    let mut place = Place::new();
+    place.set("BACKUP_RETENTION_DAILY", "1").set("BACKUP_TIMEZONE", "Pacific/Niue");
+    let daily = place.json(&["create", "--type", "daily"]);
+    // 25 hours apart: two dates, whatever the hour is.
+    place.set("BACKUP_TIMEZONE", "Pacific/Kiritimati");
+    (place, daily)
+}
+
+/// It has read the catalog and opened the first file when rotation gives both files other names.
+#[test]
+fn a_reader_goes_on_with_a_backup_that_is_promoted_meanwhile() {
+    for what in ["verify", "download"] {
+        let (place, daily) = with_a_daily();
+        let id = daily["id"].as_str().unwrap();
+        let first = daily["databases"]["attendance"]["file"].as_str().unwrap().to_owned();
+        let target = place.path("out");
+        let args = [what, id, "-o", target.to_str().unwrap()];
+        let args = if what == "verify" { &args[..2] } else { &args[..] };
+        let reader = Busy::halted_at(&place, &Spot { call: "openat", path: Some(first) }, args);
+        place.json(&["create", "--type", "daily"]);
+        let weekly = place.list().into_iter().find(|backup| backup["promotedFrom"] == id).expect("it was promoted");
+        reader.signal(Signal::CONT);
+        let run = reader.end();
+        assert_eq!(run.code, 0, "{what}: {}{}", run.stdout, run.stderr);
+        assert!(!place.ok(&["list"]).stdout.contains("DAMAGED"), "{what}");
+        if what == "download" {
+            let last = place.audit().pop().unwrap();
+            assert_eq!((&last["operation"], &last["ok"], &last["id"]), (&what.into(), &true.into(), &weekly["id"]));
+        }
+        place.assert_whole();
+    }
+}
+
+#[test]
+fn a_reader_of_a_backup_that_is_deleted_meanwhile_finds_none() {
+    let place = Place::new();
+    let (backup, _) = (place.create(), place.create());
+    let id = backup["id"].as_str().unwrap();
+    let first = backup["databases"]["attendance"]["file"].as_str().unwrap().to_owned();
+    let reader = Busy::halted_at(&place, &Spot { call: "openat", path: Some(first) }, &["verify", id]);
+    place.ok(&["delete", id]);
+    reader.signal(Signal::CONT);
+    reader.end().refused(1, &["there is no backup", id]);
+    assert!(!place.ok(&["list"]).stdout.contains("DAMAGED"));
     place.assert_whole();
 }
 

@@ -3,7 +3,8 @@
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use crate::harness::{Place, python};
+use crate::harness::{Place, Run, python};
+use crate::inject::Spot;
 
 struct Damage {
     what: &'static str,
@@ -157,4 +158,70 @@ fn damage_to_what_is_to_be_promoted_stops_no_backup() {
         assert!(place.warnings().contains(&"damaged".to_owned()), "{}", damage.what);
         assert!(place.ok(&["list"]).stdout.contains("DAMAGED"), "{}", damage.what);
     }
+}
+
+/// The first call of a kind on the copy of `auth` fails.
+fn failing(place: &Place, backup: &serde_json::Value, call: &'static str, error: &str, args: &[&str]) -> Run {
+    let path = backup["databases"]["auth"]["file"].as_str().unwrap().to_owned();
+    let spot = Spot { call, path: Some(path) };
+    Run::of(place.faulty(&spot, &format!("error={error}"), args).output().unwrap())
+}
+
+#[test]
+fn what_can_not_be_read_just_now_is_told_and_not_recorded_as_damage() {
+    let place = Place::new();
+    let backup = place.create();
+    let id = backup["id"].as_str().unwrap();
+    let target = place.path("out");
+    for (call, error, words) in [
+        ("openat", "EACCES", "permission denied"),
+        ("openat", "EMFILE", "Too many open files"),
+        ("openat", "ESTALE", "Stale file handle"),
+        ("pread64", "EIO", "Input/output error"),
+    ] {
+        let before = place.catalog();
+        let run = failing(&place, &backup, call, error, &["verify", id]);
+        assert_eq!(run.code, 1, "{error}: {}{}", run.stdout, run.stderr);
+        assert!(run.stdout.contains("can't be read just now") && run.stdout.contains(words), "{}", run.stdout);
+        assert!(!run.stdout.contains("DAMAGED"), "{}", run.stdout);
+        let json = failing(&place, &backup, call, error, &["verify", id, "--json"]).stdout;
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!((&json["ok"], &json["databases"]["auth"]["unread"]), (&false.into(), &true.into()), "{error}");
+        assert_eq!(place.catalog(), before, "{error}");
+        let call = if call == "pread64" { "read" } else { call };
+        let args = ["download", id, "-o", target.to_str().unwrap()];
+        let run = failing(&place, &backup, call, error, &args);
+        run.refused(1, &[words, backup["databases"]["auth"]["file"].as_str().unwrap()]);
+        assert!(!run.stderr.contains("damaged") && !target.exists(), "{error}: {}", run.stderr);
+    }
+    place.ok(&["verify", id]);
+    place.assert_whole();
+}
+
+/// Damage to one database is recorded, whether or not the other can be read.
+#[test]
+fn damage_beside_what_can_not_be_read_is_recorded() {
+    let place = Place::new();
+    let backup = place.create();
+    flip(&place.copy(&backup, "attendance"), |len| len - 1);
+    let run = failing(&place, &backup, "openat", "EACCES", &["verify", backup["id"].as_str().unwrap()]);
+    assert!(run.stdout.contains("DAMAGED"), "{}", run.stdout);
+    assert!(place.ok(&["list"]).stdout.contains("DAMAGED"));
+}
+
+#[test]
+fn what_can_not_be_looked_at_is_left_where_it_is_by_rotation() {
+    let mut place = Place::new();
+    place.set("BACKUP_RETENTION_DAILY", "1");
+    // 25 hours apart: two dates, whatever the hour is.
+    place.set("BACKUP_TIMEZONE", "Pacific/Niue");
+    let old = place.json(&["create", "--type", "daily"]);
+    place.set("BACKUP_TIMEZONE", "Pacific/Kiritimati");
+    let run = failing(&place, &old, "statx", "EIO", &["create", "--type", "daily"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let ids = place.ids();
+    assert!(ids.len() == 2 && ids.contains(&old["id"].as_str().unwrap().to_owned()), "{ids:?}");
+    assert!(!place.ok(&["list"]).stdout.contains("DAMAGED"));
+    assert_eq!(place.list().iter().filter(|backup| backup["pinned"] == true).count(), 0);
+    place.assert_whole();
 }

@@ -12,6 +12,7 @@ mod crash;
 mod damage;
 mod disk_full;
 mod docs;
+mod doctor;
 mod instant;
 mod large;
 mod layers;

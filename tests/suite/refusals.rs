@@ -211,3 +211,58 @@ fn a_link_turned_in_mid_copy_fails_the_backup() {
     symlink(place.path("new.db"), place.path("link")).unwrap();
     disturbed(&place, || std::fs::rename(place.path("link"), place.live("attendance")).unwrap());
 }
+
+#[test]
+fn a_download_that_was_cut_short_is_named() {
+    let place = Place::new();
+    let backup = place.create();
+    let (target, leftover) = (place.path("out.tar"), place.path(".out.tar.partial"));
+    let args = ["download", backup["id"].as_str().unwrap(), "-o", target.to_str().unwrap()];
+    std::fs::write(&leftover, "half of it").unwrap();
+    place.run(&args).refused(1, &[leftover.to_str().unwrap(), "ended before it was done", "remove it"]);
+    assert_eq!(std::fs::read(&leftover).unwrap(), b"half of it");
+    assert!(!target.exists());
+    std::fs::remove_file(&leftover).unwrap();
+    place.ok(&args);
+}
+
+/// A WAL that was left there would be played into the downloaded database.
+#[test]
+fn a_database_is_not_put_beside_parts_of_another() {
+    let place = Place::new();
+    let backup = place.create();
+    let id = backup["id"].as_str().unwrap();
+    let target = place.path("copy.db");
+    let args = ["download", id, "--database", "auth", "-o", target.to_str().unwrap()];
+    for ending in ["-wal", "-shm", "-journal"] {
+        let part = place.path(&format!("copy.db{ending}"));
+        std::fs::write(&part, "stale").unwrap();
+        place.run(&args).refused(1, &[part.to_str().unwrap(), "move it away"]);
+        let last = place.audit().pop().unwrap();
+        assert_eq!((&last["kind"], &last["code"]), (&"refused".into(), &"target-beside".into()));
+        assert!(!target.exists() && part.exists());
+        std::fs::remove_file(&part).unwrap();
+    }
+    place.ok(&args);
+    // A tar is no database.
+    std::fs::write(place.path("all.tar-wal"), "unrelated").unwrap();
+    place.ok(&["download", id, "-o", place.path("all.tar").to_str().unwrap()]);
+}
+
+#[test]
+fn a_failed_backup_is_warned_of_until_one_succeeds_whatever_else_fails() {
+    let place = Place::new();
+    let backup = place.create();
+    std::fs::rename(place.live("auth"), place.path("aside")).unwrap();
+    assert_eq!(place.run(&["create"]).code, 1);
+    std::fs::write(place.copy(&backup, "auth"), "gone").unwrap();
+    let target = place.path("out");
+    let args = ["download", backup["id"].as_str().unwrap(), "-o", target.to_str().unwrap()];
+    assert_eq!(place.run(&args).code, 1);
+    let status = place.json(&["status"]);
+    assert_eq!(status["lastFailure"]["operation"], "download");
+    assert!(status["warnings"].to_string().contains("the last backup failed: the live database `auth` is missing"));
+    std::fs::rename(place.path("aside"), place.live("auth")).unwrap();
+    place.create();
+    assert!(!place.warnings().contains(&"backup-failed".to_owned()));
+}

@@ -192,6 +192,40 @@ fn a_clock_that_jumps_a_day_forth_and_back_makes_no_burst_and_deletes_nothing() 
     timed.place.assert_whole();
 }
 
+#[test]
+fn a_daily_that_is_found_damaged_is_taken_again_and_one_that_shrank_is_not() {
+    let timed = Timed::starting(Place::new(), "2026-03-01T02:00:01Z");
+    timed.ring();
+    let settings = timed.engine.settings().unwrap();
+    let [daily] = &timed.of(Tier::Daily)[..] else { panic!("one daily") };
+    let file = timed.place.backups().join(daily.databases.values().next().unwrap().file.clone());
+    std::fs::write(&file, "gone").unwrap();
+    timed.set("2026-03-01T09:00:00Z".parse().unwrap());
+    assert!(!timed.engine.verify(&daily.id, &Call::new(Actor::cli())).unwrap().ok);
+    assert!(matches!(timed.engine.decide(&settings, timed.now()).unwrap(), Decision::Run { failures: 0, .. }));
+    (0..5).for_each(|_| timed.ring());
+    assert_eq!(timed.of(Tier::Daily).iter().filter(|backup| backup.is_good()).count(), 1);
+    // A table is gone: flagged, and no reason to try again.
+    timed.place.sql("attendance", "DROP TABLE people");
+    timed.set("2026-03-02T02:00:01Z".parse().unwrap());
+    (0..5).for_each(|_| timed.ring());
+    let shrunk = timed.of(Tier::Daily).iter().filter(|backup| backup.is_shrunk()).count();
+    assert_eq!((timed.of(Tier::Daily).len(), shrunk), (3, 1));
+}
+
+#[test]
+fn the_audit_log_is_only_asked_when_a_backup_is_due() {
+    let timed = Timed::starting(Place::new(), "2026-03-01T02:00:01Z");
+    timed.ring();
+    let settings = timed.engine.settings().unwrap();
+    let log = timed.place.backups().join("audit.jsonl");
+    std::fs::remove_file(&log).unwrap();
+    std::fs::create_dir(&log).unwrap();
+    let decide = |at: &str| timed.engine.decide(&settings, at.parse().unwrap());
+    assert!(matches!(decide("2026-03-01T14:00:00Z"), Ok(Decision::Wait { .. })));
+    assert!(decide("2026-03-02T02:00:00Z").is_err());
+}
+
 /// The binary itself, run daily for 120 days.
 #[test]
 fn the_program_under_faketime_leaves_7_dailies_4_weeks_and_a_backup_a_month() {

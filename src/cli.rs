@@ -76,7 +76,7 @@ enum Command {
     /// Delete a backup
     Delete {
         id: BackupId,
-        /// Also the last good one
+        /// Also the last one, or the last good one
         #[arg(long)]
         force: bool,
         #[command(flatten)]

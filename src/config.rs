@@ -279,22 +279,27 @@ struct Values {
 
 impl Values {
     fn config(self) -> Result<Config, Error> {
-        let number = |key, least, most| self.parse(key, move |text| whole(text, least, most));
         let settings = Settings {
             enabled: self.parse("enabled", |text| text.parse().ok())?,
             schedule: Schedule {
-                hour: number("schedule.hour", 0, 23)? as u8,
-                minute: number("schedule.minute", 0, 59)? as u8,
+                hour: self.parse("schedule.hour", whole)?,
+                minute: self.parse("schedule.minute", whole)?,
                 timezone: self.timezone()?,
             },
             retention: Retention {
-                daily: number("retention.daily", 1, 366)?,
-                weekly: number("retention.weekly", 0, 520)?,
-                monthly: number("retention.monthly", 0, 240)?,
-                manual: number("retention.manual", 1, 1000)?,
-                pre_restore: number("retention.pre_restore", 2, 100)?,
+                daily: self.parse("retention.daily", whole)?,
+                weekly: self.parse("retention.weekly", whole)?,
+                monthly: self.parse("retention.monthly", whole)?,
+                manual: self.parse("retention.manual", whole)?,
+                pre_restore: self.parse("retention.pre_restore", whole)?,
             },
         };
+        // The bounds are those of the settings, which can be changed at run time too.
+        if let Err((name, _)) = settings.validate() {
+            let key =
+                VARIABLES.iter().find(|variable| variable.json_key() == name).map_or(name, |variable| variable.key);
+            return Err(self.invalid(key, self.merged.get(key).map_or("", String::as_str)));
+        }
         Ok(Config {
             directory: self.parse("directory", absolute)?,
             databases: self.databases()?,
@@ -307,7 +312,8 @@ impl Values {
             rollback_hold: self.duration("rollback_hold", "100ms", "1m")?,
             check: self.parse("check", check_kind)?,
             stale_after: self.duration("stale_after", "1m", "365d")?,
-            shrink_alarm: number("shrink_alarm", 1, 100)? as u8,
+            shrink_alarm: self
+                .parse("shrink_alarm", |text| whole(text).filter(|percent| (1..=100).contains(percent)))?,
             log: self.parse("log", level)?,
             log_format: self.parse("log_format", log_format)?,
             origins: VARIABLES.iter().map(|variable| (variable.key, self.origin(variable.key))).collect(),
@@ -388,9 +394,9 @@ impl Values {
     }
 }
 
-fn whole(text: &str, least: u32, most: u32) -> Option<u32> {
+fn whole<T: std::str::FromStr>(text: &str) -> Option<T> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    text.parse().ok().filter(|number| digits && (least..=most).contains(number))
+    text.parse().ok().filter(|_| digits)
 }
 
 fn absolute(text: &str) -> Option<PathBuf> {

@@ -38,11 +38,6 @@ impl Error {
             || self.source.kind() == io::ErrorKind::InvalidData
             || strange.contains(&self.source.raw_os_error())
     }
-
-    /// Something of that name is there already.
-    pub fn is_taken(&self) -> bool {
-        self.source.kind() == io::ErrorKind::AlreadyExists
-    }
 }
 
 fn reason(source: &io::Error) -> String {

@@ -226,11 +226,6 @@ impl Identity {
     pub fn is(&self, other: &Identity) -> bool {
         (self.device, self.inode) == (other.device, other.inode)
     }
-
-    /// Device and inode, for sets.
-    pub fn key(&self) -> (u64, u64) {
-        (self.device, self.inode)
-    }
 }
 
 /// Looks at a live file by path, without opening it: it is there, a file, not empty, and has one name.

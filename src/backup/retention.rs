@@ -118,7 +118,7 @@ impl Item {
 pub fn plan(backups: &[Backup], retention: &Retention, freeze: Option<&str>) -> Plan {
     let mut rotation = Rotation::new(items(backups), retention);
     // What is still to be removed has its name until then.
-    rotation.taken = backups.iter().map(|backup| backup.id).collect();
+    rotation.taken.extend(backups.iter().map(|backup| backup.id));
     rotation.plan(freeze)
 }
 

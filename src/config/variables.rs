@@ -44,7 +44,7 @@ pub const VARIABLES: &[Variable] = &[
         "BACKUP_SHRINK_ALARM",
         "shrink_alarm",
         "50",
-        "a percentage from 1 to 100 (100: only missing tables alarm)",
+        "a percentage from 1 to 100 (100: only missing and emptied tables alarm)",
     ),
     variable("BACKUP_LOG", "log", "info", "error, warn, info, debug or trace"),
     variable("BACKUP_LOG_FORMAT", "log_format", "text", "text or json"),

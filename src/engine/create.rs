@@ -360,12 +360,12 @@ pub(super) fn plain_copy(
 fn shrunk(before: &DatabaseCopy, now: &DatabaseCopy, alarm: u8) -> Vec<String> {
     let mut found = Vec::new();
     let (was, is) = (before.used_bytes(), now.used_bytes());
-    let least = was / 100 * (100 - u64::from(alarm.min(100)));
-    if was >= SHRINK_FLOOR && is < least {
+    let least = |was: u64| was / 100 * (100 - u64::from(alarm.min(100)));
+    if was >= SHRINK_FLOOR && is < least(was) {
         found.push(format!("{} of data instead of {}", super::bytes(is), super::bytes(was)));
     }
     let rows = |copy: &DatabaseCopy| copy.tables.values().sum::<u64>();
-    if rows(before) >= ROWS_FLOOR && rows(now) < rows(before) / 100 * (100 - u64::from(alarm.min(100))) {
+    if rows(before) >= ROWS_FLOOR && rows(now) < least(rows(before)) {
         found.push(format!("{} rows instead of {}", rows(now), rows(before)));
     }
     let emptied = |(table, was): &(&String, &u64)| **was >= ROWS_FLOOR && now.tables.get(*table) == Some(&0);

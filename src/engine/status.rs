@@ -198,7 +198,7 @@ impl Engine {
                 database: holder.database,
                 progress: holder.progress,
             }),
-            warnings: self.warnings(&settings, &backups, failures.of_create.as_ref(), &unmanaged, now)?,
+            warnings: self.warnings(&settings, catalog.as_ref(), failures.of_create.as_ref(), &unmanaged, now)?,
             last_failure: failures.last,
             replicas: [],
             recovery: None,
@@ -305,21 +305,22 @@ impl Engine {
     fn warnings(
         &self,
         settings: &Settings,
-        backups: &[&Backup],
+        catalog: Option<&Catalog>,
         failed: Option<&LastFailure>,
         unmanaged: &[String],
         now: DateTime<Utc>,
     ) -> Result<Vec<Warning>, Error> {
+        let backups: Vec<&Backup> = catalog.into_iter().flat_map(Catalog::standing).collect();
         let mut warnings = Warnings(Vec::new());
-        warnings.age(backups, self.config.stale_after, now);
+        warnings.age(&backups, self.config.stale_after, now);
         if !settings.enabled {
             warnings.add("disabled", "scheduled backups are off (BACKUP_ENABLED, or the saved setting); turn them on");
         }
         if let Some(failed) = failed {
             warnings.add("backup-failed", format!("the last backup failed: {}", failed.reason));
         }
-        let owned: Vec<Backup> = backups.iter().map(|backup| (*backup).clone()).collect();
-        if let Some(frozen) = plan(&owned, &settings.retention, self.freeze()?.as_deref()).frozen {
+        let recorded = catalog.map_or(&[][..], |catalog| &catalog.backups);
+        if let Some(frozen) = plan(recorded, &settings.retention, self.freeze()?.as_deref()).frozen {
             warnings.add("rotation-frozen", format!("nothing older is dropped: {frozen}"));
         }
         for backup in backups.iter().filter(|backup| !backup.verified.ok) {
@@ -333,10 +334,10 @@ impl Engine {
             warnings.add("new-store", text);
         }
         warnings.files(unmanaged);
-        if let Some(seq) = self.read_catalog()?.map_or(Ok(None), |catalog| self.lost_anchor(&catalog))? {
+        if let Some(seq) = catalog.map_or(Ok(None), |catalog| self.lost_anchor(catalog))? {
             warnings.add("audit-broken", format!("the audit log no longer holds line {seq}, which the catalog remembers: its end was cut off, or it was removed; put it back from a copy. Backups go on"));
         }
-        self.warn_of_space(backups, &mut warnings);
+        self.warn_of_space(&backups, &mut warnings);
         if clock_is_implausible(now) {
             warnings.add("clock-implausible", "the clock of this machine is wrong (before 2025); set it");
         }

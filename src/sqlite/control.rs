@@ -39,11 +39,6 @@ pub struct Progress<'a> {
 }
 
 impl Control {
-    /// One that reports to `progress`.
-    pub fn reporting(progress: impl Fn(Progress<'_>) + Send + Sync + 'static) -> Self {
-        Self { progress: Some(Arc::new(progress)), ..Self::default() }
-    }
-
     /// The same, with another listener besides.
     pub fn also(&self, more: impl Fn(Progress<'_>) + Send + Sync + 'static) -> Self {
         let first = self.progress.clone();

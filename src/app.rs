@@ -1,15 +1,23 @@
 //! The composition root: puts the parts together and runs until told to stop.
 
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::engine::permit::Permit;
 use crate::engine::{Actor, Call, Engine};
 use crate::sqlite::{self, Control};
-use crate::{scheduler, telemetry};
+use crate::token::Keyring;
+use crate::{http, scheduler, telemetry};
+
+/// How long a health check waits.
+const HEALTH_PATIENCE: Duration = Duration::from_secs(5);
 
 /// An engine of the process's configuration.
 pub fn engine() -> anyhow::Result<Engine> {
@@ -33,23 +41,113 @@ pub fn signalled(control: &Control) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `serve`: the schedule, until stopped. A backup that runs when the signal comes is undone.
+/// `serve`: the schedule and HTTP, until stopped. A backup that runs when the signal comes is undone.
 pub fn serve(engine: &Engine, control: &Control) -> anyhow::Result<()> {
-    let _serving = engine.serve_permit()?;
-    let call = Call { wait: std::time::Duration::MAX, control: control.clone(), ..Call::new(Actor::scheduler()) };
-    if let Err(error) = engine.recover(&call) {
-        tracing::error!(code = error.code(), "{error}");
+    Service::bind(engine, control)?.run()
+}
+
+/// A service that has its directory, its keys and its address, and answers as soon as it runs.
+pub struct Service<'a> {
+    engine: &'a Engine,
+    control: &'a Control,
+    keyring: Keyring,
+    listener: TcpListener,
+    _serving: Permit,
+}
+
+impl<'a> Service<'a> {
+    /// Takes all that it needs, or says what is missing.
+    pub fn bind(engine: &'a Engine, control: &'a Control) -> anyhow::Result<Self> {
+        let config = engine.config();
+        let keyring = Keyring::new(&config.access, engine.clock())?;
+        let serving = engine.serve_permit()?;
+        let listener = TcpListener::bind(config.bind)
+            .with_context(|| format!("cannot listen on {}; is the address taken? Set BACKUP_BIND", config.bind))?;
+        Ok(Self { engine, control, keyring, listener, _serving: serving })
     }
-    let settings = engine.settings()?;
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        directory = %engine.config().directory.display(),
-        databases = engine.config().databases.len(),
-        enabled = settings.enabled,
-        at = %format!("{:02}:{:02} {}", settings.schedule.hour, settings.schedule.minute, settings.schedule.timezone),
-        "serving"
-    );
-    scheduler::run(engine, control);
-    tracing::info!("stopped");
-    Ok(())
+
+    /// The address that it answers on.
+    pub fn address(&self) -> anyhow::Result<SocketAddr> {
+        Ok(self.listener.local_addr()?)
+    }
+
+    /// Puts right what a crash has left, then answers and takes backups until it is told to stop.
+    pub fn run(self) -> anyhow::Result<()> {
+        let Self { engine, control, .. } = self;
+        raise_descriptor_limit();
+        let call = Call { wait: Duration::MAX, control: control.clone(), ..Call::new(Actor::scheduler()) };
+        if let Err(error) = engine.recover(&call) {
+            tracing::error!(code = error.code(), "{error}");
+        }
+        self.announce()?;
+        let state = http::State::new(engine.clone(), self.keyring, control);
+        std::thread::scope(|scope| {
+            actix_web::rt::System::new().block_on(async {
+                let server = http::server(state, self.listener)?;
+                let handle = server.handle();
+                scope.spawn(move || {
+                    scheduler::run(engine, control);
+                    drop(handle.stop(true));
+                });
+                let ended = server.await;
+                // However it ended, the schedule ends with it.
+                control.cancel();
+                ended
+            })
+        })?;
+        tracing::info!("stopped");
+        Ok(())
+    }
+
+    fn announce(&self) -> anyhow::Result<()> {
+        let (config, settings) = (self.engine.config(), self.engine.settings()?);
+        let schedule = settings.schedule;
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            directory = %config.directory.display(),
+            databases = config.databases.len(),
+            enabled = settings.enabled,
+            at = %format!("{:02}:{:02} {}", schedule.hour, schedule.minute, schedule.timezone),
+            address = %self.address()?,
+            "serving"
+        );
+        if config.access.admits_all_tokens() {
+            tracing::warn!(
+                "any token that the app's secret signs is taken; set BACKUP_JWT_AUDIENCE, so that only those for this service are"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Each connection takes a descriptor, and the usual soft limit of 1024 is soon reached by idle ones.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, rustix::process::Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+}
+
+/// Asks a running service on this machine whether it is alive.
+pub fn healthcheck(config: &Config) -> anyhow::Result<()> {
+    let mut address = config.bind;
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    let answer = ask(address).with_context(|| format!("nothing answers on {address} (BACKUP_BIND)"))?;
+    match answer.lines().next() {
+        Some(line) if line.starts_with("HTTP/1.1 200 ") => Ok(()),
+        line => bail!("{address} answers {:?}, which is not this service", line.unwrap_or_default()),
+    }
+}
+
+fn ask(address: SocketAddr) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, HEALTH_PATIENCE)?;
+    stream.set_read_timeout(Some(HEALTH_PATIENCE))?;
+    stream.set_write_timeout(Some(HEALTH_PATIENCE))?;
+    write!(stream, "GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.take(4096).read_to_string(&mut answer)?;
+    Ok(answer)
 }

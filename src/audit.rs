@@ -10,6 +10,7 @@ use rustix::fs::{FallocateFlags, FlockOperation};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 
 use crate::backup::{BackupId, timestamp};
 use crate::disk::{self, Context};
@@ -48,7 +49,7 @@ pub enum Error {
 }
 
 /// What a line says of an operation.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// It is about to begin.
@@ -62,7 +63,7 @@ pub enum Kind {
 }
 
 /// What is to be recorded.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Entry {
     /// Which of the four.
@@ -91,7 +92,7 @@ pub struct Entry {
 }
 
 /// A line as it stands in the log.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Line {
     /// Counts from 1.

@@ -12,12 +12,14 @@ use std::str::FromStr;
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 pub use id::{BackupId, Tier};
 
 /// The short name of a live database: `[a-z][a-z0-9_]{0,31}`. File names and routes are built from it.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(value_type = String, pattern = "^[a-z][a-z0-9_]{0,31}$")]
 pub struct DatabaseName(String);
 
 impl DatabaseName {
@@ -61,7 +63,7 @@ impl fmt::Display for DatabaseName {
 }
 
 /// How a copy lies on disk; also how its file name ends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub enum Form {
     /// The plain SQLite database.
     #[serde(rename = "db")]
@@ -78,7 +80,7 @@ impl Form {
 }
 
 /// One database of a backup, as the catalog records it.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DatabaseCopy {
     /// Path below the backup directory. Compared with what id and form imply, never trusted.
@@ -120,7 +122,7 @@ impl DatabaseCopy {
 }
 
 /// What is remarkable about a backup.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Flag {
     /// Much smaller than the last good one, or a table is gone; rotation stands still until acknowledged.
@@ -146,7 +148,7 @@ impl fmt::Display for Flag {
 }
 
 /// When and how thoroughly the structure was looked at.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Checked {
     /// When.
     #[serde(with = "timestamp")]
@@ -158,7 +160,7 @@ pub struct Checked {
 }
 
 /// Which of SQLite's checks is run on the structure.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CheckKind {
     /// `PRAGMA quick_check`: everything but the agreement of indexes with their tables.
@@ -168,7 +170,7 @@ pub enum CheckKind {
 }
 
 /// When the bytes were last read back from where they lie and compared with the checksums.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Verified {
     /// When.
     #[serde(with = "timestamp")]
@@ -178,7 +180,7 @@ pub struct Verified {
 }
 
 /// One set of copies, all from one instant: an entry of the catalog, and the JSON that lists show.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Backup {
     /// Order among all backups; kept on promotion. Never the clock.
@@ -260,6 +262,12 @@ pub mod timestamp {
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DateTime<Utc>, D::Error> {
         DateTime::<Utc>::deserialize(deserializer)
     }
+}
+
+/// A reason for people, if it is one: at most 200 characters, in one line.
+pub fn reason(text: &str) -> Result<String, String> {
+    let fits = text.chars().count() <= 200 && !text.chars().any(char::is_control);
+    if fits { Ok(text.to_owned()) } else { Err("a reason has at most 200 characters, in one line".to_owned()) }
 }
 
 /// Lower-case hex digits.

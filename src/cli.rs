@@ -2,6 +2,7 @@
 
 mod output;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,12 +11,13 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::app;
 use crate::backup::settings::Saved;
-use crate::backup::{BackupId, DatabaseName, Tier};
-use crate::config;
+use crate::backup::{BackupId, DatabaseName, Tier, reason};
+use crate::config::{self, Config};
 use crate::demo;
 use crate::engine::doctor::Severity;
 use crate::engine::{Actor, Call, Change, Create, Download, Engine, Error};
 use crate::sqlite::Control;
+use crate::token::Keyring;
 
 use output::Output;
 
@@ -34,13 +36,16 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Run the schedule until stopped (what the image runs)
+    /// Run the schedule and answer HTTP until stopped (what the image runs)
     Serve,
     /// Make sample databases, play the app beside them, and run on them
     Demo {
         /// Where to put it all
         #[arg(long, default_value = "demo")]
         directory: PathBuf,
+        /// Where to answer HTTP
+        #[arg(long, default_value = "127.0.0.1:8080")]
+        bind: SocketAddr,
     },
     /// Play the app on the databases of a folder, until standard input ends
     #[command(hide = true)]
@@ -120,6 +125,23 @@ enum Command {
         #[command(subcommand)]
         command: AuditCommand,
     },
+    /// Print a token for the HTTP API, signed with the configured secret
+    Token(TokenArgs),
+    /// Ask a running `serve` whether it is alive (what the image's health check runs)
+    Healthcheck,
+}
+
+#[derive(Args, Debug)]
+struct TokenArgs {
+    /// Whom it is for; the audit log shows it
+    #[arg(long, default_value = "operator")]
+    subject: String,
+    /// Without the superuser's rights: it may look and not touch
+    #[arg(long)]
+    user: bool,
+    /// How long it counts, at most 30d
+    #[arg(long = "for", default_value = "1h", value_name = "DURATION", value_parser = lifetime)]
+    lifetime: Duration,
 }
 
 #[derive(Args, Debug)]
@@ -159,16 +181,17 @@ enum AuditCommand {
     Verify,
 }
 
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let allowed = Duration::from_secs(1)..=Duration::from_secs(30 * 86_400);
+    let lifetime = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if allowed.contains(&lifetime) { Ok(lifetime) } else { Err("from 1s to 30d".to_owned()) }
+}
+
 fn createable(text: &str) -> Result<Tier, String> {
     match text.parse()? {
         tier @ (Tier::Daily | Tier::Manual) => Ok(tier),
         _ => Err("daily or manual; the others come by rotation and by restores".to_owned()),
     }
-}
-
-fn reason(text: &str) -> Result<String, String> {
-    let fits = text.chars().count() <= 200 && !text.chars().any(char::is_control);
-    if fits { Ok(text.to_owned()) } else { Err("at most 200 characters, in one line".to_owned()) }
 }
 
 /// Runs the command line of this process.
@@ -204,7 +227,8 @@ fn run(command: Command, out: &mut Output) -> anyhow::Result<bool> {
     app::signalled(&control)?;
     match command {
         Command::Serve => app::serve(&app::engine()?, &control).map(|()| true),
-        Command::Demo { directory } => demo::run(&directory, &control).map(|()| true),
+        Command::Demo { directory, bind } => demo::run(&directory, bind, &control).map(|()| true),
+        Command::Healthcheck => app::healthcheck(&Config::from_process()?).map(|()| true),
         Command::DemoApp { directory } => demo::play_app(&directory).map(|()| true),
         command => operate(&app::engine()?, command, control, out),
     }
@@ -213,7 +237,7 @@ fn run(command: Command, out: &mut Output) -> anyhow::Result<bool> {
 fn operate(engine: &Engine, command: Command, control: Control, out: &mut Output) -> anyhow::Result<bool> {
     let call = |wait: Duration, control| Call { actor: Actor::cli(), wait, control };
     match command {
-        Command::Serve | Command::Demo { .. } | Command::DemoApp { .. } => {}
+        Command::Serve | Command::Demo { .. } | Command::DemoApp { .. } | Command::Healthcheck => {}
         Command::Create { tier, reason, accept_shrink, wait } => {
             let (bar, control) = out.progress(&control);
             let created = engine.create(&Create { tier, reason, accept_shrink }, &call(wait.wait, control))?;
@@ -247,6 +271,12 @@ fn operate(engine: &Engine, command: Command, control: Control, out: &mut Output
         Command::Config(args) => configure(engine, &args, control, out)?,
         Command::Catalog { command: CatalogCommand::Rebuild { wait } } => {
             out.rebuilt(&engine.rebuild(&call(wait.wait, control))?)?;
+        }
+        Command::Token(args) => {
+            let keyring = Keyring::new(&engine.config().access, engine.clock())?;
+            let token = keyring.sign(&args.subject, !args.user, args.lifetime)?;
+            engine.record_token(&args.subject, !args.user, args.lifetime, &Actor::cli())?;
+            out.done(&token, &serde_json::json!({ "token": token }))?;
         }
         Command::Audit { command: AuditCommand::Verify } => {
             let lines = engine.verify_audit()?;
@@ -283,7 +313,7 @@ fn configure(engine: &Engine, args: &ConfigArgs, control: Control, out: &mut Out
     if args.set.is_empty() && !args.reset {
         return out.config(engine);
     }
-    let change = Change { set: saved(&args.set)?, reset: args.reset, dry_run: args.dry_run };
+    let change = Change { set: saved(&args.set)?, reset: args.reset, dry_run: args.dry_run, expected: None };
     let changed = engine.change_settings(&change, &Call { actor: Actor::cli(), wait: args.wait.wait, control })?;
     out.changed(engine, &changed, args.dry_run)
 }

@@ -1,9 +1,11 @@
 //! Configuration: defaults < TOML file < environment, layered by figment into one immutable value. Unknown names and
 //! bad values are refused with the name and what is allowed; values that come from files or may be secret are never shown.
 
+mod access;
 mod variables;
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,13 +13,16 @@ use chrono_tz::Tz;
 use figment::Figment;
 use figment::providers::{Format, Serialized, Toml};
 use figment::value::{Dict, Value};
+use ipnet::IpNet;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::backup::retention::Retention;
 use crate::backup::schedule::Schedule;
 use crate::backup::settings::Settings;
 use crate::backup::{CheckKind, DatabaseName};
 
+pub use access::{Access, Algorithm, Key, PublicUrl, Secret};
 use variables::nearest;
 pub use variables::{VARIABLES, Variable};
 
@@ -42,6 +47,16 @@ pub struct Config {
     pub stale_after: Duration,
     /// Percent; a database that lost more than this is suspicious.
     pub shrink_alarm: u8,
+    /// Where HTTP is answered.
+    pub bind: SocketAddr,
+    /// Where browsers find it.
+    pub public_url: Option<PublicUrl>,
+    /// Who may come in.
+    pub access: Access,
+    /// Downloads that one user, and one address, may begin in a minute.
+    pub downloads_per_minute: u32,
+    /// Proxies whose `X-Forwarded-For` counts.
+    pub trusted_proxies: Vec<IpNet>,
     /// Least severe level that is logged.
     pub log: Level,
     /// How log lines look.
@@ -75,7 +90,7 @@ pub enum LogFormat {
 }
 
 /// Where a value comes from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
     /// Nobody said anything.
@@ -303,10 +318,7 @@ impl Values {
         Ok(Config {
             directory: self.parse("directory", absolute)?,
             databases: self.databases()?,
-            store_id: match self.merged.contains_key("store_id") {
-                true => Some(self.parse("store_id", store_id)?),
-                false => None,
-            },
+            store_id: self.optional("store_id", store_id)?,
             settings,
             lock_timeout: self.duration("lock_timeout", "100ms", "10m")?,
             rollback_hold: self.duration("rollback_hold", "100ms", "1m")?,
@@ -314,6 +326,12 @@ impl Values {
             stale_after: self.duration("stale_after", "1m", "365d")?,
             shrink_alarm: self
                 .parse("shrink_alarm", |text| whole(text).filter(|percent| (1..=100).contains(percent)))?,
+            bind: self.parse("bind", |text| text.parse().ok())?,
+            public_url: self.optional("public_url", PublicUrl::parse)?,
+            access: self.access()?,
+            downloads_per_minute: self
+                .parse("downloads_per_minute", |text| whole(text).filter(|count| (1..=1000).contains(count)))?,
+            trusted_proxies: self.optional("trusted_proxies", networks)?.unwrap_or_default(),
             log: self.parse("log", level)?,
             log_format: self.parse("log_format", log_format)?,
             origins: VARIABLES.iter().map(|variable| (variable.key, self.origin(variable.key))).collect(),
@@ -336,6 +354,9 @@ impl Values {
         if self.env.hidden.contains(&key) {
             return "(read from a file)".to_owned();
         }
+        if is_secret(key) {
+            return if self.merged.contains_key(key) { "(set)".to_owned() } else { String::new() };
+        }
         let table: Vec<_> = self.file.iter().filter(|(name, _)| key == "databases" && is_database(name)).collect();
         if table.is_empty() || self.env.values.contains_key(key) {
             return self.merged.get(key).cloned().unwrap_or_default();
@@ -348,15 +369,24 @@ impl Values {
         parse(text).ok_or_else(|| self.invalid(key, text))
     }
 
+    fn optional<T>(&self, key: &'static str, parse: impl FnOnce(&str) -> Option<T>) -> Result<Option<T>, Error> {
+        if self.merged.contains_key(key) { self.parse(key, parse).map(Some) } else { Ok(None) }
+    }
+
     fn invalid(&self, key: &'static str, text: &str) -> Error {
+        let value = (!self.env.hidden.contains(&key) && !is_secret(key)).then(|| text.to_owned());
+        let allowed = VARIABLES.iter().find(|variable| variable.key == key).map(|variable| variable.allowed.to_owned());
+        Error::Invalid { name: self.name(key), value, allowed: allowed.unwrap_or_default() }
+    }
+
+    /// What it is called where it was given.
+    fn name(&self, key: &'static str) -> String {
         let variable = VARIABLES.iter().find(|variable| variable.key == key);
-        let name = match (variable, self.origin(key)) {
+        match (variable, self.origin(key)) {
             (Some(variable), Origin::Env) if self.env.hidden.contains(&key) => format!("{}_FILE", variable.env),
             (Some(variable), Origin::Env | Origin::Default) => variable.env.to_owned(),
             _ => format!("{key} in the configuration file"),
-        };
-        let value = (!self.env.hidden.contains(&key)).then(|| text.to_owned());
-        Error::Invalid { name, value, allowed: variable.map(|v| v.allowed.to_owned()).unwrap_or_default() }
+        }
     }
 
     fn duration(&self, key: &'static str, least: &str, most: &str) -> Result<Duration, Error> {
@@ -401,6 +431,15 @@ fn whole<T: std::str::FromStr>(text: &str) -> Option<T> {
 
 fn absolute(text: &str) -> Option<PathBuf> {
     if text.is_empty() || text.contains('\0') { None } else { std::path::absolute(text).ok() }
+}
+
+fn is_secret(key: &str) -> bool {
+    VARIABLES.iter().any(|variable| variable.key == key && variable.secret)
+}
+
+fn networks(text: &str) -> Option<Vec<IpNet>> {
+    let network = |text: &str| text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).ok();
+    text.split(',').map(|text| network(text.trim())).collect()
 }
 
 fn store_id(text: &str) -> Option<String> {

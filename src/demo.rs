@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -11,21 +12,25 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use rusqlite::Connection;
 
-use crate::app;
-use crate::backup::Tier;
+use crate::app::{self, Service};
+use crate::backup::{Tier, hex};
 use crate::config::Config;
-use crate::engine::{Actor, Call, Create};
+use crate::disk;
+use crate::engine::{Actor, Call, Create, Engine};
 use crate::sqlite::Control;
+use crate::token::Keyring;
 
 /// Pupils of the sample school.
 const PEOPLE: u32 = 400;
 /// Days of attendance that it begins with.
 const DAYS: u32 = 200;
+/// How long the printed commands work.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(8 * 3600);
 /// Between two commits of the app.
 const PACE: Duration = Duration::from_millis(250);
 
 /// Sets it up in `directory`, and runs until cancelled.
-pub fn run(directory: &Path, control: &Control) -> anyhow::Result<()> {
+pub fn run(directory: &Path, bind: SocketAddr, control: &Control) -> anyhow::Result<()> {
     let directory = std::path::absolute(directory)?;
     let databases = directory.join("databases");
     std::fs::create_dir_all(&databases).with_context(|| format!("cannot make {}", databases.display()))?;
@@ -36,13 +41,60 @@ pub fn run(directory: &Path, control: &Control) -> anyhow::Result<()> {
     let environment = BTreeMap::from([
         ("BACKUP_DIRECTORY".to_owned(), databases.join("backups").display().to_string()),
         ("BACKUP_DATABASES".to_owned(), format!("attendance={},auth={}", attendance.display(), auth.display())),
+        ("BACKUP_BIND".to_owned(), bind.to_string()),
+        ("BACKUP_JWT_SECRET".to_owned(), drawn_secret()?),
+        ("BACKUP_JWT_AUDIENCE".to_owned(), "attendance-backup-demo".to_owned()),
     ]);
     let engine = app::engine_of(Config::load(&environment)?)?;
+    let service = Service::bind(&engine, control)?;
     let create = Create { tier: Tier::Daily, reason: Some("the demo's first".to_owned()), accept_shrink: false };
     let call = Call { control: control.clone(), ..Call::new(Actor::cli()) };
     let created = engine.create(&create, &call)?;
+    let header = directory.join("token.header");
+    write_token(&engine, &header)?;
     tell(&directory, &created.backup.id.to_string())?;
-    app::serve(&engine, control)
+    tell_of_http(&header, service.address()?, &created.backup.id.to_string())?;
+    service.run()
+}
+
+/// A secret of this run alone.
+fn drawn_secret() -> anyhow::Result<String> {
+    let mut bytes = [0; 32];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(hex(&bytes))
+}
+
+/// The token goes into a file, as the header that carries it: on a command line every user of the machine could read it.
+fn write_token(engine: &Engine, path: &Path) -> anyhow::Result<()> {
+    let token = Keyring::new(&engine.config().access, engine.clock())?.sign("demo", true, TOKEN_LIFETIME)?;
+    engine.record_token("demo", true, TOKEN_LIFETIME, &Actor::cli())?;
+    Ok(disk::write_durable(path, format!("Authorization: Bearer {token}\n").as_bytes())?)
+}
+
+fn tell_of_http(header: &Path, address: SocketAddr, id: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout();
+    writeln!(out, "\nOr over HTTP, with the token in {} (a superuser's, for 8 hours):\n", header.display())?;
+    let curl = format!("curl -sS --fail-with-body -H @{}", quoted(header));
+    let json = "-H 'Content-Type: application/json'";
+    let base = format!("http://{address}/api/backup");
+    let commands = [
+        format!("{curl} {base}/status"),
+        format!("{curl} {base}/list"),
+        format!("{curl} {base}/create {json} -d '{{\"reason\": \"before the exams\"}}'"),
+        format!("{curl} -X POST {base}/verify/{id}"),
+        format!("{curl} -o /tmp/auth-{}.db '{base}/download/{id}?database=auth'", address.port()),
+        format!("{curl} {base}/download/{id} | tar -tv"),
+        format!(
+            "{curl} -X PUT '{base}/config?dryRun=true' -H 'If-Match: *' {json} -d '{{\"retention\": {{\"daily\": 3}}}}'"
+        ),
+        format!("{curl} '{base}/audit?limit=3'"),
+        format!("curl -sS http://{address}/readyz"),
+    ];
+    for command in commands {
+        writeln!(out, "  {command}")?;
+    }
+    writeln!(out, "\nCtrl-C ends it all; the files stay for a look.\n")?;
+    Ok(())
 }
 
 fn tell(directory: &Path, id: &str) -> anyhow::Result<()> {
@@ -63,7 +115,6 @@ fn tell(directory: &Path, id: &str) -> anyhow::Result<()> {
     for command in commands {
         writeln!(out, "  (cd {} && {} {command})", quoted(directory), quoted(&program))?;
     }
-    writeln!(out, "\nCtrl-C ends it all; {} stays for a look.\n", directory.display())?;
     Ok(())
 }
 

@@ -3,12 +3,14 @@
 mod create;
 pub mod doctor;
 mod download;
+mod handout;
 pub mod permit;
 mod read;
 mod rebuild;
 mod recovery;
 mod remove;
 mod rotation;
+mod running;
 mod settings;
 pub mod status;
 
@@ -29,12 +31,14 @@ use crate::store::Store;
 
 pub use create::{Create, Created};
 pub use download::Download;
+pub use handout::{Handed, Handout, SUMS, tar_header};
 pub use permit::Holder;
-pub use read::{DatabaseVerdict, Verification};
+pub use read::{AuditPage, AuditQuery, DatabaseVerdict, Verification};
 pub use rebuild::Rebuilt;
 pub use settings::{Change, Changed};
 
 use permit::{Permit, Refusal};
+use running::Running;
 
 /// Why an operation didn't do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +118,18 @@ pub enum Error {
     /// Two names of one file.
     #[error("the databases `{0}` and `{1}` are one and the same file; BACKUP_DATABASES wants each file once")]
     SameFile(DatabaseName, DatabaseName),
+    /// Someone else has changed the settings since they were looked at.
+    #[error("the settings have changed since you looked at them; look again, then decide again")]
+    Stale,
+    /// Nothing is there to be cancelled.
+    #[error("no operation is under way, so there is nothing to cancel")]
+    NothingRuns,
+    /// Another process does it.
+    #[error("{0} is under way in another process; stop it there")]
+    RunsElsewhere(Box<Holder>),
+    /// No backup waits for a word.
+    #[error("the newest backup is not flagged as shrunk, so there is nothing to acknowledge")]
+    NotFlagged,
     /// Settings out of range.
     #[error("{name}: {problem}")]
     Setting {
@@ -169,6 +185,10 @@ impl Error {
             Error::Beside { .. } => "target-beside",
             Error::AnotherStore { .. } | Error::StoreGone { .. } => "another-store",
             Error::SameFile(..) => "same-file",
+            Error::Stale => "stale",
+            Error::NothingRuns => "nothing-runs",
+            Error::RunsElsewhere(_) => "runs-elsewhere",
+            Error::NotFlagged => "not-flagged",
             Error::Setting { .. } => "bad-setting",
             Error::SavedSettings { .. } => "settings-unreadable",
             error if error.is_full() => "disk-full",
@@ -230,6 +250,17 @@ impl Actor {
         Self { by: "cli".to_owned(), from: format!("uid {uid} on {}", permit::host()) }
     }
 
+    /// Someone who came in over HTTP.
+    pub fn user(subject: &str, from: std::net::IpAddr) -> Self {
+        // No subject can pass for the schedule.
+        Self { by: format!("user:{subject}"), from: from.to_string() }
+    }
+
+    /// Someone who wasn't let in.
+    pub fn nobody(from: std::net::IpAddr) -> Self {
+        Self { by: "nobody".to_owned(), from: from.to_string() }
+    }
+
     /// The schedule.
     pub fn scheduler() -> Self {
         Self { by: "scheduler".to_owned(), from: permit::host() }
@@ -263,6 +294,8 @@ pub struct Engine {
     audit: Audit,
     /// The store that was met first: a running `serve` goes on with no other.
     met: Arc<OnceLock<String>>,
+    /// What this process does to the directory just now.
+    running: Running,
 }
 
 impl Engine {
@@ -270,7 +303,7 @@ impl Engine {
     pub fn new(config: Arc<Config>, clock: Clock) -> Result<Self, Error> {
         let store = Store::at(&config.directory);
         let audit = Audit::at(&config.directory);
-        let engine = Self { config, clock, store, audit, met: Arc::default() };
+        let engine = Self { config, clock, store, audit, met: Arc::default(), running: Running::default() };
         engine.assert_distinct()?;
         Ok(engine)
     }
@@ -336,7 +369,8 @@ impl Engine {
             None => self.new_catalog()?,
         };
         self.assert_store(&catalog)?;
-        let mut session = Session { engine: self, operation, call: call.clone(), catalog, permit };
+        let running = self.running.begin(&call.control);
+        let mut session = Session { engine: self, operation, call: call.clone(), catalog, _running: running, permit };
         session.recover().inspect_err(|error| session.record_failure(error))?;
         self.audit.keep_reserve();
         Ok(session)
@@ -418,7 +452,27 @@ impl Engine {
 
     /// Records what was not allowed; the refusal stands whether or not it could be recorded.
     fn refused(&self, operation: &str, call: &Call, id: Option<BackupId>, error: &Error) {
-        let entry = failure(entry(Kind::Refused, operation, &call.actor, id), error);
+        self.append_refusal(failure(entry(Kind::Refused, operation, &call.actor, id), error));
+    }
+
+    /// The same of what was refused before it came to the engine: `code` is a stable word, `reason` says why.
+    pub fn record_refusal(&self, operation: &str, actor: &Actor, code: &str, reason: String) {
+        let refused = entry(Kind::Refused, operation, actor, None);
+        self.append_refusal(Entry { code: Some(code.to_owned()), reason: Some(reason), ..refused });
+    }
+
+    /// Records that a token is about to be given out; without that line it isn't.
+    pub fn record_token(&self, subject: &str, superuser: bool, lifetime: Duration, actor: &Actor) -> Result<(), Error> {
+        self.store.make_dirs()?;
+        let mut line = Entry { ok: Some(true), ..entry(Kind::Outcome, "token", actor, None) };
+        line.details.insert("subject".to_owned(), subject.into());
+        line.details.insert("superuser".to_owned(), superuser.into());
+        line.details.insert("seconds".to_owned(), lifetime.as_secs().into());
+        self.audit.append(self.clock.now(), line)?;
+        Ok(())
+    }
+
+    fn append_refusal(&self, entry: Entry) {
         if let Err(error) = self.audit.append(self.clock.now(), entry) {
             tracing::warn!(%error, "a refusal could not be recorded");
         }
@@ -440,6 +494,8 @@ struct Session<'e> {
     operation: &'static str,
     call: Call,
     catalog: Catalog,
+    // Before the permit: the next operation puts its own there as soon as it has that.
+    _running: running::Guard,
     permit: Permit,
 }
 

@@ -70,7 +70,7 @@ pub fn consider(engine: &Engine, control: &Control) -> Result<(), Error> {
     let Decision::Run { slot, failures } = engine.decide(&settings, engine.clock().now())? else { return Ok(()) };
     tracing::debug!(%slot, failures, "a backup is due");
     let create = Create { tier: Tier::Daily, reason: None, accept_shrink: false };
-    let call = Call { actor: Actor::scheduler(), wait: WAIT, control: control.clone() };
+    let call = Call { actor: Actor::scheduler(), wait: WAIT, control: control.child() };
     let created = match engine.create(&create, &call) {
         // Another operation is under way; it may even be the backup that is due.
         Err(Error::Held(_)) => return Ok(()),

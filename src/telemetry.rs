@@ -1,6 +1,10 @@
 //! Log lines, to stderr: stdout belongs to what was asked for.
 
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::registry;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Level, LogFormat};
 
@@ -13,12 +17,18 @@ pub fn start(level: Level, format: LogFormat) {
         Level::Debug => LevelFilter::DEBUG,
         Level::Trace => LevelFilter::TRACE,
     };
-    let lines = tracing_subscriber::fmt().with_max_level(level).with_target(false).with_writer(std::io::stderr);
+    // What the libraries have to say is for whoever looks for a fault.
+    let theirs = if level >= LevelFilter::DEBUG { level } else { level.min(LevelFilter::WARN) };
+    let filter = Targets::new().with_default(theirs).with_target(env!("CARGO_CRATE_NAME"), level);
+    let lines = tracing_subscriber::fmt::layer().with_target(false).with_writer(std::io::stderr);
     // It would tell of a stderr that can't be written on stderr, and panic: a full disk of log lines ends no backup.
     let lines = lines.log_internal_errors(false);
     let started = match format {
-        LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
-        LogFormat::Json => lines.json().try_init(),
+        LogFormat::Text => {
+            let lines = lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+            registry().with(lines.with_filter(filter)).try_init()
+        }
+        LogFormat::Json => registry().with(lines.json().with_filter(filter)).try_init(),
     };
     // Only a second start fails, and then the first one's lines go on.
     drop(started);

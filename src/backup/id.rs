@@ -5,11 +5,14 @@ use std::str::FromStr;
 
 use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, Timelike, Utc, Weekday};
 use serde::{Deserialize, Serialize};
+use utoipa::openapi::schema::Type;
+use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::{DatabaseName, Form};
 
 /// What a backup is kept for.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Tier {
     /// Scheduled; the last days.
@@ -186,6 +189,18 @@ impl fmt::Display for BackupId {
         f.pad(&format!("{}-{}", self.tier, self.stem()))
     }
 }
+
+impl PartialSchema for BackupId {
+    fn schema() -> RefOr<Schema> {
+        let text = ObjectBuilder::new().schema_type(Type::String).examples(["daily-2026-01-08", "weekly-2026-W02"]);
+        text.pattern(Some(
+            "^(daily-\\d{4}-\\d{2}-\\d{2}|weekly-\\d{4}-W\\d{2}|monthly-\\d{4}-\\d{2}|(manual|pre-restore)-\\d{4}-\\d{2}-\\d{2}T\\d{6}Z)(-\\d+)?$",
+        ))
+        .into()
+    }
+}
+
+impl ToSchema for BackupId {}
 
 impl FromStr for BackupId {
     type Err = String;

@@ -6,6 +6,7 @@ use std::fmt;
 
 use chrono::{DateTime, Days, NaiveDate};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{Backup, BackupId, Tier};
 
@@ -14,7 +15,7 @@ use super::{Backup, BackupId, Tier};
 pub const FLAGGED_KEPT: usize = 3;
 
 /// How many backups of each tier are kept.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Retention {
     /// At least 1.
@@ -60,7 +61,7 @@ impl Retention {
 }
 
 /// One thing that rotation does.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
 #[serde(tag = "step", rename_all = "camelCase")]
 pub enum Step {
     /// The files get a name in a longer tier; the old name goes.
@@ -247,7 +248,7 @@ pub fn free_id(id: BackupId, taken: impl Fn(&BackupId) -> bool) -> BackupId {
 }
 
 /// Why a backup is kept, and what becomes of it if a daily backup follows each day.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Fate {
     /// "daily 3 of 7".
@@ -257,7 +258,7 @@ pub struct Fate {
 }
 
 /// A change that lies ahead of a backup.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
 #[serde(tag = "event", rename_all = "camelCase")]
 pub enum Event {
     /// It gets another name in a longer tier.

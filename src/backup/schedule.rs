@@ -6,12 +6,13 @@ use chrono_tz::Tz;
 use croner::Cron;
 use croner::parser::{CronParser, Seconds};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// After the first failure of a slot it is tried again this many minutes after each failure; then the next day.
 pub const RETRY_MINUTES: [i64; 4] = [1, 5, 15, 30];
 
 /// Once each local day at a wall-clock time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Schedule {
     /// 0 to 23.
@@ -19,6 +20,7 @@ pub struct Schedule {
     /// 0 to 59.
     pub minute: u8,
     /// An IANA time zone.
+    #[schema(value_type = String)]
     pub timezone: Tz,
 }
 

@@ -2,12 +2,13 @@
 
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::retention::Retention;
 use super::schedule::Schedule;
 
 /// The settings in force.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Settings {
     /// Scheduled backups are taken.
@@ -19,7 +20,7 @@ pub struct Settings {
 }
 
 /// `settings.json`, and a change to it: what is absent stays as the configuration has it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Saved {
     /// Scheduled backups are taken.
@@ -34,7 +35,7 @@ pub struct Saved {
 }
 
 /// The parts of [`Schedule`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct SavedSchedule {
@@ -43,11 +44,12 @@ pub struct SavedSchedule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub minute: Option<u8>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub timezone: Option<Tz>,
 }
 
 /// The parts of [`Retention`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct SavedRetention {

@@ -10,11 +10,22 @@ pub struct Variable {
     pub default: &'static str,
     /// In words.
     pub allowed: &'static str,
+    /// Its value is never shown.
+    pub secret: bool,
 }
 
 const fn variable(env: &'static str, key: &'static str, default: &'static str, allowed: &'static str) -> Variable {
-    Variable { env, key, default, allowed }
+    Variable { env, key, default, allowed, secret: false }
 }
+
+const fn secret(env: &'static str, key: &'static str, allowed: &'static str) -> Variable {
+    Variable { secret: true, ..variable(env, key, "", allowed) }
+}
+
+const SIGNING_SECRET: &str =
+    "a random text of 32 to 1024 bytes that no example shows; `openssl rand -hex 32` makes one";
+const PUBLIC_KEY: &str = "a public key in PEM (-----BEGIN PUBLIC KEY-----)";
+const CLAIM: &str = "a name of 1 to 64 letters, digits, _, -, ., : or /";
 
 /// All settings, in the order of listings.
 pub const VARIABLES: &[Variable] = &[
@@ -35,6 +46,47 @@ pub const VARIABLES: &[Variable] = &[
         "attendance=./databases/attendance.db,auth=./databases/auth.db",
         "name=path pairs divided by commas, such as attendance=/data/attendance.db,auth=/data/auth.db; a name is \
          1 to 32 of a-z, 0-9 and _, beginning with a letter (paths with , or = go into the [databases] table of the TOML file)",
+    ),
+    variable("BACKUP_BIND", "bind", "127.0.0.1:8080", "an address and a port, such as 127.0.0.1:8080 or [::]:8080"),
+    variable(
+        "BACKUP_PUBLIC_URL",
+        "public_url",
+        "",
+        "the address under which browsers reach this service, such as https://school.example/backups",
+    ),
+    secret("BACKUP_JWT_SECRET", "jwt.secret", SIGNING_SECRET),
+    secret("BACKUP_JWT_PREVIOUS_SECRET", "jwt.previous_secret", SIGNING_SECRET),
+    variable("BACKUP_JWT_PUBLIC_KEY", "jwt.public_key", "", PUBLIC_KEY),
+    variable("BACKUP_JWT_PREVIOUS_PUBLIC_KEY", "jwt.previous_public_key", "", PUBLIC_KEY),
+    variable(
+        "BACKUP_JWT_PREVIOUS_UNTIL",
+        "jwt.previous_until",
+        "",
+        "the instant until which the previous key counts, such as 2026-03-01T00:00:00Z",
+    ),
+    variable("BACKUP_JWT_ALGORITHM", "jwt.algorithm", "HS256", "HS256, RS256, ES256 or EdDSA"),
+    variable("BACKUP_JWT_AUDIENCE", "jwt.audience", "", "the `aud` that tokens must carry, 1 to 200 characters"),
+    variable("BACKUP_JWT_ISSUER", "jwt.issuer", "", "the `iss` that tokens must carry, 1 to 200 characters"),
+    variable("BACKUP_JWT_SUBJECT_CLAIM", "jwt.subject_claim", "sub", CLAIM),
+    variable(
+        "BACKUP_JWT_COOKIE",
+        "jwt.cookie",
+        "backup_session",
+        "a cookie's name: 1 to 64 letters, digits, _, - or .",
+    ),
+    variable("BACKUP_SUPERUSER_CLAIM", "superuser.claim", "role", CLAIM),
+    variable("BACKUP_SUPERUSER_VALUE", "superuser.value", "superuser", "a text of 1 to 200 characters"),
+    variable(
+        "BACKUP_DOWNLOADS_PER_MINUTE",
+        "downloads_per_minute",
+        "10",
+        "a whole number from 1 to 1000, for each user and for each address",
+    ),
+    variable(
+        "BACKUP_TRUSTED_PROXIES",
+        "trusted_proxies",
+        "",
+        "addresses and networks divided by commas, such as 172.18.0.0/16,::1",
     ),
     variable("BACKUP_LOCK_TIMEOUT", "lock_timeout", "30s", "a duration from 100ms to 10m, such as 30s"),
     variable("BACKUP_ROLLBACK_HOLD", "rollback_hold", "3s", "a duration from 100ms to 1m, such as 3s"),

@@ -47,9 +47,9 @@ const NETWORK: [(i64, &str); 6] = [
 ];
 
 impl Engine {
-    /// Looks at uid, time zone, SQLite, the live databases, the backup directory, space and the catalog.
+    /// Looks at uid, time zone, SQLite, keys, the live databases, the backup directory, space and the catalog.
     pub fn doctor(&self) -> Vec<Finding> {
-        let mut findings = vec![self.user(), self.zone(), library()];
+        let mut findings = vec![self.user(), self.zone(), library(), self.access()];
         for source in self.sources() {
             self.database(&source, &mut findings);
         }
@@ -80,6 +80,25 @@ impl Engine {
             }
         }
         ok("user", format!("uid {uid}, the owner of the live databases"))
+    }
+
+    fn access(&self) -> Finding {
+        let access = &self.config.access;
+        if access.key.is_none() {
+            let fix = "set BACKUP_JWT_SECRET_FILE to the app's secret, or BACKUP_JWT_PUBLIC_KEY_FILE and BACKUP_JWT_ALGORITHM";
+            return warning(
+                "access",
+                "no key for tokens is set, so `serve` doesn't start".to_owned(),
+                Some(fix.to_owned()),
+            );
+        }
+        if access.admits_all_tokens() {
+            let found = "any token that the app's secret signs is taken, whatever the app meant it for";
+            let fix =
+                "set BACKUP_JWT_AUDIENCE, and let the app put that `aud` into the tokens that are for this service";
+            return warning("access", found.to_owned(), Some(fix.to_owned()));
+        }
+        ok("access", "only tokens by the configured key are taken".to_owned())
     }
 
     fn zone(&self) -> Finding {

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Map;
 use sha2::{Digest, Sha256};
 
-use super::read::{OpenFile, Opened, Share};
+use super::handout::{Handed, SUMS, file_name, tar_header};
+use super::read::{OpenFile, Opened, Share, other_bytes};
 use super::{Call, Engine, Error, entry, failure};
 use crate::audit::{Entry, Kind};
 use crate::backup::{Backup, BackupId, DatabaseName, hex};
@@ -116,7 +117,11 @@ impl Engine {
     }
 }
 
-fn chosen(backup: &Backup, mut files: Vec<OpenFile>, name: Option<&DatabaseName>) -> Result<Vec<OpenFile>, Error> {
+pub(super) fn chosen(
+    backup: &Backup,
+    mut files: Vec<OpenFile>,
+    name: Option<&DatabaseName>,
+) -> Result<Vec<OpenFile>, Error> {
     let Some(wanted) = name else { return Ok(files) };
     files.retain(|it| it.name == *wanted);
     if files.is_empty() {
@@ -130,21 +135,13 @@ fn write_tar(chosen: Vec<OpenFile>, out: &mut Out<'_>) -> Result<(), Error> {
     let (backup, partial) = (out.backup, out.partial);
     let mut tar = tar::Builder::new(partial.file());
     let mut sums = String::new();
-    let header = |size: u64| {
-        let mut header = tar::Header::new_gnu();
-        header.set_mode(0o600);
-        header.set_size(size);
-        header.set_mtime(backup.timestamp.timestamp().try_into().unwrap_or(0));
-        header
-    };
     for it in chosen {
-        let file = format!("{}.{}", it.name, it.copy.form.ending());
-        let mut header = header(it.copy.stored_size);
-        let sum = format!("{}  {file}\n", it.copy.stored_checksum);
-        out.checked(it, |input| tar.append_data(&mut header, &file, input))?;
-        sums.push_str(&sum);
+        let file = file_name(&it.name, &it.copy);
+        let header = tar_header(backup, &file, it.copy.stored_size);
+        sums.push_str(&format!("{}  {file}\n", it.copy.stored_checksum));
+        out.checked(it, |input| tar.append(&header, input))?;
     }
-    tar.append_data(&mut header(sums.len() as u64), "SHA256SUMS", sums.as_bytes())
+    tar.append(&tar_header(backup, SUMS, sums.len() as u64), sums.as_bytes())
         .and_then(|()| tar.into_inner().map(drop))
         .to("write", partial.path())?;
     Ok(())
@@ -162,15 +159,11 @@ impl Out<'_> {
     /// Lets `write` take the whole file, and compares what it took with the catalog.
     fn checked(
         &mut self,
-        OpenFile { name, copy, path, file }: OpenFile,
+        it: OpenFile,
         write: impl FnOnce(&mut Hashing<'_>) -> std::io::Result<()>,
     ) -> Result<(), Error> {
-        let damaged = |reason: String| Error::Damaged { id: self.backup.id, reason };
-        let file = file.map_err(|error| if error.is_no_file() { damaged(error.to_string()) } else { error.into() })?;
-        let size = file.metadata().to("look at", &path)?.len();
-        if size != copy.stored_size {
-            return Err(damaged(format!("{} has {size} bytes instead of {}", copy.file, copy.stored_size)));
-        }
+        let path = it.path.clone();
+        let Handed { name, copy, file } = it.usable(self.backup.id)?;
         let mut input = Hashing {
             file,
             name: &name,
@@ -187,7 +180,7 @@ impl Out<'_> {
         }
         written.to("write", self.partial.path())?;
         if hex(&input.hash.finalize()) != copy.stored_checksum {
-            return Err(damaged(format!("{} holds other bytes than were recorded (SHA-256)", copy.file)));
+            return Err(Error::Damaged { id: self.backup.id, reason: other_bytes(&copy.file) });
         }
         self.share.before += copy.stored_size;
         Ok(())

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::backup::{DatabaseName, timestamp};
 use crate::disk::{self, Context};
@@ -31,7 +32,7 @@ const NOTE: Duration = Duration::from_millis(200);
 const FRESH: Duration = Duration::from_secs(60);
 
 /// Who holds a directory, for what, and how far they are.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Holder {
     /// Process id, on `host`.

@@ -5,9 +5,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::{Call, Engine, Error};
+use crate::audit::{Kind, Line};
 use crate::backup::retention::{Fate, fates};
 use crate::backup::{Backup, BackupId, DatabaseCopy, DatabaseName, Verified};
 use crate::catalog::Catalog;
@@ -19,7 +21,7 @@ use crate::sqlite::{self, Control, Progress};
 const RECORD_WAIT: Duration = Duration::from_secs(2);
 
 /// What was found when a backup was read back.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
 pub struct Verification {
     /// All of it is as recorded.
     pub ok: bool,
@@ -28,7 +30,7 @@ pub struct Verification {
 }
 
 /// What was found of one file.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
 pub struct DatabaseVerdict {
     /// It is as recorded.
     pub ok: bool,
@@ -38,6 +40,70 @@ pub struct DatabaseVerdict {
     /// It couldn't be read just now, which says nothing of what it holds.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub unread: bool,
+}
+
+/// Which lines of the audit log.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct AuditQuery {
+    /// At most this many.
+    #[serde(default)]
+    #[param(value_type = Option<u16>, minimum = 1, maximum = 200, default = 50)]
+    limit: PageSize,
+    /// Only lines before this `seq`: the `next` of the page before.
+    before: Option<u64>,
+    /// Only of this operation, such as `create`.
+    operation: Option<String>,
+    /// Only of this kind.
+    kind: Option<Kind>,
+    /// Only of this backup.
+    #[param(value_type = Option<String>)]
+    id: Option<BackupId>,
+}
+
+/// 1 to 200 lines.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(try_from = "u16")]
+pub struct PageSize(u16);
+
+impl Default for PageSize {
+    fn default() -> Self {
+        Self(50)
+    }
+}
+
+impl TryFrom<u16> for PageSize {
+    type Error = &'static str;
+
+    fn try_from(lines: u16) -> Result<Self, Self::Error> {
+        if (1..=200).contains(&lines) { Ok(Self(lines)) } else { Err("a page has 1 to 200 lines") }
+    }
+}
+
+impl PageSize {
+    fn get(self) -> usize {
+        self.0.into()
+    }
+}
+
+impl AuditQuery {
+    fn takes(&self, line: &Line) -> bool {
+        let entry = &line.entry;
+        self.before.is_none_or(|before| line.seq < before)
+            && self.operation.as_ref().is_none_or(|operation| entry.operation == *operation)
+            && self.kind.is_none_or(|kind| entry.kind == kind)
+            && self.id.is_none_or(|id| entry.id == Some(id))
+    }
+}
+
+/// A page of the audit log.
+#[derive(Clone, PartialEq, Debug, Serialize, ToSchema)]
+pub struct AuditPage {
+    /// Newest first.
+    lines: Vec<Line>,
+    /// The `before` of the next page; nothing if this is the last.
+    next: Option<u64>,
 }
 
 impl Verification {
@@ -81,6 +147,36 @@ impl Engine {
     pub fn fates(&self) -> Result<BTreeMap<BackupId, Fate>, Error> {
         let backups = self.read_catalog()?.map(|catalog| catalog.backups).unwrap_or_default();
         Ok(fates(&backups, &self.settings()?.retention, self.freeze()?.as_deref()))
+    }
+
+    /// Why one is kept and when it would go.
+    pub fn fate(&self, id: &BackupId) -> Result<Fate, Error> {
+        self.fates()?.remove(id).ok_or(Error::NotFound(*id))
+    }
+
+    /// Whether there is a proven backup (checked and read back) that is young enough.
+    pub fn is_ready(&self) -> Result<bool, Error> {
+        let proven = |backup: &&Backup| backup.checked.ok && backup.verified.ok;
+        let backups = self.list()?;
+        let newest = backups.iter().filter(proven).max_by_key(|backup| backup.sequence);
+        // One from the future has no age.
+        let age = newest.map(|backup| (self.clock.now() - backup.timestamp).to_std().unwrap_or_default());
+        Ok(age.is_some_and(|age| age <= self.config.stale_after))
+    }
+
+    /// Lines of the audit log, newest first.
+    pub fn audit_page(&self, query: &AuditQuery) -> Result<AuditPage, Error> {
+        let limit = query.limit.get();
+        let mut lines = Vec::new();
+        self.audit.newest_first(|line| {
+            if query.takes(line) {
+                lines.push(line.clone());
+            }
+            lines.len() > limit
+        })?;
+        let more = lines.len() > limit;
+        lines.truncate(limit);
+        Ok(AuditPage { next: lines.last().filter(|_| more).map(|line| line.seq), lines })
     }
 
     /// Reads every byte of a backup back and compares it with what was recorded [P8]. The result goes into the catalog
@@ -167,10 +263,14 @@ fn compare(copy: &DatabaseCopy, file: &File, path: &Path, control: &Control) -> 
     }
     match read_back(file, path, control) {
         Ok(read) if read.checksum == copy.stored_checksum => Ok(DatabaseVerdict::as_recorded()),
-        Ok(_) => Ok(DatabaseVerdict::differs(format!("{} holds other bytes than were recorded (SHA-256)", copy.file))),
+        Ok(_) => Ok(DatabaseVerdict::differs(other_bytes(&copy.file))),
         Err(sqlite::Error::Disk(error)) => Ok(DatabaseVerdict::failed(&error)),
         Err(error) => Err(error.into()),
     }
+}
+
+pub(super) fn other_bytes(file: &str) -> String {
+    format!("{file} holds other bytes than were recorded (SHA-256)")
 }
 
 /// A backup with its files open: rotation can't take them away any more.

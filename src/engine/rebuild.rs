@@ -51,7 +51,8 @@ impl Engine {
         self.assert_store(&empty)?;
         let present = readable(Catalog::load(self.store.root()))?;
         let catalog = present.unwrap_or_else(|| empty.clone());
-        let mut session = Session { engine: self, operation: "rebuild", call: call.clone(), catalog, permit };
+        let _running = self.running.begin(&call.control);
+        let mut session = Session { engine: self, operation: "rebuild", call: call.clone(), catalog, _running, permit };
         session.close_unfinished()?;
         // An anchor that the log has lost isn't forgotten by a rebuild either.
         session.catalog = Catalog { audit: memory.catalogs.iter().find_map(|old| old.audit.clone()), ..empty };

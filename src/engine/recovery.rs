@@ -6,7 +6,7 @@
 //! 3. Second names of known files, left by a promotion that was not committed, are removed.
 //! 4. Marked deletions are finished.
 //! 5. The outcome of the interrupted operation is recorded, that of a rotation within it first, or what was finished for
-//!    one that had failed. Before a change of settings is closed, the retention that it saved is applied.
+//!    one that had failed. Before a change of settings or an acknowledgement is closed, the rotation that it sets free is done.
 //!
 //! Each step can be cut short and begun again. What can't be removed is left to the next recovery, and stops no operation.
 
@@ -22,7 +22,7 @@ use crate::disk;
 use crate::store::inode;
 
 /// Operations that hold `.lock`: at most one of them is open at a time, and within it a rotation.
-const EXCLUSIVE: [&str; 7] = ["create", "delete", "pin", "unpin", "settings", "rebuild", ROTATE];
+const EXCLUSIVE: [&str; 8] = ["create", "delete", "pin", "unpin", "acknowledge", "settings", "rebuild", ROTATE];
 
 /// An operation that has no outcome.
 struct Unfinished {
@@ -50,7 +50,7 @@ impl Session<'_> {
             self.record(done, Unrecorded::GoesOn)?;
         }
         for open in open {
-            if open.is("settings") && open.done {
+            if (open.is("settings") || open.is("acknowledge")) && open.done {
                 self.rotate_as_saved()?;
             }
             self.close(open, "what it had begun was undone", std::mem::take(&mut details))?;
@@ -91,6 +91,7 @@ impl Session<'_> {
         match operation.as_str() {
             "create" => id.is_some_and(|id| self.catalog.backups.iter().any(|backup| backup.id == id)),
             "delete" => id.is_some_and(|id| self.catalog.get(&id).is_none()),
+            "acknowledge" => id.and_then(|id| self.catalog.get(&id)).is_none_or(|backup| !backup.is_shrunk()),
             "settings" => self.engine.is_saved(&intent.entry),
             ROTATE => leaving(&intent.entry).all(|id| self.catalog.get(&id).is_none()),
             "pin" | "unpin" => {

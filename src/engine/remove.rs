@@ -1,9 +1,9 @@
-//! Deleting, pinning.
+//! Deleting, pinning, acknowledging.
 
 use serde_json::{Map, Value};
 
 use super::{Call, Engine, Error, Session, Unrecorded};
-use crate::backup::{Backup, BackupId};
+use crate::backup::{Backup, BackupId, Flag, Tier};
 
 impl Engine {
     /// Deletes a backup: marked in the catalog first, then its files, then the entry. The last good one only with `force`.
@@ -40,9 +40,34 @@ impl Engine {
             Ok((backup, Map::from_iter([("pinned".to_owned(), Value::Bool(pinned))])))
         })
     }
+
+    /// Takes the word of whoever looked at the live data: the newest backup is small because it is right so. It counts
+    /// from then on, and the rotation that stood still goes on.
+    pub fn acknowledge(&self, call: &Call) -> Result<Backup, Error> {
+        let mut session = self.begin("acknowledge", call)?;
+        let Some(id) = session.shrunk_newest() else {
+            self.refused("acknowledge", call, None, &Error::NotFlagged);
+            return Err(Error::NotFlagged);
+        };
+        session.audited(Some(id), Unrecorded::IsRefused, Map::new(), |session| {
+            let backup = session.catalog.get_mut(&id).ok_or(Error::NotFound(id))?;
+            backup.flags.remove(&Flag::Shrunk);
+            let backup = backup.clone();
+            session.commit()?;
+            let rotation = session.rotate_due()?;
+            let steps = serde_json::to_value(&rotation.steps).unwrap_or(Value::Null);
+            Ok((backup, Map::from_iter([("rotation".to_owned(), steps)])))
+        })
+    }
 }
 
 impl Session<'_> {
+    /// The newest backup, if it is why rotation stands still.
+    fn shrunk_newest(&self) -> Option<BackupId> {
+        let counts = self.catalog.standing().filter(|backup| backup.tier != Tier::PreRestore);
+        counts.max_by_key(|backup| backup.sequence).filter(|backup| backup.is_shrunk()).map(|backup| backup.id)
+    }
+
     fn may_delete(&self, id: &BackupId, force: bool) -> Result<(), Error> {
         let backup = self.catalog.get(id).ok_or(Error::NotFound(*id))?;
         let good = self.catalog.standing().filter(|backup| backup.is_good()).count();

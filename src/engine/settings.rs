@@ -25,6 +25,8 @@ pub struct Change {
     pub reset: bool,
     /// Nothing is changed; only what would happen is told.
     pub dry_run: bool,
+    /// Only if the settings are still those that were looked at ([`ConfigView::version`]).
+    pub expected: Option<String>,
 }
 
 /// What a change of settings did, or would do.
@@ -60,13 +62,14 @@ impl Engine {
     /// Saves a change; a new retention acts at once.
     pub fn change_settings(&self, change: &Change, call: &Call) -> Result<Changed, Error> {
         if change.dry_run {
+            self.assert_unchanged(change)?;
             let backups = self.read_catalog()?.map(|catalog| catalog.backups).unwrap_or_default();
             let settings = self.changed(change)?.over(&self.config.settings);
             let rotation = retention::plan(&backups, &settings.retention, self.freeze()?.as_deref());
             return Ok(Changed { settings, rotation });
         }
         let mut session = self.begin("settings", call)?;
-        let saved = match self.changed(change) {
+        let saved = match self.assert_unchanged(change).and_then(|()| self.changed(change)) {
             Ok(saved) => saved,
             Err(error) => {
                 self.refused("settings", call, None, &error);
@@ -95,6 +98,13 @@ impl Engine {
     pub(super) fn is_saved(&self, intent: &Entry) -> bool {
         let saved = self.saved().ok().and_then(|saved| serde_json::to_value(saved).ok());
         saved.is_some_and(|saved| intent.details.get(AFTER) == Some(&saved))
+    }
+
+    fn assert_unchanged(&self, change: &Change) -> Result<(), Error> {
+        match &change.expected {
+            Some(expected) if *expected != self.config_view()?.version() => Err(Error::Stale),
+            _ => Ok(()),
+        }
     }
 
     fn changed(&self, change: &Change) -> Result<Saved, Error> {

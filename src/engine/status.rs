@@ -6,6 +6,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use serde::Serialize;
+use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 
 use super::permit::{Holder, LOCK};
 use super::{Engine, Error, bytes};
@@ -13,7 +15,7 @@ use crate::audit::Kind;
 use crate::backup::retention::plan;
 use crate::backup::schedule::{self, Decision};
 use crate::backup::settings::Settings;
-use crate::backup::{Backup, BackupId, DatabaseName, Tier, timestamp};
+use crate::backup::{Backup, BackupId, DatabaseName, Tier, hex, timestamp};
 use crate::catalog::Catalog;
 use crate::config::{Origin, VARIABLES};
 use crate::disk;
@@ -22,7 +24,7 @@ use crate::disk;
 const LINES: usize = 1000;
 
 /// `status --json`, and `GET /api/backup/status`.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Status {
     /// Scheduled backups are taken.
@@ -42,10 +44,13 @@ pub struct Status {
     /// What is wrong, each with what to do.
     pub warnings: Vec<Warning>,
     /// Copies elsewhere.
+    #[schema(value_type = Vec<Object>)]
     pub replicas: [(); 0],
     /// Recovery points.
+    #[schema(value_type = Option<Object>)]
     pub recovery: Option<()>,
     /// The last rehearsal.
+    #[schema(value_type = Option<Object>)]
     pub last_drill: Option<()>,
     /// The name of this directory.
     pub store_id: Option<String>,
@@ -54,12 +59,13 @@ pub struct Status {
 }
 
 /// The schedule and what follows from it.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs)]
 pub struct ScheduleStatus {
     pub hour: u8,
     pub minute: u8,
+    #[schema(value_type = String)]
     pub timezone: Tz,
     /// Nothing when scheduled backups are off.
     #[serde(serialize_with = "optional_timestamp")]
@@ -67,7 +73,7 @@ pub struct ScheduleStatus {
 }
 
 /// The newest good backup.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs)]
 pub struct LastBackup {
@@ -79,7 +85,7 @@ pub struct LastBackup {
 }
 
 /// An operation that failed.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct LastFailure {
     #[serde(with = "timestamp")]
@@ -89,7 +95,7 @@ pub struct LastFailure {
 }
 
 /// A figure for each tier.
-#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize)]
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs)]
 pub struct ByTier<T> {
@@ -113,7 +119,7 @@ impl<T> ByTier<T> {
 }
 
 /// Bytes that backups take.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs)]
 pub struct Storage {
@@ -122,7 +128,7 @@ pub struct Storage {
 }
 
 /// What is under way.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs)]
 pub struct Operation {
@@ -134,8 +140,19 @@ pub struct Operation {
     pub progress: Option<f64>,
 }
 
+impl From<Holder> for Operation {
+    fn from(holder: Holder) -> Self {
+        Self {
+            kind: holder.operation,
+            started_at: holder.started_at,
+            database: holder.database,
+            progress: holder.progress,
+        }
+    }
+}
+
 /// Something that wants a look.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
 pub struct Warning {
     /// A stable word.
     pub code: &'static str,
@@ -144,7 +161,7 @@ pub struct Warning {
 }
 
 /// `config --json`, and `GET /api/backup/config`.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, ToSchema)]
 pub struct ConfigView {
     #[serde(flatten)]
     #[allow(missing_docs)]
@@ -155,6 +172,14 @@ pub struct ConfigView {
     pub databases: Vec<DatabaseName>,
     /// Where each value comes from.
     pub sources: BTreeMap<String, Origin>,
+}
+
+impl ConfigView {
+    /// Changes whenever any of it does: SHA-256 of its JSON, 64 hex digits.
+    pub fn version(&self) -> String {
+        let text = serde_json::to_vec(self).unwrap_or_default();
+        hex(&Sha256::digest(text))
+    }
 }
 
 /// A clock that says so has never been set.
@@ -192,12 +217,7 @@ impl Engine {
             }),
             counts: ByTier::by(|tier| backups.iter().filter(|backup| backup.tier == tier).count()),
             storage: Storage { total: Tier::ALL.into_iter().map(size).sum(), by_type: ByTier::by(size) },
-            operation: Holder::read(self.store.root(), LOCK, now).map(|holder| Operation {
-                kind: holder.operation,
-                started_at: holder.started_at,
-                database: holder.database,
-                progress: holder.progress,
-            }),
+            operation: Holder::read(self.store.root(), LOCK, now).map(Operation::from),
             warnings: self.warnings(&settings, catalog.as_ref(), failures.of_create.as_ref(), &unmanaged, now)?,
             last_failure: failures.last,
             replicas: [],
@@ -270,8 +290,10 @@ impl Engine {
         self.audit.newest_first(|line| {
             looked += 1;
             let entry = &line.entry;
-            // The operation that wanted a rotation tells its failure too.
-            let tells = entry.kind == Kind::Outcome && entry.operation != super::rotation::ROTATE;
+            // The operation that wanted a rotation tells its failure too; a client that went away is no failure of ours.
+            let tells = entry.kind == Kind::Outcome
+                && entry.operation != super::rotation::ROTATE
+                && entry.code.as_deref() != Some(super::handout::ABORTED);
             if tells && ended.insert(entry.operation.clone()) && entry.ok == Some(false) {
                 let failure = LastFailure {
                     at: line.at,

@@ -15,6 +15,8 @@ type Listener = Arc<dyn Fn(Progress<'_>) + Send + Sync>;
 #[derive(Clone, Default)]
 pub struct Control {
     cancelled: Arc<AtomicBool>,
+    /// Of whoever this was begun for: what stops that stops this too.
+    above: Vec<Arc<AtomicBool>>,
     /// Set when one part has failed and the others may stop; not a wish of the user.
     abandoned: Arc<AtomicBool>,
     patience: Option<Patience>,
@@ -56,6 +58,13 @@ impl Control {
         Self { patience: Some(Patience { since, limit }), abandoned: Arc::default(), ..self.clone() }
     }
 
+    /// For one operation of many: it can be cancelled by itself, and is when this is.
+    pub fn child(&self) -> Self {
+        let mut above = self.above.clone();
+        above.push(Arc::clone(&self.cancelled));
+        Self { cancelled: Arc::default(), above, ..self.clone() }
+    }
+
     /// Lets the other parts of the work stop, since one has failed.
     pub(super) fn abandon(&self) {
         self.abandoned.store(true, Ordering::Relaxed);
@@ -73,7 +82,7 @@ impl Control {
 
     /// Whether that was asked.
     pub fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Relaxed)
+        std::iter::once(&self.cancelled).chain(&self.above).any(|flag| flag.load(Ordering::Relaxed))
     }
 
     /// Whether the time is up.

@@ -14,6 +14,11 @@ use tempfile::TempDir;
 /// The program as it was built.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_attendance-backup");
 
+/// What the app and the program sign tokens with.
+pub const SECRET: &str = "9b1f7c52e0d84a36b7fd02c9e5a1486dd3705fae92c84b1b";
+/// Whom tokens are for.
+pub const AUDIENCE: &str = "backup";
+
 /// How thorough the long tests are: 1 in CI, more by `make faults`.
 pub fn thoroughness() -> usize {
     std::env::var("THOROUGH").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
@@ -83,6 +88,9 @@ impl Place {
             ("BACKUP_DATABASES".to_owned(), databases),
             ("BACKUP_DIRECTORY".to_owned(), self.backups().display().to_string()),
             ("BACKUP_TIMEZONE".to_owned(), "UTC".to_owned()),
+            ("BACKUP_BIND".to_owned(), "127.0.0.1:0".to_owned()),
+            ("BACKUP_JWT_SECRET".to_owned(), SECRET.to_owned()),
+            ("BACKUP_JWT_AUDIENCE".to_owned(), AUDIENCE.to_owned()),
         ];
         env.extend(self.env.clone());
         env

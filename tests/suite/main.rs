@@ -2,11 +2,13 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod app;
+mod client;
 mod harness;
 mod inject;
 mod scene;
 mod seasons;
 
+mod api;
 mod contention;
 mod crash;
 mod damage;

@@ -35,6 +35,24 @@ const BAD: &[(&str, &[&str], &str)] = &[
         ],
         "name=path pairs",
     ),
+    ("BACKUP_BIND", &["8080", "localhost:8080", ""], "an address and a port"),
+    (
+        "BACKUP_PUBLIC_URL",
+        &["school.example", "ftp://school.example", "https://a:b@school.example"],
+        "reach this service",
+    ),
+    ("BACKUP_JWT_PUBLIC_KEY", &["", "ssh-ed25519 AAAA"], "a public key in PEM"),
+    ("BACKUP_JWT_PREVIOUS_PUBLIC_KEY", &["", "x"], "a public key in PEM"),
+    ("BACKUP_JWT_PREVIOUS_UNTIL", &["soon", "2026-03-01", ""], "the instant until which"),
+    ("BACKUP_JWT_ALGORITHM", &["none", "HS512", "hs256", ""], "HS256, RS256, ES256 or EdDSA"),
+    ("BACKUP_JWT_AUDIENCE", &[""], "1 to 200 characters"),
+    ("BACKUP_JWT_ISSUER", &[""], "1 to 200 characters"),
+    ("BACKUP_JWT_SUBJECT_CLAIM", &["", "user id"], "a name of 1 to 64 letters"),
+    ("BACKUP_JWT_COOKIE", &["", "a=b", "a;b"], "a cookie's name"),
+    ("BACKUP_SUPERUSER_CLAIM", &["", "is admin"], "a name of 1 to 64 letters"),
+    ("BACKUP_SUPERUSER_VALUE", &[""], "1 to 200 characters"),
+    ("BACKUP_DOWNLOADS_PER_MINUTE", &["0", "1001", "ten"], "from 1 to 1000"),
+    ("BACKUP_TRUSTED_PROXIES", &["", "proxy", "10.0.0.0/33"], "addresses and networks"),
     ("BACKUP_LOCK_TIMEOUT", &["50ms", "11m", "30", "-5s", ""], "from 100ms to 10m"),
     ("BACKUP_ROLLBACK_HOLD", &["99ms", "61s", "never"], "from 100ms to 1m"),
     ("BACKUP_CHECK", &["none", "Quick", ""], "quick or integrity"),
@@ -44,18 +62,41 @@ const BAD: &[(&str, &[&str], &str)] = &[
     ("BACKUP_LOG_FORMAT", &["xml", "JSON"], "text or json"),
 ];
 
+/// The same of secrets, which are not shown.
+const BAD_SECRETS: &[(&str, &[&str], &str)] = &[
+    (
+        "BACKUP_JWT_SECRET",
+        &[
+            "only-31-bytes-long-1234567890-x",
+            "my-super-secret-jwt-token-with-at-least-32-characters-long",
+            "change_me_change_me_change_me_change_me",
+            "your-256-bit-EXAMPLE-key-goes-in-here-please",
+            "11111111111111111111111111111111111111111111",
+        ],
+        "a random text of 32 to 1024 bytes",
+    ),
+    ("BACKUP_JWT_PREVIOUS_SECRET", &["short"], "a random text of 32 to 1024 bytes"),
+];
+
 #[test]
 fn every_variable_refuses_what_it_does_not_allow() {
     let place = Place::new();
     let listed = place.ok(&["config"]).stdout;
     let listed: BTreeSet<&str> = listed.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
-    let tried: BTreeSet<&str> = BAD.iter().map(|(name, ..)| *name).collect();
+    let tried: BTreeSet<&str> = BAD.iter().chain(BAD_SECRETS).map(|(name, ..)| *name).collect();
     assert_eq!(listed, tried, "each variable wants a bad value here");
+    let refuse = |name: &str, value: &str, allowed: &str| {
+        let run = Run::of(place.command(&["status"]).env(name, value).output().unwrap());
+        assert_eq!(run.stdout, "", "{name}={value}");
+        run.refused(2, &[name, "is not allowed", allowed]);
+        run
+    };
     for (name, values, allowed) in BAD {
-        for value in *values {
-            let run = Run::of(place.command(&["status"]).env(name, value).output().unwrap());
-            assert_eq!(run.stdout, "", "{name}={value}");
-            run.refused(2, &[name, value, "is not allowed", allowed]);
+        values.iter().for_each(|value| refuse(name, value, allowed).refused(2, &[value]));
+    }
+    for (name, values, allowed) in BAD_SECRETS {
+        for value in values.iter().filter(|value| !value.is_empty()) {
+            assert!(!refuse(name, value, allowed).stderr.contains(value), "{name} is shown");
         }
     }
     assert!(!place.backups().exists(), "something was made in spite of it");

@@ -136,12 +136,16 @@ fn the_demo_runs_prints_commands_that_work_and_leaves_nothing_running() {
     let dir = tempfile::tempdir().unwrap();
     let demo = dir.path().join("a demo");
     let mut command = Command::new(PROGRAM);
-    command.args(["demo", "--directory"]).arg(&demo).stdout(Stdio::piped()).stderr(Stdio::null());
+    command
+        .args(["demo", "--bind", "127.0.0.1:0", "--directory"])
+        .arg(&demo)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     let printed: Vec<String> = lines.take_while(|line| !line.starts_with("Ctrl-C")).collect();
-    let commands: Vec<_> = printed.iter().filter(|line| line.starts_with("  (")).collect();
-    assert!(commands.len() >= 8, "{printed:?}");
+    let commands: Vec<_> = printed.iter().filter(|line| line.starts_with("  ")).collect();
+    assert!(commands.len() >= 17 && commands.iter().any(|line| line.starts_with("  curl")), "{printed:?}");
     for line in commands {
         let output = Command::new("sh").args(["-c", line]).output().unwrap();
         assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));

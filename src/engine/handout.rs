@@ -1,0 +1,117 @@
+//! Handing out copies as a stream. The files are held open, so rotation can't take them away. What leaves is recorded
+//! before its first byte (intent) and after its last (outcome).
+
+use std::fs::File;
+
+use serde_json::{Map, Value};
+
+use super::download::chosen;
+use super::read::{OpenFile, Opened};
+use super::{Actor, Call, Engine, Error, entry};
+use crate::audit::{Entry, Kind};
+use crate::backup::{Backup, BackupId, DatabaseCopy, DatabaseName};
+use crate::disk::Context;
+
+/// The code of a download that the client didn't take whole.
+pub(super) const ABORTED: &str = "aborted";
+
+/// Copies of a backup, ready to leave.
+pub struct Handout {
+    /// The backup, by the id that it has now.
+    pub backup: Backup,
+    /// What was chosen of it.
+    pub files: Vec<Handed>,
+}
+
+/// One copy, held open; as long as the catalog says.
+pub struct Handed {
+    /// The database.
+    pub name: DatabaseName,
+    /// What the catalog says of the copy.
+    pub copy: DatabaseCopy,
+    /// The copy.
+    pub file: File,
+}
+
+/// A download whose intent is recorded.
+pub struct Leaving {
+    engine: Engine,
+    line: Entry,
+}
+
+impl Engine {
+    /// Opens one database of a backup, or all of them. Nothing is recorded but a refusal.
+    pub fn hand_out(&self, id: BackupId, database: Option<&DatabaseName>, call: &Call) -> Result<Handout, Error> {
+        let opened = self.opened(&id).and_then(|Opened { backup, files }| {
+            let chosen = chosen(&backup, files, database)?;
+            let files = chosen.into_iter().map(|file| file.usable(backup.id)).collect::<Result<_, _>>()?;
+            Ok(Handout { backup, files })
+        });
+        opened.inspect_err(|error| self.refused("download", call, Some(id), error))
+    }
+
+    /// Records that a handout is about to leave; without that line it doesn't.
+    pub fn leaving(&self, handout: &Handout, actor: &Actor, details: Map<String, Value>) -> Result<Leaving, Error> {
+        let mut line = entry(Kind::Intent, "download", actor, Some(handout.backup.id));
+        let names: Vec<_> = handout.files.iter().map(|it| it.name.as_str()).collect();
+        line.details = details;
+        line.details.insert("databases".to_owned(), names.join(",").into());
+        self.audit.append(self.clock.now(), line.clone())?;
+        Ok(Leaving { engine: self.clone(), line: Entry { kind: Kind::Outcome, ..line } })
+    }
+}
+
+impl Leaving {
+    /// Records how it ended: bytes that left, and why not all of them did.
+    pub fn ended(mut self, sent: u64, failed: Option<&str>) {
+        self.line.details.insert("bytes".to_owned(), sent.into());
+        self.line.ok = Some(failed.is_none());
+        self.line.code = failed.map(|_| ABORTED.to_owned());
+        self.line.reason = failed.map(str::to_owned);
+        if let Err(error) = self.engine.audit.append(self.engine.clock.now(), self.line) {
+            tracing::warn!(%error, "the end of a download could not be recorded");
+        }
+    }
+}
+
+impl Handed {
+    /// What it is called in a tar.
+    pub fn file_name(&self) -> String {
+        file_name(&self.name, &self.copy)
+    }
+}
+
+/// What a database is called in a tar.
+pub(super) fn file_name(name: &DatabaseName, copy: &DatabaseCopy) -> String {
+    format!("{name}.{}", copy.form.ending())
+}
+
+/// The last file of a tar: the checksums of the others, as `sha256sum -c` reads them.
+pub const SUMS: &str = "SHA256SUMS";
+
+/// The header of a file in a tar of this backup.
+pub fn tar_header(backup: &Backup, name: &str, size: u64) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o600);
+    header.set_size(size);
+    header.set_mtime(backup.timestamp.timestamp().try_into().unwrap_or(0));
+    // A tar takes names of 100 bytes; ours are a database's of at most 32 and a form's.
+    let named = header.set_path(name);
+    debug_assert!(named.is_ok(), "{name}");
+    header.set_cksum();
+    header
+}
+
+impl OpenFile {
+    /// The file, if it is there and as long as it was.
+    pub(super) fn usable(self, id: BackupId) -> Result<Handed, Error> {
+        let Self { name, copy, path, file } = self;
+        let damaged = |reason: String| Error::Damaged { id, reason };
+        let file = file.map_err(|error| if error.is_no_file() { damaged(error.to_string()) } else { error.into() })?;
+        let size = file.metadata().to("look at", &path)?.len();
+        if size != copy.stored_size {
+            return Err(damaged(format!("{} has {size} bytes instead of {}", copy.file, copy.stored_size)));
+        }
+        Ok(Handed { name, copy, file })
+    }
+}

@@ -1,0 +1,282 @@
+//! HTTP: the server, its state, the whole route table. Handlers translate, the engine acts, on blocking threads. Every
+//! answer passes through `finish`, every request through `admit`.
+
+pub mod admit;
+mod api;
+mod body;
+mod download;
+mod headers;
+mod health;
+mod limits;
+mod log;
+pub mod openapi;
+pub mod problem;
+mod settings;
+mod stream;
+
+use std::collections::HashMap;
+use std::net::TcpListener;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{Server, ServiceFactory, ServiceRequest, ServiceResponse};
+use actix_web::http::Method;
+use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use actix_web::middleware::{Next, from_fn};
+use actix_web::{App, HttpResponse, HttpServer, Resource, ResponseError, Route, guard, web};
+use futures_util::FutureExt;
+use tracing_actix_web::TracingLogger;
+
+use crate::backup::{BackupId, DatabaseName};
+use crate::engine::{self, Actor, Call, Engine, Handout, Holder};
+use crate::sqlite::Control;
+use crate::token::Keyring;
+
+use admit::Superuser;
+use limits::Limits;
+use problem::Problem;
+
+/// A request's head must come within this.
+const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+/// An idle connection is closed after this.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// A client that takes nothing of what was sent for this long is gone (`TCP_USER_TIMEOUT`, RFC 5482).
+const SEND_PATIENCE: Duration = Duration::from_secs(60);
+/// Connections of one worker; beyond them new ones wait.
+const CONNECTIONS: usize = 4096;
+/// Threads that answer; the work is done on blocking ones.
+const WORKERS: usize = 2;
+/// Downloads at once.
+const DOWNLOADS: usize = 32;
+/// Ranges of one download by one user within this are one line of the audit log.
+const ONE_DOWNLOAD: Duration = Duration::from_secs(600);
+
+/// What handlers stand on.
+pub struct State {
+    engine: Engine,
+    keyring: Keyring,
+    limits: Limits,
+    /// Of the process: what stops it stops what was begun over HTTP.
+    control: Control,
+    verifying: Mutex<Option<Holder>>,
+    downloads: Arc<AtomicUsize>,
+    ranges: Mutex<HashMap<Ranged, Instant>>,
+    ready: health::Ready,
+}
+
+/// A download in ranges: whose, and of what.
+type Ranged = (String, BackupId, Option<DatabaseName>);
+
+impl State {
+    /// Nothing was asked for yet.
+    pub fn new(engine: Engine, keyring: Keyring, control: &Control) -> Self {
+        Self {
+            limits: Limits::new(engine.config().downloads_per_minute),
+            engine,
+            keyring,
+            control: control.clone(),
+            verifying: Mutex::default(),
+            downloads: Arc::default(),
+            ranges: Mutex::default(),
+            ready: health::Ready::default(),
+        }
+    }
+
+    /// Lets the engine act on a blocking thread. It goes on when the client goes away.
+    async fn engine<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&Engine) -> Result<T, engine::Error> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let (engine, span) = (self.engine.clone(), tracing::Span::current());
+        let acted = web::block(move || span.in_scope(|| act(&engine))).await;
+        Ok(acted.map_err(|error| Problem::internal(&error))??)
+    }
+
+    fn call(&self, superuser: &Superuser) -> Call {
+        Call { wait: Duration::ZERO, control: self.control.child(), actor: superuser.actor() }
+    }
+
+    /// One verification at a time: each reads a whole backup.
+    fn verify_slot(self: &Arc<Self>, id: BackupId, actor: &Actor) -> Result<impl Drop + Send + 'static, engine::Error> {
+        let mut verifying = self.verifying.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(holder) = verifying.as_ref() {
+            return Err(engine::Error::Held(Some(Box::new(holder.clone()))));
+        }
+        *verifying = Some(Holder::new(&format!("verify {id}"), &actor.by, self.engine.clock().now()));
+        let state = Arc::clone(self);
+        Ok(OnDrop(Some(move || *state.verifying.lock().unwrap_or_else(PoisonError::into_inner) = None)))
+    }
+
+    /// One of the downloads that may run at once; free again when it is dropped.
+    fn download_slot(&self) -> Result<impl Drop + Send + 'static, Problem> {
+        let downloads = Arc::clone(&self.downloads);
+        let slot = OnDrop(Some({
+            let downloads = Arc::clone(&downloads);
+            move || {
+                downloads.fetch_sub(1, Ordering::AcqRel);
+            }
+        }));
+        if downloads.fetch_add(1, Ordering::AcqRel) < DOWNLOADS {
+            return Ok(slot);
+        }
+        let text = format!("{DOWNLOADS} downloads are under way, which is all at once; try again when one is done");
+        Err(Problem::new(problem::BUSY, text)
+            .header(actix_web::http::header::RETRY_AFTER, HeaderValue::from_static("30")))
+    }
+
+    /// Whether a range begins a download that hasn't got its line in the audit log yet.
+    fn is_first_range(&self, actor: &Actor, handout: &Handout) -> bool {
+        let mut ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
+        ranges.retain(|_, begun| begun.elapsed() < ONE_DOWNLOAD);
+        let name = handout.files.first().map(|it| it.name.clone());
+        let key = (actor.by.clone(), handout.backup.id, name);
+        ranges.insert(key, Instant::now()).is_none()
+    }
+}
+
+struct OnDrop<F: FnOnce()>(Option<F>);
+
+impl<F: FnOnce()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        if let Some(act) = self.0.take() {
+            act();
+        }
+    }
+}
+
+/// The id in a path; what isn't one names no backup.
+fn id(text: &str) -> Result<BackupId, Problem> {
+    text.parse().map_err(|_| {
+        let text =
+            "that is no backup's id; one looks like daily-2026-01-08, and /api/backup/list shows those that there are";
+        Problem::new(problem::NOT_FOUND, text)
+    })
+}
+
+/// Every route there is.
+fn routes(limits: &Limits) -> Vec<Resource> {
+    let download = || {
+        let route = web::to(download::download).wrap(limits.downloads_by_subject.middleware());
+        route.wrap(limits.downloads_by_address.middleware())
+    };
+    let (get, put, post) = (|| Method::GET, || Method::PUT, || Method::POST);
+    vec![
+        resource("/healthz", [(get(), web::to(health::alive))]),
+        resource("/readyz", [(get(), web::to(health::ready))]),
+        resource("/api/openapi.json", [(get(), web::to(openapi::document))]),
+        resource("/api/backup", [(get(), web::to(api::list)), (post(), web::to(api::create))]),
+        resource("/api/backup/list", [(get(), web::to(api::list))]),
+        resource("/api/backup/create", [(post(), web::to(api::create))]),
+        resource("/api/backup/status", [(get(), web::to(api::status))]),
+        resource("/api/backup/config", [(get(), web::to(api::config)), (put(), web::to(api::configure))]),
+        resource("/api/backup/audit", [(get(), web::to(api::audit))]),
+        resource("/api/backup/acknowledge", [(post(), web::to(api::acknowledge))]),
+        resource("/api/backup/operation/cancel", [(post(), web::to(api::cancel))]),
+        resource("/api/backup/verify/{id}", [(post(), web::to(api::verify))]),
+        resource("/api/backup/download/{id}", [(get(), download())]),
+        resource("/api/backup/{id}/download", [(get(), download())]),
+        resource(
+            "/api/backup/{id}",
+            [(get(), web::to(api::get)), (Method::PATCH, web::to(api::patch)), (Method::DELETE, web::to(api::delete))],
+        ),
+    ]
+}
+
+/// A path with its methods. GET answers HEAD too; any other gets 405 and those that there are (RFC 9110 section 15.5.6).
+fn resource<const N: usize>(path: &str, methods: [(Method, Route); N]) -> Resource {
+    let mut allowed = Vec::new();
+    let mut resource = web::resource(path);
+    for (method, route) in methods {
+        allowed.push(method.to_string());
+        resource = resource.route(if method == Method::GET {
+            allowed.push("HEAD".to_owned());
+            route.guard(guard::Any(guard::Get()).or(guard::Head()))
+        } else {
+            route.method(method)
+        });
+    }
+    let allowed = allowed.join(", ");
+    resource.default_service(web::to(move || {
+        let allowed = allowed.clone();
+        async move { HttpResponse::MethodNotAllowed().insert_header((ALLOW, allowed)).finish() }
+    }))
+}
+
+/// The app: every route behind the door, every answer finished.
+pub fn app(
+    state: web::Data<State>,
+) -> App<
+    impl ServiceFactory<
+        ServiceRequest,
+        Config = (),
+        Response = ServiceResponse<impl MessageBody>,
+        Error = actix_web::Error,
+        InitError = (),
+    >,
+> {
+    let routes = routes(&state.limits);
+    App::new()
+        .app_data(web::QueryConfig::default().error_handler(|error, _| {
+            Problem::new(problem::BAD_PARAMETER, format!("{error}; /api/openapi.json lists the parameters")).into()
+        }))
+        .app_data(state)
+        .configure(|config| {
+            routes.into_iter().fold(config, web::ServiceConfig::service);
+        })
+        .wrap(from_fn(admit::admit))
+        .wrap(from_fn(finish))
+        .wrap(TracingLogger::<log::Lines>::new())
+}
+
+/// Makes every answer complete: a panic is an answer too, errors are problems, and the headers are there.
+async fn finish<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
+    let id = log::request_id(&request);
+    let answered = AssertUnwindSafe(next.call(request)).catch_unwind().await;
+    let mut response = match answered {
+        Ok(response) => response?.map_into_boxed_body(),
+        Err(_) => return Err(Problem::internal(&"a panic while the request was answered").into()),
+    };
+    let problem = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == problem::MEDIA_TYPE);
+    let status = response.status();
+    if (status.is_client_error() || status.is_server_error()) && !problem && response.request().method() != Method::HEAD
+    {
+        let allowed = response.headers().get(ALLOW).cloned();
+        let mut answer = Problem::of_status(status).error_response();
+        if let Some(allowed) = allowed {
+            answer.headers_mut().insert(ALLOW, allowed);
+        }
+        response = response.into_response(answer);
+    }
+    headers::secure(response.headers_mut());
+    if let Some(id) = id {
+        response.headers_mut().insert(log::REQUEST_ID, id);
+    }
+    Ok(response)
+}
+
+/// A server that answers on `listener`. It ends when its handle says so.
+pub fn server(state: State, listener: TcpListener) -> std::io::Result<Server> {
+    let state = web::Data::new(state);
+    let server = HttpServer::new(move || app(state.clone()))
+        .workers(WORKERS)
+        .max_connections(CONNECTIONS)
+        .client_request_timeout(HEAD_PATIENCE)
+        .client_disconnect_timeout(Duration::from_secs(5))
+        .keep_alive(KEEP_ALIVE)
+        .shutdown_timeout(10)
+        .disable_signals()
+        .on_connect(|connection, _| {
+            if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() {
+                // It cuts what hangs; without it the client is waited for longer, and that is all.
+                let _ = rustix::net::sockopt::set_tcp_user_timeout(stream, SEND_PATIENCE.as_millis() as u32);
+            }
+        })
+        .listen(listener)?;
+    Ok(server.run())
+}

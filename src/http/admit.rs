@@ -1,0 +1,251 @@
+//! The door. Every request passes here before it is routed: its address is found out, and unless it asks for one of the
+//! few open addresses it needs a token that counts, in a header or in the app's cookie. What comes by cookie and changes
+//! something must come from our own pages.
+
+use std::future::{Ready, ready};
+use std::net::{IpAddr, Ipv4Addr};
+
+use actix_web::body::{EitherBody, MessageBody};
+use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
+use actix_web::http::header::{
+    AUTHORIZATION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, WWW_AUTHENTICATE,
+};
+use actix_web::http::{Method, StatusCode};
+use actix_web::middleware::Next;
+use actix_web::{Error, FromRequest, HttpMessage, HttpRequest, ResponseError, web};
+use futures_util::future::LocalBoxFuture;
+
+use super::State;
+use super::limits;
+use super::problem::{self, Problem};
+use crate::config::PublicUrl;
+use crate::engine::Actor;
+use crate::token::{Caller, Refused};
+
+/// What anyone may read, by GET or HEAD, under exactly these paths.
+pub const OPEN: [&str; 3] = ["/healthz", "/readyz", "/api/openapi.json"];
+/// Bytes of all header names and values.
+const MAX_HEADERS: usize = 16 << 10;
+/// Bytes of path and query.
+const MAX_URI: usize = 8 << 10;
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// What is known of a request from here on.
+#[derive(Clone, Debug)]
+pub struct Admitted {
+    /// From where.
+    pub address: IpAddr,
+    /// Who; of an open address nobody.
+    pub caller: Option<Caller>,
+}
+
+impl Admitted {
+    /// Who, as text; empty of an open address.
+    pub fn subject(&self) -> &str {
+        self.caller.as_ref().map_or("", |caller| caller.subject.as_str())
+    }
+
+    fn actor(&self) -> Actor {
+        match &self.caller {
+            Some(caller) => Actor::user(&caller.subject, self.address),
+            None => Actor::nobody(self.address),
+        }
+    }
+}
+
+/// The middleware.
+pub async fn admit<B: MessageBody>(
+    state: web::Data<State>,
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<EitherBody<B>>, Error> {
+    let peer = request.peer_addr().map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.ip());
+    let config = state.engine.config();
+    let mut admitted =
+        Admitted { address: limits::client(peer, request.headers(), &config.trusted_proxies), caller: None };
+    let passed = match passes(&state, &request) {
+        Ok(caller) => {
+            admitted.caller = caller;
+            Ok(())
+        }
+        Err(Refusal::Unfit(problem)) => Err(*problem),
+        Err(Refusal::Token(refused)) => Err(state.turned_away(&admitted, refused).await),
+        Err(Refusal::CrossSite(caller)) => {
+            admitted.caller = Some(caller);
+            let text = "what changes something and comes with the cookie must come from this site's own pages; send the \
+                        token as `Authorization: Bearer …` instead";
+            let problem = Problem::new(problem::CROSS_SITE, text);
+            Err(state.refused(&admitted, format!("{} {}", request.method(), request.uri().path()), problem).await)
+        }
+    };
+    request.extensions_mut().insert(admitted);
+    match passed {
+        Ok(()) => Ok(next.call(request).await?.map_into_left_body()),
+        Err(problem) => Ok(request.into_response(problem.error_response()).map_into_right_body()),
+    }
+}
+
+enum Refusal {
+    /// Too long.
+    Unfit(Box<Problem>),
+    /// No token that counts; without a reason there was none at all.
+    Token(Option<Refused>),
+    /// By cookie, from elsewhere.
+    CrossSite(Caller),
+}
+
+fn passes(state: &State, request: &ServiceRequest) -> Result<Option<Caller>, Refusal> {
+    let headers = request.headers();
+    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if bytes > MAX_HEADERS {
+        let text = format!("all headers together have at most {MAX_HEADERS} bytes here; send fewer or shorter ones");
+        return Err(Refusal::Unfit(Problem::new(problem::HEADERS_TOO_LARGE, text).into()));
+    }
+    if request.uri().path_and_query().is_some_and(|text| text.as_str().len() > MAX_URI) {
+        return Err(Refusal::Unfit(Problem::of_status(StatusCode::URI_TOO_LONG).into()));
+    }
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    if reads && OPEN.contains(&request.uri().path()) {
+        return Ok(None);
+    }
+    let config = state.engine.config();
+    let (token, by_cookie) = match bearer(headers) {
+        Some(token) => (token.ok_or(Refusal::Token(Some(Refused::Malformed)))?, false),
+        None => match cookie(headers, &config.access.cookie) {
+            Some(token) => (token.ok_or(Refusal::Token(Some(Refused::Malformed)))?, true),
+            None => return Err(Refusal::Token(None)),
+        },
+    };
+    let caller = state.keyring.check(token).map_err(|refused| Refusal::Token(Some(refused)))?;
+    let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE);
+    if by_cookie && !safe && !is_same_origin(headers, config.public_url.as_ref()) {
+        return Err(Refusal::CrossSite(caller));
+    }
+    Ok(Some(caller))
+}
+
+/// The token of the one `Authorization` header (RFC 6750 section 2.1), if there is such a header at all.
+fn bearer(headers: &HeaderMap) -> Option<Option<&str>> {
+    let mut given = headers.get_all(AUTHORIZATION);
+    let first = given.next()?;
+    if given.next().is_some() {
+        return Some(None);
+    }
+    let token = first.to_str().ok().and_then(|text| text.split_once(' '));
+    Some(token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token))
+}
+
+/// The value of that cookie, if there is one. Two of one name are as good as none: one of them may be planted by another
+/// host of the same domain (RFC 6265 section 8.6).
+fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<Option<&'h str>> {
+    let pairs = headers.get_all(COOKIE).flat_map(|value| value.to_str().unwrap_or_default().split(';'));
+    let mut found = pairs.filter_map(|pair| pair.trim().split_once('=')).filter(|(other, _)| *other == name);
+    let (_, value) = found.next()?;
+    Some(found.next().is_none().then_some(value))
+}
+
+/// Whether a browser says that one of our own pages sent it: by `Sec-Fetch-Site` (W3C Fetch Metadata), or where that
+/// header is absent by `Origin` (RFC 6454). Both absent, nobody says so.
+fn is_same_origin(headers: &HeaderMap, public_url: Option<&PublicUrl>) -> bool {
+    let one = |name: HeaderName| {
+        let mut values = headers.get_all(name);
+        values.next().filter(|_| values.next().is_none()).and_then(|value| value.to_str().ok())
+    };
+    if headers.contains_key(FETCH_SITE) {
+        return one(FETCH_SITE) == Some("same-origin");
+    }
+    let Some(origin) = one(ORIGIN) else { return false };
+    match (public_url, one(HOST)) {
+        (Some(url), _) => origin == url.origin,
+        (None, Some(host)) => origin.split_once("://").is_some_and(|(_, authority)| authority == host),
+        (None, None) => false,
+    }
+}
+
+impl State {
+    /// Answers a request without a token that counts. A bad token is recorded, as long as they don't come in a flood.
+    async fn turned_away(&self, admitted: &Admitted, refused: Option<Refused>) -> Problem {
+        let text = "send a valid token as `Authorization: Bearer …`; `attendance-backup token` prints one";
+        // RFC 6750 section 3: with a token that doesn't count, the challenge says so.
+        let challenge = if refused.is_some() { "Bearer error=\"invalid_token\"" } else { "Bearer" };
+        let problem =
+            Problem::new(problem::UNAUTHENTICATED, text).header(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        match (self.limits.refuse(admitted), refused) {
+            (Err(wait), _) => wait,
+            (Ok(()), None) => problem,
+            (Ok(()), Some(refused)) => {
+                self.record_refusal(admitted, "sign-in", "unauthenticated", refused.to_string()).await;
+                problem
+            }
+        }
+    }
+
+    /// Answers a request that this caller may not make.
+    async fn refused(&self, admitted: &Admitted, request: String, problem: Problem) -> Problem {
+        if let Err(wait) = self.limits.refuse(admitted) {
+            return wait;
+        }
+        let reason = format!("{request}: {}", problem.kind().title);
+        self.record_refusal(admitted, "request", problem.kind().code, reason).await;
+        problem
+    }
+
+    async fn record_refusal(&self, admitted: &Admitted, operation: &'static str, code: &'static str, reason: String) {
+        let actor = admitted.actor();
+        let recorded = self.engine(move |engine| {
+            engine.record_refusal(operation, &actor, code, reason);
+            Ok(())
+        });
+        // Whether or not it could be recorded, it is refused.
+        drop(recorded.await);
+    }
+}
+
+/// Anyone with a token that counts.
+pub struct User;
+
+/// A superuser.
+pub struct Superuser(Admitted);
+
+impl Superuser {
+    /// On whose behalf an operation is carried out.
+    pub fn actor(&self) -> Actor {
+        self.0.actor()
+    }
+}
+
+fn admitted(request: &HttpRequest) -> Result<Admitted, Problem> {
+    let admitted = request.extensions().get::<Admitted>().cloned().filter(|admitted| admitted.caller.is_some());
+    admitted.ok_or_else(|| Problem::of_status(StatusCode::UNAUTHORIZED))
+}
+
+impl FromRequest for User {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(admitted(request).map(|_| User))
+    }
+}
+
+impl FromRequest for Superuser {
+    type Error = Problem;
+    type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let state = request.app_data::<web::Data<State>>().cloned();
+        let (admitted, route) = (admitted(request), request.match_pattern().unwrap_or_default());
+        let route = format!("{} {route}", request.method());
+        Box::pin(async move {
+            let admitted = admitted?;
+            if admitted.caller.as_ref().is_some_and(|caller| caller.superuser) {
+                return Ok(Superuser(admitted));
+            }
+            let problem = Problem::of_status(StatusCode::FORBIDDEN);
+            Err(match state {
+                Some(state) => state.refused(&admitted, route, problem).await,
+                None => problem,
+            })
+        })
+    }
+}

@@ -1,0 +1,269 @@
+//! The JSON API. Handlers translate: a request into a call of the engine, its answer into a shape.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{ETAG, EntityTag, IfMatch, LOCATION};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::admit::{Superuser, User};
+use super::body::Body;
+use super::problem::{self, Problem};
+use super::settings::{Partial, parse};
+use super::{State, id};
+use crate::backup::retention::{Fate, Step};
+use crate::backup::{Backup, Tier, reason};
+use crate::engine::status::{ConfigView, Operation};
+use crate::engine::{AuditQuery, Change, Create, Engine};
+
+/// Which backups to list.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ListQuery {
+    /// Only this type.
+    #[serde(rename = "type")]
+    #[param(rename = "type")]
+    tier: Option<Tier>,
+}
+
+/// `GET /api/backup/list`.
+#[derive(Serialize, ToSchema)]
+pub struct Backups {
+    /// Newest first.
+    backups: Vec<Backup>,
+}
+
+/// `GET /api/backup/list`, `GET /api/backup`.
+pub async fn list(state: web::Data<State>, _: User, query: web::Query<ListQuery>) -> Result<HttpResponse, Problem> {
+    let tier = query.tier;
+    let mut backups = state.engine(Engine::list).await?;
+    backups.retain(|backup| tier.is_none_or(|tier| backup.tier == tier));
+    Ok(HttpResponse::Ok().json(Backups { backups }))
+}
+
+/// `GET /api/backup/{id}`: an entry of the catalog, and what becomes of it.
+#[derive(Serialize, ToSchema)]
+pub struct OneBackup {
+    #[serde(flatten)]
+    backup: Backup,
+    /// Why it is kept, and when it would go.
+    fate: Fate,
+}
+
+/// `GET /api/backup/{id}`.
+pub async fn get(state: web::Data<State>, _: User, path: web::Path<String>) -> Result<HttpResponse, Problem> {
+    let id = id(&path)?;
+    let found = state.engine(move |engine| Ok(OneBackup { backup: engine.get(&id)?, fate: engine.fate(&id)? })).await?;
+    Ok(HttpResponse::Ok().json(found))
+}
+
+/// `POST /api/backup/create`.
+#[derive(Deserialize, Default, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct CreateBody {
+    /// `manual` (the default) or `daily`, which counts as the scheduled one of today.
+    #[serde(rename = "type")]
+    tier: Option<CreateType>,
+    /// Why, for people; at most 200 characters in one line.
+    #[schema(max_length = 200)]
+    reason: Option<String>,
+    /// A database that is suddenly much smaller is right as it is.
+    accept_shrink: bool,
+}
+
+/// What can be asked for.
+#[derive(Clone, Copy, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum CreateType {
+    Manual,
+    Daily,
+}
+
+/// `POST /api/backup/create`, `POST /api/backup`.
+pub async fn create(state: web::Data<State>, superuser: Superuser, body: Body) -> Result<HttpResponse, Problem> {
+    let body: CreateBody = body.optional()?.unwrap_or_default();
+    let reason = body.reason.map(|text| reason(&text)).transpose();
+    let reason = reason.map_err(|allowed| Problem::field(problem::BAD_BODY, "/reason", allowed))?;
+    let tier = match body.tier {
+        Some(CreateType::Daily) => Tier::Daily,
+        Some(CreateType::Manual) | None => Tier::Manual,
+    };
+    let (create, call) = (Create { tier, reason, accept_shrink: body.accept_shrink }, state.call(&superuser));
+    let backup = state.engine(move |engine| engine.create(&create, &call)).await?.backup;
+    let prefix = state.engine.config().public_url.as_ref().map_or("", |url| url.prefix.as_str());
+    let location = format!("{prefix}/api/backup/{}", backup.id);
+    Ok(HttpResponse::Created().insert_header((LOCATION, location)).json(backup))
+}
+
+/// `PATCH /api/backup/{id}`.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PatchBody {
+    /// Whether rotation leaves it alone.
+    pinned: bool,
+}
+
+/// `PATCH /api/backup/{id}`.
+pub async fn patch(
+    state: web::Data<State>,
+    superuser: Superuser,
+    path: web::Path<String>,
+    body: Body,
+) -> Result<HttpResponse, Problem> {
+    let (id, PatchBody { pinned }, call) = (id(&path)?, body.json()?, state.call(&superuser));
+    let backup = state.engine(move |engine| engine.pin(id, pinned, &call)).await?;
+    Ok(HttpResponse::Ok().json(backup))
+}
+
+/// How to delete.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct DeleteQuery {
+    /// Also the last backup, or the last good one.
+    #[serde(default)]
+    #[param(required = false)]
+    force: bool,
+}
+
+/// `DELETE /api/backup/{id}`.
+pub async fn delete(
+    state: web::Data<State>,
+    superuser: Superuser,
+    path: web::Path<String>,
+    query: web::Query<DeleteQuery>,
+) -> Result<HttpResponse, Problem> {
+    let (id, force, call) = (id(&path)?, query.force, state.call(&superuser));
+    state.engine(move |engine| engine.delete(id, force, &call)).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// `POST /api/backup/verify/{id}`.
+pub async fn verify(
+    state: web::Data<State>,
+    superuser: Superuser,
+    path: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let (id, call) = (id(&path)?, state.call(&superuser));
+    let slot = state.verify_slot(id, &call.actor)?;
+    let found = state.engine(move |engine| {
+        // Held until it is done, whether or not anyone still waits for it.
+        let _slot = slot;
+        engine.verify(&id, &call)
+    });
+    Ok(HttpResponse::Ok().json(found.await?))
+}
+
+/// `GET /api/backup/status`.
+pub async fn status(state: web::Data<State>, _: User) -> Result<HttpResponse, Problem> {
+    Ok(HttpResponse::Ok().json(state.engine(Engine::status).await?))
+}
+
+/// `GET /api/backup/config`.
+pub async fn config(state: web::Data<State>, _: User) -> Result<HttpResponse, Problem> {
+    let view = state.engine(Engine::config_view).await?;
+    Ok(HttpResponse::Ok().insert_header((ETAG, tag(&view))).json(view))
+}
+
+fn tag(view: &ConfigView) -> String {
+    EntityTag::new_strong(view.version()).to_string()
+}
+
+/// How to change the settings.
+#[derive(Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[into_params(parameter_in = Query, rename_all = "camelCase")]
+pub struct ConfigQuery {
+    /// Only tell what the change would do.
+    #[serde(default)]
+    #[param(required = false)]
+    dry_run: bool,
+}
+
+/// `PUT /api/backup/config`: the settings after the change, and what it did or would do.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Configured {
+    #[serde(flatten)]
+    config: ConfigView,
+    /// What the new retention drops and promotes at once.
+    rotation: Vec<Step>,
+    /// Why nothing good is dropped or promoted.
+    frozen: Option<String>,
+    /// Nothing was changed.
+    dry_run: bool,
+}
+
+/// `PUT /api/backup/config`.
+pub async fn configure(
+    state: web::Data<State>,
+    superuser: Superuser,
+    query: web::Query<ConfigQuery>,
+    request: HttpRequest,
+    body: Body,
+) -> Result<HttpResponse, Problem> {
+    let expected = expected(&request)?;
+    let (partial, dry_run, call) = (body.json::<Partial>()?, query.dry_run, state.call(&superuser));
+    let configured = state
+        .engine(move |engine| {
+            let set = match parse(&partial, &engine.settings()?) {
+                Ok(set) => set,
+                Err(problem) => return Ok(Err(problem)),
+            };
+            let changed = engine.change_settings(&Change { set, reset: false, dry_run, expected }, &call)?;
+            let config = ConfigView { settings: changed.settings, ..engine.config_view()? };
+            let (rotation, frozen) = (changed.rotation.steps, changed.rotation.frozen);
+            Ok(Ok(Configured { config, rotation, frozen, dry_run }))
+        })
+        .await??;
+    let mut response = HttpResponse::Ok();
+    if !dry_run {
+        response.insert_header((ETAG, tag(&configured.config)));
+    }
+    Ok(response.json(configured))
+}
+
+/// The version of the settings that the caller has looked at; nothing for `*`, any.
+fn expected(request: &HttpRequest) -> Result<Option<String>, Problem> {
+    let text = "look at the settings first (GET), and send the ETag that came with them as If-Match";
+    match request.get_header::<IfMatch>() {
+        Some(IfMatch::Any) => Ok(None),
+        Some(IfMatch::Items(tags)) => match tags.as_slice() {
+            // A weak tag matches nothing here (RFC 9110 section 13.1.1).
+            [tag] if !tag.weak => Ok(Some(tag.tag().to_owned())),
+            _ => Err(Problem::new(problem::STALE, text)),
+        },
+        None => Err(Problem::new(problem::PRECONDITION_REQUIRED, text)),
+    }
+}
+
+/// `GET /api/backup/audit`.
+pub async fn audit(
+    state: web::Data<State>,
+    _: Superuser,
+    query: web::Query<AuditQuery>,
+) -> Result<HttpResponse, Problem> {
+    let query = query.into_inner();
+    Ok(HttpResponse::Ok().json(state.engine(move |engine| engine.audit_page(&query)).await?))
+}
+
+/// `POST /api/backup/acknowledge`.
+pub async fn acknowledge(state: web::Data<State>, superuser: Superuser) -> Result<HttpResponse, Problem> {
+    let call = state.call(&superuser);
+    Ok(HttpResponse::Ok().json(state.engine(move |engine| engine.acknowledge(&call)).await?))
+}
+
+/// `POST /api/backup/operation/cancel`: what is asked to stop. It ends as soon as it has undone what it had begun.
+#[derive(Serialize, ToSchema)]
+pub struct Cancelling {
+    operation: Operation,
+}
+
+/// `POST /api/backup/operation/cancel`.
+pub async fn cancel(state: web::Data<State>, superuser: Superuser) -> Result<HttpResponse, Problem> {
+    let call = state.call(&superuser);
+    let operation = state.engine(move |engine| engine.cancel(&call)).await?.into();
+    Ok(HttpResponse::build(StatusCode::ACCEPTED).json(Cancelling { operation }))
+}

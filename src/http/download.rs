@@ -1,0 +1,262 @@
+//! Downloads: one database with ranges, or the whole backup as a tar. The bytes are those that lie on the disk; the
+//! checksum in the catalog is the strong `ETag` (RFC 9110 section 8.8.3) and the `Repr-Digest` (RFC 9530).
+
+use actix_files::HttpRange;
+use actix_web::http::header::{
+    ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_RANGE, CONTENT_TYPE, ETAG, EntityTag, HeaderName, HeaderValue,
+    IF_RANGE, IfMatch, IfNoneMatch, RANGE,
+};
+use actix_web::http::{Method, StatusCode};
+use actix_web::web::{self, Bytes};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde_json::Map;
+use sha2::{Digest, Sha256};
+use utoipa::IntoParams;
+
+use super::admit::Superuser;
+use super::problem::{self, Problem};
+use super::stream::{Announced, Part, Slice, Stream};
+use super::{State, id};
+use crate::backup::{Backup, DatabaseName};
+use crate::engine::{Actor, Handed, Handout, SUMS, tar_header};
+
+const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
+/// A tar's header, and the unit that its parts are filled up to.
+const TAR_BLOCK: usize = 512;
+
+/// What of a backup to hand out.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct Which {
+    /// One database as it is; without it all of them and `SHA256SUMS` in a tar.
+    #[param(value_type = Option<String>, pattern = "^[a-z][a-z0-9_]{0,31}$")]
+    database: Option<DatabaseName>,
+}
+
+/// `GET /api/backup/download/{id}`.
+pub async fn download(
+    state: web::Data<State>,
+    superuser: Superuser,
+    path: web::Path<String>,
+    which: web::Query<Which>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let id = id(&path)?;
+    let call = state.call(&superuser);
+    let database = which.into_inner().database;
+    let single = database.is_some();
+    let handout = state.engine(move |engine| engine.hand_out(id, database.as_ref(), &call)).await?;
+    let answer = if single { Answer::database(handout, &request)? } else { Answer::tar(handout) };
+    answer.send(&state, superuser.actor(), &request).await
+}
+
+/// What is answered: headers, and parts of a body.
+struct Answer {
+    response: HttpResponseBuilder,
+    handout: Handout,
+    parts: Option<Parts>,
+}
+
+enum Parts {
+    Range { start: u64, length: u64 },
+    Whole,
+    Tar { sums: Bytes },
+}
+
+impl Answer {
+    fn database(handout: Handout, request: &HttpRequest) -> Result<Self, Problem> {
+        let Some(it) = handout.files.first() else { return Err(Problem::internal(&"a handout of nothing")) };
+        let tag = EntityTag::new_strong(it.copy.stored_checksum.clone());
+        let size = it.copy.stored_size;
+        let mut response = HttpResponse::Ok();
+        response
+            .insert_header((CONTENT_TYPE, "application/vnd.sqlite3"))
+            .insert_header((CONTENT_DISPOSITION, attachment(&handout.backup, it.name.as_str(), it.copy.form.ending())))
+            .insert_header((ETAG, tag.to_string()))
+            .insert_header((ACCEPT_RANGES, "bytes"))
+            .insert_header((REPR_DIGEST, digest(&it.copy.stored_checksum)));
+        let mut answer = Self { response, handout, parts: Some(Parts::Whole) };
+        match condition(request, &tag) {
+            Some(status) => {
+                answer.response.status(status);
+                answer.parts = None;
+            }
+            None => answer.ranged(request, &tag, size)?,
+        }
+        Ok(answer)
+    }
+
+    /// One range is served; several, or what isn't understood, get the whole (RFC 9110 section 14.2 allows both).
+    fn ranged(&mut self, request: &HttpRequest, tag: &EntityTag, size: u64) -> Result<(), Problem> {
+        let header = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+        let unchanged =
+            header(IF_RANGE).is_none_or(|text| text.parse().is_ok_and(|given: EntityTag| given.strong_eq(tag)));
+        let Some(text) = header(RANGE).filter(|_| request.method() == Method::GET && unchanged) else { return Ok(()) };
+        let Some(specs) = text.strip_prefix("bytes=") else { return Ok(()) };
+        if specs.contains(',') || !is_range(specs) {
+            return Ok(());
+        }
+        match HttpRange::parse(text, size)
+            .ok()
+            .and_then(|ranges| ranges.first().copied())
+            .filter(|range| range.length > 0)
+        {
+            Some(HttpRange { start, length }) => {
+                let range = format!("bytes {start}-{}/{size}", start + length - 1);
+                self.response.status(StatusCode::PARTIAL_CONTENT).insert_header((CONTENT_RANGE, range));
+                self.parts = Some(Parts::Range { start, length });
+                Ok(())
+            }
+            None => {
+                let problem =
+                    Problem::new(problem::BAD_RANGE, format!("the file has {size} bytes; ask for a part of those"));
+                Err(match HeaderValue::try_from(format!("bytes */{size}")) {
+                    Ok(value) => problem.header(CONTENT_RANGE, value),
+                    Err(_) => problem,
+                })
+            }
+        }
+    }
+
+    fn tar(handout: Handout) -> Self {
+        let lines = handout.files.iter().map(|it| format!("{}  {}\n", it.copy.stored_checksum, it.file_name()));
+        let sums = Bytes::from(lines.collect::<String>());
+        let mut response = HttpResponse::Ok();
+        let name = attachment(&handout.backup, "", "tar");
+        response.insert_header((CONTENT_TYPE, "application/x-tar")).insert_header((CONTENT_DISPOSITION, name));
+        // The same for as long as the copies are: it names all that goes into the tar.
+        let tag = crate::backup::hex(&Sha256::digest(format!(
+            "{}{}",
+            handout.backup.timestamp,
+            String::from_utf8_lossy(&sums)
+        )));
+        response.insert_header((ETAG, EntityTag::new_strong(tag).to_string()));
+        Self { response, handout, parts: Some(Parts::Tar { sums }) }
+    }
+
+    async fn send(
+        mut self,
+        state: &web::Data<State>,
+        actor: Actor,
+        request: &HttpRequest,
+    ) -> Result<HttpResponse, Problem> {
+        let Some(parts) = self.parts else { return Ok(self.response.finish()) };
+        if request.method() == Method::HEAD {
+            let size = body_size(&self.handout, &parts);
+            return Ok(self.response.body(Announced(size)));
+        }
+        let slot = state.download_slot()?;
+        let first = match &parts {
+            Parts::Range { .. } => state.is_first_range(&actor, &self.handout),
+            _ => true,
+        };
+        let mut details = Map::new();
+        if let Parts::Range { start, length } = &parts {
+            details.insert("range".to_owned(), format!("{start}-{}", start + length - 1).into());
+        }
+        let handout = self.handout;
+        let (handout, leaving) = state
+            .engine(move |engine| {
+                let leaving = if first { Some(engine.leaving(&handout, &actor, details)?) } else { None };
+                Ok((handout, leaving))
+            })
+            .await?;
+        let parts = body_parts(handout, parts);
+        let ended = Box::new(move |sent, failed: Option<String>| {
+            drop(slot);
+            if let Some(leaving) = leaving {
+                leaving.ended(sent, failed.as_deref());
+            }
+        });
+        Ok(self.response.body(Stream::new(parts, ended)))
+    }
+}
+
+/// A strict `first-last`, `first-` or `-length`.
+fn is_range(spec: &str) -> bool {
+    let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    spec.split_once('-')
+        .is_some_and(|(first, last)| number(first) && number(last) && !(first.is_empty() && last.is_empty()))
+}
+
+/// The status that the preconditions lead to, if not to the file itself (RFC 9110 section 13.2.2).
+fn condition(request: &HttpRequest, tag: &EntityTag) -> Option<StatusCode> {
+    let unmet = match request.get_header::<IfMatch>() {
+        Some(IfMatch::Items(tags)) => !tags.iter().any(|given| given.strong_eq(tag)),
+        Some(IfMatch::Any) | None => false,
+    };
+    if unmet {
+        return Some(StatusCode::PRECONDITION_FAILED);
+    }
+    let known = match request.get_header::<IfNoneMatch>() {
+        Some(IfNoneMatch::Items(tags)) => tags.iter().any(|given| given.weak_eq(tag)),
+        Some(IfNoneMatch::Any) => true,
+        None => false,
+    };
+    known.then_some(StatusCode::NOT_MODIFIED)
+}
+
+/// Names of ids, databases and forms only: nothing in them needs to be quoted away.
+fn attachment(backup: &Backup, name: &str, ending: &str) -> String {
+    let name = if name.is_empty() { String::new() } else { format!("{name}-") };
+    format!("attachment; filename=\"{name}{}.{ending}\"", backup.id)
+}
+
+/// `sha-256=:<base64>:` of 64 hex digits.
+fn digest(hex: &str) -> String {
+    let bytes: Vec<u8> =
+        (0..hex.len() / 2).filter_map(|at| u8::from_str_radix(hex.get(2 * at..2 * at + 2)?, 16).ok()).collect();
+    format!("sha-256=:{}:", STANDARD.encode(bytes))
+}
+
+fn body_size(handout: &Handout, parts: &Parts) -> u64 {
+    let padded = |size: u64| TAR_BLOCK as u64 + size.next_multiple_of(TAR_BLOCK as u64);
+    let sizes = || handout.files.iter().map(|it| it.copy.stored_size);
+    match parts {
+        Parts::Range { length, .. } => *length,
+        Parts::Whole => sizes().sum(),
+        Parts::Tar { sums } => sizes().map(padded).sum::<u64>() + padded(sums.len() as u64) + 2 * TAR_BLOCK as u64,
+    }
+}
+
+fn body_parts(handout: Handout, parts: Parts) -> Vec<Part> {
+    let Handout { backup, files } = handout;
+    let mut files = files.into_iter();
+    match parts {
+        Parts::Range { start, length } => files.map(|it| Part::File(Slice::range(it.file, start, length))).collect(),
+        Parts::Whole => files.map(whole).collect(),
+        Parts::Tar { sums } => {
+            let mut body = Vec::new();
+            for it in files.by_ref() {
+                let size = it.copy.stored_size;
+                body.push(header(&backup, &it.file_name(), size));
+                body.push(whole(it));
+                body.extend(tar_fill(size));
+            }
+            body.push(header(&backup, SUMS, sums.len() as u64));
+            let size = sums.len() as u64;
+            body.push(Part::Bytes(sums));
+            body.extend(tar_fill(size));
+            // Two empty blocks end it (POSIX.1-2017, pax, ustar).
+            body.push(Part::Bytes(Bytes::from_static(&[0; 2 * TAR_BLOCK])));
+            body
+        }
+    }
+}
+
+fn whole(it: Handed) -> Part {
+    Part::File(Slice::whole(it.file, it.copy.stored_size, it.copy.stored_checksum))
+}
+
+fn header(backup: &Backup, name: &str, size: u64) -> Part {
+    Part::Bytes(Bytes::copy_from_slice(tar_header(backup, name, size).as_bytes()))
+}
+
+fn tar_fill(size: u64) -> Option<Part> {
+    let fill = size.next_multiple_of(TAR_BLOCK as u64) - size;
+    (fill > 0).then(|| Part::Bytes(Bytes::from(vec![0; fill as usize])))
+}

@@ -1,0 +1,258 @@
+//! A running `serve` and a client that sends exactly the bytes it is told to: no path is tidied, no header added.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harness::{AUDIENCE, Place, SECRET};
+
+/// A running `serve`. Its schedule is off unless the place says otherwise.
+pub struct Server {
+    pub child: Child,
+    pub address: SocketAddr,
+    log: PathBuf,
+}
+
+impl Server {
+    pub fn start(place: &Place) -> Self {
+        let mut command = place.command(&["serve"]);
+        if !place.environment().iter().any(|(name, _)| name == "BACKUP_ENABLED") {
+            command.env("BACKUP_ENABLED", "false");
+        }
+        Self::of(&mut command, place.path("serve.log"))
+    }
+
+    /// Its log goes to a file, from which its address is read.
+    pub fn of(command: &mut Command, log: PathBuf) -> Self {
+        let file = std::fs::File::create(&log).unwrap();
+        let mut child = command.stdout(Stdio::null()).stderr(file).spawn().unwrap();
+        let begun = Instant::now();
+        let address = loop {
+            let text = std::fs::read_to_string(&log).unwrap();
+            if let Some(at) = text.lines().find_map(|line| line.split_once(" address=")) {
+                break at.1.trim().parse().unwrap();
+            }
+            assert!(child.try_wait().unwrap().is_none(), "it ended: {text}");
+            assert!(begun.elapsed() < Duration::from_secs(30), "no address: {text}");
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        Self { child, address, log }
+    }
+
+    pub fn request(&self, method: &str, path: &str) -> Request {
+        let headers = vec![("Host".to_owned(), self.address.to_string())];
+        Request { address: self.address, method: method.to_owned(), path: path.to_owned(), headers, body: Vec::new() }
+    }
+
+    /// As a superuser.
+    pub fn get(&self, path: &str) -> Answer {
+        self.request("GET", path).token(&superuser()).send()
+    }
+
+    /// As a superuser.
+    pub fn post(&self, path: &str) -> Answer {
+        self.request("POST", path).token(&superuser()).send()
+    }
+
+    /// Everything that it has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Memory that it holds now, in bytes.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    /// Asks it to end, waits for that, and says what it has logged.
+    pub fn stop(mut self) -> String {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert_eq!(self.child.wait().unwrap().code(), Some(0), "{}", self.log());
+        self.log()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A request as it will be sent.
+#[derive(Clone)]
+pub struct Request {
+    address: SocketAddr,
+    method: String,
+    path: String,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+impl Request {
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub fn token(self, token: &str) -> Self {
+        self.header("Authorization", &format!("Bearer {token}"))
+    }
+
+    /// To another port, such as a proxy's.
+    pub fn to(self, address: SocketAddr) -> Self {
+        Self { address, ..self }
+    }
+
+    pub fn json(self, body: &Value) -> Self {
+        self.header("Content-Type", "application/json").body(body.to_string().as_bytes())
+    }
+
+    pub fn body(self, body: &[u8]) -> Self {
+        Self { body: body.to_vec(), ..self }.header("Content-Length", &body.len().to_string())
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut text = format!("{} {} HTTP/1.1\r\n", self.method, self.path);
+        for (name, value) in &self.headers {
+            text += &format!("{name}: {value}\r\n");
+        }
+        let mut bytes = (text + "Connection: close\r\n\r\n").into_bytes();
+        bytes.extend(&self.body);
+        bytes
+    }
+
+    /// Sends it, and reads the answer to its end.
+    #[track_caller]
+    pub fn send(&self) -> Answer {
+        self.try_send().unwrap_or_else(|error| panic!("{} {}: {error}", self.method, self.path))
+    }
+
+    pub fn try_send(&self) -> std::io::Result<Answer> {
+        let mut stream = self.open()?;
+        Answer::read(&mut stream, self.method == "HEAD")
+    }
+
+    /// Sends it, and leaves the answer to be read.
+    pub fn open(&self) -> std::io::Result<TcpStream> {
+        let mut stream = TcpStream::connect(self.address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        stream.write_all(&self.bytes())?;
+        Ok(stream)
+    }
+}
+
+/// An answer as it came.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// The head, and as many bytes as `Content-Length` says: fewer are an error.
+    pub fn read(stream: &mut impl Read, headless: bool) -> std::io::Result<Self> {
+        let mut reader = BufReader::new(stream);
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let bad = || std::io::Error::new(std::io::ErrorKind::InvalidData, "not an answer");
+        let status = line.split(' ').nth(1).and_then(|text| text.parse().ok()).ok_or_else(bad)?;
+        let mut headers = Vec::new();
+        loop {
+            line.clear();
+            reader.read_line(&mut line)?;
+            let Some((name, value)) = line.trim_end().split_once(": ") else { break };
+            headers.push((name.to_ascii_lowercase(), value.to_owned()));
+        }
+        let mut answer = Self { status, headers, body: Vec::new() };
+        if !headless && let Some(length) = answer.header("content-length") {
+            answer.body = vec![0; length.parse().map_err(|_| bad())?];
+            reader.read_exact(&mut answer.body)?;
+        } else if !headless {
+            reader.read_to_end(&mut answer.body)?;
+        }
+        Ok(answer)
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+
+    /// It went well; its JSON.
+    #[track_caller]
+    pub fn ok(&self) -> Value {
+        assert!((200..300).contains(&self.status), "{}: {}", self.status, self.text());
+        self.json()
+    }
+
+    /// It is that problem, whole and in form; its `detail`.
+    #[track_caller]
+    pub fn problem(&self, status: u16, code: &str) -> String {
+        assert_eq!(self.status, status, "{}", self.text());
+        assert_eq!(self.header("content-type"), Some("application/problem+json"));
+        let problem = self.json();
+        assert_eq!(problem["type"], format!("urn:attendance-backup:problem:{code}"), "{problem}");
+        assert_eq!(problem["status"], status);
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(problem["title"].as_str().unwrap().len() > 5 && detail.len() > 10, "{problem}");
+        detail.to_owned()
+    }
+}
+
+/// A second that lies an hour ahead.
+#[allow(clippy::disallowed_methods)]
+pub fn in_an_hour() -> i64 {
+    chrono::Utc::now().timestamp() + 3600
+}
+
+/// Signs exactly this text as a payload, with the place's secret.
+pub fn sign(header: &str, payload: &str) -> String {
+    sign_with(SECRET, header, payload)
+}
+
+/// The same with any secret.
+pub fn sign_with(secret: &str, header: &str, payload: &str) -> String {
+    let message = format!("{}.{}", base64url(header.as_bytes()), base64url(payload.as_bytes()));
+    let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
+    let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, jsonwebtoken::Algorithm::HS256).unwrap();
+    format!("{message}.{signature}")
+}
+
+pub fn base64url(bytes: &[u8]) -> String {
+    use base64::Engine;
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes)
+}
+
+pub const HS256: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
+
+/// A token with these claims on top of those that every token needs.
+pub fn token(claims: Value) -> String {
+    let mut all = json!({ "sub": "ada", "aud": AUDIENCE, "exp": in_an_hour() });
+    all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
+    sign(HS256, &all.to_string())
+}
+
+pub fn superuser() -> String {
+    token(json!({ "role": "superuser" }))
+}
+
+pub fn user() -> String {
+    token(json!({ "role": "teacher" }))
+}

@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::engine::permit::Permit;
 use crate::engine::{Actor, Call, Engine};
+use crate::session::Sessions;
 use crate::sqlite::{self, Control};
 use crate::token::Keyring;
 use crate::{http, scheduler, telemetry};
@@ -51,6 +52,7 @@ pub struct Service<'a> {
     engine: &'a Engine,
     control: &'a Control,
     keyring: Keyring,
+    sessions: Sessions,
     listener: TcpListener,
     _serving: Permit,
 }
@@ -63,7 +65,8 @@ impl<'a> Service<'a> {
         let serving = engine.serve_permit()?;
         let listener = TcpListener::bind(config.bind)
             .with_context(|| format!("cannot listen on {}; is the address taken? Set BACKUP_BIND", config.bind))?;
-        Ok(Self { engine, control, keyring, listener, _serving: serving })
+        let sessions = Sessions::of(&config.directory, engine.clock())?;
+        Ok(Self { engine, control, keyring, sessions, listener, _serving: serving })
     }
 
     /// The address that it answers on.
@@ -80,7 +83,7 @@ impl<'a> Service<'a> {
             tracing::error!(code = error.code(), "{error}");
         }
         self.announce()?;
-        let state = http::State::new(engine.clone(), self.keyring, control);
+        let state = http::State::new(engine.clone(), self.keyring, self.sessions, control);
         std::thread::scope(|scope| {
             actix_web::rt::System::new().block_on(async {
                 let server = http::server(state, self.listener)?;

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use serde_json::json;
 
 use crate::app;
 use crate::backup::settings::Saved;
@@ -16,6 +17,7 @@ use crate::config::{self, Config};
 use crate::demo;
 use crate::engine::doctor::Severity;
 use crate::engine::{Actor, Call, Change, Create, Download, Engine, Error};
+use crate::session::{CODE_LIFETIME, Sessions};
 use crate::sqlite::Control;
 use crate::token::Keyring;
 
@@ -139,6 +141,9 @@ struct TokenArgs {
     /// Without the superuser's rights: it may look and not touch
     #[arg(long)]
     user: bool,
+    /// Print a link instead that signs a browser in, once, within 10 minutes
+    #[arg(long, conflicts_with_all = ["user", "lifetime"])]
+    link: bool,
     /// How long it counts, at most 30d
     #[arg(long = "for", default_value = "1h", value_name = "DURATION", value_parser = lifetime)]
     lifetime: Duration,
@@ -251,7 +256,7 @@ fn operate(engine: &Engine, command: Command, control: Control, out: &mut Output
         Command::Verify { id, .. } => return verify(engine, id, &control, out),
         Command::Delete { id, force, wait } => {
             engine.delete(id, force, &call(wait.wait, control))?;
-            out.done(&format!("deleted {id}"), &serde_json::json!({ "deleted": id }))?;
+            out.done(&format!("deleted {id}"), &json!({ "deleted": id }))?;
         }
         Command::Pin { id, wait } => out.backup("pinned", &engine.pin(id, true, &call(wait.wait, control))?)?,
         Command::Unpin { id, wait } => out.backup("unpinned", &engine.pin(id, false, &call(wait.wait, control))?)?,
@@ -272,18 +277,10 @@ fn operate(engine: &Engine, command: Command, control: Control, out: &mut Output
         Command::Catalog { command: CatalogCommand::Rebuild { wait } } => {
             out.rebuilt(&engine.rebuild(&call(wait.wait, control))?)?;
         }
-        Command::Token(args) => {
-            let keyring = Keyring::new(&engine.config().access, engine.clock())?;
-            let token = keyring.sign(&args.subject, !args.user, args.lifetime)?;
-            engine.record_token(&args.subject, !args.user, args.lifetime, &Actor::cli())?;
-            out.done(&token, &serde_json::json!({ "token": token }))?;
-        }
+        Command::Token(args) => token(engine, &args, out)?,
         Command::Audit { command: AuditCommand::Verify } => {
             let lines = engine.verify_audit()?;
-            out.done(
-                &format!("the audit log is whole: {lines} lines"),
-                &serde_json::json!({ "ok": true, "lines": lines }),
-            )?;
+            out.done(&format!("the audit log is whole: {lines} lines"), &json!({ "ok": true, "lines": lines }))?;
         }
     }
     Ok(true)
@@ -318,6 +315,28 @@ fn configure(engine: &Engine, args: &ConfigArgs, control: Control, out: &mut Out
     out.changed(engine, &changed, args.dry_run)
 }
 
+/// What is given out is recorded first.
+fn token(engine: &Engine, args: &TokenArgs, out: &mut Output) -> anyhow::Result<()> {
+    let config = engine.config();
+    let keyring = Keyring::new(&config.access, engine.clock())?;
+    let record = |operation, lifetime: Duration| {
+        let details = json!({ "subject": args.subject, "superuser": !args.user, "seconds": lifetime.as_secs() });
+        engine.record_access(operation, &Actor::cli(), details.as_object().cloned().unwrap_or_default())
+    };
+    if !args.link {
+        let token = keyring.sign(&args.subject, !args.user, args.lifetime)?;
+        record("token", args.lifetime)?;
+        return out.done(&token, &json!({ "token": token }));
+    }
+    // Whoever may have a code may have a token too.
+    keyring.sign(&args.subject, true, CODE_LIFETIME)?;
+    record("sign-in-code", CODE_LIFETIME)?;
+    let code = Sessions::issue_code(&config.directory, engine.clock(), &args.subject)?;
+    let base = config.public_url.as_ref().map_or_else(|| format!("http://{}", config.bind), ToString::to_string);
+    let link = format!("{base}/sign-in?code={code}");
+    out.done(&link, &json!({ "link": link, "code": code }))
+}
+
 /// `retention.daily=14` as the part of the settings that it names.
 fn saved(pairs: &[String]) -> Result<Saved, Error> {
     let bad = |problem: String| Error::Setting { name: "--set", problem };
@@ -330,7 +349,7 @@ fn saved(pairs: &[String]) -> Result<Saved, Error> {
         match key.split_once('.') {
             None => drop(tree.insert(key.to_owned(), value)),
             Some((table, key)) => {
-                let inner = tree.entry(table).or_insert_with(|| serde_json::json!({}));
+                let inner = tree.entry(table).or_insert_with(|| json!({}));
                 match inner.as_object_mut() {
                     Some(inner) => drop(inner.insert(key.to_owned(), value)),
                     None => return Err(bad(format!("{table} is given twice"))),

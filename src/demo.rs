@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rusqlite::Connection;
+use serde_json::json;
 
 use crate::app::{self, Service};
 use crate::backup::{Tier, hex};
@@ -67,7 +68,8 @@ fn drawn_secret() -> anyhow::Result<String> {
 /// The token goes into a file, as the header that carries it: on a command line every user of the machine could read it.
 fn write_token(engine: &Engine, path: &Path) -> anyhow::Result<()> {
     let token = Keyring::new(&engine.config().access, engine.clock())?.sign("demo", true, TOKEN_LIFETIME)?;
-    engine.record_token("demo", true, TOKEN_LIFETIME, &Actor::cli())?;
+    let details = json!({ "subject": "demo", "superuser": true, "seconds": TOKEN_LIFETIME.as_secs() });
+    engine.record_access("token", &Actor::cli(), details.as_object().cloned().unwrap_or_default())?;
     Ok(disk::write_durable(path, format!("Authorization: Bearer {token}\n").as_bytes())?)
 }
 

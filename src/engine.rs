@@ -461,13 +461,11 @@ impl Engine {
         self.append_refusal(Entry { code: Some(code.to_owned()), reason: Some(reason), ..refused });
     }
 
-    /// Records that a token is about to be given out; without that line it isn't.
-    pub fn record_token(&self, subject: &str, superuser: bool, lifetime: Duration, actor: &Actor) -> Result<(), Error> {
+    /// Records that a token, a code or a session is about to be given out; without that line it isn't.
+    pub fn record_access(&self, operation: &str, actor: &Actor, details: Map<String, Value>) -> Result<(), Error> {
+        self.assert_expected()?;
         self.store.make_dirs()?;
-        let mut line = Entry { ok: Some(true), ..entry(Kind::Outcome, "token", actor, None) };
-        line.details.insert("subject".to_owned(), subject.into());
-        line.details.insert("superuser".to_owned(), superuser.into());
-        line.details.insert("seconds".to_owned(), lifetime.as_secs().into());
+        let line = Entry { ok: Some(true), details, ..entry(Kind::Outcome, operation, actor, None) };
         self.audit.append(self.clock.now(), line)?;
         Ok(())
     }

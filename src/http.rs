@@ -12,6 +12,7 @@ mod log;
 pub mod openapi;
 pub mod problem;
 mod settings;
+mod sign_in;
 mod stream;
 
 use std::collections::HashMap;
@@ -32,6 +33,7 @@ use tracing_actix_web::TracingLogger;
 
 use crate::backup::{BackupId, DatabaseName};
 use crate::engine::{self, Actor, Call, Engine, Handout, Holder};
+use crate::session::Sessions;
 use crate::sqlite::Control;
 use crate::token::Keyring;
 
@@ -58,6 +60,7 @@ const ONE_DOWNLOAD: Duration = Duration::from_secs(600);
 pub struct State {
     engine: Engine,
     keyring: Keyring,
+    sessions: Sessions,
     limits: Limits,
     /// Of the process: what stops it stops what was begun over HTTP.
     control: Control,
@@ -72,11 +75,12 @@ type Ranged = (String, BackupId, Option<DatabaseName>);
 
 impl State {
     /// Nothing was asked for yet.
-    pub fn new(engine: Engine, keyring: Keyring, control: &Control) -> Self {
+    pub fn new(engine: Engine, keyring: Keyring, sessions: Sessions, control: &Control) -> Self {
         Self {
             limits: Limits::new(engine.config().downloads_per_minute),
             engine,
             keyring,
+            sessions,
             control: control.clone(),
             verifying: Mutex::default(),
             downloads: Arc::default(),
@@ -93,6 +97,15 @@ impl State {
         let (engine, span) = (self.engine.clone(), tracing::Span::current());
         let acted = web::block(move || span.in_scope(|| act(&engine))).await;
         Ok(acted.map_err(|error| Problem::internal(&error))??)
+    }
+
+    /// The same for what touches the disk beside the engine.
+    async fn blocking<T: Send + 'static, E: std::fmt::Display + Send + 'static>(
+        &self,
+        act: impl FnOnce() -> Result<T, E> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let done = web::block(act).await.map_err(|error| Problem::internal(&error))?;
+        done.map_err(|error| Problem::internal(&error))
     }
 
     fn call(&self, superuser: &Superuser) -> Call {
@@ -167,6 +180,8 @@ fn routes(limits: &Limits) -> Vec<Resource> {
         resource("/healthz", [(get(), web::to(health::alive))]),
         resource("/readyz", [(get(), web::to(health::ready))]),
         resource("/api/openapi.json", [(get(), web::to(openapi::document))]),
+        resource("/sign-in", [(post(), web::to(sign_in::sign_in))]),
+        resource("/sign-out", [(post(), web::to(sign_in::sign_out))]),
         resource("/api/backup", [(get(), web::to(api::list)), (post(), web::to(api::create))]),
         resource("/api/backup/list", [(get(), web::to(api::list))]),
         resource("/api/backup/create", [(post(), web::to(api::create))]),

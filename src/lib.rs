@@ -3,10 +3,11 @@
 //! Who may import whom, from the ground up (a test reads the `use` lines and holds it):
 //!
 //! - `backup`, `disk`, `clock`: nothing of ours.
-//! - `config`: `backup`. `telemetry`: `config`. `token`: `config`, `clock`.
+//! - `config`: `backup`. `telemetry`: `config`. `token`: `config`, `clock`. `session`: `token`
+//!   and the ground.
 //! - `sqlite`, `catalog`, `store`, `audit`: `backup`, `disk`, `clock`; not each other.
 //! - `engine`: all of these but `telemetry`; the only one that performs operations.
-//! - `scheduler`: `engine` and below. `http`: `engine`, `token` and below.
+//! - `scheduler`: `engine` and below. `http`: `engine`, `session` and below.
 //! - `app`: the composition root; `demo` and `cli` stand on it and on `engine`.
 
 pub mod app;
@@ -21,6 +22,7 @@ pub mod disk;
 pub mod engine;
 pub mod http;
 pub mod scheduler;
+pub mod session;
 pub mod sqlite;
 pub mod store;
 pub mod telemetry;

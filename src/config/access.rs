@@ -45,6 +45,19 @@ pub struct Access {
 }
 
 impl Access {
+    /// How our own sessions are checked: by a key that nobody else has, and for an audience that nobody else is.
+    pub fn of_sessions(key: String) -> Self {
+        Self {
+            key: Some(Key { algorithm: Algorithm::Hs256, current: Secret(key), previous: None }),
+            audience: Some("attendance-backup session".to_owned()),
+            issuer: None,
+            subject_claim: "sub".to_owned(),
+            cookie: String::new(),
+            superuser_claim: "role".to_owned(),
+            superuser_value: "superuser".to_owned(),
+        }
+    }
+
     /// Whatever else the app signs with the shared secret would do for a token.
     pub fn admits_all_tokens(&self) -> bool {
         let shared = self.key.as_ref().is_some_and(|key| key.algorithm == Algorithm::Hs256);
@@ -99,7 +112,18 @@ pub struct PublicUrl {
     pub prefix: String,
 }
 
+impl fmt::Display for PublicUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.origin, self.prefix)
+    }
+}
+
 impl PublicUrl {
+    /// Browsers reach us encrypted.
+    pub fn is_https(&self) -> bool {
+        self.origin.starts_with("https:")
+    }
+
     pub(super) fn parse(text: &str) -> Option<Self> {
         let url = Url::parse(text).ok()?;
         let plain = url.username().is_empty()

@@ -24,6 +24,8 @@ use crate::token::{Caller, Refused};
 
 /// What anyone may read, by GET or HEAD, under exactly these paths.
 pub const OPEN: [&str; 3] = ["/healthz", "/readyz", "/api/openapi.json"];
+/// Where anyone may knock, by POST.
+pub const SIGN_IN: &str = "/sign-in";
 /// Bytes of all header names and values.
 const MAX_HEADERS: usize = 16 << 10;
 /// Bytes of path and query.
@@ -104,24 +106,34 @@ fn passes(state: &State, request: &ServiceRequest) -> Result<Option<Caller>, Ref
     if request.uri().path_and_query().is_some_and(|text| text.as_str().len() > MAX_URI) {
         return Err(Refusal::Unfit(Problem::of_status(StatusCode::URI_TOO_LONG).into()));
     }
-    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    if reads && OPEN.contains(&request.uri().path()) {
+    let (path, method) = (request.uri().path(), request.method());
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    if reads && OPEN.contains(&path) || *method == Method::POST && path == SIGN_IN {
         return Ok(None);
     }
-    let config = state.engine.config();
-    let (token, by_cookie) = match bearer(headers) {
-        Some(token) => (token.ok_or(Refusal::Token(Some(Refused::Malformed)))?, false),
-        None => match cookie(headers, &config.access.cookie) {
-            Some(token) => (token.ok_or(Refusal::Token(Some(Refused::Malformed)))?, true),
-            None => return Err(Refusal::Token(None)),
-        },
-    };
-    let caller = state.keyring.check(token).map_err(|refused| Refusal::Token(Some(refused)))?;
-    let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE);
-    if by_cookie && !safe && !is_same_origin(headers, config.public_url.as_ref()) {
+    let (caller, by_cookie) = caller(state, headers).map_err(Refusal::Token)?;
+    let safe = reads || matches!(*method, Method::OPTIONS | Method::TRACE);
+    if by_cookie && !safe && !state.is_same_origin(headers) {
         return Err(Refusal::CrossSite(caller));
     }
     Ok(Some(caller))
+}
+
+/// Who asks, and whether a cookie says so, which a browser sends along whoever made it ask. A header counts before a
+/// session, a session before the app's cookie.
+fn caller(state: &State, headers: &HeaderMap) -> Result<(Caller, bool), Option<Refused>> {
+    if let Some(token) = bearer(headers) {
+        let token = token.ok_or(Refused::Malformed)?;
+        return Ok((state.keyring.check(token)?, false));
+    }
+    if let Some(caller) = cookie(headers, state.session_cookie()).flatten().and_then(|it| state.sessions.check(it)) {
+        return Ok((caller, true));
+    }
+    match cookie(headers, &state.engine.config().access.cookie) {
+        Some(token) => Ok((state.keyring.check(token.ok_or(Refused::Malformed)?)?, true)),
+        // A session that is over is as good as none.
+        None => Err(None),
+    }
 }
 
 /// The token of the one `Authorization` header (RFC 6750 section 2.1), if there is such a header at all.
@@ -137,11 +149,23 @@ fn bearer(headers: &HeaderMap) -> Option<Option<&str>> {
 
 /// The value of that cookie, if there is one. Two of one name are as good as none: one of them may be planted by another
 /// host of the same domain (RFC 6265 section 8.6).
-fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<Option<&'h str>> {
+pub(super) fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<Option<&'h str>> {
     let pairs = headers.get_all(COOKIE).flat_map(|value| value.to_str().unwrap_or_default().split(';'));
     let mut found = pairs.filter_map(|pair| pair.trim().split_once('=')).filter(|(other, _)| *other == name);
     let (_, value) = found.next()?;
     Some(found.next().is_none().then_some(value))
+}
+
+impl State {
+    /// Whether a browser says that one of our own pages sent it.
+    pub(super) fn is_same_origin(&self, headers: &HeaderMap) -> bool {
+        is_same_origin(headers, self.engine.config().public_url.as_ref())
+    }
+
+    /// Whether it comes from no browser, or from one of our own pages.
+    pub(super) fn is_ours(&self, headers: &HeaderMap) -> bool {
+        !(headers.contains_key(FETCH_SITE) || headers.contains_key(ORIGIN)) || self.is_same_origin(headers)
+    }
 }
 
 /// Whether a browser says that one of our own pages sent it: by `Sec-Fetch-Site` (W3C Fetch Metadata), or where that
@@ -164,7 +188,7 @@ fn is_same_origin(headers: &HeaderMap, public_url: Option<&PublicUrl>) -> bool {
 
 impl State {
     /// Answers a request without a token that counts. A bad token is recorded, as long as they don't come in a flood.
-    async fn turned_away(&self, admitted: &Admitted, refused: Option<Refused>) -> Problem {
+    pub(super) async fn turned_away(&self, admitted: &Admitted, refused: Option<Refused>) -> Problem {
         let text = "send a valid token as `Authorization: Bearer …`; `attendance-backup token` prints one";
         // RFC 6750 section 3: with a token that doesn't count, the challenge says so.
         let challenge = if refused.is_some() { "Bearer error=\"invalid_token\"" } else { "Bearer" };
@@ -181,7 +205,7 @@ impl State {
     }
 
     /// Answers a request that this caller may not make.
-    async fn refused(&self, admitted: &Admitted, request: String, problem: Problem) -> Problem {
+    pub(super) async fn refused(&self, admitted: &Admitted, request: String, problem: Problem) -> Problem {
         if let Err(wait) = self.limits.refuse(admitted) {
             return wait;
         }
@@ -212,6 +236,12 @@ impl Superuser {
     pub fn actor(&self) -> Actor {
         self.0.actor()
     }
+}
+
+/// From where, whoever it is.
+pub(super) fn address(request: &HttpRequest) -> Result<Admitted, Problem> {
+    let admitted = request.extensions().get::<Admitted>().cloned();
+    admitted.ok_or_else(|| Problem::internal(&"a route that the door doesn't stand before"))
 }
 
 fn admitted(request: &HttpRequest) -> Result<Admitted, Problem> {

@@ -21,6 +21,9 @@ use super::problem::{Problem, TOO_MANY_REQUESTS};
 /// Refused sign-ins that one address, or one user, may make in a minute before it is told to wait.
 const REFUSALS_PER_MINUTE: u32 = 30;
 
+/// Sessions that one user may open in a minute.
+const SIGN_INS_PER_MINUTE: u32 = 10;
+
 /// The address of the client: the peer's, or behind trusted proxies the last one in `X-Forwarded-For` that no trusted
 /// proxy has. What comes further left was written by whoever sent the request.
 pub fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
@@ -152,6 +155,7 @@ pub struct Limits {
     pub downloads_by_address: Limit,
     refused_by_address: Limit,
     refused_by_subject: Limit,
+    sign_ins: Limit,
 }
 
 impl Limits {
@@ -162,7 +166,13 @@ impl Limits {
             downloads_by_address: Limit::new(By::Address, "downloads", downloads_per_minute),
             refused_by_address: Limit::new(By::Address, "refused sign-ins", REFUSALS_PER_MINUTE),
             refused_by_subject: Limit::new(By::Subject, "refusals", REFUSALS_PER_MINUTE),
+            sign_ins: Limit::new(By::Subject, "sign-ins", SIGN_INS_PER_MINUTE),
         }
+    }
+
+    /// Counts a sign-in, which takes room until its session is over.
+    pub fn sign_in(&self, admitted: &Admitted) -> Result<(), Problem> {
+        self.sign_ins.count(admitted)
     }
 
     /// Counts a request that isn't let in; beyond the limit the answer is to wait, whatever was tried. A valid token is

@@ -24,6 +24,7 @@ mod refusals;
 mod rotation;
 mod secrets;
 mod serving;
+mod sign_in;
 mod sources;
 mod suspicion;
 mod waiting;

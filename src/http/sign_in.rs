@@ -1,0 +1,97 @@
+//! Signing browsers in and out. A token or a one-time code opens a session of our own, which is kept in a cookie that no
+//! script reads and no other site sends.
+
+use actix_web::cookie::time;
+use actix_web::cookie::{Cookie, SameSite};
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::{Deserialize, Serialize};
+use serde_json::Map;
+use utoipa::ToSchema;
+
+use super::State;
+use super::admit::{User, address, cookie};
+use super::body::Body;
+use super::problem::{self, Problem};
+use crate::engine::Actor;
+use crate::session::LIFETIME;
+use crate::token::Refused;
+
+/// `POST /sign-in`.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum SignInBody {
+    /// A token, as in `Authorization: Bearer`.
+    Token(String),
+    /// A one-time code, as `token --link` prints it.
+    Code(String),
+}
+
+/// `POST /sign-in`: whose session it is. The session itself is in the cookie.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SignedIn {
+    subject: String,
+    superuser: bool,
+    /// Seconds until the session ends by itself.
+    expires_in: u64,
+}
+
+/// `POST /sign-in`.
+pub async fn sign_in(state: web::Data<State>, request: HttpRequest, body: Body) -> Result<HttpResponse, Problem> {
+    if !state.is_ours(request.headers()) {
+        let text = "signing in is for this site's own pages and for clients that are no browsers";
+        return Err(Problem::new(problem::CROSS_SITE, text));
+    }
+    let mut admitted = address(&request)?;
+    let (found, how) = match body.json()? {
+        SignInBody::Token(token) => (state.keyring.check(&token), "token"),
+        SignInBody::Code(code) => {
+            let sessions = state.clone();
+            let redeemed = state.blocking(move || sessions.sessions.redeem(&code)).await?;
+            (redeemed.ok_or(Refused::Signature), "code")
+        }
+    };
+    let caller = match found {
+        Ok(caller) => caller,
+        Err(refused) => return Err(state.turned_away(&admitted, Some(refused)).await),
+    };
+    admitted.caller = Some(caller.clone());
+    state.limits.sign_in(&admitted)?;
+    let actor = Actor::user(&caller.subject, admitted.address);
+    let details = Map::from_iter([("how".to_owned(), how.into()), ("superuser".to_owned(), caller.superuser.into())]);
+    state.engine(move |engine| engine.record_access("sign-in", &actor, details)).await?;
+    let session = state.sessions.open(&caller).map_err(|error| Problem::internal(&error))?;
+    let answer = SignedIn { subject: caller.subject, superuser: caller.superuser, expires_in: LIFETIME.as_secs() };
+    let lifetime = time::Duration::seconds(LIFETIME.as_secs() as i64);
+    Ok(HttpResponse::Ok().cookie(state.cookie(session, lifetime)).json(answer))
+}
+
+/// `POST /sign-out`.
+pub async fn sign_out(state: web::Data<State>, _: User, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    if let Some(session) = cookie(request.headers(), state.session_cookie()).flatten().map(str::to_owned) {
+        let sessions = state.clone();
+        state.blocking(move || sessions.sessions.sign_out(&session)).await?;
+    }
+    Ok(HttpResponse::NoContent().cookie(state.cookie(String::new(), time::Duration::ZERO)).finish())
+}
+
+impl State {
+    /// The name of our own cookie; browsers hold one of that prefix to this very host (RFC 6265bis section 4.1.3.2).
+    pub(super) fn session_cookie(&self) -> &'static str {
+        if self.is_https() { "__Host-attendance-backup" } else { "attendance-backup" }
+    }
+
+    fn is_https(&self) -> bool {
+        self.engine.config().public_url.as_ref().is_some_and(|url| url.is_https())
+    }
+
+    fn cookie(&self, session: String, lifetime: time::Duration) -> Cookie<'static> {
+        Cookie::build(self.session_cookie(), session)
+            .path("/")
+            .secure(self.is_https())
+            .http_only(true)
+            .same_site(SameSite::Strict)
+            .max_age(lifetime)
+            .finish()
+    }
+}

@@ -1,0 +1,221 @@
+//! Sessions of browsers. A session is a token of our own, signed by `session.key`; a one-time code from the command line
+//! opens one. Codes are kept as hashes in `sign-in.json`, with the sessions that were signed out before their time.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::{DateTime, Utc};
+use rustix::fs::FlockOperation;
+use rustix::rand::{GetRandomFlags, getrandom};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::backup::{hex, timestamp};
+use crate::clock::Clock;
+use crate::config::Access;
+use crate::disk::{self, Context};
+use crate::token::{Caller, Keyring};
+
+/// How long a session counts.
+pub const LIFETIME: Duration = Duration::from_secs(8 * 3600);
+/// How long a code can be redeemed.
+pub const CODE_LIFETIME: Duration = Duration::from_secs(600);
+const KEY: &str = "session.key";
+const STATE: &str = "sign-in.json";
+/// Held while `sign-in.json` is read and written anew.
+const LOCK: &str = ".sign-in.lock";
+/// Bytes of `sign-in.json`; sign-ins are limited, and what is over is forgotten.
+const MAX_STATE: u64 = 8 << 20;
+/// Bytes of the key, and of a code.
+const RANDOM: usize = 32;
+
+/// A session or a code that can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file call.
+    #[error(transparent)]
+    Disk(#[from] disk::Error),
+    /// The files aren't ours.
+    #[error("{} is not what was written there; remove it, and everyone signs in anew", path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+    },
+    /// A subject that tokens can't carry.
+    #[error(transparent)]
+    Token(#[from] crate::token::Error),
+}
+
+/// The sessions of one backup directory.
+pub struct Sessions {
+    root: PathBuf,
+    clock: Clock,
+    keyring: Keyring,
+    /// Hashes of the sessions that were signed out, until when they would have counted: what `sign-in.json` says, since
+    /// one `serve` a directory writes it.
+    signed_out: Mutex<BTreeMap<String, DateTime<Utc>>>,
+}
+
+/// `sign-in.json`.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SignIn {
+    /// Not redeemed yet.
+    codes: Vec<Code>,
+    /// Sessions that were signed out.
+    signed_out: Vec<SignedOut>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Code {
+    /// SHA-256 of the code.
+    hash: String,
+    subject: String,
+    #[serde(with = "timestamp")]
+    until: DateTime<Utc>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SignedOut {
+    /// SHA-256 of the session.
+    hash: String,
+    /// When it would have ended anyway.
+    #[serde(with = "timestamp")]
+    until: DateTime<Utc>,
+}
+
+impl Sessions {
+    /// The sessions of the directory `root`; its key is made if there is none yet.
+    pub fn of(root: &Path, clock: &Clock) -> Result<Self, Error> {
+        let keyring = Keyring::new(&Access::of_sessions(key(root)?), clock)?;
+        let signed_out = read_state(&root.join(STATE))?.signed_out.into_iter().map(|gone| (gone.hash, gone.until));
+        Ok(Self { root: root.to_owned(), clock: clock.clone(), keyring, signed_out: Mutex::new(signed_out.collect()) })
+    }
+
+    /// A session of this caller, which counts for [`LIFETIME`].
+    pub fn open(&self, caller: &Caller) -> Result<String, Error> {
+        Ok(self.keyring.sign(&caller.subject, caller.superuser, LIFETIME)?)
+    }
+
+    /// Whose session it is, if it counts.
+    pub fn check(&self, session: &str) -> Option<Caller> {
+        let caller = self.keyring.check(session).ok()?;
+        (!self.gone().contains_key(&hash(session))).then_some(caller)
+    }
+
+    fn gone(&self) -> MutexGuard<'_, BTreeMap<String, DateTime<Utc>>> {
+        self.signed_out.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From here on the session doesn't count any more.
+    pub fn sign_out(&self, session: &str) -> Result<(), Error> {
+        if self.check(session).is_none() {
+            return Ok(());
+        }
+        let (now, hash) = (self.clock.now(), hash(session));
+        {
+            let mut gone = self.gone();
+            gone.retain(|_, until| now < *until);
+            gone.insert(hash.clone(), now + LIFETIME);
+        }
+        change(&self.root, now, |state| state.signed_out.push(SignedOut { hash, until: now + LIFETIME }))
+    }
+
+    /// A superuser's code, to be redeemed once within [`CODE_LIFETIME`].
+    pub fn issue_code(root: &Path, clock: &Clock, subject: &str) -> Result<String, Error> {
+        let code = URL_SAFE_NO_PAD.encode(random(root)?);
+        let until = clock.now() + CODE_LIFETIME;
+        let kept = Code { hash: hash(&code), subject: subject.to_owned(), until };
+        change(root, clock.now(), |state| state.codes.push(kept))?;
+        Ok(code)
+    }
+
+    /// Takes a code, which is none from then on, and says whom it lets in.
+    pub fn redeem(&self, code: &str) -> Result<Option<Caller>, Error> {
+        let wanted = hash(code);
+        change(&self.root, self.clock.now(), |state| {
+            let at = state.codes.iter().position(|code| code.hash == wanted)?;
+            Some(Caller { subject: state.codes.swap_remove(at).subject, superuser: true })
+        })
+    }
+}
+
+/// Comparing hashes tells nothing of what was hashed, however long it takes.
+fn hash(text: &str) -> String {
+    hex(&Sha256::digest(text))
+}
+
+fn random(root: &Path) -> Result<[u8; RANDOM], disk::Error> {
+    let mut bytes = [0; RANDOM];
+    getrandom(&mut bytes, GetRandomFlags::empty()).to("draw random bytes for", root)?;
+    Ok(bytes)
+}
+
+/// Whoever comes first makes it; all others read that one.
+fn key(root: &Path) -> Result<String, Error> {
+    let path = root.join(KEY);
+    let _lock = lock(root)?;
+    let mut text = String::new();
+    match disk::open_regular(&path) {
+        Ok(file) => file.take(1024).read_to_string(&mut text).to("read", &path)?,
+        Err(error) if error.is_missing() => {
+            text = hex(&random(root)?);
+            disk::write_durable(&path, text.as_bytes())?;
+            text.len()
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let drawn = text.len() == 2 * RANDOM && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if drawn { Ok(text) } else { Err(Error::Unreadable { path }) }
+}
+
+fn lock(root: &Path) -> Result<File, disk::Error> {
+    let path = root.join(LOCK);
+    let file = disk::open_shared(&path)?;
+    rustix::fs::flock(&file, FlockOperation::LockExclusive).to("lock", &path)?;
+    Ok(file)
+}
+
+fn read_state(path: &Path) -> Result<SignIn, Error> {
+    let file = match disk::open_regular(path) {
+        Err(error) if error.is_missing() => return Ok(SignIn::default()),
+        file => file?,
+    };
+    let mut text = String::new();
+    file.take(MAX_STATE).read_to_string(&mut text).to("read", path)?;
+    serde_json::from_str(&text).map_err(|_| Error::Unreadable { path: path.to_owned() })
+}
+
+/// Reads, changes and durably writes `sign-in.json`; what is over is forgotten. A code that was taken out is gone before
+/// anyone is let in by it.
+fn change<T>(root: &Path, now: DateTime<Utc>, act: impl FnOnce(&mut SignIn) -> T) -> Result<T, Error> {
+    let path = root.join(STATE);
+    let _lock = lock(root)?;
+    let mut state = read_state(&path)?;
+    state.codes.retain(|code| now < code.until);
+    state.signed_out.retain(|gone| now < gone.until);
+    let done = act(&mut state);
+    let mut text = serde_json::to_vec_pretty(&state).unwrap_or_default();
+    text.push(b'\n');
+    write(&path, &text)?;
+    Ok(done)
+}
+
+/// Whoever has just gained the directory sweeps partials, and may take ours away in the middle: then once more.
+fn write(path: &Path, text: &[u8]) -> Result<(), disk::Error> {
+    let mut tries = 3;
+    loop {
+        tries -= 1;
+        match disk::write_durable(path, text) {
+            Err(error) if error.is_missing() && tries > 0 => {}
+            written => return written,
+        }
+    }
+}

@@ -47,6 +47,8 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// A client that takes nothing of what was sent for this long is gone (`TCP_USER_TIMEOUT`, RFC 5482).
 const SEND_PATIENCE: Duration = Duration::from_secs(60);
+/// What is still being answered when it is told to stop may end within this; supervisors send SIGKILL after 10 s.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// Connections of one worker; beyond them new ones wait.
 const CONNECTIONS: usize = 4096;
 /// Threads that answer; the work is done on blocking ones.
@@ -255,7 +257,10 @@ async fn finish<B: MessageBody + 'static>(
     let answered = AssertUnwindSafe(next.call(request)).catch_unwind().await;
     let mut response = match answered {
         Ok(response) => response?.map_into_boxed_body(),
-        Err(_) => return Err(Problem::internal(&"a panic while the request was answered").into()),
+        Err(_) => {
+            let problem = Problem::internal(&"a panic while the request was answered");
+            return Err(id.into_iter().fold(problem, |problem, id| problem.header(log::REQUEST_ID, id)).into());
+        }
     };
     let problem = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == problem::MEDIA_TYPE);
     let status = response.status();
@@ -284,7 +289,7 @@ pub fn server(state: State, listener: TcpListener) -> std::io::Result<Server> {
         .client_request_timeout(HEAD_PATIENCE)
         .client_disconnect_timeout(Duration::from_secs(5))
         .keep_alive(KEEP_ALIVE)
-        .shutdown_timeout(10)
+        .shutdown_timeout(STOP_PATIENCE.as_secs())
         .disable_signals()
         .on_connect(|connection, _| {
             if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() {
@@ -295,3 +300,6 @@ pub fn server(state: State, listener: TcpListener) -> std::io::Result<Server> {
         .listen(listener)?;
     Ok(server.run())
 }
+
+#[cfg(test)]
+mod tests;

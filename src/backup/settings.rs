@@ -1,7 +1,9 @@
 //! What can be changed while the program runs: the switch, the schedule and the retention.
 
 use chrono_tz::Tz;
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Map;
 use utoipa::ToSchema;
 
 use super::retention::Retention;
@@ -27,11 +29,17 @@ pub struct Saved {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
     /// Parts of the schedule.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub schedule: SavedSchedule,
     /// Parts of the retention.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub retention: SavedRetention,
+}
+
+/// From an object only: serde takes a list for a struct too, in the order of its fields.
+fn object<'de, T: DeserializeOwned, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    let object = Map::deserialize(deserializer)?;
+    serde_json::from_value(object.into()).map_err(D::Error::custom)
 }
 
 /// The parts of [`Schedule`].

@@ -30,11 +30,10 @@ impl Body {
 
     /// The JSON in it.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Problem> {
-        if self.0.is_empty() {
-            return Err(Problem::new(
-                problem::BAD_BODY,
-                "send a JSON object as the body; /api/openapi.json shows its form",
-            ));
+        // serde takes a list for a struct too.
+        if self.0.trim_ascii_start().first() != Some(&b'{') {
+            let text = "send a JSON object as the body; /api/openapi.json shows its form";
+            return Err(Problem::field(problem::BAD_BODY, "", text.to_owned()));
         }
         let mut input = serde_json::Deserializer::from_slice(&self.0);
         let parsed = serde_path_to_error::deserialize(&mut input)

@@ -132,7 +132,8 @@ impl Problem {
 
     /// One value of the body isn't allowed.
     pub fn field(kind: Kind, pointer: &str, detail: String) -> Self {
-        Self::new(kind, format!("{pointer}: {detail}")).errors(vec![FieldError { pointer: pointer.to_owned(), detail }])
+        let text = if pointer.is_empty() { detail.clone() } else { format!("{pointer}: {detail}") };
+        Self::new(kind, text).errors(vec![FieldError { pointer: pointer.to_owned(), detail }])
     }
 
     /// With the values that aren't allowed.

@@ -90,18 +90,22 @@ pub struct DatabaseCopy {
     /// Bytes of the plain database.
     pub size: u64,
     /// SHA-256 of the plain database, 64 hex digits.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
     pub checksum: String,
     /// Bytes of the file as it lies.
     pub stored_size: u64,
     /// SHA-256 of the file as it lies.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
     pub stored_checksum: String,
     /// Public keys that the file is encrypted to.
     #[serde(default)]
+    #[schema(required = true)]
     pub recipients: Vec<String>,
     /// SQLite page size in bytes.
     pub page_size: u32,
     /// Unused pages inside the file (`PRAGMA freelist_count`).
     #[serde(default)]
+    #[schema(required = true)]
     pub free_pages: u64,
     /// `wal`, or what `PRAGMA journal_mode` said of the live database.
     pub journal_mode: String,
@@ -199,17 +203,21 @@ pub struct Backup {
     pub databases: BTreeMap<DatabaseName, DatabaseCopy>,
     /// The id it had before rotation promoted it.
     #[serde(default)]
+    #[schema(required = true)]
     pub promoted_from: Option<BackupId>,
     /// Why it was asked for.
     #[serde(default)]
+    #[schema(required = true)]
     pub reason: Option<String>,
     /// Who asked for it.
     pub created_by: String,
     /// Never dropped or promoted by rotation.
     #[serde(default)]
+    #[schema(required = true)]
     pub pinned: bool,
     /// What is remarkable about it.
     #[serde(default)]
+    #[schema(required = true)]
     pub flags: BTreeSet<Flag>,
     /// What was noticed, in words: what shrank, what could not be checked, rows that point at none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -14,9 +14,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::Map;
 use sha2::{Digest, Sha256};
-use utoipa::IntoParams;
 
 use super::admit::Superuser;
+use super::openapi;
 use super::problem::{self, Problem};
 use super::stream::{Announced, Part, Slice, Stream};
 use super::{State, id};
@@ -28,16 +28,23 @@ const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 const TAR_BLOCK: usize = 512;
 
 /// What of a backup to hand out.
-#[derive(Deserialize, IntoParams)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct Which {
     /// One database as it is; without it all of them and `SHA256SUMS` in a tar.
-    #[param(value_type = Option<String>, pattern = "^[a-z][a-z0-9_]{0,31}$")]
+    #[param(value_type = Option<String>, nullable = false, pattern = "^[a-z][a-z0-9_]{0,31}$")]
     database: Option<DatabaseName>,
 }
 
-/// `GET /api/backup/download/{id}`.
+/// Hands out one database, or all of a backup in a tar.
+#[utoipa::path(
+    get,
+    path = "/api/backup/download/{id}",
+    tag = "backups",
+    params(openapi::Id, Which, openapi::Conditions),
+    responses(openapi::Copies, openapi::OfDownload)
+)]
 pub async fn download(
     state: web::Data<State>,
     superuser: Superuser,
@@ -80,12 +87,15 @@ impl Answer {
             .insert_header((ACCEPT_RANGES, "bytes"))
             .insert_header((REPR_DIGEST, digest(&it.copy.stored_checksum)));
         let mut answer = Self { response, handout, parts: Some(Parts::Whole) };
-        match condition(request, &tag) {
-            Some(status) => {
-                answer.response.status(status);
-                answer.parts = None;
-            }
-            None => answer.ranged(request, &tag, size)?,
+        if is_unwanted(request, &tag) {
+            let text = "the copy is not the one that If-Match names; look at its ETag, then ask again";
+            return Err(Problem::new(problem::PRECONDITION_FAILED, text));
+        }
+        if is_known(request, &tag) {
+            answer.response.status(StatusCode::NOT_MODIFIED);
+            answer.parts = None;
+        } else {
+            answer.ranged(request, &tag, size)?;
         }
         Ok(answer)
     }
@@ -183,21 +193,20 @@ fn is_range(spec: &str) -> bool {
         .is_some_and(|(first, last)| number(first) && number(last) && !(first.is_empty() && last.is_empty()))
 }
 
-/// The status that the preconditions lead to, if not to the file itself (RFC 9110 section 13.2.2).
-fn condition(request: &HttpRequest, tag: &EntityTag) -> Option<StatusCode> {
-    let unmet = match request.get_header::<IfMatch>() {
+/// `If-Match` comes first (RFC 9110 section 13.2.2).
+fn is_unwanted(request: &HttpRequest, tag: &EntityTag) -> bool {
+    match request.get_header::<IfMatch>() {
         Some(IfMatch::Items(tags)) => !tags.iter().any(|given| given.strong_eq(tag)),
         Some(IfMatch::Any) | None => false,
-    };
-    if unmet {
-        return Some(StatusCode::PRECONDITION_FAILED);
     }
-    let known = match request.get_header::<IfNoneMatch>() {
+}
+
+fn is_known(request: &HttpRequest, tag: &EntityTag) -> bool {
+    match request.get_header::<IfNoneMatch>() {
         Some(IfNoneMatch::Items(tags)) => tags.iter().any(|given| given.weak_eq(tag)),
         Some(IfNoneMatch::Any) => true,
         None => false,
-    };
-    known.then_some(StatusCode::NOT_MODIFIED)
+    }
 }
 
 /// Names of ids, databases and forms only: nothing in them needs to be quoted away.

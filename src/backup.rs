@@ -13,6 +13,8 @@ use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
+use utoipa::openapi::schema::Type;
+use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
 
 pub use id::{BackupId, Tier};
 
@@ -126,7 +128,7 @@ impl DatabaseCopy {
 }
 
 /// What is remarkable about a backup.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Flag {
     /// Much smaller than the last good one, or a table is gone; rotation stands still until acknowledged.
@@ -139,6 +141,15 @@ pub enum Flag {
     #[serde(untagged)]
     Other(String),
 }
+
+impl utoipa::PartialSchema for Flag {
+    fn schema() -> RefOr<Schema> {
+        let text = ObjectBuilder::new().schema_type(Type::String).examples(["shrunk", "not-checkable", "recovered"]);
+        text.description(Some("What is remarkable about a backup; newer versions may know more.")).into()
+    }
+}
+
+impl ToSchema for Flag {}
 
 impl fmt::Display for Flag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -38,6 +38,7 @@ pub struct Status {
     #[schema(required = true)]
     pub last_failure: Option<LastFailure>,
     /// How many backups of each tier.
+    #[schema(value_type = ByTier<u64>)]
     pub counts: ByTier<usize>,
     /// Bytes.
     pub storage: Storage,

@@ -88,7 +88,7 @@ pub enum CreateType {
 }
 
 /// Takes a backup now, and answers when it is done.
-#[utoipa::path(post, path = "/api/backup/create", tag = "backups", request_body = Option<CreateBody>,
+#[utoipa::path(post, path = "/api/backup/create", tag = "backups", request_body = CreateBody,
     responses((status = 201, description = "The backup", body = Backup,
         headers(("Location" = String, description = "Its address"))), openapi::OfCreate))]
 pub async fn create(state: web::Data<State>, superuser: Superuser, body: Body) -> Result<HttpResponse, Problem> {

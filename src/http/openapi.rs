@@ -4,19 +4,18 @@
 mod answers;
 mod parameters;
 
-use std::sync::LazyLock;
-
-use actix_web::HttpResponse;
-use actix_web::http::header::CONTENT_TYPE;
+use actix_web::http::header::ContentType;
+use actix_web::{HttpResponse, web};
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::schema::{Object, SchemaFormat};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{Components, Header, OpenApi as Document, PathItem, RefOr, Type};
+use utoipa::openapi::{Components, OpenApi as Document, PathItem, Ref, RefOr, Required, Response, Server, Type};
 use utoipa::{Modify, OpenApi};
 
-use super::problem::ProblemBody;
-use super::{api, download, health, log};
+use super::problem::{KINDS, ProblemBody};
+use super::{State, api, download, health, log};
+use crate::config::PublicUrl;
 
 pub use answers::*;
 pub use parameters::*;
@@ -42,21 +41,23 @@ pub use parameters::*;
         (name = "service", description = "How things stand"),
         (name = "open", description = "For anyone")
     ),
-    modifiers(&Schemes, &ShortForms, &RequestIds)
+    modifiers(&Schemes, &ShortForms, &Shared)
 )]
 pub struct Description;
 
-/// The document as text, indented, with a line feed at its end.
-pub static TEXT: LazyLock<String> = LazyLock::new(|| {
-    let text = Description::openapi().to_pretty_json().unwrap_or_default();
-    format!("{text}\n")
-});
+/// The document as text, indented, with a line feed at its end. With a public address it says so: a path prefix is none of
+/// the routes'.
+pub fn text(public: Option<&PublicUrl>) -> String {
+    let mut document = Description::openapi();
+    document.servers = public.map(|url| vec![Server::new(format!("{}{}", url.origin, url.prefix))]);
+    document.to_pretty_json().unwrap_or_default() + "\n"
+}
 
 /// This document.
 #[utoipa::path(get, path = "/api/openapi.json", tag = "open", security(()),
     responses((status = 200, description = "An OpenAPI 3.1 document", body = Object), OfOpen))]
-pub async fn document() -> HttpResponse {
-    HttpResponse::Ok().insert_header((CONTENT_TYPE, "application/json")).body(TEXT.as_str())
+pub async fn document(state: web::Data<State>) -> HttpResponse {
+    HttpResponse::Ok().content_type(ContentType::json()).body(state.document.clone())
 }
 
 /// How a token comes.
@@ -75,12 +76,16 @@ impl Modify for Schemes {
     }
 }
 
-/// Short addresses of the same handlers.
+/// Short addresses of the same handlers, and the one body that may be left out.
 struct ShortForms;
 
 impl Modify for ShortForms {
     fn modify(&self, document: &mut Document) {
         let paths = &mut document.paths.paths;
+        let create = paths.get_mut("/api/backup/create").and_then(|item| item.post.as_mut());
+        if let Some(RefOr::T(body)) = create.and_then(|create| create.request_body.as_mut()) {
+            body.required = Some(Required::False);
+        }
         let of = |path: &str| paths.get(path).cloned().unwrap_or_default();
         let (list, create) = (of("/api/backup/list").get, of("/api/backup/create").post);
         let download = of("/api/backup/download/{id}").get;
@@ -97,22 +102,37 @@ fn short(operation: Option<Operation>) -> Option<Operation> {
     Some(operation)
 }
 
-/// Every answer names its line in the log.
-struct RequestIds;
+/// Problems that several answers refer to, and the header that every answer carries.
+struct Shared;
 
-impl Modify for RequestIds {
+impl Modify for Shared {
     fn modify(&self, document: &mut Document) {
+        let components = document.components.get_or_insert_with(Components::new);
         let uuid = Object::builder().schema_type(Type::String).format(Some(SchemaFormat::Custom("uuid".to_owned())));
         let header = HeaderBuilder::new().schema(Some(uuid)).description(Some("The request's id in the server's log"));
-        let header: Header = header.build();
-        let items = document.paths.paths.values_mut();
-        let operations = items.flat_map(|item| {
-            [&mut item.get, &mut item.put, &mut item.post, &mut item.patch, &mut item.delete].into_iter().flatten()
-        });
-        for response in operations.flat_map(|operation| operation.responses.responses.values_mut()) {
-            if let RefOr::T(response) = response {
-                response.headers.insert(log::REQUEST_ID.to_string(), RefOr::T(header.clone()));
+        components.headers.insert("RequestId".to_owned(), RefOr::T(header.build()));
+        let answers =
+            document.paths.paths.values_mut().flat_map(operations).flat_map(|it| it.responses.responses.values_mut());
+        for answer in answers {
+            match answer {
+                RefOr::T(answer) => name_request(answer),
+                RefOr::Ref(to) => {
+                    let kind = KINDS.iter().find(|kind| *to == Ref::from_response_name(kind.code));
+                    components.responses.extend(kind.map(|kind| {
+                        let mut answer = problem(&[*kind]);
+                        name_request(&mut answer);
+                        (kind.code.to_owned(), RefOr::T(answer))
+                    }));
+                }
             }
         }
     }
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    [&mut item.get, &mut item.put, &mut item.post, &mut item.patch, &mut item.delete].into_iter().flatten()
+}
+
+fn name_request(answer: &mut Response) {
+    answer.headers.insert(log::REQUEST_ID.to_string(), RefOr::Ref(Ref::new("#/components/headers/RequestId")));
 }

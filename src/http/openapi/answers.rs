@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use utoipa::IntoResponses;
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::schema::{KnownFormat, Object, SchemaFormat};
-use utoipa::openapi::{Content, Header, Ref, RefOr, Response, ResponseBuilder, Type};
+use utoipa::openapi::{Content, Ref, RefOr, Response, ResponseBuilder, Type};
 
 use crate::http::problem::*;
 
@@ -72,22 +72,29 @@ problems! {
     OfCancel: ANY, SUPERUSER, UNSAFE, &[NOTHING_RUNS, RUNS_ELSEWHERE, AUDIT, DISK_FULL];
 }
 
-/// One answer for each status: kinds share it.
+/// One answer for each status: kinds share it. What one kind alone gives stands among the components.
 fn problems(kinds: &[Kind]) -> BTreeMap<String, RefOr<Response>> {
-    let mut texts: BTreeMap<u16, Vec<String>> = BTreeMap::new();
+    let mut by_status: BTreeMap<u16, Vec<Kind>> = BTreeMap::new();
     for kind in kinds {
-        texts.entry(kind.status).or_default().push(format!("`{}`: {}", kind.code, kind.title));
+        by_status.entry(kind.status).or_default().push(*kind);
     }
-    let body = || Content::new(Some(Ref::from_schema_name("Problem")));
-    let answer = |(status, texts): (u16, Vec<String>)| {
-        let response = ResponseBuilder::new().description(texts.join("; ")).content(MEDIA_TYPE, body());
-        (status.to_string(), RefOr::T(headers(response, of_problem(status)).build()))
+    let answer = |kinds: Vec<Kind>| match kinds.as_slice() {
+        [kind] => RefOr::Ref(Ref::from_response_name(kind.code)),
+        kinds => RefOr::T(problem(kinds)),
     };
-    texts.into_iter().map(answer).collect()
+    by_status.into_iter().map(|(status, kinds)| (status.to_string(), answer(kinds))).collect()
+}
+
+/// The answer that all of these kinds, of one status, give.
+pub fn problem(kinds: &[Kind]) -> Response {
+    let texts: Vec<_> = kinds.iter().map(|kind| format!("`{}`: {}", kind.code, kind.title)).collect();
+    let body = Content::new(Some(Ref::from_schema_name("Problem")));
+    let answer = ResponseBuilder::new().description(texts.join("; ")).content(MEDIA_TYPE, body);
+    headers(answer, kinds.first().map_or(&[], |kind| of_status(kind.status))).build()
 }
 
 /// Headers that come with problems of that status.
-fn of_problem(status: u16) -> &'static [(&'static str, &'static str)] {
+fn of_status(status: u16) -> &'static [(&'static str, &'static str)] {
     match status {
         401 => &[("WWW-Authenticate", "`Bearer`, with `error=\"invalid_token\"` if there was one")],
         409 => &[("Retry-After", "Seconds; of `held` alone")],
@@ -125,8 +132,8 @@ impl IntoResponses for Copies {
 
 fn headers(answer: ResponseBuilder, headers: &[(&str, &str)]) -> ResponseBuilder {
     headers.iter().fold(answer, |answer, (name, text)| {
-        let text_header: Header =
-            HeaderBuilder::new().schema(Some(Object::with_type(Type::String))).description(Some(*text)).build();
-        answer.header(*name, text_header)
+        let kind = if *name == "Retry-After" { Type::Integer } else { Type::String };
+        let header = HeaderBuilder::new().schema(Some(Object::with_type(kind))).description(Some(*text));
+        answer.header(*name, header.build())
     })
 }

@@ -18,7 +18,7 @@ pub struct Id {
 #[into_params(parameter_in = Header)]
 pub struct Version {
     /// The `ETag` of the settings that were looked at; `*` for any.
-    #[param(rename = "If-Match")]
+    #[param(rename = "If-Match", pattern = r#"^(\*|"[0-9a-f]{64}")$"#)]
     if_match: String,
 }
 

@@ -124,7 +124,7 @@ impl IntoResponses for Copies {
         let whole = answer("The copy").content(database, binary()).content("application/x-tar", binary());
         let part = answer("A part of it").content(database, binary());
         let part = headers(part, &[("Content-Range", "Which part")]);
-        let known = answer("The copy is known already");
+        let known = answer("The copy is known already").content(database, Content::default());
         let answers = [("200", whole), ("206", part), ("304", known)];
         answers.into_iter().map(|(status, answer)| (status.to_owned(), RefOr::T(answer.build()))).collect()
     }

@@ -57,7 +57,7 @@ pub async fn download(
     let database = which.into_inner().database;
     let single = database.is_some();
     let handout = state.engine(move |engine| engine.hand_out(id, database.as_ref(), &call)).await?;
-    let answer = if single { Answer::database(handout, &request)? } else { Answer::tar(handout) };
+    let answer = if single { Answer::database(handout, &request)? } else { Answer::tar(handout, &request)? };
     answer.send(&state, superuser.actor(), &request).await
 }
 
@@ -86,18 +86,28 @@ impl Answer {
             .insert_header((ETAG, tag.to_string()))
             .insert_header((ACCEPT_RANGES, "bytes"))
             .insert_header((REPR_DIGEST, digest(&it.copy.stored_checksum)));
-        let mut answer = Self { response, handout, parts: Some(Parts::Whole) };
-        if is_unwanted(request, &tag) {
-            let text = "the copy is not the one that If-Match names; look at its ETag, then ask again";
-            return Err(Problem::new(problem::PRECONDITION_FAILED, text));
-        }
-        if is_known(request, &tag) {
-            answer.response.status(StatusCode::NOT_MODIFIED);
-            answer.parts = None;
-        } else {
+        let answer = Self { response, handout, parts: Some(Parts::Whole) };
+        let mut answer = answer.conditioned(request, &tag)?;
+        if answer.parts.is_some() {
             answer.ranged(request, &tag, size)?;
         }
         Ok(answer)
+    }
+
+    /// What the preconditions lead to: a refusal, nothing because it is known, or the answer as it is (RFC 9110
+    /// section 13.2.2).
+    fn conditioned(mut self, request: &HttpRequest, tag: &EntityTag) -> Result<Self, Problem> {
+        if is_unwanted(request, tag) {
+            let text = "what is here is not what If-Match names; look at its ETag, then ask again";
+            return Err(Problem::new(problem::PRECONDITION_FAILED, text));
+        }
+        if is_known(request, tag) {
+            // Nothing else belongs into it (RFC 9110 section 15.4.5).
+            self.response = HttpResponse::NotModified();
+            self.response.insert_header((ETAG, tag.to_string()));
+            self.parts = None;
+        }
+        Ok(self)
     }
 
     /// One range is served; several, or what isn't understood, get the whole (RFC 9110 section 14.2 allows both).
@@ -132,7 +142,7 @@ impl Answer {
         }
     }
 
-    fn tar(handout: Handout) -> Self {
+    fn tar(handout: Handout, request: &HttpRequest) -> Result<Self, Problem> {
         let lines = handout.files.iter().map(|it| format!("{}  {}\n", it.copy.stored_checksum, it.file_name()));
         let sums = Bytes::from(lines.collect::<String>());
         let mut response = HttpResponse::Ok();
@@ -144,8 +154,9 @@ impl Answer {
             handout.backup.timestamp,
             String::from_utf8_lossy(&sums)
         )));
-        response.insert_header((ETAG, EntityTag::new_strong(tag).to_string()));
-        Self { response, handout, parts: Some(Parts::Tar { sums }) }
+        let tag = EntityTag::new_strong(tag);
+        response.insert_header((ETAG, tag.to_string()));
+        Self { response, handout, parts: Some(Parts::Tar { sums }) }.conditioned(request, &tag)
     }
 
     async fn send(
@@ -193,7 +204,6 @@ fn is_range(spec: &str) -> bool {
         .is_some_and(|(first, last)| number(first) && number(last) && !(first.is_empty() && last.is_empty()))
 }
 
-/// `If-Match` comes first (RFC 9110 section 13.2.2).
 fn is_unwanted(request: &HttpRequest, tag: &EntityTag) -> bool {
     match request.get_header::<IfMatch>() {
         Some(IfMatch::Items(tags)) => !tags.iter().any(|given| given.strong_eq(tag)),

@@ -53,7 +53,7 @@ kinds! {
     ROLLBACK_HOLD = "rollback-hold" 409 "A live database would be held too long";
     LIVE_SWAPPED = "live-swapped" 409 "A live database was replaced meanwhile";
     STALE = "stale" 412 "The settings have changed meanwhile";
-    PRECONDITION_FAILED = "precondition-failed" 412 "The file is another one";
+    PRECONDITION_FAILED = "precondition-failed" 412 "The copy is another one";
     TOO_LARGE = "too-large" 413 "The body is too large";
     URI_TOO_LONG = "uri-too-long" 414 "The address is too long";
     UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type" 415 "The body is not JSON";

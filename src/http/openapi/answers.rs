@@ -110,7 +110,7 @@ pub struct Copies;
 
 const COPY: &[(&str, &str)] = &[
     ("Content-Disposition", "A name for the file"),
-    ("ETag", "Of one database: SHA-256 of the whole copy"),
+    ("ETag", "Strong; of one database the SHA-256 of its copy"),
     ("Accept-Ranges", "`bytes`; of one database alone"),
     ("Repr-Digest", "SHA-256 of the whole copy (RFC 9530); of one database alone"),
 ];
@@ -124,7 +124,8 @@ impl IntoResponses for Copies {
         let whole = answer("The copy").content(database, binary()).content("application/x-tar", binary());
         let part = answer("A part of it").content(database, binary());
         let part = headers(part, &[("Content-Range", "Which part")]);
-        let known = answer("The copy is known already").content(database, Content::default());
+        let known = ResponseBuilder::new().description("The copy is known already");
+        let known = headers(known, &[("ETag", "The one that is known")]);
         let answers = [("200", whole), ("206", part), ("304", known)];
         answers.into_iter().map(|(status, answer)| (status.to_owned(), RefOr::T(answer.build()))).collect()
     }

@@ -26,10 +26,10 @@ pub struct Version {
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 pub struct Conditions {
-    /// Only if the copy has one of these `ETag`s; of one database alone.
+    /// Only if the copy has one of these `ETag`s.
     #[param(rename = "If-Match", nullable = false)]
     if_match: Option<String>,
-    /// Only if the copy has none of these `ETag`s; of one database alone.
+    /// Only if the copy has none of these `ETag`s.
     #[param(rename = "If-None-Match", nullable = false)]
     if_none_match: Option<String>,
     /// Only these bytes, such as `bytes=0-1023`; of one database alone. Several ranges get the whole.

@@ -51,6 +51,7 @@ pub enum Error {
 /// What a line says of an operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = AuditKind)]
 pub enum Kind {
     /// It is about to begin.
     Intent,
@@ -65,6 +66,7 @@ pub enum Kind {
 /// What is to be recorded.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = AuditEntry)]
 pub struct Entry {
     /// Which of the four.
     pub kind: Kind,
@@ -76,15 +78,19 @@ pub struct Entry {
     pub from: String,
     /// Which backup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub id: Option<BackupId>,
     /// Whether it was done; of outcomes only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub ok: Option<bool>,
     /// A stable word for how it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub code: Option<String>,
     /// The reason in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub reason: Option<String>,
     /// What else is worth keeping.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
@@ -94,10 +100,12 @@ pub struct Entry {
 /// A line as it stands in the log.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = AuditLine)]
 pub struct Line {
     /// Counts from 1.
     pub seq: u64,
     /// SHA-256 of the line before, 64 hex digits.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
     pub prev: String,
     /// When.
     #[serde(with = "timestamp")]

@@ -13,6 +13,8 @@ use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
+use utoipa::openapi::schema::Type;
+use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
 
 pub use id::{BackupId, Tier};
 
@@ -90,18 +92,22 @@ pub struct DatabaseCopy {
     /// Bytes of the plain database.
     pub size: u64,
     /// SHA-256 of the plain database, 64 hex digits.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
     pub checksum: String,
     /// Bytes of the file as it lies.
     pub stored_size: u64,
     /// SHA-256 of the file as it lies.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
     pub stored_checksum: String,
     /// Public keys that the file is encrypted to.
     #[serde(default)]
+    #[schema(required = true)]
     pub recipients: Vec<String>,
     /// SQLite page size in bytes.
     pub page_size: u32,
     /// Unused pages inside the file (`PRAGMA freelist_count`).
     #[serde(default)]
+    #[schema(required = true)]
     pub free_pages: u64,
     /// `wal`, or what `PRAGMA journal_mode` said of the live database.
     pub journal_mode: String,
@@ -122,7 +128,7 @@ impl DatabaseCopy {
 }
 
 /// What is remarkable about a backup.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Flag {
     /// Much smaller than the last good one, or a table is gone; rotation stands still until acknowledged.
@@ -135,6 +141,15 @@ pub enum Flag {
     #[serde(untagged)]
     Other(String),
 }
+
+impl utoipa::PartialSchema for Flag {
+    fn schema() -> RefOr<Schema> {
+        let text = ObjectBuilder::new().schema_type(Type::String).examples(["shrunk", "not-checkable", "recovered"]);
+        text.description(Some("What is remarkable about a backup; newer versions may know more.")).into()
+    }
+}
+
+impl ToSchema for Flag {}
 
 impl fmt::Display for Flag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -199,17 +214,21 @@ pub struct Backup {
     pub databases: BTreeMap<DatabaseName, DatabaseCopy>,
     /// The id it had before rotation promoted it.
     #[serde(default)]
+    #[schema(required = true)]
     pub promoted_from: Option<BackupId>,
     /// Why it was asked for.
     #[serde(default)]
+    #[schema(required = true)]
     pub reason: Option<String>,
     /// Who asked for it.
     pub created_by: String,
     /// Never dropped or promoted by rotation.
     #[serde(default)]
+    #[schema(required = true)]
     pub pinned: bool,
     /// What is remarkable about it.
     #[serde(default)]
+    #[schema(required = true)]
     pub flags: BTreeSet<Flag>,
     /// What was noticed, in words: what shrank, what could not be checked, rows that point at none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -70,6 +70,8 @@ pub struct State {
     downloads: Arc<AtomicUsize>,
     ranges: Mutex<HashMap<Ranged, Instant>>,
     ready: health::Ready,
+    /// The OpenAPI document.
+    document: web::Bytes,
 }
 
 /// A download in ranges: whose, and of what.
@@ -80,6 +82,7 @@ impl State {
     pub fn new(engine: Engine, keyring: Keyring, sessions: Sessions, control: &Control) -> Self {
         Self {
             limits: Limits::new(engine.config().downloads_per_minute),
+            document: openapi::text(engine.config().public_url.as_ref()).into(),
             engine,
             keyring,
             sessions,

@@ -194,7 +194,7 @@ impl PartialSchema for BackupId {
     fn schema() -> RefOr<Schema> {
         let text = ObjectBuilder::new().schema_type(Type::String).examples(["daily-2026-01-08", "weekly-2026-W02"]);
         text.pattern(Some(
-            "^(daily-\\d{4}-\\d{2}-\\d{2}|weekly-\\d{4}-W\\d{2}|monthly-\\d{4}-\\d{2}|(manual|pre-restore)-\\d{4}-\\d{2}-\\d{2}T\\d{6}Z)(-\\d+)?$",
+            r"^(daily-[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])|weekly-[0-9]{4}-W(0[1-9]|[1-4][0-9]|5[0-3])|monthly-[0-9]{4}-(0[1-9]|1[0-2])|(manual|pre-restore)-[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3])([0-5][0-9]){2}Z)(-([2-9]|[1-9][0-9]{1,3}))?$",
         ))
         .into()
     }

@@ -27,6 +27,7 @@ pub struct Settings {
 pub struct Saved {
     /// Scheduled backups are taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub enabled: Option<bool>,
     /// Parts of the schedule.
     #[serde(default, deserialize_with = "object")]
@@ -48,11 +49,13 @@ fn object<'de, T: DeserializeOwned, D: Deserializer<'de>>(deserializer: D) -> Re
 #[allow(missing_docs)]
 pub struct SavedSchedule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 0, maximum = 23)]
     pub hour: Option<u8>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 0, maximum = 59)]
     pub minute: Option<u8>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, nullable = false, example = "Europe/Berlin")]
     pub timezone: Option<Tz>,
 }
 
@@ -62,14 +65,19 @@ pub struct SavedSchedule {
 #[allow(missing_docs)]
 pub struct SavedRetention {
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 1, maximum = 366)]
     pub daily: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 0, maximum = 520)]
     pub weekly: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 0, maximum = 240)]
     pub monthly: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 1, maximum = 1000)]
     pub manual: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 2, maximum = 100)]
     pub pre_restore: Option<u32>,
 }
 

@@ -39,6 +39,7 @@ pub struct Holder {
     pub pid: u32,
     /// When that process began, in clock ticks since boot: tells a later process of the same id.
     #[serde(default)]
+    #[schema(required = true)]
     pub process_start: u64,
     /// Host, or container.
     pub host: String,
@@ -51,9 +52,11 @@ pub struct Holder {
     pub started_at: DateTime<Utc>,
     /// The database it is at.
     #[serde(default)]
+    #[schema(required = true)]
     pub database: Option<DatabaseName>,
     /// 0 to 1.
     #[serde(default)]
+    #[schema(required = true, minimum = 0, maximum = 1)]
     pub progress: Option<f64>,
 }
 

@@ -36,6 +36,7 @@ pub struct DatabaseVerdict {
     pub ok: bool,
     /// Why not.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub reason: Option<String>,
     /// It couldn't be read just now, which says nothing of what it holds.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -49,16 +50,19 @@ pub struct DatabaseVerdict {
 pub struct AuditQuery {
     /// At most this many.
     #[serde(default)]
-    #[param(value_type = Option<u16>, minimum = 1, maximum = 200, default = 50)]
+    #[param(value_type = Option<u16>, nullable = false, minimum = 1, maximum = 200, default = 50)]
     limit: PageSize,
     /// Only lines before this `seq`: the `next` of the page before.
+    #[param(nullable = false, format = "uint64")]
     before: Option<u64>,
     /// Only of this operation, such as `create`.
+    #[param(nullable = false)]
     operation: Option<String>,
     /// Only of this kind.
+    #[param(nullable = false)]
     kind: Option<Kind>,
     /// Only of this backup.
-    #[param(value_type = Option<String>)]
+    #[param(nullable = false)]
     id: Option<BackupId>,
 }
 
@@ -103,6 +107,7 @@ pub struct AuditPage {
     /// Newest first.
     lines: Vec<Line>,
     /// The `before` of the next page; nothing if this is the last.
+    #[schema(required = true)]
     next: Option<u64>,
 }
 

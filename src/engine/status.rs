@@ -32,14 +32,18 @@ pub struct Status {
     /// When.
     pub schedule: ScheduleStatus,
     /// The newest good backup.
+    #[schema(required = true)]
     pub last_backup: Option<LastBackup>,
     /// The last failure, if no success of the same operation came after it.
+    #[schema(required = true)]
     pub last_failure: Option<LastFailure>,
     /// How many backups of each tier.
+    #[schema(value_type = ByTier<u64>)]
     pub counts: ByTier<usize>,
     /// Bytes.
     pub storage: Storage,
     /// What is under way.
+    #[schema(required = true)]
     pub operation: Option<Operation>,
     /// What is wrong, each with what to do.
     pub warnings: Vec<Warning>,
@@ -47,12 +51,13 @@ pub struct Status {
     #[schema(value_type = Vec<Object>)]
     pub replicas: [(); 0],
     /// Recovery points.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<Object>, required = true)]
     pub recovery: Option<()>,
     /// The last rehearsal.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<Object>, required = true)]
     pub last_drill: Option<()>,
     /// The name of this directory.
+    #[schema(required = true)]
     pub store_id: Option<String>,
     /// Files below the directory that no backup names; never touched.
     pub unmanaged: Vec<String>,
@@ -69,6 +74,7 @@ pub struct ScheduleStatus {
     pub timezone: Tz,
     /// Nothing when scheduled backups are off.
     #[serde(serialize_with = "optional_timestamp")]
+    #[schema(required = true)]
     pub next_run: Option<DateTime<Utc>>,
 }
 
@@ -135,8 +141,10 @@ pub struct Operation {
     pub kind: String,
     #[serde(with = "timestamp")]
     pub started_at: DateTime<Utc>,
+    #[schema(required = true)]
     pub database: Option<DatabaseName>,
     /// 0 to 1.
+    #[schema(required = true, minimum = 0, maximum = 1)]
     pub progress: Option<f64>,
 }
 

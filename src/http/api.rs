@@ -4,26 +4,28 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{ETAG, EntityTag, IfMatch, LOCATION};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
 use super::admit::{Superuser, User};
 use super::body::Body;
+use super::openapi;
 use super::problem::{self, Problem};
 use super::settings::{Partial, parse};
 use super::{State, id};
 use crate::backup::retention::{Fate, Step};
+use crate::backup::settings::Saved;
 use crate::backup::{Backup, Tier, reason};
-use crate::engine::status::{ConfigView, Operation};
-use crate::engine::{AuditQuery, Change, Create, Engine};
+use crate::engine::status::{ConfigView, Operation, Status};
+use crate::engine::{AuditPage, AuditQuery, Change, Create, Engine, Verification};
 
 /// Which backups to list.
-#[derive(Deserialize, IntoParams)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ListQuery {
     /// Only this type.
     #[serde(rename = "type")]
-    #[param(rename = "type")]
+    #[param(rename = "type", nullable = false)]
     tier: Option<Tier>,
 }
 
@@ -34,7 +36,9 @@ pub struct Backups {
     backups: Vec<Backup>,
 }
 
-/// `GET /api/backup/list`, `GET /api/backup`.
+/// Lists the backups, newest first.
+#[utoipa::path(get, path = "/api/backup/list", tag = "backups", params(ListQuery),
+    responses((status = 200, description = "The backups", body = Backups), openapi::OfList))]
 pub async fn list(state: web::Data<State>, _: User, query: web::Query<ListQuery>) -> Result<HttpResponse, Problem> {
     let tier = query.tier;
     let mut backups = state.engine(Engine::list).await?;
@@ -51,7 +55,9 @@ pub struct OneBackup {
     fate: Fate,
 }
 
-/// `GET /api/backup/{id}`.
+/// One backup, why it is kept and when it would go.
+#[utoipa::path(get, path = "/api/backup/{id}", tag = "backups", params(openapi::Id),
+    responses((status = 200, description = "The backup", body = OneBackup), openapi::OfGet))]
 pub async fn get(state: web::Data<State>, _: User, path: web::Path<String>) -> Result<HttpResponse, Problem> {
     let id = id(&path)?;
     let found = state.engine(move |engine| Ok(OneBackup { backup: engine.get(&id)?, fate: engine.fate(&id)? })).await?;
@@ -66,7 +72,7 @@ pub struct CreateBody {
     #[serde(rename = "type")]
     tier: Option<CreateType>,
     /// Why, for people; at most 200 characters in one line.
-    #[schema(max_length = 200)]
+    #[schema(max_length = 200, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
     reason: Option<String>,
     /// A database that is suddenly much smaller is right as it is.
     accept_shrink: bool,
@@ -81,7 +87,10 @@ pub enum CreateType {
     Daily,
 }
 
-/// `POST /api/backup/create`, `POST /api/backup`.
+/// Takes a backup now, and answers when it is done.
+#[utoipa::path(post, path = "/api/backup/create", tag = "backups", request_body = CreateBody,
+    responses((status = 201, description = "The backup", body = Backup,
+        headers(("Location" = String, description = "Its address"))), openapi::OfCreate))]
 pub async fn create(state: web::Data<State>, superuser: Superuser, body: Body) -> Result<HttpResponse, Problem> {
     let body: CreateBody = body.optional()?.unwrap_or_default();
     let reason = body.reason.map(|text| reason(&text)).transpose();
@@ -105,7 +114,9 @@ pub struct PatchBody {
     pinned: bool,
 }
 
-/// `PATCH /api/backup/{id}`.
+/// Pins a backup, or takes the pin off.
+#[utoipa::path(patch, path = "/api/backup/{id}", tag = "backups", params(openapi::Id), request_body = PatchBody,
+    responses((status = 200, description = "The backup", body = Backup), openapi::OfPatch))]
 pub async fn patch(
     state: web::Data<State>,
     superuser: Superuser,
@@ -118,7 +129,7 @@ pub async fn patch(
 }
 
 /// How to delete.
-#[derive(Deserialize, IntoParams)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct DeleteQuery {
@@ -128,7 +139,9 @@ pub struct DeleteQuery {
     force: bool,
 }
 
-/// `DELETE /api/backup/{id}`.
+/// Deletes a backup.
+#[utoipa::path(delete, path = "/api/backup/{id}", tag = "backups", params(openapi::Id, DeleteQuery),
+    responses((status = 204, description = "It is gone"), openapi::OfDelete))]
 pub async fn delete(
     state: web::Data<State>,
     superuser: Superuser,
@@ -140,7 +153,9 @@ pub async fn delete(
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// `POST /api/backup/verify/{id}`.
+/// Reads every byte of a backup back and compares it with what was recorded.
+#[utoipa::path(post, path = "/api/backup/verify/{id}", tag = "backups", params(openapi::Id),
+    responses((status = 200, description = "What was found, good or bad", body = Verification), openapi::OfVerify))]
 pub async fn verify(
     state: web::Data<State>,
     superuser: Superuser,
@@ -156,12 +171,17 @@ pub async fn verify(
     Ok(HttpResponse::Ok().json(found.await?))
 }
 
-/// `GET /api/backup/status`.
+/// How things stand, and what is wrong.
+#[utoipa::path(get, path = "/api/backup/status", tag = "service",
+    responses((status = 200, description = "How things stand", body = Status), openapi::OfStatus))]
 pub async fn status(state: web::Data<State>, _: User) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().json(state.engine(Engine::status).await?))
 }
 
-/// `GET /api/backup/config`.
+/// The settings, and where each comes from.
+#[utoipa::path(get, path = "/api/backup/config", tag = "settings",
+    responses((status = 200, description = "The settings", body = ConfigView,
+        headers(("ETag" = String, description = "Their version, for `If-Match`"))), openapi::OfConfig))]
 pub async fn config(state: web::Data<State>, _: User) -> Result<HttpResponse, Problem> {
     let view = state.engine(Engine::config_view).await?;
     Ok(HttpResponse::Ok().insert_header((ETAG, tag(&view))).json(view))
@@ -172,7 +192,7 @@ fn tag(view: &ConfigView) -> String {
 }
 
 /// How to change the settings.
-#[derive(Deserialize, IntoParams)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[into_params(parameter_in = Query, rename_all = "camelCase")]
 pub struct ConfigQuery {
@@ -191,12 +211,17 @@ pub struct Configured {
     /// What the new retention drops and promotes at once.
     rotation: Vec<Step>,
     /// Why nothing good is dropped or promoted.
+    #[schema(required = true)]
     frozen: Option<String>,
     /// Nothing was changed.
     dry_run: bool,
 }
 
-/// `PUT /api/backup/config`.
+/// Changes some of the settings, all that are named or none. What isn't named stays.
+#[utoipa::path(put, path = "/api/backup/config", tag = "settings", params(ConfigQuery, openapi::Version),
+    request_body = Saved,
+    responses((status = 200, description = "The settings after the change", body = Configured,
+        headers(("ETag" = Option<String>, description = "Their version; none of a dry run"))), openapi::OfConfigure))]
 pub async fn configure(
     state: web::Data<State>,
     superuser: Superuser,
@@ -239,7 +264,9 @@ fn expected(request: &HttpRequest) -> Result<Option<String>, Problem> {
     }
 }
 
-/// `GET /api/backup/audit`.
+/// The audit log, newest first.
+#[utoipa::path(get, path = "/api/backup/audit", tag = "service", params(AuditQuery),
+    responses((status = 200, description = "A page of it", body = AuditPage), openapi::OfAudit))]
 pub async fn audit(
     state: web::Data<State>,
     _: Superuser,
@@ -249,7 +276,9 @@ pub async fn audit(
     Ok(HttpResponse::Ok().json(state.engine(move |engine| engine.audit_page(&query)).await?))
 }
 
-/// `POST /api/backup/acknowledge`.
+/// Says that the newest backup is small because the live data is: rotation goes on.
+#[utoipa::path(post, path = "/api/backup/acknowledge", tag = "backups",
+    responses((status = 200, description = "The backup, no longer flagged", body = Backup), openapi::OfAcknowledge))]
 pub async fn acknowledge(state: web::Data<State>, superuser: Superuser) -> Result<HttpResponse, Problem> {
     let call = state.call(&superuser);
     Ok(HttpResponse::Ok().json(state.engine(move |engine| engine.acknowledge(&call)).await?))
@@ -261,7 +290,9 @@ pub struct Cancelling {
     operation: Operation,
 }
 
-/// `POST /api/backup/operation/cancel`.
+/// Asks the operation that is under way to stop. It undoes what it had begun.
+#[utoipa::path(post, path = "/api/backup/operation/cancel", tag = "service",
+    responses((status = 202, description = "What is asked to stop", body = Cancelling), openapi::OfCancel))]
 pub async fn cancel(state: web::Data<State>, superuser: Superuser) -> Result<HttpResponse, Problem> {
     let call = state.call(&superuser);
     let operation = state.engine(move |engine| engine.cancel(&call)).await?.into();

@@ -14,9 +14,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::Map;
 use sha2::{Digest, Sha256};
-use utoipa::IntoParams;
 
 use super::admit::Superuser;
+use super::openapi;
 use super::problem::{self, Problem};
 use super::stream::{Announced, Part, Slice, Stream};
 use super::{State, id};
@@ -28,16 +28,23 @@ const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 const TAR_BLOCK: usize = 512;
 
 /// What of a backup to hand out.
-#[derive(Deserialize, IntoParams)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct Which {
     /// One database as it is; without it all of them and `SHA256SUMS` in a tar.
-    #[param(value_type = Option<String>, pattern = "^[a-z][a-z0-9_]{0,31}$")]
+    #[param(value_type = Option<String>, nullable = false, pattern = "^[a-z][a-z0-9_]{0,31}$")]
     database: Option<DatabaseName>,
 }
 
-/// `GET /api/backup/download/{id}`.
+/// Hands out one database, or all of a backup in a tar.
+#[utoipa::path(
+    get,
+    path = "/api/backup/download/{id}",
+    tag = "backups",
+    params(openapi::Id, Which, openapi::Conditions),
+    responses(openapi::Copies, openapi::OfDownload)
+)]
 pub async fn download(
     state: web::Data<State>,
     superuser: Superuser,
@@ -50,7 +57,7 @@ pub async fn download(
     let database = which.into_inner().database;
     let single = database.is_some();
     let handout = state.engine(move |engine| engine.hand_out(id, database.as_ref(), &call)).await?;
-    let answer = if single { Answer::database(handout, &request)? } else { Answer::tar(handout) };
+    let answer = if single { Answer::database(handout, &request)? } else { Answer::tar(handout, &request)? };
     answer.send(&state, superuser.actor(), &request).await
 }
 
@@ -79,15 +86,28 @@ impl Answer {
             .insert_header((ETAG, tag.to_string()))
             .insert_header((ACCEPT_RANGES, "bytes"))
             .insert_header((REPR_DIGEST, digest(&it.copy.stored_checksum)));
-        let mut answer = Self { response, handout, parts: Some(Parts::Whole) };
-        match condition(request, &tag) {
-            Some(status) => {
-                answer.response.status(status);
-                answer.parts = None;
-            }
-            None => answer.ranged(request, &tag, size)?,
+        let answer = Self { response, handout, parts: Some(Parts::Whole) };
+        let mut answer = answer.conditioned(request, &tag)?;
+        if answer.parts.is_some() {
+            answer.ranged(request, &tag, size)?;
         }
         Ok(answer)
+    }
+
+    /// What the preconditions lead to: a refusal, nothing because it is known, or the answer as it is (RFC 9110
+    /// section 13.2.2).
+    fn conditioned(mut self, request: &HttpRequest, tag: &EntityTag) -> Result<Self, Problem> {
+        if is_unwanted(request, tag) {
+            let text = "what is here is not what If-Match names; look at its ETag, then ask again";
+            return Err(Problem::new(problem::PRECONDITION_FAILED, text));
+        }
+        if is_known(request, tag) {
+            // Nothing else belongs into it (RFC 9110 section 15.4.5).
+            self.response = HttpResponse::NotModified();
+            self.response.insert_header((ETAG, tag.to_string()));
+            self.parts = None;
+        }
+        Ok(self)
     }
 
     /// One range is served; several, or what isn't understood, get the whole (RFC 9110 section 14.2 allows both).
@@ -122,7 +142,7 @@ impl Answer {
         }
     }
 
-    fn tar(handout: Handout) -> Self {
+    fn tar(handout: Handout, request: &HttpRequest) -> Result<Self, Problem> {
         let lines = handout.files.iter().map(|it| format!("{}  {}\n", it.copy.stored_checksum, it.file_name()));
         let sums = Bytes::from(lines.collect::<String>());
         let mut response = HttpResponse::Ok();
@@ -134,8 +154,9 @@ impl Answer {
             handout.backup.timestamp,
             String::from_utf8_lossy(&sums)
         )));
-        response.insert_header((ETAG, EntityTag::new_strong(tag).to_string()));
-        Self { response, handout, parts: Some(Parts::Tar { sums }) }
+        let tag = EntityTag::new_strong(tag);
+        response.insert_header((ETAG, tag.to_string()));
+        Self { response, handout, parts: Some(Parts::Tar { sums }) }.conditioned(request, &tag)
     }
 
     async fn send(
@@ -183,21 +204,19 @@ fn is_range(spec: &str) -> bool {
         .is_some_and(|(first, last)| number(first) && number(last) && !(first.is_empty() && last.is_empty()))
 }
 
-/// The status that the preconditions lead to, if not to the file itself (RFC 9110 section 13.2.2).
-fn condition(request: &HttpRequest, tag: &EntityTag) -> Option<StatusCode> {
-    let unmet = match request.get_header::<IfMatch>() {
+fn is_unwanted(request: &HttpRequest, tag: &EntityTag) -> bool {
+    match request.get_header::<IfMatch>() {
         Some(IfMatch::Items(tags)) => !tags.iter().any(|given| given.strong_eq(tag)),
         Some(IfMatch::Any) | None => false,
-    };
-    if unmet {
-        return Some(StatusCode::PRECONDITION_FAILED);
     }
-    let known = match request.get_header::<IfNoneMatch>() {
+}
+
+fn is_known(request: &HttpRequest, tag: &EntityTag) -> bool {
+    match request.get_header::<IfNoneMatch>() {
         Some(IfNoneMatch::Items(tags)) => tags.iter().any(|given| given.weak_eq(tag)),
         Some(IfNoneMatch::Any) => true,
         None => false,
-    };
-    known.then_some(StatusCode::NOT_MODIFIED)
+    }
 }
 
 /// Names of ids, databases and forms only: nothing in them needs to be quoted away.

@@ -8,6 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::State;
+use super::openapi;
 use super::problem::{self, Problem};
 use crate::engine::Engine;
 
@@ -32,13 +33,19 @@ pub struct Readiness {
     ready: bool,
 }
 
-/// `GET /healthz`.
+/// Whether it is alive.
+#[utoipa::path(get, path = "/healthz", tag = "open", security(()),
+    responses((status = 200, description = "It is", body = Health), openapi::OfOpen))]
 pub async fn alive() -> HttpResponse {
     HttpResponse::Ok().json(Health { alive: true })
 }
 
-/// `GET /readyz`: red when the newest backup that was checked and read back is older than `BACKUP_STALE_AFTER`, or
-/// when that can't be told.
+/// Whether the backups can be relied on.
+///
+/// Red when the newest backup that was checked and read back is older than `BACKUP_STALE_AFTER`, or when that can't be
+/// told.
+#[utoipa::path(get, path = "/readyz", tag = "open", security(()),
+    responses((status = 200, description = "They can", body = Readiness), openapi::OfReady))]
 pub async fn ready(state: web::Data<State>) -> Result<HttpResponse, Problem> {
     let known = *state.ready.0.lock().unwrap_or_else(PoisonError::into_inner);
     let ready = match known.filter(|(at, _)| at.elapsed() < FRESH) {

@@ -53,6 +53,7 @@ kinds! {
     ROLLBACK_HOLD = "rollback-hold" 409 "A live database would be held too long";
     LIVE_SWAPPED = "live-swapped" 409 "A live database was replaced meanwhile";
     STALE = "stale" 412 "The settings have changed meanwhile";
+    PRECONDITION_FAILED = "precondition-failed" 412 "The copy is another one";
     TOO_LARGE = "too-large" 413 "The body is too large";
     URI_TOO_LONG = "uri-too-long" 414 "The address is too long";
     UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type" 415 "The body is not JSON";
@@ -108,11 +109,12 @@ pub struct Problem {
 pub struct ProblemBody {
     /// Which kind; `docs/problems.md` explains each.
     #[serde(rename = "type")]
-    #[schema(example = "urn:attendance-backup:problem:held")]
+    #[schema(example = "urn:attendance-backup:problem:held", pattern = "^urn:attendance-backup:problem:[a-z-]+$")]
     pub kind: String,
     /// The kind in a few words.
     pub title: String,
     /// The HTTP status once more.
+    #[schema(minimum = 400, maximum = 599)]
     pub status: u16,
     /// What happened this time, and what to do.
     pub detail: String,
@@ -121,6 +123,7 @@ pub struct ProblemBody {
     pub errors: Vec<FieldError>,
     /// Which operation is under way, since when, and how far it is.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub operation: Option<Holder>,
 }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use attendance_backup::config::VARIABLES;
+use attendance_backup::http::problem::KINDS;
 
 use crate::harness::Place;
 
@@ -36,6 +37,18 @@ fn the_example_is_taken() {
     let pairs = values.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('='));
     let environment = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     attendance_backup::config::Config::load(&environment).unwrap();
+}
+
+#[test]
+fn every_kind_of_problem_is_explained() {
+    let text = document("docs/problems.md");
+    let told: Vec<_> = text.split("\n## ").skip(1).map(|part| part.lines().collect::<Vec<_>>()).collect();
+    let headings: Vec<_> = told.iter().map(|lines| lines[0]).collect();
+    assert_eq!(headings, KINDS.iter().map(|kind| kind.code).collect::<Vec<_>>());
+    for (kind, lines) in KINDS.iter().zip(told) {
+        assert_eq!(lines[2], format!("{}, {}.", kind.status, kind.title), "{}", kind.code);
+        assert!(lines.len() > 4 && lines[4].len() > 30, "{} is not explained", kind.code);
+    }
 }
 
 #[test]

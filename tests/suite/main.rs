@@ -10,6 +10,7 @@ mod seasons;
 
 mod api;
 mod contention;
+mod contract;
 mod crash;
 mod damage;
 mod disk_full;

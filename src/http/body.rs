@@ -35,10 +35,6 @@ impl Body {
             let text = "send a JSON object as the body; /api/openapi.json shows its form";
             return Err(Problem::field(problem::BAD_BODY, "", text.to_owned()));
         }
-        // serde would take an array for an object, field by field.
-        if !self.0.trim_ascii_start().starts_with(b"{") {
-            return Err(Problem::field(problem::BAD_BODY, "", "the body is a JSON object".to_owned()));
-        }
         let mut input = serde_json::Deserializer::from_slice(&self.0);
         let parsed = serde_path_to_error::deserialize(&mut input)
             .map_err(|error| Problem::field(problem::BAD_BODY, &pointer(error.path()), error.inner().to_string()))?;

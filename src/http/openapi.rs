@@ -14,7 +14,7 @@ use utoipa::openapi::{Components, OpenApi as Document, PathItem, Ref, RefOr, Req
 use utoipa::{Modify, OpenApi};
 
 use super::problem::{KINDS, ProblemBody};
-use super::{State, api, download, health, log};
+use super::{State, api, download, health, log, sign_in};
 use crate::config::PublicUrl;
 
 pub use answers::*;
@@ -31,7 +31,8 @@ pub use parameters::*;
     ),
     paths(
         health::alive, health::ready, document, api::list, api::create, api::status, api::config, api::configure,
-        api::audit, api::acknowledge, api::cancel, api::verify, download::download, api::get, api::patch, api::delete
+        api::audit, api::acknowledge, api::cancel, api::verify, download::download, api::get, api::patch, api::delete,
+        sign_in::sign_in, sign_in::sign_out
     ),
     components(schemas(ProblemBody)),
     security(("bearer" = []), ("cookie" = [])),
@@ -39,6 +40,7 @@ pub use parameters::*;
         (name = "backups", description = "Take, look at, hand out and delete backups"),
         (name = "settings", description = "What can be changed while it runs"),
         (name = "service", description = "How things stand"),
+        (name = "sessions", description = "Browsers sign in and out"),
         (name = "open", description = "For anyone")
     ),
     modifiers(&Schemes, &ShortForms, &Shared)

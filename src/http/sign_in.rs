@@ -8,16 +8,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::Map;
 use utoipa::ToSchema;
 
-use super::State;
 use super::admit::{User, address, cookie};
 use super::body::Body;
 use super::problem::{self, Problem};
+use super::{State, openapi};
 use crate::engine::Actor;
 use crate::session::LIFETIME;
 use crate::token::Refused;
 
 /// `POST /sign-in`.
-#[derive(Deserialize, ToSchema)]
+#[derive(Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum SignInBody {
     /// A token, as in `Authorization: Bearer`.
@@ -36,7 +36,10 @@ pub struct SignedIn {
     expires_in: u64,
 }
 
-/// `POST /sign-in`.
+/// Opens a session by a token or a one-time code.
+#[utoipa::path(post, path = "/sign-in", tag = "sessions", security(()), request_body = SignInBody,
+    responses((status = 200, description = "Whose session it is", body = SignedIn,
+        headers(("Set-Cookie" = String, description = "The session"))), openapi::OfSignIn))]
 pub async fn sign_in(state: web::Data<State>, request: HttpRequest, body: Body) -> Result<HttpResponse, Problem> {
     if !state.is_ours(request.headers()) {
         let text = "signing in is for this site's own pages and for clients that are no browsers";
@@ -66,7 +69,10 @@ pub async fn sign_in(state: web::Data<State>, request: HttpRequest, body: Body) 
     Ok(HttpResponse::Ok().cookie(state.cookie(session, lifetime)).json(answer))
 }
 
-/// `POST /sign-out`.
+/// Ends the session that the cookie holds.
+#[utoipa::path(post, path = "/sign-out", tag = "sessions",
+    responses((status = 204, description = "It is over",
+        headers(("Set-Cookie" = String, description = "Takes the cookie away"))), openapi::OfSignOut))]
 pub async fn sign_out(state: web::Data<State>, _: User, request: HttpRequest) -> Result<HttpResponse, Problem> {
     if let Some(session) = cookie(request.headers(), state.session_cookie()).flatten().map(str::to_owned) {
         let sessions = state.clone();

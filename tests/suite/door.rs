@@ -39,7 +39,7 @@ const ROUTES: &[(&str, &str, Who, u16)] = &[
     ("GET", "/api/backup/download/{id}", Superuser, 404),
     ("GET", "/api/backup/{id}/download", Superuser, 404),
     ("GET", "/api/backup/{id}", User, 404),
-    ("PATCH", "/api/backup/{id}", Superuser, 415),
+    ("PATCH", "/api/backup/{id}", Superuser, 400),
     ("DELETE", "/api/backup/{id}", Superuser, 404),
 ];
 
@@ -66,8 +66,8 @@ fn next() -> u32 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// A user that has never asked before.
-fn somebody(role: Value) -> String {
+/// Whoever has never asked before.
+pub fn somebody(role: Value) -> String {
     token(json!({ "sub": format!("user-{}", next()), "role": role }))
 }
 

@@ -41,8 +41,6 @@ const BAD: &[(&str, &[&str], &str)] = &[
         &["school.example", "ftp://school.example", "https://a:b@school.example"],
         "reach this service",
     ),
-    ("BACKUP_JWT_PUBLIC_KEY", &["", "ssh-ed25519 AAAA"], "a public key in PEM"),
-    ("BACKUP_JWT_PREVIOUS_PUBLIC_KEY", &["", "x"], "a public key in PEM"),
     ("BACKUP_JWT_PREVIOUS_UNTIL", &["soon", "2026-03-01", ""], "the instant until which"),
     ("BACKUP_JWT_ALGORITHM", &["none", "HS512", "hs256", ""], "HS256, RS256, ES256 or EdDSA"),
     ("BACKUP_JWT_AUDIENCE", &[""], "1 to 200 characters"),
@@ -62,6 +60,9 @@ const BAD: &[(&str, &[&str], &str)] = &[
     ("BACKUP_LOG_FORMAT", &["xml", "JSON"], "text or json"),
 ];
 
+/// What ends up where the public one belongs.
+const PRIVATE_KEY: &str = "-----BEGIN PRIVATE KEY-----";
+
 /// The same of secrets, which are not shown.
 const BAD_SECRETS: &[(&str, &[&str], &str)] = &[
     (
@@ -76,6 +77,8 @@ const BAD_SECRETS: &[(&str, &[&str], &str)] = &[
         "a random text of 32 to 1024 bytes",
     ),
     ("BACKUP_JWT_PREVIOUS_SECRET", &["short"], "a random text of 32 to 1024 bytes"),
+    ("BACKUP_JWT_PUBLIC_KEY", &["", "ssh-ed25519 AAAA", PRIVATE_KEY], "a public key in PEM"),
+    ("BACKUP_JWT_PREVIOUS_PUBLIC_KEY", &["", PRIVATE_KEY], "a public key in PEM"),
 ];
 
 #[test]

@@ -463,6 +463,7 @@ impl Engine {
 
     /// Records that a token is about to be given out; without that line it isn't.
     pub fn record_token(&self, subject: &str, superuser: bool, lifetime: Duration, actor: &Actor) -> Result<(), Error> {
+        self.assert_expected()?;
         self.store.make_dirs()?;
         let mut line = Entry { ok: Some(true), ..entry(Kind::Outcome, "token", actor, None) };
         line.details.insert("subject".to_owned(), subject.into());

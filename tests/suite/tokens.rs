@@ -470,6 +470,10 @@ fn no_token_is_printed_that_could_not_be_used_or_was_not_written_down() {
     for lifetime in ["0s", "31d", "-1s", "forever", ""] {
         assert_eq!(place.run(&["token", "--for", lifetime]).code, 2, "{lifetime}");
     }
+    // An unmounted volume, or another one, is no place to write it down.
+    let elsewhere = Run::of(place.command(&["token"]).env("BACKUP_STORE_ID", "of-the-volume").output().unwrap());
+    elsewhere.refused(1, &["of-the-volume"]);
+    assert_eq!((elsewhere.stdout.as_str(), place.backups().exists()), ("", false));
     std::fs::create_dir_all(place.backups().join("audit.jsonl")).unwrap();
     let run = place.run(&["token"]);
     assert_eq!((run.code, run.stdout.as_str()), (1, ""), "{}", run.stderr);

@@ -405,19 +405,19 @@ fn the_previous_key_counts_until_the_instant_that_is_set_and_times_to_the_second
 #[test]
 fn serve_does_not_start_without_a_key_or_with_one_that_anybody_could_know() {
     let place = Place::new();
-    let serve = |set: &dyn Fn(&mut std::process::Command)| {
+    let serve = |secret: Option<&str>| {
         let mut command = place.command_of("timeout");
-        set(command.args(["20", PROGRAM, "serve"]));
-        Run::of(command.output().unwrap())
+        command.args(["20", PROGRAM, "serve"]).env_remove("BACKUP_JWT_SECRET");
+        Run::of(command.envs(secret.map(|secret| ("BACKUP_JWT_SECRET", secret))).output().unwrap())
     };
-    let run = serve(&|command| drop(command.env_remove("BACKUP_JWT_SECRET")));
+    let run = serve(None);
     run.refused(
         1,
         &["BACKUP_JWT_SECRET", "BACKUP_JWT_SECRET_FILE", "BACKUP_JWT_PUBLIC_KEY_FILE", "BACKUP_JWT_ALGORITHM"],
     );
     let short = "only-31-bytes-long-1234567890-x";
     for secret in ["", short, "change-me-please-change-me-please-now", "0123456789abcdef0123456789abcdef"] {
-        let run = serve(&|command| drop(command.env("BACKUP_JWT_SECRET", secret)));
+        let run = serve(Some(secret));
         run.refused(2, &["BACKUP_JWT_SECRET", "openssl rand"]);
         assert!(secret.is_empty() || !run.stderr.contains(secret), "it is shown: {}", run.stderr);
     }

@@ -9,6 +9,7 @@ mod scene;
 mod seasons;
 
 mod api;
+mod bad_tokens;
 mod contention;
 mod crash;
 mod cross_site;
@@ -30,4 +31,5 @@ mod serving;
 mod sources;
 mod suspicion;
 mod tokens;
+mod turned_away;
 mod waiting;

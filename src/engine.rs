@@ -471,6 +471,10 @@ impl Engine {
     }
 
     fn append_refusal(&self, entry: Entry) {
+        // Where the volume has gone, nothing is written into the folder that it leaves.
+        if let Err(error) = self.assert_expected() {
+            return tracing::warn!(%error, "a refusal could not be recorded");
+        }
         if let Err(error) = self.audit.append(self.clock.now(), entry) {
             tracing::warn!(%error, "a refusal could not be recorded");
         }

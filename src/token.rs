@@ -21,6 +21,12 @@ const MAX_TOKEN: usize = 8 << 10;
 const MAX_SUBJECT: usize = 200;
 /// An `exp` beyond year 9999 is none (RFC 3339 can't write it).
 const LAST_SECOND: i64 = 253_402_300_799;
+/// Bytes of an RSA key of 2048 bits: the modulus, the smallest exponent and their frames (RFC 8017 appendix A.1.1).
+const LEAST_RSA: usize = 268;
+/// Bytes of a point on P-256, uncompressed (SEC 1 section 2.3.3).
+const P256_POINT: usize = 65;
+/// Bytes of a public key (RFC 8032 section 5.1.5).
+const ED25519_KEY: usize = 32;
 /// Where issuers say what a token is for.
 const PURPOSES: [&str; 6] = ["typ", "type", "token_type", "token_use", "use", "purpose"];
 
@@ -66,7 +72,10 @@ pub enum Error {
     #[error("only a public key is configured, which can check tokens but not sign any; get one from the app")]
     CannotSign,
     /// The PEM isn't such a key.
-    #[error("{0} is not a public key for BACKUP_JWT_ALGORITHM={1}")]
+    #[error(
+        "{0} is not a public key for BACKUP_JWT_ALGORITHM={1}: RS256 takes an RSA key of at least 2048 bits, ES256 one on the \
+         curve P-256, EdDSA an Ed25519 key"
+    )]
     BadKey(&'static str, &'static str),
     /// A subject that tokens can't carry.
     #[error("a subject has 1 to {MAX_SUBJECT} characters, none of them a control character")]
@@ -177,6 +186,10 @@ impl Keyring {
         if expires + LEEWAY <= now || now < begins - LEEWAY {
             return Err(Refused::Time);
         }
+        // A list of issuers, which jsonwebtoken takes, is none (RFC 7519 section 4.1.1).
+        if self.access.issuer.is_some() && !claims.get("iss").is_some_and(Value::is_string) {
+            return Err(Refused::Purpose);
+        }
         let refreshes = |name: &str| {
             claims.get(name).and_then(Value::as_str).is_some_and(|use_| use_.to_ascii_lowercase().contains("refresh"))
         };
@@ -225,12 +238,15 @@ fn algorithm(algorithm: Algorithm) -> jsonwebtoken::Algorithm {
 
 fn decoding(algorithm: Algorithm, key: &Secret, name: &'static str) -> Result<DecodingKey, Error> {
     let bytes = key.reveal().as_bytes();
-    match algorithm {
-        Algorithm::Hs256 => Ok(DecodingKey::from_secret(bytes)),
-        Algorithm::Rs256 => DecodingKey::from_rsa_pem(bytes).map_err(|_| Error::BadKey(name, "RS256")),
-        Algorithm::Es256 => DecodingKey::from_ec_pem(bytes).map_err(|_| Error::BadKey(name, "ES256")),
-        Algorithm::EdDsa => DecodingKey::from_ed_pem(bytes).map_err(|_| Error::BadKey(name, "EdDSA")),
-    }
+    let (parsed, sizes, algorithm) = match algorithm {
+        Algorithm::Hs256 => return Ok(DecodingKey::from_secret(bytes)),
+        Algorithm::Rs256 => (DecodingKey::from_rsa_pem(bytes), LEAST_RSA..=usize::MAX, "RS256"),
+        Algorithm::Es256 => (DecodingKey::from_ec_pem(bytes), P256_POINT..=P256_POINT, "ES256"),
+        Algorithm::EdDsa => (DecodingKey::from_ed_pem(bytes), ED25519_KEY..=ED25519_KEY, "EdDSA"),
+    };
+    // A key of another curve or size is parsed as well, and then no token would count.
+    let fits = |key: &DecodingKey| key.try_get_as_bytes().is_ok_and(|bytes| sizes.contains(&bytes.len()));
+    parsed.ok().filter(fits).ok_or(Error::BadKey(name, algorithm))
 }
 
 fn is_subject(text: &str) -> bool {

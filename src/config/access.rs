@@ -143,6 +143,11 @@ impl Values {
             let fits = (1..=200).contains(&text.chars().count()) && !text.chars().any(char::is_control);
             fits.then(|| text.to_owned())
         };
+        if self.merged.get("jwt.subject_claim") == self.merged.get("superuser.claim") {
+            return Err(
+                self.trouble("superuser.claim", "it is the subject's claim already; the two say different things")
+            );
+        }
         Ok(Access {
             key: self.key()?,
             audience: self.optional("jwt.audience", text)?,

@@ -56,8 +56,9 @@ pub const VARIABLES: &[Variable] = &[
     ),
     secret("BACKUP_JWT_SECRET", "jwt.secret", SIGNING_SECRET),
     secret("BACKUP_JWT_PREVIOUS_SECRET", "jwt.previous_secret", SIGNING_SECRET),
-    variable("BACKUP_JWT_PUBLIC_KEY", "jwt.public_key", "", PUBLIC_KEY),
-    variable("BACKUP_JWT_PREVIOUS_PUBLIC_KEY", "jwt.previous_public_key", "", PUBLIC_KEY),
+    // Public; but what is put there by mistake is the private one.
+    secret("BACKUP_JWT_PUBLIC_KEY", "jwt.public_key", PUBLIC_KEY),
+    secret("BACKUP_JWT_PREVIOUS_PUBLIC_KEY", "jwt.previous_public_key", PUBLIC_KEY),
     variable(
         "BACKUP_JWT_PREVIOUS_UNTIL",
         "jwt.previous_until",

@@ -13,7 +13,6 @@ use actix_web::http::header::{
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{Error, FromRequest, HttpMessage, HttpRequest, ResponseError, web};
-use futures_util::future::LocalBoxFuture;
 
 use super::State;
 use super::limits;
@@ -80,11 +79,24 @@ pub async fn admit<B: MessageBody>(
             Err(state.refused(&admitted, format!("{} {}", request.method(), request.uri().path()), problem).await)
         }
     };
-    request.extensions_mut().insert(admitted);
-    match passed {
-        Ok(()) => Ok(next.call(request).await?.map_into_left_body()),
-        Err(problem) => Ok(request.into_response(problem.error_response()).map_into_right_body()),
+    request.extensions_mut().insert(admitted.clone());
+    if let Err(problem) = passed {
+        return Ok(request.into_response(problem.error_response()).map_into_right_body());
     }
+    let response = next.call(request).await?;
+    if !is_forbidden(&response) {
+        return Ok(response.map_into_left_body());
+    }
+    let request = response.request();
+    let route = format!("{} {}", request.method(), request.match_pattern().unwrap_or_default());
+    let problem = state.refused(&admitted, route, Problem::of_status(StatusCode::FORBIDDEN)).await;
+    Ok(response.into_response(problem.error_response()).map_into_right_body())
+}
+
+/// Whether `Superuser` has turned it away.
+fn is_forbidden<B>(response: &ServiceResponse<B>) -> bool {
+    let problem = response.response().error().and_then(Error::as_error::<Problem>);
+    problem.is_some_and(|problem| problem.kind() == problem::FORBIDDEN)
 }
 
 enum Refusal {
@@ -113,7 +125,7 @@ fn passes(state: &State, request: &ServiceRequest) -> Result<Option<Caller>, Ref
     }
     let (caller, by_cookie) = caller(state, headers).map_err(Refusal::Token)?;
     let safe = reads || matches!(*method, Method::OPTIONS | Method::TRACE);
-    if by_cookie && !safe && !state.is_same_origin(headers) {
+    if by_cookie && !(if safe { is_asked_for(headers) } else { state.is_same_origin(headers) }) {
         return Err(Refusal::CrossSite(caller));
     }
     Ok(Some(caller))
@@ -154,6 +166,12 @@ pub(super) fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<Option<&'
     let mut found = pairs.filter_map(|pair| pair.trim().split_once('=')).filter(|(other, _)| *other == name);
     let (_, value) = found.next()?;
     Some(found.next().is_none().then_some(value))
+}
+
+/// Whether no browser says that another site made it ask: that could read nothing of the answer, but use up downloads.
+fn is_asked_for(headers: &HeaderMap) -> bool {
+    let mut sites = headers.get_all(FETCH_SITE);
+    sites.all(|site| site == "same-origin" || site == "none")
 }
 
 impl State {
@@ -215,6 +233,9 @@ impl State {
     }
 
     async fn record_refusal(&self, admitted: &Admitted, operation: &'static str, code: &'static str, reason: String) {
+        if !self.limits.may_record(admitted) {
+            return tracing::warn!(code, "too many refusals in a minute: this one is not in the audit log");
+        }
         let actor = admitted.actor();
         let recorded = self.engine(move |engine| {
             engine.record_refusal(operation, &actor, code, reason);
@@ -260,22 +281,13 @@ impl FromRequest for User {
 
 impl FromRequest for Superuser {
     type Error = Problem;
-    type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
+    type Future = Ready<Result<Self, Problem>>;
 
+    /// Says so at once: while it waited, what comes after it could answer first. `admit` records the refusal.
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let state = request.app_data::<web::Data<State>>().cloned();
-        let (admitted, route) = (admitted(request), request.match_pattern().unwrap_or_default());
-        let route = format!("{} {route}", request.method());
-        Box::pin(async move {
-            let admitted = admitted?;
-            if admitted.caller.as_ref().is_some_and(|caller| caller.superuser) {
-                return Ok(Superuser(admitted));
-            }
-            let problem = Problem::of_status(StatusCode::FORBIDDEN);
-            Err(match state {
-                Some(state) => state.refused(&admitted, route, problem).await,
-                None => problem,
-            })
-        })
+        ready(admitted(request).and_then(|admitted| match &admitted.caller {
+            Some(caller) if caller.superuser => Ok(Superuser(admitted)),
+            _ => Err(Problem::of_status(StatusCode::FORBIDDEN)),
+        }))
     }
 }

@@ -21,6 +21,8 @@ use super::problem::{Problem, TOO_MANY_REQUESTS};
 /// Refused sign-ins that one address, or one user, may make in a minute before it is told to wait.
 const REFUSALS_PER_MINUTE: u32 = 30;
 
+/// Refusals that are recorded in a minute, from wherever they come.
+const RECORDS_PER_MINUTE: u32 = 300;
 /// Sessions that one user may open in a minute.
 const SIGN_INS_PER_MINUTE: u32 = 10;
 
@@ -54,11 +56,15 @@ fn network(address: IpAddr) -> IpAddr {
 /// together is drawn anew at each start.
 const BUCKETS: u64 = 1 << 16;
 
+type Bucket = (bool, u16);
+
 /// By what a limit tells one from another.
 #[derive(Clone)]
 enum By {
     Subject,
     Address,
+    /// All together.
+    Nothing,
 }
 
 /// A limit's key: a bucket.
@@ -70,12 +76,15 @@ pub struct Keyed {
 }
 
 impl Keyed {
-    fn bucket(&self, admitted: &Admitted) -> u16 {
+    /// Whoever isn't allowed to do it uses up nothing of those who are.
+    fn bucket(&self, admitted: &Admitted) -> Bucket {
+        let superuser = admitted.caller.as_ref().is_some_and(|caller| caller.superuser);
         let hash = match self.by {
             By::Subject => self.hasher.hash_one(admitted.subject()),
             By::Address => self.hasher.hash_one(network(admitted.address)),
+            By::Nothing => 0,
         };
-        (hash % BUCKETS) as u16
+        (superuser, (hash % BUCKETS) as u16)
     }
 
     fn exceeded(&self, wait: Duration) -> Problem {
@@ -102,10 +111,10 @@ impl ResponseError for NotAdmitted {
 }
 
 impl KeyExtractor for Keyed {
-    type Key = u16;
+    type Key = Bucket;
     type KeyExtractionError = NotAdmitted;
 
-    fn extract(&self, request: &ServiceRequest) -> Result<u16, NotAdmitted> {
+    fn extract(&self, request: &ServiceRequest) -> Result<Bucket, NotAdmitted> {
         request.extensions().get::<Admitted>().map(|admitted| self.bucket(admitted)).ok_or(NotAdmitted)
     }
 
@@ -156,6 +165,7 @@ pub struct Limits {
     refused_by_address: Limit,
     refused_by_subject: Limit,
     sign_ins: Limit,
+    records: Limit,
 }
 
 impl Limits {
@@ -167,7 +177,13 @@ impl Limits {
             refused_by_address: Limit::new(By::Address, "refused sign-ins", REFUSALS_PER_MINUTE),
             refused_by_subject: Limit::new(By::Subject, "refusals", REFUSALS_PER_MINUTE),
             sign_ins: Limit::new(By::Subject, "sign-ins", SIGN_INS_PER_MINUTE),
+            records: Limit::new(By::Nothing, "refusals", RECORDS_PER_MINUTE),
         }
+    }
+
+    /// Whether a refusal may still be recorded: each costs room in the audit log and a write to the disk.
+    pub fn may_record(&self, admitted: &Admitted) -> bool {
+        self.records.count(admitted).is_ok()
     }
 
     /// Counts a sign-in, which takes room until its session is over.

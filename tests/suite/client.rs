@@ -33,8 +33,10 @@ impl Server {
         let begun = Instant::now();
         let address = loop {
             let text = std::fs::read_to_string(&log).unwrap();
-            if let Some(at) = text.lines().find_map(|line| line.split_once(" address=")) {
-                break at.1.trim().parse().unwrap();
+            let found = |mark| text.lines().find_map(move |line| Some(line.split_once(mark)?.1.to_owned()));
+            // As text, or as JSON.
+            if let Some(at) = found(" address=").or_else(|| found("\"address\":\"")) {
+                break at.split('"').next().unwrap().trim().parse().unwrap();
             }
             assert!(child.try_wait().unwrap().is_none(), "it ended: {text}");
             assert!(begun.elapsed() < Duration::from_secs(30), "no address: {text}");

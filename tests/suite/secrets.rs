@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::harness::{PROGRAM, Place, Run, tree};
+use crate::client::{Answer, HS256, Request, Server, sign_with, token, user};
+use crate::door::afresh;
+use crate::harness::{PROGRAM, Place, Run, SECRET, tree};
 
 /// A value that each variable doesn't allow, and what is said to be allowed.
 const BAD: &[(&str, &[&str], &str)] = &[
@@ -41,8 +43,6 @@ const BAD: &[(&str, &[&str], &str)] = &[
         &["school.example", "ftp://school.example", "https://a:b@school.example"],
         "reach this service",
     ),
-    ("BACKUP_JWT_PUBLIC_KEY", &["", "ssh-ed25519 AAAA"], "a public key in PEM"),
-    ("BACKUP_JWT_PREVIOUS_PUBLIC_KEY", &["", "x"], "a public key in PEM"),
     ("BACKUP_JWT_PREVIOUS_UNTIL", &["soon", "2026-03-01", ""], "the instant until which"),
     ("BACKUP_JWT_ALGORITHM", &["none", "HS512", "hs256", ""], "HS256, RS256, ES256 or EdDSA"),
     ("BACKUP_JWT_AUDIENCE", &[""], "1 to 200 characters"),
@@ -62,6 +62,9 @@ const BAD: &[(&str, &[&str], &str)] = &[
     ("BACKUP_LOG_FORMAT", &["xml", "JSON"], "text or json"),
 ];
 
+/// What ends up where the public one belongs.
+const PRIVATE_KEY: &str = "-----BEGIN PRIVATE KEY-----";
+
 /// The same of secrets, which are not shown.
 const BAD_SECRETS: &[(&str, &[&str], &str)] = &[
     (
@@ -76,6 +79,8 @@ const BAD_SECRETS: &[(&str, &[&str], &str)] = &[
         "a random text of 32 to 1024 bytes",
     ),
     ("BACKUP_JWT_PREVIOUS_SECRET", &["short"], "a random text of 32 to 1024 bytes"),
+    ("BACKUP_JWT_PUBLIC_KEY", &["", "ssh-ed25519 AAAA", PRIVATE_KEY], "a public key in PEM"),
+    ("BACKUP_JWT_PREVIOUS_PUBLIC_KEY", &["", PRIVATE_KEY], "a public key in PEM"),
 ];
 
 #[test]
@@ -208,4 +213,87 @@ fn a_value_from_a_file_counts_and_is_not_shown() {
     let json: Value = place.json(&["config"]);
     assert_eq!(json["sources"]["rollbackHold"], "env");
     assert!(!json.to_string().contains("17s"));
+}
+
+/// Keys and tokens pass through the server's hands, with each level of logging and in each form.
+#[test]
+fn keys_and_tokens_are_in_no_answer_no_log_and_no_file() {
+    let previous = "5d0c2f6b8a914e3790cc1fbe26d7a4083b5e9d17";
+    for format in ["text", "json"] {
+        let mut place = Place::new();
+        place.set("BACKUP_LOG", "trace").set("BACKUP_LOG_FORMAT", format).set("BACKUP_TRUSTED_PROXIES", "127.0.0.1");
+        place.set("BACKUP_JWT_PREVIOUS_SECRET", previous).set("BACKUP_JWT_PREVIOUS_UNTIL", "2999-01-01T00:00:00Z");
+        let server = Server::start(&place);
+        let printed = place.ok(&["token"]);
+        let tokens = [
+            printed.stdout.trim().to_owned(),
+            user(),
+            token(json!({ "role": "superuser", "exp": 1 })),
+            sign_with(previous, HS256, r#"{"sub":"ada"}"#),
+            sign_with("of somebody else, and 32 bytes long", HS256, r#"{"sub":"ada"}"#),
+            format!("{CANARY}.{CANARY}.{CANARY}"),
+        ];
+        let mut seen: String =
+            knocks(&server, &tokens).into_iter().map(|it| format!("{:?}{}", it.headers, it.text())).collect();
+        seen += &printed.stderr;
+        for args in commands(&place, place.create()["id"].as_str().unwrap()) {
+            // Another server would hold the directory no better.
+            if args[0] != "serve" {
+                let run = place.run(&args.iter().map(String::as_str).collect::<Vec<_>>());
+                seen += &(run.stdout + &run.stderr);
+            }
+        }
+        let log = server.stop();
+        assert!(log.contains("TRACE") && log.contains("answered") && seen.len() > 20_000, "{log}");
+        seen += &log;
+        for (file, _, dir) in tree(&place.backups()) {
+            if !dir {
+                seen += &String::from_utf8_lossy(&std::fs::read(place.backups().join(file)).unwrap());
+            }
+        }
+        for secret in [SECRET, previous, CANARY] {
+            assert!(!seen.contains(secret), "{format}: {secret}");
+        }
+        for part in tokens.iter().flat_map(|token| token.split('.').skip(1)) {
+            assert!(!seen.contains(part), "{format}: {part}");
+        }
+        place.assert_whole();
+    }
+}
+
+/// Each token wherever one may send it, rightly or wrongly.
+fn knocks(server: &Server, tokens: &[String]) -> Vec<Answer> {
+    let mut answers = Vec::new();
+    for token in tokens {
+        let cookie = format!("backup_session={token}");
+        let bearer = format!("Bearer {token}");
+        let ask = |method: &str, path: &str| afresh(server.request(method, path));
+        let requests = [
+            ask("GET", "/api/backup/status").token(token),
+            ask("GET", "/api/backup/config").token(token),
+            ask("GET", "/api/backup/audit").token(token),
+            ask("GET", "/api/backup/daily-2020-01-01").token(token),
+            ask("GET", "/nowhere").token(token),
+            ask("BREW", "/api/backup").token(token),
+            ask("TRACE", "/api/backup/list").token(token),
+            ask("POST", "/api/backup/create").token(token).json(&json!({ "reason": "by a token" })),
+            ask("POST", "/api/backup/create").token(token).json(&json!({ "token": token })),
+            ask("PUT", "/api/backup/config").token(token).header("If-Match", "\"x\"").body(b"{"),
+            ask("GET", "/api/backup/list").header("Cookie", &cookie),
+            ask("GET", "/api/backup/list").header("Cookie", &cookie).header("Cookie", &cookie),
+            ask("POST", "/api/backup/create").header("Cookie", &cookie).header("Sec-Fetch-Site", "cross-site"),
+            ask("GET", &format!("/api/backup/list?access_token={token}")),
+            ask("GET", &format!("/healthz?access_token={token}")),
+            ask("GET", "/api/backup/list").token(token).token(token),
+            ask("GET", "/api/backup/list").header("Authorization", &format!("Basic {token}")),
+            ask("GET", "/api/backup/list").header("Proxy-Authorization", &bearer),
+            ask("GET", "/api/backup/list").token(token).header("X-Long", &"x".repeat(20_000)),
+            // What isn't HTTP any more.
+            ask("GET", "/api/backup/list").token(token).header("Content-Length", "1x"),
+            ask("GET", "/a b").token(token),
+            ask("GET", "/").token(token).header("a b", "c"),
+        ];
+        answers.extend(requests.iter().map(Request::send));
+    }
+    answers
 }

@@ -35,7 +35,7 @@ impl Drop for Serving {
 }
 
 /// `faketime` would stay between us and the program that a signal is meant for.
-fn faketime_library() -> String {
+pub fn faketime_library() -> String {
     let output = Command::new("faketime").args(["-f", "+0", "printenv", "LD_PRELOAD"]).output().unwrap();
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }

@@ -1,0 +1,298 @@
+//! The door: who gets which answer under every address, and what stands open.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::client::{Answer, Request, Server, in_an_hour, superuser, token, user};
+use crate::harness::Place;
+
+use Who::{Anyone, Superuser, User};
+
+/// Who may come in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Who {
+    Anyone,
+    User,
+    Superuser,
+}
+
+/// Every route: method, path, for whom, and what a superuser gets who sends no body and names no backup that there is.
+const ROUTES: &[(&str, &str, Who, u16)] = &[
+    ("GET", "/healthz", Anyone, 200),
+    ("GET", "/readyz", Anyone, 200),
+    ("GET", "/api/openapi.json", Anyone, 200),
+    ("GET", "/api/backup", User, 200),
+    ("POST", "/api/backup", Superuser, 201),
+    ("GET", "/api/backup/list", User, 200),
+    ("POST", "/api/backup/create", Superuser, 201),
+    ("GET", "/api/backup/status", User, 200),
+    ("GET", "/api/backup/config", User, 200),
+    ("PUT", "/api/backup/config", Superuser, 428),
+    ("GET", "/api/backup/audit", Superuser, 200),
+    ("POST", "/api/backup/acknowledge", Superuser, 409),
+    ("POST", "/api/backup/operation/cancel", Superuser, 409),
+    ("POST", "/api/backup/verify/{id}", Superuser, 404),
+    ("GET", "/api/backup/download/{id}", Superuser, 404),
+    ("GET", "/api/backup/{id}/download", Superuser, 404),
+    ("GET", "/api/backup/{id}", User, 404),
+    ("PATCH", "/api/backup/{id}", Superuser, 400),
+    ("DELETE", "/api/backup/{id}", Superuser, 404),
+];
+
+const METHODS: [&str; 10] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "BREW"];
+
+/// A server that takes the word of whoever is in front of it for the client's address.
+pub fn proxied(set: &[(&str, &str)]) -> (Place, Server) {
+    let mut place = Place::new();
+    place.set("BACKUP_TRUSTED_PROXIES", "127.0.0.1");
+    for (name, value) in set {
+        place.set(name, value);
+    }
+    let server = Server::start(&place);
+    (place, server)
+}
+
+/// From an address that has never asked before, so that no limit is in the way.
+pub fn afresh(request: Request) -> Request {
+    request.header("X-Forwarded-For", &std::net::Ipv4Addr::from_bits(0x0a00_0000 + next()).to_string())
+}
+
+fn next() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Whoever has never asked before.
+pub fn somebody(role: Value) -> String {
+    token(json!({ "sub": format!("user-{}", next()), "role": role }))
+}
+
+/// What the source says, so that a new route is listed above before it is served.
+#[test]
+fn every_route_is_listed_here() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let source = std::fs::read_to_string(root.join("http.rs")).unwrap();
+    let table = source.split_once("\nfn routes(").unwrap().1.split_once("\n}\n").unwrap().0;
+    let methods = [
+        ("get()", "GET"),
+        ("post()", "POST"),
+        ("put()", "PUT"),
+        ("Method::PATCH", "PATCH"),
+        ("Method::DELETE", "DELETE"),
+    ];
+    let mut served = BTreeSet::new();
+    for resource in table.split("resource(").skip(1) {
+        let path = resource.split('"').nth(1).unwrap();
+        let found: Vec<_> = methods.iter().filter(|(text, _)| resource.contains(&format!("({text}, "))).collect();
+        assert_eq!(
+            found.len(),
+            resource.matches("(), web::to").count()
+                + resource.matches("Method::").count()
+                + resource.matches("(), download()").count(),
+            "a method that isn't known here: {resource}"
+        );
+        served.extend(found.into_iter().map(|(_, method)| (*method, path)));
+    }
+    let listed: BTreeSet<_> = ROUTES.iter().map(|(method, path, ..)| (*method, *path)).collect();
+    assert_eq!(served, listed);
+    // Nothing is served beside that table.
+    let files = std::fs::read_dir(root.join("http")).unwrap().map(|entry| entry.unwrap().path());
+    let texts = files.filter(|path| path.is_file()).map(|path| std::fs::read_to_string(path).unwrap());
+    let all = texts.fold(source, |all, text| all + &text);
+    for (word, times) in [("web::resource(", 1), ("web::scope(", 0), (".service(", 0), ("Files::new(", 0)] {
+        assert_eq!(all.matches(word).count(), times, "{word}");
+    }
+}
+
+/// Callers, each with whether they count as nobody, a user or a superuser.
+fn callers() -> Vec<(&'static str, Option<String>, Who)> {
+    let expired = token(json!({ "role": "superuser", "exp": in_an_hour() - 7200 }));
+    vec![
+        ("nobody", None, Anyone),
+        ("an empty token", Some(String::new()), Anyone),
+        ("garbage", Some("garbage".to_owned()), Anyone),
+        ("three parts of garbage", Some("a.b.c".to_owned()), Anyone),
+        ("expired", Some(expired), Anyone),
+        ("a user", Some(somebody(json!("teacher"))), User),
+        ("no role", Some(somebody(Value::Null)), User),
+        ("role true", Some(somebody(json!(true))), User),
+        ("role 1", Some(somebody(json!(1))), User),
+        ("a list of roles", Some(somebody(json!(["superuser"]))), User),
+        ("another case", Some(somebody(json!("Superuser"))), User),
+        ("a space", Some(somebody(json!("superuser "))), User),
+        ("a nested role", Some(somebody(json!({ "role": "superuser" }))), User),
+        ("another claim", Some(token(json!({ "sub": format!("user-{}", next()), "superuser": true }))), User),
+        ("a superuser", Some(superuser()), Superuser),
+    ]
+}
+
+fn ask(server: &Server, method: &str, path: &str, token: Option<&String>) -> Answer {
+    let request = afresh(server.request(method, &path.replace("{id}", "daily-2020-01-01")));
+    token.into_iter().fold(request, |request, token| request.token(token)).send()
+}
+
+#[test]
+fn every_route_answers_those_that_it_is_for_and_nobody_else() {
+    let (place, server) = proxied(&[]);
+    place.create();
+    for (method, path, who, status) in ROUTES {
+        let methods = if *method == "GET" { vec!["GET", "HEAD"] } else { vec![*method] };
+        for (name, token, is) in callers() {
+            for method in &methods {
+                let answer = ask(&server, method, path, token.as_ref());
+                let expected = match (who, is) {
+                    (Anyone, _) | (_, Superuser) | (User, User) => *status,
+                    (_, Anyone) => 401,
+                    (Superuser, User) => 403,
+                };
+                assert_eq!(answer.status, expected, "{name}: {method} {path}: {}", answer.text());
+                match expected {
+                    _ if *method == "HEAD" => {}
+                    401 => drop(answer.problem(401, "unauthenticated")),
+                    403 => drop(answer.problem(403, "forbidden")),
+                    _ => {}
+                }
+            }
+        }
+    }
+    assert_eq!(place.list().len(), 3, "the first and the superuser's two");
+    server.stop();
+    place.assert_whole();
+}
+
+/// Whoever reads on after the head of such an answer takes a body for the next one.
+#[test]
+fn no_answer_to_head_has_a_body() {
+    let (_place, server) = proxied(&[]);
+    for path in ["/healthz", "/readyz", "/api/backup/list", "/api/backup/audit", "/nowhere"] {
+        for token in [superuser(), somebody(json!("teacher")), "garbage".to_owned()] {
+            let mut text = String::new();
+            afresh(server.request("HEAD", path)).token(&token).open().unwrap().read_to_string(&mut text).unwrap();
+            assert!(text.starts_with("HTTP/1.1 ") && text.ends_with("\r\n\r\n"), "{path}: {text}");
+            assert_eq!(text.matches("\r\n\r\n").count(), 1, "{path}: {text}");
+        }
+    }
+}
+
+#[test]
+fn any_other_method_wants_a_token_too_and_then_says_which_there_are() {
+    let (_place, server) = proxied(&[]);
+    let paths: BTreeSet<_> = ROUTES.iter().map(|(_, path, ..)| *path).collect();
+    for path in paths {
+        let known: Vec<_> = ROUTES.iter().filter(|route| route.1 == path).map(|route| route.0).collect();
+        let known = |method: &str| known.contains(&method) || (method == "HEAD" && known.contains(&"GET"));
+        for method in METHODS.into_iter().filter(|method| !known(method)) {
+            for token in [None, Some("garbage".to_owned())] {
+                assert_eq!(ask(&server, method, path, token.as_ref()).status, 401, "{method} {path}");
+            }
+            for token in [somebody(json!("teacher")), superuser()] {
+                let answer = ask(&server, method, path, Some(&token));
+                assert_eq!(answer.status, 405, "{method} {path}: {}", answer.text());
+                let allow: BTreeSet<_> = answer.header("allow").unwrap().split(", ").collect();
+                let expected: BTreeSet<_> = METHODS.into_iter().filter(|method| known(method)).collect();
+                assert_eq!(allow, expected, "{method} {path}");
+            }
+        }
+    }
+}
+
+#[test]
+fn where_nothing_is_a_token_is_asked_for_first() {
+    let (_place, server) = proxied(&[]);
+    let paths =
+        ["/", "/api", "/api/", "/api/backup/", "/api/backup/list/", "/api/backup/a/b/c", "/favicon.ico", "/.env"];
+    for path in paths {
+        for method in METHODS {
+            assert_eq!(ask(&server, method, path, None).status, 401, "{method} {path}");
+            assert_eq!(ask(&server, method, path, Some(&superuser())).status, 404, "{method} {path}");
+        }
+        ask(&server, "GET", path, Some(&user())).problem(404, "no-such-route");
+    }
+}
+
+/// What looks like an open address, and the answer without a token. 200 is that address itself.
+const LIKE_OPEN: &[(&str, u16)] = &[
+    ("/healthz?x", 200),
+    ("/healthz?/../api/backup/list", 200),
+    ("/healthz/", 401),
+    ("/healthz/x", 401),
+    ("/healthz%2f..%2fapi/backup/list", 401),
+    ("/healthz/../api/backup/list", 401),
+    ("/healthz/%2e%2e/api/backup/list", 401),
+    ("/healthz;x", 401),
+    ("/healthz;/../api/backup/list", 401),
+    ("/healthz%00", 401),
+    ("/healthz%20", 401),
+    ("/healthz%3fx", 401),
+    ("/healthz\\..\\api\\backup\\list", 401),
+    ("/%68ealthz", 401),
+    ("/HEALTHZ", 401),
+    ("//healthz", 401),
+    ("/./healthz", 401),
+    ("/readyz/../api/backup/status", 401),
+    ("/api/openapi.json/../backup/list", 401),
+    ("/api/openapi.json%2f..%2fbackup/list", 401),
+    ("/api/openapi.json/", 401),
+    ("/api//openapi.json", 401),
+    ("/api/backup/../../healthz", 401),
+    ("/api/backup/list?x=/healthz", 401),
+    ("/api/backup%2flist", 401),
+    ("/api/backup/lis%74", 401),
+    ("http://school.example/api/backup/list", 401),
+    ("http://healthz/api/backup/list", 401),
+];
+
+#[test]
+fn nothing_that_looks_like_an_open_address_gives_data() {
+    let (place, server) = proxied(&[]);
+    let id = place.create()["id"].as_str().unwrap().to_owned();
+    for (path, status) in LIKE_OPEN {
+        let answer = ask(&server, "GET", path, None);
+        assert_eq!(answer.status, *status, "{path}: {}", answer.text());
+        assert!(!answer.text().contains(&id), "{path}: {}", answer.text());
+        if *status == 200 {
+            assert_eq!(answer.json(), json!({ "alive": true }), "{path}");
+        }
+    }
+    // Nor does a header that names another address or method, as some proxies' backends take them.
+    for (name, value) in [
+        ("X-Original-URL", "/api/backup/list"),
+        ("X-Rewrite-URL", "/api/backup/list"),
+        ("X-Forwarded-Prefix", "/api/backup"),
+        ("X-HTTP-Method-Override", "POST"),
+    ] {
+        let answer = afresh(server.request("GET", "/healthz")).header(name, value).send();
+        assert_eq!(answer.ok(), json!({ "alive": true }), "{name}");
+        let answer = afresh(server.request("GET", "/api/backup/list")).header(name, "/healthz").send();
+        answer.problem(401, "unauthenticated");
+    }
+}
+
+/// Whoever may not do a thing learns nothing of how it is done.
+#[test]
+fn a_user_is_forbidden_whatever_else_is_wrong_with_the_request() {
+    let (place, server) = proxied(&[]);
+    let id = place.create()["id"].as_str().unwrap().to_owned();
+    let ask = |method: &str, path: &str| afresh(server.request(method, path)).token(&somebody(json!("teacher")));
+    let paths = [
+        ("DELETE", format!("/api/backup/{id}?force=perhaps")),
+        ("DELETE", "/api/backup/no-such-id?nonsense".to_owned()),
+        ("GET", "/api/backup/audit?limit=many".to_owned()),
+        ("GET", format!("/api/backup/download/{id}?database=../auth")),
+        ("PUT", "/api/backup/config?dryRun=perhaps".to_owned()),
+    ];
+    for (method, path) in paths {
+        ask(method, &path).send().problem(403, "forbidden");
+    }
+    for body in [&b"{"[..], b"[]", &[b' '; 100_000]] {
+        ask("POST", "/api/backup/create").body(body).send().problem(403, "forbidden");
+        let request = ask("PATCH", &format!("/api/backup/{id}")).header("Content-Type", "application/json");
+        request.body(body).send().problem(403, "forbidden");
+    }
+    let refused: Vec<_> = place.audit().into_iter().filter(|line| line["kind"] == "refused").collect();
+    assert_eq!(refused.len(), 11, "each is written down once: {refused:?}");
+}

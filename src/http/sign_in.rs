@@ -16,14 +16,29 @@ use crate::engine::Actor;
 use crate::session::LIFETIME;
 use crate::token::Refused;
 
-/// `POST /sign-in`.
-#[derive(Deserialize, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+/// `POST /sign-in`: one of the two.
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged)]
+#[allow(missing_docs)]
 pub enum SignInBody {
-    /// A token, as in `Authorization: Bearer`.
-    Token(String),
-    /// A one-time code, as `token --link` prints it.
-    Code(String),
+    Token(ByToken),
+    Code(ByCode),
+}
+
+/// A token, as in `Authorization: Bearer`.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct ByToken {
+    token: String,
+}
+
+/// A one-time code, as `token --link` prints it.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct ByCode {
+    code: String,
 }
 
 /// `POST /sign-in`: whose session it is. The session itself is in the cookie.
@@ -47,8 +62,8 @@ pub async fn sign_in(state: web::Data<State>, request: HttpRequest, body: Body) 
     }
     let mut admitted = address(&request)?;
     let (found, how) = match body.json()? {
-        SignInBody::Token(token) => (state.keyring.check(&token), "token"),
-        SignInBody::Code(code) => {
+        SignInBody::Token(ByToken { token }) => (state.keyring.check(&token), "token"),
+        SignInBody::Code(ByCode { code }) => {
             let sessions = state.clone();
             let redeemed = state.blocking(move || sessions.sessions.redeem(&code)).await?;
             (redeemed.ok_or(Refused::Signature), "code")

@@ -136,8 +136,12 @@ fn a_form_on_another_site_makes_nothing() {
         let request = with(by_cookie(&server, method, path), sites[0]).json(&json!({ "pinned": true }));
         request.send().problem(403, "cross-site");
     }
-    // A link may lead here, and reads no more than it says.
-    let request = with(by_cookie(&server, "GET", &of), sites[0]).header("X-HTTP-Method-Override", "DELETE");
+    // Nor may a picture on another site use up what a superuser may download; whoever types the address may look.
+    for site in ["cross-site", "same-site"] {
+        let picture = by_cookie(&server, "GET", &format!("/api/backup/download/{id}")).header(SITE, site);
+        picture.send().problem(403, "cross-site");
+    }
+    let request = by_cookie(&server, "GET", &of).header(SITE, "none").header("X-HTTP-Method-Override", "DELETE");
     assert_eq!(request.send().ok()["pinned"], false);
     assert_eq!(place.ids(), [id]);
 }

@@ -25,6 +25,8 @@ const ROUTES: &[(&str, &str, Who, u16)] = &[
     ("GET", "/healthz", Anyone, 200),
     ("GET", "/readyz", Anyone, 200),
     ("GET", "/api/openapi.json", Anyone, 200),
+    ("POST", "/sign-in", Anyone, 400),
+    ("POST", "/sign-out", User, 204),
     ("GET", "/api/backup", User, 200),
     ("POST", "/api/backup", Superuser, 201),
     ("GET", "/api/backup/list", User, 200),

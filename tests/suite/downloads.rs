@@ -363,19 +363,18 @@ fn take_slowly(mut stream: TcpStream, mut between: impl FnMut(u64)) -> (String, 
 
 #[test]
 fn a_large_download_outlives_its_backup_in_little_memory() {
-    let mut place = Place::new();
-    place.set("BACKUP_RETENTION_MANUAL", "2");
+    let place = Place::new();
     place.fill(300);
     let library = Library::of(place);
     let server = &library.server;
     let checksum = library.backup["databases"]["attendance"]["checksum"].as_str().unwrap().to_owned();
     server.get("/api/backup/status").ok();
-    let (rotated, deleted) = (library.get("attendance").open().unwrap(), library.get("attendance").open().unwrap());
     let before = server.memory();
     let (mut most, mut is_gone) = (before, false);
+    let [one, other] = [(); 2].map(|()| library.get("attendance").open().unwrap());
     std::thread::scope(|scope| {
-        let first = scope.spawn(|| take_slowly(rotated, |_| ()));
-        let second = take_slowly(deleted, |taken| {
+        let first = scope.spawn(|| take_slowly(one, |_| ()));
+        let second = take_slowly(other, |taken| {
             most = most.max(server.memory());
             if taken > 10 << 20 && !is_gone {
                 let path = format!("/api/backup/{}?force=true", library.id());
@@ -388,11 +387,34 @@ fn a_large_download_outlives_its_backup_in_little_memory() {
         }
     });
     library.get("attendance").send().problem(404, "not-found");
+    println!("it grew by {} kB", (most - before) >> 10);
     assert!(most - before < 32 << 20, "{} MB more", (most - before) >> 20);
     assert!(!library.place.copy(&library.backup, "attendance").exists());
     library.outcome(2);
     let sent: Vec<_> = library.audited().iter().filter_map(|line| line["details"]["bytes"].as_u64()).collect();
     assert!(sent.len() == 2 && sent.iter().all(|bytes| *bytes > 300_000_000), "{sent:?}");
+}
+
+#[test]
+fn a_download_outlives_the_rotation_that_takes_its_backup() {
+    let mut place = Place::new();
+    place.set("BACKUP_RETENTION_MANUAL", "1").fill(20);
+    let library = Library::of(place);
+    let checksum = library.backup["databases"]["attendance"]["checksum"].as_str().unwrap().to_owned();
+    let stream = library.get("attendance").open().unwrap();
+    let mut is_gone = false;
+    let (sum, _) = take_slowly(stream, |_| {
+        if !is_gone {
+            assert_eq!(library.server.post("/api/backup/create").status, 201);
+            is_gone = true;
+        }
+    });
+    assert!(sum == checksum);
+    assert!(!library.place.copy(&library.backup, "attendance").exists());
+    library.get("attendance").send().problem(404, "not-found");
+    assert_eq!(library.outcome(1)["ok"], true);
+    library.server.stop();
+    library.place.assert_whole();
 }
 
 #[test]

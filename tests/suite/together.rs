@@ -90,7 +90,7 @@ fn twenty_clients_and_the_app_at_once_leave_everything_whole() {
                 }
             });
         }
-        std::thread::sleep(Duration::from_secs(8 * thoroughness() as u64));
+        std::thread::sleep(Duration::from_secs(5 * thoroughness() as u64));
         over.store(true, Ordering::Release);
     });
     let written = writer.stop();
@@ -184,7 +184,7 @@ fn a_full_disk_is_507_and_costs_nothing() {
 #[test]
 fn a_create_that_is_cancelled_leaves_nothing() {
     let place = Place::new();
-    place.fill(80);
+    place.fill(40);
     let server = Server::start(&place);
     cancel(&server).problem(409, "nothing-runs");
     let mut stream = create(&server).open().unwrap();
@@ -205,7 +205,7 @@ fn a_create_that_is_cancelled_leaves_nothing() {
 #[test]
 fn a_stop_during_a_create_undoes_it() {
     let place = Place::new();
-    place.fill(80);
+    place.fill(40);
     let server = Server::start(&place);
     let mut stream = create(&server).open().unwrap();
     under_way(&place, "create");
@@ -291,7 +291,7 @@ fn an_acknowledgement_that_is_killed_is_done_or_not() {
     // Threads that wake each other write as well.
     let in_log = Spot { call: "write", path: Some("audit.jsonl".to_owned()) };
     for spot in anywhere.into_iter().chain([in_log]) {
-        for n in 1.. {
+        for n in (1..).step_by(if thoroughness() >= 2 { 1 } else { 2 }) {
             let place = shrunk.twin();
             let mut command = place.faulty(&spot, &format!("signal=KILL:when={n}"), &["serve"]);
             command.env("BACKUP_ENABLED", "false");
@@ -318,5 +318,6 @@ fn an_acknowledgement_that_is_killed_is_done_or_not() {
             seen[usize::from(done)] += 1;
         }
     }
+    println!("undone, done: {seen:?}");
     assert!(seen[0] > 2 && seen[1] > 2, "undone, done: {seen:?}");
 }

@@ -44,6 +44,8 @@ use problem::Problem;
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 /// A client that takes nothing of what was sent for this long is gone (`TCP_USER_TIMEOUT`, RFC 5482).
 const SEND_PATIENCE: Duration = Duration::from_secs(60);
+/// What is still being sent when the service is told to stop may go on for this long. Supervisors wait 10 seconds.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// Connections of one worker; beyond them new ones wait.
 const CONNECTIONS: usize = 4096;
 /// Threads that answer; the work is done on blocking ones.
@@ -92,6 +94,12 @@ impl State {
         let (engine, span) = (self.engine.clone(), tracing::Span::current());
         let acted = web::block(move || span.in_scope(|| act(&engine))).await;
         Ok(acted.map_err(|error| Problem::internal(&error))??)
+    }
+
+    /// Says whether downloads are under way, also when the server has ended.
+    pub fn downloads(&self) -> impl Fn() -> bool + 'static {
+        let downloads = Arc::clone(&self.downloads);
+        move || downloads.load(Ordering::Acquire) > 0
     }
 
     fn call(&self, superuser: &Superuser) -> Call {
@@ -280,7 +288,7 @@ pub fn server(state: State, listener: TcpListener) -> std::io::Result<Server> {
         // One request a connection: the patience for a head is actix's for the first one alone, and a second that never
         // ends would hold its connection for good.
         .keep_alive(KeepAlive::Disabled)
-        .shutdown_timeout(10)
+        .shutdown_timeout(STOP_PATIENCE.as_secs())
         .disable_signals()
         .on_connect(|connection, _| {
             if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() {

@@ -163,10 +163,10 @@ impl Answer {
             .await?;
         let parts = body_parts(handout, parts);
         let ended = Box::new(move |sent, broken| {
-            drop(slot);
             if let Some(leaving) = leaving {
                 leaving.ended(sent, broken);
             }
+            drop(slot);
         });
         Ok(self.response.body(Stream::new(parts, ended)))
     }

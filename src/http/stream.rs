@@ -15,6 +15,7 @@ use actix_web::rt::task::{JoinHandle, spawn_blocking};
 use actix_web::web::Bytes;
 use sha2::{Digest, Sha256};
 
+use super::OnDrop;
 use crate::backup::hex;
 use crate::engine::Broken;
 
@@ -181,10 +182,12 @@ impl Drop for Stream {
         let Some(ended) = self.ended.take() else { return };
         let (sent, missing) = (self.sent, self.sent < self.size);
         let broken = self.broken.take().or_else(|| missing.then_some(Broken::Aborted));
-        // It writes to the disk. At the very end of the process there is no thread for that any more.
+        let told = OnDrop(Some(move || ended(sent, broken)));
+        // It writes to the disk. At the very end of the process there is no thread for that any more: what such a thread
+        // is given is dropped, which tells as well.
         match tokio::runtime::Handle::try_current() {
-            Ok(_) => drop(spawn_blocking(move || ended(sent, broken))),
-            Err(_) => ended(sent, broken),
+            Ok(_) => drop(spawn_blocking(move || drop(told))),
+            Err(_) => drop(told),
         }
     }
 }

@@ -437,6 +437,22 @@ fn who_goes_away_frees_the_place_and_it_is_no_failure() {
     library.place.assert_whole();
 }
 
+/// A stop doesn't wait for a reader who takes nothing, and what he didn't get is recorded.
+#[test]
+fn a_download_that_a_stop_cuts_off_has_its_outcome() {
+    let place = Place::new();
+    place.fill(20);
+    let library = Library::of(place);
+    let mut stream = library.get("attendance").open().unwrap();
+    stream.read_exact(&mut [0; 1000]).unwrap();
+    library.server.stop();
+    let lines = library.place.audit();
+    let outcome = lines.last().unwrap();
+    assert_eq!((&outcome["operation"], &outcome["kind"]), (&"download".into(), &"outcome".into()), "{outcome}");
+    assert_eq!((&outcome["ok"], &outcome["code"]), (&false.into(), &"aborted".into()), "{outcome}");
+    library.place.assert_whole();
+}
+
 #[test]
 fn thirty_two_at_once_and_the_next_is_told_to_come_again() {
     let place = Place::new();

@@ -90,7 +90,7 @@ fn downloads_are_counted_by_user_wherever_he_comes_from_and_by_whatever_route() 
     let id = counted.path.split(['/', '?']).nth(4).unwrap();
     let other = counted.server.request("GET", &format!("/api/backup/{id}/download"));
     let requests = (0..50).map(|n: usize| {
-        let request = if n % 2 == 0 { counted.by("ada") } else { other.clone().token(&superuser()) };
+        let request = if n.is_multiple_of(2) { counted.by("ada") } else { other.clone().token(&superuser()) };
         request.from(Ipv4Addr::new(127, 0, 1, n as u8))
     });
     assert_counted(requests);

@@ -23,6 +23,7 @@ mod limits;
 mod lost_catalog;
 mod no_file_calls;
 mod paths;
+mod readers;
 mod refusals;
 mod rotation;
 mod secrets;

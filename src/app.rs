@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -19,6 +19,8 @@ use crate::{http, scheduler, telemetry};
 
 /// How long a health check waits.
 const HEALTH_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the end of a download may take to be recorded when the service stops.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// An engine of the process's configuration.
 pub fn engine() -> anyhow::Result<Engine> {
@@ -84,6 +86,7 @@ impl<'a> Service<'a> {
         }
         self.announce()?;
         let state = http::State::new(engine.clone(), self.keyring, self.sessions, control);
+        let downloads = state.downloads();
         std::thread::scope(|scope| {
             actix_web::rt::System::new().block_on(async {
                 let server = http::server(state, self.listener)?;
@@ -98,6 +101,11 @@ impl<'a> Service<'a> {
                 ended
             })
         })?;
+        // Those that were cut off are recorded as such, by threads that nobody else waits for.
+        let begun = Instant::now();
+        while downloads() && begun.elapsed() < LAST_WORDS {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         tracing::info!("stopped");
         Ok(())
     }

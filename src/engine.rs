@@ -31,7 +31,7 @@ use crate::store::Store;
 
 pub use create::{Create, Created};
 pub use download::Download;
-pub use handout::{Handed, Handout, SUMS, tar_header};
+pub use handout::{Broken, Handed, Handout, Leaving, SUMS, tar_header};
 pub use permit::Holder;
 pub use read::{AuditPage, AuditQuery, DatabaseVerdict, Verification};
 pub use rebuild::Rebuilt;

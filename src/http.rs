@@ -24,15 +24,16 @@ use std::time::{Duration, Instant};
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{Server, ServiceFactory, ServiceRequest, ServiceResponse};
-use actix_web::http::Method;
 use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use actix_web::http::{KeepAlive, Method};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{App, HttpResponse, HttpServer, Resource, ResponseError, Route, guard, web};
 use futures_util::FutureExt;
+use serde_json::{Map, Value};
 use tracing_actix_web::TracingLogger;
 
 use crate::backup::{BackupId, DatabaseName};
-use crate::engine::{self, Actor, Call, Engine, Handout, Holder};
+use crate::engine::{self, Actor, Call, Engine, Handout, Holder, Leaving};
 use crate::session::Sessions;
 use crate::sqlite::Control;
 use crate::token::Keyring;
@@ -43,11 +44,9 @@ use problem::Problem;
 
 /// A request's head must come within this.
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
-/// An idle connection is closed after this.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// A client that takes nothing of what was sent for this long is gone (`TCP_USER_TIMEOUT`, RFC 5482).
 const SEND_PATIENCE: Duration = Duration::from_secs(60);
-/// What is still being answered when it is told to stop may end within this; supervisors send SIGKILL after 10 s.
+/// What is still being sent when the service is told to stop may go on for this long. Supervisors wait 10 seconds.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// Connections of one worker; beyond them new ones wait.
 const CONNECTIONS: usize = 4096;
@@ -113,6 +112,12 @@ impl State {
         done.map_err(|error| Problem::internal(&error))
     }
 
+    /// Says whether downloads are under way, also when the server has ended.
+    pub fn downloads(&self) -> impl Fn() -> bool + 'static {
+        let downloads = Arc::clone(&self.downloads);
+        move || downloads.load(Ordering::Acquire) > 0
+    }
+
     fn call(&self, superuser: &Superuser) -> Call {
         Call { wait: Duration::ZERO, control: self.control.child(), actor: superuser.actor() }
     }
@@ -145,13 +150,24 @@ impl State {
             .header(actix_web::http::header::RETRY_AFTER, HeaderValue::from_static("30")))
     }
 
-    /// Whether a range begins a download that hasn't got its line in the audit log yet.
-    fn is_first_range(&self, actor: &Actor, handout: &Handout) -> bool {
+    /// Records that a range is about to leave, unless a line of the same download stands for it already. Other ranges wait
+    /// meanwhile: none leaves on the word of a line that then can't be written.
+    fn range_leaving(
+        &self,
+        handout: &Handout,
+        actor: &Actor,
+        details: Map<String, Value>,
+    ) -> Result<Option<Leaving>, engine::Error> {
         let mut ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
         ranges.retain(|_, begun| begun.elapsed() < ONE_DOWNLOAD);
         let name = handout.files.first().map(|it| it.name.clone());
         let key = (actor.by.clone(), handout.backup.id, name);
-        ranges.insert(key, Instant::now()).is_none()
+        if ranges.contains_key(&key) {
+            return Ok(None);
+        }
+        let leaving = self.engine.leaving(handout, actor, details)?;
+        ranges.insert(key, Instant::now());
+        Ok(Some(leaving))
     }
 }
 
@@ -267,8 +283,7 @@ async fn finish<B: MessageBody + 'static>(
     };
     let problem = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == problem::MEDIA_TYPE);
     let status = response.status();
-    if (status.is_client_error() || status.is_server_error()) && !problem && response.request().method() != Method::HEAD
-    {
+    if (status.is_client_error() || status.is_server_error()) && !problem {
         let allowed = response.headers().get(ALLOW).cloned();
         let mut answer = Problem::of_status(status).error_response();
         if let Some(allowed) = allowed {
@@ -291,7 +306,9 @@ pub fn server(state: State, listener: TcpListener) -> std::io::Result<Server> {
         .max_connections(CONNECTIONS)
         .client_request_timeout(HEAD_PATIENCE)
         .client_disconnect_timeout(Duration::from_secs(5))
-        .keep_alive(KEEP_ALIVE)
+        // One request a connection: the patience for a head is actix's for the first one alone, and a second that never
+        // ends would hold its connection for good.
+        .keep_alive(KeepAlive::Disabled)
         .shutdown_timeout(STOP_PATIENCE.as_secs())
         .disable_signals()
         .on_connect(|connection, _| {

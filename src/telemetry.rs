@@ -19,7 +19,10 @@ pub fn start(level: Level, format: LogFormat) {
     };
     // What the libraries have to say is for whoever looks for a fault.
     let theirs = if level >= LevelFilter::DEBUG { level } else { level.min(LevelFilter::WARN) };
-    let filter = Targets::new().with_default(theirs).with_target(env!("CARGO_CRATE_NAME"), level);
+    // What clients send that is no HTTP at all is no error of ours, and any scanner would fill the log with it.
+    let nonsense = if level >= LevelFilter::DEBUG { level } else { LevelFilter::OFF };
+    let filter = Targets::new().with_default(theirs).with_target("actix_http", nonsense);
+    let filter = filter.with_target(env!("CARGO_CRATE_NAME"), level);
     let lines = tracing_subscriber::fmt::layer().with_target(false).with_writer(std::io::stderr);
     // It would tell of a stderr that can't be written on stderr, and panic: a full disk of log lines ends no backup.
     let lines = lines.log_internal_errors(false);

@@ -61,13 +61,35 @@ impl Engine {
     }
 }
 
+/// Why a download ended before it was whole.
+pub enum Broken {
+    /// The client went away.
+    Aborted,
+    /// The copy isn't what was recorded.
+    Damaged(String),
+    /// The copy couldn't be read, which says nothing of what it holds.
+    Unread(String),
+}
+
+impl Broken {
+    fn told(self) -> (&'static str, String) {
+        match self {
+            Broken::Aborted => (ABORTED, "the client went away, or was too slow".to_owned()),
+            Broken::Damaged(reason) => ("damaged", reason),
+            Broken::Unread(reason) => ("disk", reason),
+        }
+    }
+}
+
 impl Leaving {
     /// Records how it ended: bytes that left, and why not all of them did.
-    pub fn ended(mut self, sent: u64, failed: Option<&str>) {
+    pub fn ended(mut self, sent: u64, broken: Option<Broken>) {
         self.line.details.insert("bytes".to_owned(), sent.into());
-        self.line.ok = Some(failed.is_none());
-        self.line.code = failed.map(|_| ABORTED.to_owned());
-        self.line.reason = failed.map(str::to_owned);
+        self.line.ok = Some(broken.is_none());
+        if let Some((code, reason)) = broken.map(Broken::told) {
+            self.line.code = Some(code.to_owned());
+            self.line.reason = Some(reason);
+        }
         if let Err(error) = self.engine.audit.append(self.engine.clock.now(), self.line) {
             tracing::warn!(%error, "the end of a download could not be recorded");
         }

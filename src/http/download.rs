@@ -116,11 +116,8 @@ impl Answer {
         let unchanged =
             header(IF_RANGE).is_none_or(|text| text.parse().is_ok_and(|given: EntityTag| given.strong_eq(tag)));
         let Some(text) = header(RANGE).filter(|_| request.method() == Method::GET && unchanged) else { return Ok(()) };
-        let Some(specs) = text.strip_prefix("bytes=") else { return Ok(()) };
-        if specs.contains(',') || !is_range(specs) {
-            return Ok(());
-        }
-        match HttpRange::parse(text, size)
+        let Some(range) = text.strip_prefix("bytes=").and_then(one_range) else { return Ok(()) };
+        match HttpRange::parse(&range, size)
             .ok()
             .and_then(|ranges| ranges.first().copied())
             .filter(|range| range.length > 0)
@@ -171,37 +168,41 @@ impl Answer {
             return Ok(self.response.body(Announced(size)));
         }
         let slot = state.download_slot()?;
-        let first = match &parts {
-            Parts::Range { .. } => state.is_first_range(&actor, &self.handout),
-            _ => true,
-        };
         let mut details = Map::new();
         if let Parts::Range { start, length } = &parts {
             details.insert("range".to_owned(), format!("{start}-{}", start + length - 1).into());
         }
-        let handout = self.handout;
+        let (handout, ranges) = (self.handout, matches!(parts, Parts::Range { .. }).then(|| state.clone()));
         let (handout, leaving) = state
             .engine(move |engine| {
-                let leaving = if first { Some(engine.leaving(&handout, &actor, details)?) } else { None };
+                let leaving = match ranges {
+                    Some(state) => state.range_leaving(&handout, &actor, details)?,
+                    None => Some(engine.leaving(&handout, &actor, details)?),
+                };
                 Ok((handout, leaving))
             })
             .await?;
         let parts = body_parts(handout, parts);
-        let ended = Box::new(move |sent, failed: Option<String>| {
-            drop(slot);
+        let ended = Box::new(move |sent, broken| {
             if let Some(leaving) = leaving {
-                leaving.ended(sent, failed.as_deref());
+                leaving.ended(sent, broken);
             }
+            drop(slot);
         });
         Ok(self.response.body(Stream::new(parts, ended)))
     }
 }
 
-/// A strict `first-last`, `first-` or `-length`.
-fn is_range(spec: &str) -> bool {
-    let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    spec.split_once('-')
-        .is_some_and(|(first, last)| number(first) && number(last) && !(first.is_empty() && last.is_empty()))
+/// A strict `first-last`, `first-` or `-length`. A number of any length is one (RFC 9110 section 14.1.2); those that no
+/// file reaches are cut to one that is read without overflow.
+fn one_range(spec: &str) -> Option<String> {
+    let number = |text: &str| {
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        let cut = if text.is_empty() { String::new() } else { text.parse().unwrap_or(u64::MAX).to_string() };
+        digits.then_some(cut)
+    };
+    let (first, last) = spec.split_once('-').filter(|(first, last)| !(first.is_empty() && last.is_empty()))?;
+    Some(format!("bytes={}-{}", number(first)?, number(last)?))
 }
 
 fn is_unwanted(request: &HttpRequest, tag: &EntityTag) -> bool {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use actix_governor::governor::NotUntil;
@@ -38,10 +38,15 @@ pub fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
             break;
         }
         // What isn't an address was not written by a proxy of ours.
-        let Ok(hop) = hop.trim().parse::<IpAddr>() else { break };
+        let Some(hop) = hop_address(hop.trim()) else { break };
         client = hop.to_canonical();
     }
     client
+}
+
+/// Some gateways write the port too.
+fn hop_address(hop: &str) -> Option<IpAddr> {
+    hop.parse().or_else(|_| hop.parse::<SocketAddr>().map(|hop| hop.ip())).ok()
 }
 
 /// Of an address, the part that belongs to one customer: all of IPv4, the first 64 bits of IPv6.
@@ -198,5 +203,88 @@ impl Limits {
             Some(_) => self.refused_by_subject.count(admitted),
             None => self.refused_by_address.count(admitted),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::http::header::HeaderName;
+
+    use super::*;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    /// The client of a request from `peer` with these `X-Forwarded-For` headers.
+    fn of(peer: &str, trusted: &[&str], forwarded: &[&[u8]]) -> String {
+        let mut headers = HeaderMap::new();
+        for value in forwarded {
+            let name = HeaderName::from_static("x-forwarded-for");
+            headers.append(name, HeaderValue::from_bytes(value).unwrap());
+        }
+        let trusted: Vec<IpNet> = trusted.iter().map(|text| text.parse().unwrap()).collect();
+        client(address(peer), &headers, &trusted).to_string()
+    }
+
+    #[test]
+    fn headers_count_only_from_a_trusted_peer_and_from_the_right() {
+        let proxies = &["10.0.0.0/8", "fd00::/8"];
+        assert_eq!(of("192.0.2.1", &[], &[b"198.51.100.7"]), "192.0.2.1");
+        assert_eq!(of("192.0.2.1", proxies, &[b"198.51.100.7"]), "192.0.2.1");
+        assert_eq!(of("10.0.0.1", proxies, &[]), "10.0.0.1");
+        assert_eq!(of("10.0.0.1", proxies, &[b"198.51.100.7"]), "198.51.100.7");
+        assert_eq!(of("10.0.0.1", proxies, &[b"203.0.113.9, 198.51.100.7"]), "198.51.100.7");
+        assert_eq!(of("10.0.0.1", proxies, &[b"203.0.113.9,198.51.100.7 ,10.1.1.1,  fd00::2"]), "198.51.100.7");
+        // A trusted address that a client has written stands further left than his own.
+        assert_eq!(of("10.0.0.1", proxies, &[b"10.9.9.9, 198.51.100.7"]), "198.51.100.7");
+    }
+
+    #[test]
+    fn several_headers_are_one_list() {
+        let proxies = &["10.0.0.0/8"];
+        assert_eq!(of("10.0.0.1", proxies, &[b"203.0.113.9", b"198.51.100.7"]), "198.51.100.7");
+        assert_eq!(of("10.0.0.1", proxies, &[b"203.0.113.9, 198.51.100.7", b"10.0.0.2", b"10.0.0.3"]), "198.51.100.7");
+    }
+
+    #[test]
+    fn mapped_addresses_are_those_that_they_stand_for() {
+        let proxies = &["10.0.0.0/8"];
+        assert_eq!(of("::ffff:10.0.0.1", proxies, &[b"::ffff:198.51.100.7"]), "198.51.100.7");
+        assert_eq!(of("10.0.0.1", proxies, &[b"198.51.100.7, ::ffff:10.0.0.2"]), "198.51.100.7");
+        assert_eq!(of("::ffff:192.0.2.1", proxies, &[b"198.51.100.7"]), "192.0.2.1");
+    }
+
+    #[test]
+    fn where_all_are_trusted_it_is_the_first() {
+        assert_eq!(of("10.0.0.1", &["10.0.0.0/8"], &[b"10.0.0.4, 10.0.0.3, 10.0.0.2"]), "10.0.0.4");
+    }
+
+    /// What isn't an address ends the list: the last that was one is who it is.
+    #[test]
+    fn junk_is_nobodys_address() {
+        let proxies = &["10.0.0.0/8"];
+        for junk in
+            ["", "?", "unknown", "_hidden", "198.51.100.7:", "[2001:db8::1]", "256.1.1.1"]
+        {
+            assert_eq!(of("10.0.0.1", proxies, &[junk.as_bytes()]), "10.0.0.1", "{junk}");
+            let list = format!("203.0.113.9, {junk}, 10.0.0.2");
+            assert_eq!(of("10.0.0.1", proxies, &[list.as_bytes()]), "10.0.0.2", "{junk}");
+        }
+        assert_eq!(of("10.0.0.1", proxies, &[b"203.0.113.9", b"\xff\xfe"]), "10.0.0.1");
+    }
+
+    #[test]
+    fn a_customer_of_ipv6_is_counted_once_for_all_his_addresses() {
+        let limit = Limit::new(By::Address, "downloads", 10);
+        let bucket = |text: &str| limit.keyed.bucket(&Admitted { address: address(text), caller: None });
+        assert_eq!(network(address("2001:db8:1:2:3:4:5:6")), address("2001:db8:1:2::"));
+        assert_eq!(bucket("2001:db8:1:2::1"), bucket("2001:db8:1:2:ffff:ffff:ffff:ffff"));
+        assert_eq!(network(address("192.0.2.1")), address("192.0.2.1"));
+        // Two may fall into one bucket, a hundred don't.
+        let others: std::collections::BTreeSet<_> = (0..100).map(|n| bucket(&format!("2001:db8:1:{n:x}::1"))).collect();
+        assert!(others.len() > 90, "{}", others.len());
+        let others: std::collections::BTreeSet<_> = (0..100).map(|n| bucket(&format!("192.0.2.{n}"))).collect();
+        assert!(others.len() > 90, "{}", others.len());
     }
 }

@@ -172,6 +172,7 @@ impl Problem {
             404 => (NO_SUCH_ROUTE, "there is nothing under this address; /api/openapi.json lists what there is"),
             405 => (METHOD_NOT_ALLOWED, "this address takes other methods; the Allow header lists them"),
             408 => (TIMEOUT, "send the whole body at once"),
+            412 => (PRECONDITION_FAILED, "ask without If-Match, or with the ETag that the file has now"),
             413 => (TOO_LARGE, "send a smaller body"),
             414 => (URI_TOO_LONG, "ask for a shorter address"),
             415 => (UNSUPPORTED_MEDIA_TYPE, "send JSON as Content-Type: application/json"),
@@ -236,6 +237,9 @@ impl From<Error> for Problem {
             Error::LastGood(id) => format!(
                 "{id} is the last backup that is left, or the last good one; make another first, or delete it with ?force=true"
             ),
+            Error::Sqlite(sqlite::Error::Cancelled) => {
+                "it was asked to stop and has undone what it had begun; begin it again when you like".to_owned()
+            }
             error => error.to_string(),
         };
         let operation = match error {

@@ -15,7 +15,9 @@ use actix_web::rt::task::{JoinHandle, spawn_blocking};
 use actix_web::web::Bytes;
 use sha2::{Digest, Sha256};
 
+use super::OnDrop;
 use crate::backup::hex;
+use crate::engine::Broken;
 
 /// Bytes read at once; two blocks are in memory.
 const BLOCK: u64 = 256 << 10;
@@ -50,13 +52,16 @@ impl Slice {
 
     fn read(&mut self) -> io::Result<Bytes> {
         let mut block = vec![0; BLOCK.min(self.left) as usize];
-        self.file.read_exact_at(&mut block, self.at)?;
+        self.file.read_exact_at(&mut block, self.at).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => damaged("the copy has become shorter"),
+            _ => error,
+        })?;
         self.at += block.len() as u64;
         self.left -= block.len() as u64;
         if let Some((hash, expected)) = &mut self.expected {
             hash.update(&block);
             if self.left == 0 && hex(&hash.finalize_reset()) != *expected {
-                return Err(io::Error::other("the copy holds other bytes than were recorded (SHA-256)"));
+                return Err(damaged("the copy holds other bytes than were recorded (SHA-256)"));
             }
         }
         Ok(block.into())
@@ -64,13 +69,13 @@ impl Slice {
 }
 
 /// Whoever wants to know how a body ended: how many bytes were taken, and why not all of them.
-pub type Ended = Box<dyn FnOnce(u64, Option<String>) + Send>;
+pub type Ended = Box<dyn FnOnce(u64, Option<Broken>) + Send>;
 
 /// The body.
 pub struct Stream {
     size: u64,
     sent: u64,
-    failed: Option<String>,
+    broken: Option<Broken>,
     reading: Option<JoinHandle<Read>>,
     ended: Option<Ended>,
 }
@@ -79,7 +84,7 @@ impl Stream {
     /// A body of these parts, none of them empty.
     pub fn new(parts: Vec<Part>, ended: Ended) -> Self {
         let size = parts.iter().map(Part::size).sum();
-        Self { size, sent: 0, failed: None, reading: Some(read_ahead(parts.into())), ended: Some(ended) }
+        Self { size, sent: 0, broken: None, reading: Some(read_ahead(parts.into())), ended: Some(ended) }
     }
 }
 
@@ -89,6 +94,17 @@ impl Part {
             Part::Bytes(bytes) => bytes.len() as u64,
             Part::File(slice) => slice.left,
         }
+    }
+}
+
+fn damaged(reason: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, reason)
+}
+
+fn broken(error: &io::Error) -> Broken {
+    match error.kind() {
+        io::ErrorKind::InvalidData => Broken::Damaged(error.to_string()),
+        _ => Broken::Unread(error.to_string()),
     }
 }
 
@@ -136,7 +152,7 @@ impl MessageBody for Stream {
             }
             Ok((_, Err(error))) => {
                 tracing::error!(%error, "a download was broken off");
-                self.failed = Some(error.to_string());
+                self.broken = Some(broken(&error));
                 return Poll::Ready(Some(Err(error)));
             }
             Err(error) => return Poll::Ready(Some(Err(io::Error::other(error)))),
@@ -165,11 +181,13 @@ impl Drop for Stream {
     fn drop(&mut self) {
         let Some(ended) = self.ended.take() else { return };
         let (sent, missing) = (self.sent, self.sent < self.size);
-        let failed = self.failed.take().or_else(|| missing.then(|| "the client went away, or was too slow".to_owned()));
-        // It writes to the disk. At the very end of the process there is no thread for that any more.
+        let broken = self.broken.take().or_else(|| missing.then_some(Broken::Aborted));
+        let told = OnDrop(Some(move || ended(sent, broken)));
+        // It writes to the disk. At the very end of the process there is no thread for that any more: what such a thread
+        // is given is dropped, which tells as well.
         match tokio::runtime::Handle::try_current() {
-            Ok(_) => drop(spawn_blocking(move || ended(sent, failed))),
-            Err(_) => ended(sent, failed),
+            Ok(_) => drop(spawn_blocking(move || drop(told))),
+            Err(_) => drop(told),
         }
     }
 }

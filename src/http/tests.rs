@@ -30,7 +30,7 @@ fn a_panic_is_answered_as_a_problem_and_the_next_request_as_ever() {
             assert_eq!(response.status().as_u16(), if path == "/fine" { 200 } else { 500 }, "{path}");
         }
         let response = call_service(&app, TestRequest::get().uri("/blocks").to_request()).await;
-        let problem: serde_json::Value = read_body_json(response).await;
+        let problem: Value = read_body_json(response).await;
         assert_eq!(problem["type"], "urn:attendance-backup:problem:internal");
         assert!(!problem.to_string().contains("on purpose"), "{problem}");
     });

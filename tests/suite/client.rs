@@ -1,7 +1,7 @@
 //! A running `serve` and a client that sends exactly the bytes it is told to: no path is tidied, no header added.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -47,7 +47,8 @@ impl Server {
 
     pub fn request(&self, method: &str, path: &str) -> Request {
         let headers = vec![("Host".to_owned(), self.address.to_string())];
-        Request { address: self.address, method: method.to_owned(), path: path.to_owned(), headers, body: Vec::new() }
+        let (method, path) = (method.to_owned(), path.to_owned());
+        Request { address: self.address, from: Ipv4Addr::UNSPECIFIED, method, path, headers, body: Vec::new() }
     }
 
     /// As a superuser.
@@ -92,6 +93,7 @@ impl Drop for Server {
 #[derive(Clone)]
 pub struct Request {
     address: SocketAddr,
+    from: Ipv4Addr,
     method: String,
     path: String,
     headers: Vec<(String, String)>,
@@ -113,12 +115,29 @@ impl Request {
         Self { address, ..self }
     }
 
+    /// From this address of this machine, such as 127.0.0.2.
+    pub fn from(self, from: Ipv4Addr) -> Self {
+        Self { from, ..self }
+    }
+
     pub fn json(self, body: &Value) -> Self {
         self.header("Content-Type", "application/json").body(body.to_string().as_bytes())
     }
 
     pub fn body(self, body: &[u8]) -> Self {
         Self { body: body.to_vec(), ..self }.header("Content-Length", &body.len().to_string())
+    }
+
+    /// In chunks, without a word of how long it is.
+    pub fn chunked(self, body: &[u8]) -> Self {
+        let mut chunks = Vec::new();
+        for chunk in body.chunks(1000) {
+            chunks.extend(format!("{:x}\r\n", chunk.len()).into_bytes());
+            chunks.extend(chunk);
+            chunks.extend(b"\r\n");
+        }
+        chunks.extend(b"0\r\n\r\n");
+        Self { body: chunks, ..self }.header("Transfer-Encoding", "chunked")
     }
 
     pub fn bytes(&self) -> Vec<u8> {
@@ -144,11 +163,22 @@ impl Request {
 
     /// Sends it, and leaves the answer to be read.
     pub fn open(&self) -> std::io::Result<TcpStream> {
-        let mut stream = TcpStream::connect(self.address)?;
+        let mut stream = connect(self.from, self.address)?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         stream.write_all(&self.bytes())?;
         Ok(stream)
     }
+}
+
+/// A connection from one of this machine's addresses.
+fn connect(from: Ipv4Addr, to: SocketAddr) -> std::io::Result<TcpStream> {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    if !from.is_unspecified() {
+        bind(&socket, &SocketAddrV4::new(from, 0))?;
+    }
+    connect(&socket, &to)?;
+    Ok(socket.into())
 }
 
 /// An answer as it came.

@@ -10,14 +10,14 @@ use crate::inject::{Spot, spots};
 use crate::seasons::{self, MONTHLY};
 
 /// A disk of its own for the backups, as small as is said.
-struct SmallDisk {
-    place: Place,
+pub struct SmallDisk {
+    pub place: Place,
 }
 
 impl SmallDisk {
     /// Mounts made by a test vanish with it: it runs once more in a namespace of its own. Nothing is returned to the
     /// outer run, which has seen the inner one succeed.
-    fn of(test: &str, options: &str) -> Option<Self> {
+    pub fn of(test: &str, options: &str) -> Option<Self> {
         if std::env::var_os("IN_OWN_NAMESPACE").is_none() {
             run_in_namespace(test);
             return None;
@@ -34,7 +34,7 @@ impl SmallDisk {
     }
 
     /// Something else takes all that is left.
-    fn fill(&self) {
+    pub fn fill(&self) {
         let mut filler = std::fs::File::create(self.place.path("backups/filler")).unwrap();
         let full = std::io::copy(&mut std::io::repeat(0).take(1 << 30), &mut filler).unwrap_err();
         assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
@@ -46,7 +46,7 @@ impl SmallDisk {
         .unwrap();
     }
 
-    fn empty(&self) {
+    pub fn empty(&self) {
         std::fs::remove_file(self.place.path("backups/filler")).unwrap();
     }
 }

@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -78,6 +79,15 @@ impl Place {
     /// Runs SQL on a live database, as the app's own SQLite would.
     pub fn sql(&self, name: &str, sql: &str) -> String {
         sql_on(&self.live(name), sql)
+    }
+
+    /// Fills `attendance` with so many megabytes that don't repeat.
+    pub fn fill(&self, megabytes: usize) {
+        let rows =
+            format!("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {})", megabytes * 2);
+        self.sql("attendance", "CREATE TABLE blobs (bytes)");
+        self.sql("attendance", &format!("{rows} INSERT INTO blobs SELECT randomblob(500000) FROM n"));
+        self.sql("attendance", "PRAGMA wal_checkpoint(TRUNCATE)");
     }
 
     /// The variables that the program runs with.
@@ -237,6 +247,18 @@ pub fn traces(root: &Path) -> Vec<(String, u64, u64, i64, i64)> {
     let mut traces: Vec<_> = found.into_iter().map(trace).collect();
     traces.sort();
     traces
+}
+
+/// What comes of asking again and again; it must come.
+pub fn eventually<T>(what: &str, mut asked: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = asked() {
+            return found;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "never happened: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 pub fn sha256(bytes: &[u8]) -> String {

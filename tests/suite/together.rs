@@ -1,0 +1,323 @@
+//! Many at once, and operations that are in each other's way, are stopped or are left: each is told what it needs to
+//! know, and whatever was done is whole [P1, P3, P4, P5].
+
+use std::process::{Child, Command};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::client::{Answer, Request, Server, superuser, token};
+use crate::disk_full::SmallDisk;
+use crate::harness::{Place, eventually, sha256, thoroughness};
+use crate::inject::Spot;
+
+fn signal(pid: u32, signal: &str) {
+    assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
+}
+
+/// Who says to hold the directory.
+fn holder(place: &Place) -> Option<Value> {
+    serde_json::from_slice(&std::fs::read(place.backups().join(".lock")).ok()?).ok()
+}
+
+/// Waits until an operation of that name is at its copies.
+fn under_way(place: &Place, operation: &str) -> Value {
+    let at_work = |holder: &Value| holder["operation"] == operation && holder["database"] == "attendance";
+    eventually(operation, || holder(place).filter(at_work))
+}
+
+fn create(server: &Server) -> Request {
+    server.request("POST", "/api/backup/create").token(&superuser())
+}
+
+fn cancel(server: &Server) -> Answer {
+    server.post("/api/backup/operation/cancel")
+}
+
+/// Nothing of a create is left, and nothing is in the way of the next.
+fn assert_undone(place: &Place) {
+    assert_eq!(place.json(&["list"])["backups"], json!([]));
+    place.assert_whole();
+}
+
+/// What a client of that number does; the answer is one that is documented for it.
+fn act(server: &Server, client: usize, round: usize) {
+    let token = token(json!({ "sub": format!("user {client}"), "role": "superuser" }));
+    let send = |method: &str, path: &str| server.request(method, path).token(&token).send();
+    let listed = send("GET", "/api/backup/list").ok();
+    let backups = listed["backups"].as_array().unwrap();
+    let one = backups.get((client * 7 + round) % backups.len().max(1)).map(|backup| backup["id"].as_str().unwrap());
+    let one = one.unwrap_or("daily-2026-01-08");
+    let (answer, documented): (Answer, &[u16]) = match client % 4 {
+        0 => (send("POST", "/api/backup/create"), &[201, 409]),
+        1 => (send("DELETE", &format!("/api/backup/{one}")), &[204, 404, 409]),
+        2 => (send("GET", &format!("/api/backup/download/{one}?database=auth")), &[200, 404]),
+        _ => (send("POST", &format!("/api/backup/verify/{one}")), &[200, 404, 409]),
+    };
+    assert!(documented.contains(&answer.status), "client {client}: {} {}", answer.status, answer.text());
+    match answer.status {
+        200 if client % 4 == 2 => assert_eq!(answer.header("etag").unwrap(), format!("\"{}\"", sha256(&answer.body))),
+        200 => assert_eq!(answer.json()["ok"], true),
+        404 => drop(answer.problem(404, "not-found")),
+        409 if answer.text().contains("last-good") => drop(answer.problem(409, "last-good")),
+        409 => {
+            answer.problem(409, "held");
+            let operation = &answer.json()["operation"];
+            assert!(operation["operation"].is_string() && operation["by"].is_string(), "{}", answer.text());
+            assert!(operation["pid"] == server.child.id() && operation["startedAt"].is_string(), "{operation}");
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn twenty_clients_and_the_app_at_once_leave_everything_whole() {
+    let mut place = Place::new();
+    place.set("BACKUP_DOWNLOADS_PER_MINUTE", "1000").set("BACKUP_RETENTION_MANUAL", "5");
+    let server = Server::start(&place);
+    let writer = place.writer(0.0);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for client in 0..20 {
+            let (server, over) = (&server, &over);
+            scope.spawn(move || {
+                for round in 0.. {
+                    act(server, client, round);
+                    if over.load(Ordering::Acquire) {
+                        break;
+                    }
+                }
+            });
+        }
+        std::thread::sleep(Duration::from_secs(5 * thoroughness() as u64));
+        over.store(true, Ordering::Release);
+    });
+    let written = writer.stop();
+    assert!(written.errors.is_empty() && written.pairs > 10, "{:?}", written.errors);
+    let outcomes = |operation: &str| {
+        let done = |line: &&Value| line["kind"] == "outcome" && line["operation"] == operation && line["ok"] == true;
+        place.audit().iter().filter(done).count()
+    };
+    for operation in ["create", "delete", "download"] {
+        assert!(outcomes(operation) > 0, "no {operation} went well");
+    }
+    server.stop();
+    place.assert_whole();
+}
+
+struct Stopped(Child);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn while_another_process_holds_the_directory_it_is_named_and_not_waited_for() {
+    let place = Place::new();
+    place.fill(40);
+    let server = Server::start(&place);
+    let mut other = Stopped(place.command(&["create"]).spawn().unwrap());
+    under_way(&place, "create");
+    signal(other.0.id(), "-STOP");
+    for (answer, code) in [
+        (create(&server).send(), "held"),
+        (server.post("/api/backup/acknowledge"), "held"),
+        (cancel(&server), "runs-elsewhere"),
+    ] {
+        let detail = answer.problem(409, code);
+        assert!(detail.contains("create by cli"), "{detail}");
+        let operation = &answer.json()["operation"];
+        assert_eq!((&operation["pid"], &operation["operation"]), (&other.0.id().into(), &"create".into()));
+        assert_eq!((&operation["by"], &operation["database"]), (&"cli".into(), &"attendance".into()));
+        assert!(operation["startedAt"].as_str().unwrap().ends_with('Z'), "{operation}");
+        assert_eq!(answer.header("retry-after").is_some(), code == "held");
+    }
+    let status = server.get("/api/backup/status").ok();
+    assert_eq!(status["operation"]["kind"], "create", "{status}");
+    signal(other.0.id(), "-CONT");
+    assert!(other.0.wait().unwrap().success());
+    assert_eq!(create(&server).send().status, 201);
+    cancel(&server).problem(409, "nothing-runs");
+    server.stop();
+    place.assert_whole();
+}
+
+#[test]
+fn a_create_goes_on_when_its_client_goes_away() {
+    let place = Place::new();
+    place.fill(40);
+    let server = Server::start(&place);
+    let stream = create(&server).open().unwrap();
+    under_way(&place, "create");
+    drop(stream);
+    eventually("the backup", || (place.ids().len() == 1).then_some(()));
+    eventually("its end", || holder(&place).is_none().then_some(()));
+    server.stop();
+    place.assert_whole();
+}
+
+#[test]
+fn a_full_disk_is_507_and_costs_nothing() {
+    let test = "together::a_full_disk_is_507_and_costs_nothing";
+    let Some(disk) = SmallDisk::of(test, "size=4m,mode=0700") else { return };
+    let before = disk.place.list();
+    let server = Server::start(&disk.place);
+    disk.fill();
+    for kind in ["manual", "daily"] {
+        let answer = create(&server).json(&json!({ "type": kind })).send();
+        let detail = answer.problem(507, "disk-full");
+        assert!(detail.contains("make room") && detail.contains("older ones are untouched"), "{detail}");
+        assert_eq!(disk.place.list(), before);
+        disk.place.assert_whole();
+    }
+    assert_eq!(server.get("/api/backup/status").ok()["lastFailure"]["operation"], "create");
+    disk.empty();
+    assert_eq!(create(&server).send().status, 201);
+    server.stop();
+    disk.place.assert_whole();
+}
+
+#[test]
+fn a_create_that_is_cancelled_leaves_nothing() {
+    let place = Place::new();
+    place.fill(40);
+    let server = Server::start(&place);
+    cancel(&server).problem(409, "nothing-runs");
+    let mut stream = create(&server).open().unwrap();
+    under_way(&place, "create");
+    let cancelling = cancel(&server);
+    assert_eq!(cancelling.status, 202, "{}", cancelling.text());
+    assert_eq!(cancelling.json()["operation"]["kind"], "create");
+    Answer::read(&mut stream, false).unwrap().problem(409, "cancelled");
+    assert_undone(&place);
+    let lines = place.audit();
+    let line = lines.iter().find(|line| line["operation"] == "cancel").unwrap();
+    assert_eq!((&line["by"], &line["details"]["cancelled"]), (&"user:ada".into(), &"create by user:ada".into()));
+    // What was cancelled concerns no later one.
+    assert_eq!(create(&server).send().status, 201);
+    cancel(&server).problem(409, "nothing-runs");
+}
+
+#[test]
+fn a_stop_during_a_create_undoes_it() {
+    let place = Place::new();
+    place.fill(40);
+    let server = Server::start(&place);
+    let mut stream = create(&server).open().unwrap();
+    under_way(&place, "create");
+    server.stop();
+    // It is told so, if it is still there; it is never told that all is well.
+    if let Ok(answer) = Answer::read(&mut stream, false) {
+        answer.problem(409, "cancelled");
+    }
+    assert_undone(&place);
+}
+
+#[test]
+fn one_verification_at_a_time_and_the_second_is_told_of_the_first() {
+    let place = Place::new();
+    place.fill(40);
+    let backup = place.create();
+    let id = backup["id"].as_str().unwrap();
+    let server = Server::start(&place);
+    let verify = server.request("POST", &format!("/api/backup/verify/{id}")).token(&superuser());
+    let begun = Instant::now();
+    loop {
+        assert!(begun.elapsed() < Duration::from_secs(60), "never two at once");
+        let mut first = verify.open().unwrap();
+        let second = verify.send();
+        let first = Answer::read(&mut first, false).unwrap();
+        let Some(refused) = [&first, &second].into_iter().find(|answer| answer.status == 409) else { continue };
+        refused.problem(409, "held");
+        let operation = &refused.json()["operation"];
+        assert_eq!((&operation["operation"], &operation["by"]), (&format!("verify {id}").into(), &"user:ada".into()));
+        assert!(first.status == 200 || second.status == 200, "both were refused");
+        break;
+    }
+    // A backup isn't kept waiting for it.
+    let mut verifying = verify.open().unwrap();
+    assert_eq!(create(&server).send().status, 201);
+    assert_eq!(Answer::read(&mut verifying, false).unwrap().json()["ok"], true);
+}
+
+/// Two backups, of which the newer is flagged: a table is gone. Of manual ones, one is kept.
+fn shrunk() -> Place {
+    let mut place = Place::new();
+    place.set("BACKUP_RETENTION_MANUAL", "1");
+    place.sql("attendance", "CREATE TABLE marks (id INTEGER PRIMARY KEY); INSERT INTO marks VALUES (1)");
+    place.create();
+    place.sql("attendance", "DROP TABLE marks");
+    assert_eq!(place.create()["flags"], json!(["shrunk"]));
+    assert_eq!(place.ids().len(), 2);
+    place
+}
+
+fn is_frozen(place: &Place) -> bool {
+    place.warnings().contains(&"rotation-frozen".to_owned())
+}
+
+#[test]
+fn an_acknowledged_shrink_counts_and_rotation_goes_on() {
+    let place = shrunk();
+    let ids = place.ids();
+    let server = Server::start(&place);
+    let acknowledge = || server.post("/api/backup/acknowledge");
+    assert!(is_frozen(&place));
+    let backup = acknowledge().ok();
+    assert_eq!((&backup["id"], &backup["flags"]), (&ids[0].as_str().into(), &json!([])));
+    assert!(!is_frozen(&place));
+    assert_eq!(place.ids(), [ids[0].as_str()]);
+    acknowledge().problem(409, "not-flagged");
+    let lines = place.audit();
+    let line = lines.iter().rfind(|line| line["operation"] == "acknowledge" && line["ok"] == true).unwrap();
+    assert_eq!((&line["by"], &line["details"]["rotation"][0]["id"]), (&"user:ada".into(), &ids[1].as_str().into()));
+    assert_eq!(create(&server).send().json()["flags"], json!([]));
+    server.stop();
+    place.assert_whole();
+}
+
+/// kill -9 at each call by which it changes the disk: flagged and frozen as before, or acknowledged and rotated, once
+/// somebody has come by.
+#[test]
+fn an_acknowledgement_that_is_killed_is_done_or_not() {
+    let shrunk = shrunk();
+    let ids = shrunk.ids();
+    let mut seen = [0, 0];
+    let anywhere = ["fsync", "fdatasync", "rename", "renameat2", "unlink"].map(|call| Spot { call, path: None });
+    // Threads that wake each other write as well.
+    let in_log = Spot { call: "write", path: Some("audit.jsonl".to_owned()) };
+    for spot in anywhere.into_iter().chain([in_log]) {
+        for n in (1..).step_by(if thoroughness() >= 2 { 1 } else { 2 }) {
+            let place = shrunk.twin();
+            let mut command = place.faulty(&spot, &format!("signal=KILL:when={n}"), &["serve"]);
+            command.env("BACKUP_ENABLED", "false");
+            let server = Server::of(&mut command, place.path("serve.log"));
+            let serving: Value =
+                serde_json::from_slice(&std::fs::read(place.backups().join(".serve")).unwrap()).unwrap();
+            let answer = server.request("POST", "/api/backup/acknowledge").token(&superuser()).try_send();
+            if answer.is_ok_and(|answer| answer.status == 200) {
+                signal(serving["pid"].as_u64().unwrap() as u32, "-TERM");
+                let mut server = server;
+                assert!(server.child.wait().unwrap().success());
+                break;
+            }
+            drop(server);
+            // Whoever comes next puts it right before his own operation.
+            place.ok(&["pin", &ids[0]]);
+            let done = !is_frozen(&place);
+            assert_eq!(place.ids().len(), if done { 1 } else { 2 }, "{spot} {n}");
+            assert_eq!(place.list()[0]["flags"], if done { json!([]) } else { json!(["shrunk"]) }, "{spot} {n}");
+            let told =
+                place.audit().into_iter().rfind(|it| it["operation"] == "acknowledge" && it["kind"] == "outcome");
+            assert!(told.map_or(!done, |line| line["ok"] == done), "{spot} {n}");
+            place.assert_whole();
+            seen[usize::from(done)] += 1;
+        }
+    }
+    println!("undone, done: {seen:?}");
+    assert!(seen[0] > 2 && seen[1] > 2, "undone, done: {seen:?}");
+}

@@ -22,8 +22,9 @@ faults:
 	scripts/setup test
 	THOROUGH=10 cargo test --test suite -- --nocapture --test-threads=1 crash faults disk
 
-# Our `create` beside `sqlite3 .backup`, in turn.
+# Our `create` beside `sqlite3 .backup`, our downloads beside nginx, in turn; lists and status under load.
 bench:
-	scripts/setup test
+	scripts/setup bench
 	cargo build --release
 	scripts/bench
+	scripts/bench_http

@@ -136,6 +136,11 @@ impl Audit {
         Self { path: root.join(FILE) }
     }
 
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Appends a line, durably, and tells where the log stands.
     pub fn append(&self, at: DateTime<Utc>, mut entry: Entry) -> Result<Head, Error> {
         for text in [Some(&mut entry.by), Some(&mut entry.from), entry.reason.as_mut()].into_iter().flatten() {

@@ -99,6 +99,9 @@ pub struct DatabaseCopy {
     /// SHA-256 of the file as it lies.
     #[schema(pattern = "^[0-9a-f]{64}$")]
     pub stored_checksum: String,
+    /// XXH3 (128 bits) of the file as it lies, 32 hex digits: to notice damage where SHA-256 would take too long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_xxh3: Option<String>,
     /// Public keys that the file is encrypted to.
     #[serde(default)]
     #[schema(required = true)]
@@ -287,6 +290,11 @@ pub mod timestamp {
 pub fn reason(text: &str) -> Result<String, String> {
     let fits = text.chars().count() <= 200 && !text.chars().any(char::is_control);
     if fits { Ok(text.to_owned()) } else { Err("a reason has at most 200 characters, in one line".to_owned()) }
+}
+
+/// An XXH3 of 128 bits, as the catalog has it.
+pub fn xxh3(sum: u128) -> String {
+    format!("{sum:032x}")
 }
 
 /// Lower-case hex digits.

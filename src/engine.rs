@@ -4,6 +4,7 @@ mod create;
 pub mod doctor;
 mod download;
 mod handout;
+mod memo;
 pub mod permit;
 mod read;
 mod rebuild;
@@ -37,6 +38,7 @@ pub use read::{AuditPage, AuditQuery, DatabaseVerdict, Verification};
 pub use rebuild::Rebuilt;
 pub use settings::{Change, Changed};
 
+use memo::Memo;
 use permit::{Permit, Refusal};
 use running::Running;
 
@@ -296,6 +298,11 @@ pub struct Engine {
     met: Arc<OnceLock<String>>,
     /// What this process does to the directory just now.
     running: Running,
+    catalog: Memo<Arc<Catalog>>,
+    /// What the audit log says of failures.
+    failures: Memo<status::Failures>,
+    /// What it says of the live data ([`Engine::freeze`]).
+    unusable: Memo<Option<String>>,
 }
 
 impl Engine {
@@ -303,7 +310,17 @@ impl Engine {
     pub fn new(config: Arc<Config>, clock: Clock) -> Result<Self, Error> {
         let store = Store::at(&config.directory);
         let audit = Audit::at(&config.directory);
-        let engine = Self { config, clock, store, audit, met: Arc::default(), running: Running::default() };
+        let engine = Self {
+            config,
+            clock,
+            store,
+            audit,
+            met: Arc::default(),
+            running: Running::default(),
+            catalog: Memo::default(),
+            failures: Memo::default(),
+            unusable: Memo::default(),
+        };
         engine.assert_distinct()?;
         Ok(engine)
     }
@@ -339,10 +356,12 @@ impl Engine {
     }
 
     /// The catalog as it stands, for readers; `None` before the first operation.
-    fn read_catalog(&self) -> Result<Option<Catalog>, Error> {
-        match Catalog::load(self.store.root())? {
-            None if self.has_remains()? => Err(catalog::Error::Missing { root: self.store.root().to_owned() }.into()),
-            found => Ok(found),
+    fn read_catalog(&self) -> Result<Option<Arc<Catalog>>, Error> {
+        let missing = || catalog::Error::Missing { root: self.store.root().to_owned() };
+        let load = || Catalog::load(self.store.root())?.map(Arc::new).ok_or_else(|| missing().into());
+        match self.catalog.get(&self.store.root().join(catalog::FILE), load) {
+            Err(Error::Catalog(catalog::Error::Missing { .. })) if !self.has_remains()? => Ok(None),
+            read => read.map(Some),
         }
     }
 
@@ -365,7 +384,7 @@ impl Engine {
         self.assert_expected()?;
         let permit = self.permit(operation, call)?;
         let catalog = match self.read_catalog()? {
-            Some(catalog) => catalog,
+            Some(catalog) => Arc::unwrap_or_clone(catalog),
             None => self.new_catalog()?,
         };
         self.assert_store(&catalog)?;

@@ -30,6 +30,7 @@ use actix_web::middleware::{Next, from_fn};
 use actix_web::{App, HttpResponse, HttpServer, Resource, ResponseError, Route, guard, web};
 use futures_util::FutureExt;
 use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
 use tracing_actix_web::TracingLogger;
 
 use crate::backup::{BackupId, DatabaseName};
@@ -52,6 +53,8 @@ const STOP_PATIENCE: Duration = Duration::from_secs(5);
 const CONNECTIONS: usize = 4096;
 /// Threads that answer; the work is done on blocking ones.
 const WORKERS: usize = 2;
+/// Lists, states and pages of the audit log that are read at once.
+const READS: usize = 4;
 /// Downloads at once.
 const DOWNLOADS: usize = 32;
 /// Ranges of one download by one user within this are one line of the audit log.
@@ -65,6 +68,7 @@ pub struct State {
     limits: Limits,
     /// Of the process: what stops it stops what was begun over HTTP.
     control: Control,
+    reads: Semaphore,
     verifying: Mutex<Option<Holder>>,
     downloads: Arc<AtomicUsize>,
     ranges: Mutex<HashMap<Ranged, Instant>>,
@@ -86,6 +90,7 @@ impl State {
             keyring,
             sessions,
             control: control.clone(),
+            reads: Semaphore::new(READS),
             verifying: Mutex::default(),
             downloads: Arc::default(),
             ranges: Mutex::default(),
@@ -101,6 +106,16 @@ impl State {
         let (engine, span) = (self.engine.clone(), tracing::Span::current());
         let acted = web::block(move || span.in_scope(|| act(&engine))).await;
         Ok(acted.map_err(|error| Problem::internal(&error))??)
+    }
+
+    /// The same for what only reads, a few at a time: memory and processor are the app's too, however many ask.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Engine) -> Result<T, engine::Error> + Send + 'static,
+    ) -> Result<T, Problem> {
+        // It is never closed, so there is always a turn to come.
+        let _turn = self.reads.acquire().await.map_err(|error| Problem::internal(&error))?;
+        self.engine(read).await
     }
 
     /// The same for what touches the disk beside the engine.

@@ -71,6 +71,10 @@ impl Engine {
     /// Why rotation must stand still: the last backup that learned something of the live data failed because of it
     /// [P4]. One that was cancelled, or found a lock or a full disk in its way, learned nothing.
     pub(super) fn freeze(&self) -> Result<Option<String>, Error> {
+        self.unusable.get(self.audit.path(), || self.read_freeze())
+    }
+
+    fn read_freeze(&self) -> Result<Option<String>, Error> {
         let mut freeze = None;
         self.audit.newest_first(|line| {
             let entry = &line.entry;
@@ -345,6 +349,7 @@ pub(super) fn plain_copy(
         size: content.size(),
         checksum: content.checksum.clone(),
         stored_size: content.size(),
+        stored_xxh3: Some(content.fingerprint.xxh3()),
         stored_checksum: content.checksum,
         recipients: Vec::new(),
         page_size: facts.page_size,

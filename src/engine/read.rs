@@ -150,7 +150,8 @@ impl Engine {
 
     /// Why each is kept and when it would go.
     pub fn fates(&self) -> Result<BTreeMap<BackupId, Fate>, Error> {
-        let backups = self.read_catalog()?.map(|catalog| catalog.backups).unwrap_or_default();
+        let catalog = self.read_catalog()?;
+        let backups = catalog.as_ref().map_or(&[][..], |catalog| &catalog.backups);
         Ok(fates(&backups, &self.settings()?.retention, self.freeze()?.as_deref()))
     }
 
@@ -219,7 +220,7 @@ impl Engine {
                 let unchanged = catalog.get(&backup.id).filter(same);
                 unchanged.or_else(|| catalog.standing().find(same)).cloned()
             };
-            let now = catalog.as_ref().and_then(find);
+            let now = catalog.as_deref().and_then(find);
             match now {
                 None => return Err(Error::NotFound(*id)),
                 Some(now) if now.id == backup.id => return Ok(Opened { backup, files }),
@@ -256,7 +257,7 @@ impl Engine {
 
     /// Reads the whole audit log, which must hold the line that the catalog remembers. Says how many lines there are.
     pub fn verify_audit(&self) -> Result<u64, Error> {
-        let anchor = self.read_catalog()?.and_then(|catalog| catalog.audit);
+        let anchor = self.read_catalog()?.and_then(|catalog| catalog.audit.clone());
         Ok(self.audit.verify(anchor.as_ref().map(|anchor| (anchor.seq, anchor.hash.as_str())))?)
     }
 }

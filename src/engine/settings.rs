@@ -63,7 +63,8 @@ impl Engine {
     pub fn change_settings(&self, change: &Change, call: &Call) -> Result<Changed, Error> {
         if change.dry_run {
             self.assert_unchanged(change)?;
-            let backups = self.read_catalog()?.map(|catalog| catalog.backups).unwrap_or_default();
+            let catalog = self.read_catalog()?;
+            let backups = catalog.as_ref().map_or(&[][..], |catalog| &catalog.backups);
             let settings = self.changed(change)?.over(&self.config.settings);
             let rotation = retention::plan(&backups, &settings.retention, self.freeze()?.as_deref());
             return Ok(Changed { settings, rotation });

@@ -201,12 +201,13 @@ impl Engine {
         let now = self.clock.now();
         let settings = self.settings()?;
         let catalog = self.read_catalog()?;
-        if let Some(catalog) = &catalog {
+        let catalog = catalog.as_deref();
+        if let Some(catalog) = catalog {
             self.assert_store(catalog)?;
         }
-        let backups: Vec<&Backup> = catalog.iter().flat_map(Catalog::standing).collect();
-        let newest = catalog.as_ref().and_then(Catalog::newest_good);
-        let unmanaged = self.unmanaged(catalog.as_ref(), now)?;
+        let backups: Vec<&Backup> = catalog.into_iter().flat_map(Catalog::standing).collect();
+        let newest = catalog.and_then(Catalog::newest_good);
+        let unmanaged = self.unmanaged(catalog, now)?;
         let failures = self.failures()?;
         let size =
             |tier: Tier| backups.iter().filter(|backup| backup.tier == tier).map(|backup| backup.stored_size()).sum();
@@ -226,12 +227,12 @@ impl Engine {
             counts: ByTier::by(|tier| backups.iter().filter(|backup| backup.tier == tier).count()),
             storage: Storage { total: Tier::ALL.into_iter().map(size).sum(), by_type: ByTier::by(size) },
             operation: Holder::read(self.store.root(), LOCK, now).map(Operation::from),
-            warnings: self.warnings(&settings, catalog.as_ref(), failures.of_create.as_ref(), &unmanaged, now)?,
+            warnings: self.warnings(&settings, catalog, failures.of_create.as_ref(), &unmanaged, now)?,
             last_failure: failures.last,
             replicas: [],
             recovery: None,
             last_drill: None,
-            store_id: catalog.as_ref().map(|catalog| catalog.store_id.clone()),
+            store_id: catalog.map(|catalog| catalog.store_id.clone()),
             unmanaged,
         })
     }
@@ -262,7 +263,8 @@ impl Engine {
 
     /// What the schedule asks for now.
     pub fn decide(&self, settings: &Settings, now: DateTime<Utc>) -> Result<Decision, Error> {
-        let backups = self.read_catalog()?.map(|catalog| catalog.backups).unwrap_or_default();
+        let catalog = self.read_catalog()?;
+        let backups = catalog.as_ref().map_or(&[][..], |catalog| &catalog.backups);
         // Shrunk ones count too: another try would find the same data.
         let whole = |backup: &&Backup| backup.tier.is_scheduled() && backup.checked.ok && backup.verified.ok;
         let dailies = || backups.iter().filter(whole).map(|backup| backup.timestamp);
@@ -294,6 +296,10 @@ impl Engine {
     /// The last failure that no success followed, and that of the last backup if it failed: whatever failed since doesn't
     /// hide it.
     fn failures(&self) -> Result<Failures, Error> {
+        self.failures.get(self.audit.path(), || self.read_failures())
+    }
+
+    fn read_failures(&self) -> Result<Failures, Error> {
         let (mut last, mut of_create, mut ended, mut looked) = (None, None, BTreeSet::new(), 0);
         self.audit.newest_first(|line| {
             looked += 1;
@@ -384,7 +390,8 @@ impl Engine {
     }
 }
 
-struct Failures {
+#[derive(Clone)]
+pub(super) struct Failures {
     last: Option<LastFailure>,
     of_create: Option<LastFailure>,
 }

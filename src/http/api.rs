@@ -41,7 +41,7 @@ pub struct Backups {
     responses((status = 200, description = "The backups", body = Backups), openapi::OfList))]
 pub async fn list(state: web::Data<State>, _: User, query: web::Query<ListQuery>) -> Result<HttpResponse, Problem> {
     let tier = query.tier;
-    let mut backups = state.engine(Engine::list).await?;
+    let mut backups = state.read(Engine::list).await?;
     backups.retain(|backup| tier.is_none_or(|tier| backup.tier == tier));
     Ok(HttpResponse::Ok().json(Backups { backups }))
 }
@@ -60,7 +60,7 @@ pub struct OneBackup {
     responses((status = 200, description = "The backup", body = OneBackup), openapi::OfGet))]
 pub async fn get(state: web::Data<State>, _: User, path: web::Path<String>) -> Result<HttpResponse, Problem> {
     let id = id(&path)?;
-    let found = state.engine(move |engine| Ok(OneBackup { backup: engine.get(&id)?, fate: engine.fate(&id)? })).await?;
+    let found = state.read(move |engine| Ok(OneBackup { backup: engine.get(&id)?, fate: engine.fate(&id)? })).await?;
     Ok(HttpResponse::Ok().json(found))
 }
 
@@ -175,7 +175,7 @@ pub async fn verify(
 #[utoipa::path(get, path = "/api/backup/status", tag = "service",
     responses((status = 200, description = "How things stand", body = Status), openapi::OfStatus))]
 pub async fn status(state: web::Data<State>, _: User) -> Result<HttpResponse, Problem> {
-    Ok(HttpResponse::Ok().json(state.engine(Engine::status).await?))
+    Ok(HttpResponse::Ok().json(state.read(Engine::status).await?))
 }
 
 /// The settings, and where each comes from.
@@ -183,7 +183,7 @@ pub async fn status(state: web::Data<State>, _: User) -> Result<HttpResponse, Pr
     responses((status = 200, description = "The settings", body = ConfigView,
         headers(("ETag" = String, description = "Their version, for `If-Match`"))), openapi::OfConfig))]
 pub async fn config(state: web::Data<State>, _: User) -> Result<HttpResponse, Problem> {
-    let view = state.engine(Engine::config_view).await?;
+    let view = state.read(Engine::config_view).await?;
     Ok(HttpResponse::Ok().insert_header((ETAG, tag(&view))).json(view))
 }
 
@@ -273,7 +273,7 @@ pub async fn audit(
     query: web::Query<AuditQuery>,
 ) -> Result<HttpResponse, Problem> {
     let query = query.into_inner();
-    Ok(HttpResponse::Ok().json(state.engine(move |engine| engine.audit_page(&query)).await?))
+    Ok(HttpResponse::Ok().json(state.read(move |engine| engine.audit_page(&query)).await?))
 }
 
 /// Says that the newest backup is small because the live data is: rotation goes on.

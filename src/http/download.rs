@@ -269,7 +269,7 @@ fn body_parts(handout: Handout, parts: Parts) -> Vec<Part> {
 }
 
 fn whole(it: Handed) -> Part {
-    Part::File(Slice::whole(it.file, it.copy.stored_size, it.copy.stored_checksum))
+    Part::File(Slice::whole(it.file, &it.copy))
 }
 
 fn header(backup: &Backup, name: &str, size: u64) -> Part {

@@ -51,7 +51,7 @@ pub async fn ready(state: web::Data<State>) -> Result<HttpResponse, Problem> {
     let ready = match known.filter(|(at, _)| at.elapsed() < FRESH) {
         Some((_, ready)) => ready,
         None => {
-            let ready = state.engine(Engine::is_ready).await.unwrap_or(false);
+            let ready = state.read(Engine::is_ready).await.unwrap_or(false);
             *state.ready.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), ready));
             ready
         }

@@ -264,9 +264,7 @@ mod tests {
     #[test]
     fn junk_is_nobodys_address() {
         let proxies = &["10.0.0.0/8"];
-        for junk in
-            ["", "?", "unknown", "_hidden", "198.51.100.7:", "[2001:db8::1]", "256.1.1.1"]
-        {
+        for junk in ["", "?", "unknown", "_hidden", "198.51.100.7:", "[2001:db8::1]", "256.1.1.1"] {
             assert_eq!(of("10.0.0.1", proxies, &[junk.as_bytes()]), "10.0.0.1", "{junk}");
             let list = format!("203.0.113.9, {junk}, 10.0.0.2");
             assert_eq!(of("10.0.0.1", proxies, &[list.as_bytes()]), "10.0.0.2", "{junk}");

@@ -12,15 +12,19 @@ use std::task::{Context, Poll, ready};
 
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::rt::task::{JoinHandle, spawn_blocking};
-use actix_web::web::Bytes;
+use actix_web::web::{Bytes, BytesMut};
 use sha2::{Digest, Sha256};
+use twox_hash::XxHash3_128;
 
 use super::OnDrop;
-use crate::backup::hex;
+use crate::backup::{DatabaseCopy, hex, xxh3};
 use crate::engine::Broken;
 
-/// Bytes read at once; two blocks are in memory.
-const BLOCK: u64 = 256 << 10;
+/// Bytes read at once, by one visit to a blocking thread. Two blocks are in memory, and both are read into again.
+const BLOCK: usize = 1 << 20;
+/// Bytes read, hashed and sent in one go. They stay in the processor's cache meanwhile, and actix copies them into a
+/// buffer that it keeps; one of more than 128 KiB it would allocate anew each time.
+const PIECE: usize = 64 << 10;
 
 /// A part of a body.
 pub enum Part {
@@ -36,13 +40,41 @@ pub struct Slice {
     at: u64,
     left: u64,
     /// Of a whole file: the hash so far, and what it must be at the end.
-    expected: Option<(Sha256, String)>,
+    expected: Option<(Sum, String)>,
+}
+
+/// What a whole file is known by. SHA-256 would be most of what a download costs; XXH3 notices a damaged copy as well, and
+/// is recorded of every copy since it costs next to nothing. (Whoever mistrusts the way compares `Repr-Digest`.)
+enum Sum {
+    Xxh3(Box<XxHash3_128>),
+    Sha256(Box<Sha256>),
+}
+
+impl Sum {
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Sum::Xxh3(sum) => sum.write(bytes),
+            Sum::Sha256(sum) => sum.update(bytes),
+        }
+    }
+
+    /// Hex digits.
+    fn finish(self) -> String {
+        match self {
+            Sum::Xxh3(sum) => xxh3(sum.finish_128()),
+            Sum::Sha256(sum) => hex(&sum.finalize()),
+        }
+    }
 }
 
 impl Slice {
-    /// All of a file, which has the SHA-256 `checksum` (64 hex digits).
-    pub fn whole(file: File, size: u64, checksum: String) -> Self {
-        Self { file, at: 0, left: size, expected: Some((Sha256::new(), checksum)) }
+    /// All of a file, which must be what the catalog says of it.
+    pub fn whole(file: File, copy: &DatabaseCopy) -> Self {
+        let expected = match &copy.stored_xxh3 {
+            Some(sum) => (Sum::Xxh3(Box::default()), sum.clone()),
+            None => (Sum::Sha256(Box::default()), copy.stored_checksum.clone()),
+        };
+        Self { file, at: 0, left: copy.stored_size, expected: Some(expected) }
     }
 
     /// `length` bytes from `start` on.
@@ -50,21 +82,27 @@ impl Slice {
         Self { file, at: start, left: length, expected: None }
     }
 
-    fn read(&mut self) -> io::Result<Bytes> {
-        let mut block = vec![0; BLOCK.min(self.left) as usize];
-        self.file.read_exact_at(&mut block, self.at).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => damaged("the copy has become shorter"),
-            _ => error,
-        })?;
-        self.at += block.len() as u64;
-        self.left -= block.len() as u64;
-        if let Some((hash, expected)) = &mut self.expected {
-            hash.update(&block);
-            if self.left == 0 && hex(&hash.finalize_reset()) != *expected {
-                return Err(damaged("the copy holds other bytes than were recorded (SHA-256)"));
+    /// The next block, in the memory of one that was sent.
+    fn read(&mut self, mut block: BytesMut) -> io::Result<Bytes> {
+        block.resize(self.left.min(BLOCK as u64) as usize, 0);
+        for piece in block.chunks_mut(PIECE) {
+            self.file.read_exact_at(piece, self.at).map_err(|error| match error.kind() {
+                io::ErrorKind::UnexpectedEof => damaged("the copy has become shorter"),
+                _ => error,
+            })?;
+            self.at += piece.len() as u64;
+            self.left -= piece.len() as u64;
+            if let Some((sum, _)) = &mut self.expected {
+                sum.update(piece);
             }
         }
-        Ok(block.into())
+        if self.left == 0
+            && let Some((sum, expected)) = self.expected.take()
+            && sum.finish() != expected
+        {
+            return Err(damaged("the copy holds other bytes than were recorded"));
+        }
+        Ok(block.freeze())
     }
 }
 
@@ -76,6 +114,9 @@ pub struct Stream {
     size: u64,
     sent: u64,
     broken: Option<Broken>,
+    /// What is being sent, and how much of it was.
+    block: Bytes,
+    taken: usize,
     reading: Option<JoinHandle<Read>>,
     ended: Option<Ended>,
 }
@@ -84,7 +125,34 @@ impl Stream {
     /// A body of these parts, none of them empty.
     pub fn new(parts: Vec<Part>, ended: Ended) -> Self {
         let size = parts.iter().map(Part::size).sum();
-        Self { size, sent: 0, broken: None, reading: Some(read_ahead(parts.into())), ended: Some(ended) }
+        let reading = Some(read_ahead(parts.into(), BytesMut::new()));
+        Self { size, sent: 0, broken: None, block: Bytes::new(), taken: 0, reading, ended: Some(ended) }
+    }
+
+    /// Goes on to the block that was read ahead, and has the one after it read into the memory of the last.
+    fn poll_block(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(reading) = &mut self.reading else { return Poll::Ready(Ok(())) };
+        let read = ready!(Pin::new(reading).poll(context));
+        self.reading = None;
+        let (parts, block) = read.map_err(io::Error::other)?;
+        let block = block.inspect_err(|error| {
+            tracing::error!(%error, "a download was broken off");
+            self.broken = Some(broken(error));
+        })?;
+        let sent = std::mem::replace(&mut self.block, block);
+        self.taken = 0;
+        if !parts.is_empty() {
+            self.reading = Some(read_ahead(parts, sent.try_into_mut().unwrap_or_default()));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The next piece of the block; nothing when all of it was taken.
+    fn piece(&mut self) -> Option<Bytes> {
+        let piece = self.block.slice(self.taken..self.block.len().min(self.taken + PIECE));
+        self.taken += piece.len();
+        self.sent += piece.len() as u64;
+        (!piece.is_empty()).then_some(piece)
     }
 }
 
@@ -109,25 +177,25 @@ fn broken(error: &io::Error) -> Broken {
 }
 
 /// What is left to be read, and the block that was.
-type Read = (VecDeque<Part>, io::Result<Option<Bytes>>);
+type Read = (VecDeque<Part>, io::Result<Bytes>);
 
-fn read_ahead(mut parts: VecDeque<Part>) -> JoinHandle<Read> {
+fn read_ahead(mut parts: VecDeque<Part>, memory: BytesMut) -> JoinHandle<Read> {
     spawn_blocking(move || {
-        let block = next(&mut parts);
+        let block = next(&mut parts, memory);
         (parts, block)
     })
 }
 
-fn next(parts: &mut VecDeque<Part>) -> io::Result<Option<Bytes>> {
+fn next(parts: &mut VecDeque<Part>, memory: BytesMut) -> io::Result<Bytes> {
     match parts.pop_front() {
-        None => Ok(None),
-        Some(Part::Bytes(bytes)) => Ok(Some(bytes)),
+        None => Ok(Bytes::new()),
+        Some(Part::Bytes(bytes)) => Ok(bytes),
         Some(Part::File(mut slice)) => {
-            let block = slice.read()?;
+            let block = slice.read(memory)?;
             if slice.left > 0 {
                 parts.push_front(Part::File(slice));
             }
-            Ok(Some(block))
+            Ok(block)
         }
     }
 }
@@ -140,25 +208,10 @@ impl MessageBody for Stream {
     }
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
-        let Some(reading) = &mut self.reading else { return Poll::Ready(None) };
-        let read = ready!(Pin::new(reading).poll(context));
-        self.reading = None;
-        let block = match read {
-            Ok((parts, Ok(block))) => {
-                if block.is_some() && !parts.is_empty() {
-                    self.reading = Some(read_ahead(parts));
-                }
-                block
-            }
-            Ok((_, Err(error))) => {
-                tracing::error!(%error, "a download was broken off");
-                self.broken = Some(broken(&error));
-                return Poll::Ready(Some(Err(error)));
-            }
-            Err(error) => return Poll::Ready(Some(Err(io::Error::other(error)))),
-        };
-        self.sent += block.as_ref().map_or(0, |block| block.len() as u64);
-        Poll::Ready(block.map(Ok))
+        if self.taken == self.block.len() {
+            ready!(self.poll_block(context))?;
+        }
+        Poll::Ready(self.piece().map(Ok))
     }
 }
 

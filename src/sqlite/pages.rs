@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use sha2::{Digest, Sha256};
 
 use super::{Control, Error, Progress, situation};
-use crate::backup::{DatabaseName, hex};
+use crate::backup::{DatabaseName, hex, xxh3};
 use crate::disk::block::{Block, Direct};
 use crate::disk::{self, Context, Partial};
 
@@ -26,6 +26,13 @@ pub struct Fingerprint {
     /// Bytes.
     pub size: u64,
     xxh3: u128,
+}
+
+impl Fingerprint {
+    /// 32 hex digits.
+    pub fn xxh3(&self) -> String {
+        xxh3(self.xxh3)
+    }
 }
 
 /// What a file holds, by its bytes.

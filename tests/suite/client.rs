@@ -28,6 +28,11 @@ impl Server {
 
     /// Its log goes to a file, from which its address is read.
     pub fn of(command: &mut Command, log: PathBuf) -> Self {
+        Self::try_of(command, log.clone()).unwrap_or_else(|| panic!("{}", std::fs::read_to_string(log).unwrap()))
+    }
+
+    /// The same; nothing if it ended before it had an address.
+    pub fn try_of(command: &mut Command, log: PathBuf) -> Option<Self> {
         let file = std::fs::File::create(&log).unwrap();
         let mut child = command.stdout(Stdio::null()).stderr(file).spawn().unwrap();
         let begun = Instant::now();
@@ -38,11 +43,13 @@ impl Server {
             if let Some(at) = found(" address=").or_else(|| found("\"address\":\"")) {
                 break at.split('"').next().unwrap().trim().parse().unwrap();
             }
-            assert!(child.try_wait().unwrap().is_none(), "it ended: {text}");
+            if child.try_wait().unwrap().is_some() {
+                return None;
+            }
             assert!(begun.elapsed() < Duration::from_secs(30), "no address: {text}");
             std::thread::sleep(Duration::from_millis(20));
         };
-        Self { child, address, log }
+        Some(Self { child, address, log })
     }
 
     pub fn request(&self, method: &str, path: &str) -> Request {

@@ -295,7 +295,8 @@ fn an_acknowledgement_that_is_killed_is_done_or_not() {
             let place = shrunk.twin();
             let mut command = place.faulty(&spot, &format!("signal=KILL:when={n}"), &["serve"]);
             command.env("BACKUP_ENABLED", "false");
-            let server = Server::of(&mut command, place.path("serve.log"));
+            // Its start writes too.
+            let Some(server) = Server::try_of(&mut command, place.path("serve.log")) else { continue };
             let serving: Value =
                 serde_json::from_slice(&std::fs::read(place.backups().join(".serve")).unwrap()).unwrap();
             let answer = server.request("POST", "/api/backup/acknowledge").token(&superuser()).try_send();

@@ -12,10 +12,11 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::engine::permit::Permit;
 use crate::engine::{Actor, Call, Engine};
+use crate::http::{self, OnDrop};
 use crate::session::Sessions;
 use crate::sqlite::{self, Control};
 use crate::token::Keyring;
-use crate::{http, scheduler, telemetry};
+use crate::{scheduler, telemetry};
 
 /// How long a health check waits.
 const HEALTH_PATIENCE: Duration = Duration::from_secs(5);
@@ -76,15 +77,11 @@ impl<'a> Service<'a> {
         Ok(self.listener.local_addr()?)
     }
 
-    /// Puts right what a crash has left, then answers and takes backups until it is told to stop.
+    /// Answers and takes backups until it is told to stop.
     pub fn run(self) -> anyhow::Result<()> {
         let Self { engine, control, .. } = self;
         raise_descriptor_limit();
-        let call = Call { wait: Duration::MAX, control: control.clone(), ..Call::new(Actor::scheduler()) };
-        if let Err(error) = engine.recover(&call) {
-            tracing::error!(code = error.code(), "{error}");
-        }
-        self.announce()?;
+        let address = self.address()?;
         let state = http::State::new(engine.clone(), self.keyring, self.sessions, control);
         let downloads = state.downloads();
         std::thread::scope(|scope| {
@@ -92,13 +89,14 @@ impl<'a> Service<'a> {
                 let server = http::server(state, self.listener)?;
                 let handle = server.handle();
                 scope.spawn(move || {
+                    // However the one ends, the other ends with it: neither is of use alone.
+                    let _stop = OnDrop(Some(|| drop(handle.stop(true))));
+                    recover(engine, control);
+                    announce(engine, address);
                     scheduler::run(engine, control);
-                    drop(handle.stop(true));
                 });
-                let ended = server.await;
-                // However it ended, the schedule ends with it.
-                control.cancel();
-                ended
+                let _stop = OnDrop(Some(|| control.cancel()));
+                server.await
             })
         })?;
         // Those that were cut off are recorded as such, by threads that nobody else waits for.
@@ -109,25 +107,39 @@ impl<'a> Service<'a> {
         tracing::info!("stopped");
         Ok(())
     }
+}
 
-    fn announce(&self) -> anyhow::Result<()> {
-        let (config, settings) = (self.engine.config(), self.engine.settings()?);
-        let schedule = settings.schedule;
-        tracing::info!(
-            version = env!("CARGO_PKG_VERSION"),
-            directory = %config.directory.display(),
-            databases = config.databases.len(),
-            enabled = settings.enabled,
-            at = %format!("{:02}:{:02} {}", schedule.hour, schedule.minute, schedule.timezone),
-            address = %self.address()?,
-            "serving"
+/// Says what runs, and what of it wants a look.
+fn announce(engine: &Engine, address: SocketAddr) {
+    let config = engine.config();
+    let settings = engine.settings().unwrap_or_else(|error| {
+        tracing::error!(code = error.code(), "{error}");
+        config.settings
+    });
+    let schedule = settings.schedule;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        directory = %config.directory.display(),
+        databases = config.databases.len(),
+        enabled = settings.enabled,
+        at = %format!("{:02}:{:02} {}", schedule.hour, schedule.minute, schedule.timezone),
+        %address,
+        "serving"
+    );
+    if config.access.admits_all_tokens() {
+        tracing::warn!(
+            "any token without an audience that the app's secret signs is taken, whatever it was meant for; set \
+             BACKUP_JWT_AUDIENCE, and let the app put that `aud` into the tokens for this service"
         );
-        if config.access.admits_all_tokens() {
-            tracing::warn!(
-                "any token that the app's secret signs is taken; set BACKUP_JWT_AUDIENCE, so that only those for this service are"
-            );
-        }
-        Ok(())
+    }
+}
+
+/// Puts right what a crash has left, as soon as the directory is to be had; requests are answered meanwhile, and whatever
+/// takes the directory first does the same.
+fn recover(engine: &Engine, control: &Control) {
+    let call = Call { wait: Duration::MAX, control: control.clone(), ..Call::new(Actor::scheduler()) };
+    if let Err(error) = engine.recover(&call) {
+        tracing::error!(code = error.code(), "{error}");
     }
 }
 

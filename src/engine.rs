@@ -129,9 +129,11 @@ pub enum Error {
     /// Another process does it.
     #[error("{0} is under way in another process; stop it there")]
     RunsElsewhere(Box<Holder>),
-    /// No backup waits for a word.
-    #[error("the newest backup is not flagged as shrunk, so there is nothing to acknowledge")]
-    NotFlagged,
+    /// It waits for no word.
+    #[error(
+        "{0} is not the newest backup, or not flagged as shrunk, so there is nothing to acknowledge; look at the list again"
+    )]
+    NotFlagged(BackupId),
     /// Settings out of range.
     #[error("{name}: {problem}")]
     Setting {
@@ -190,7 +192,7 @@ impl Error {
             Error::Stale => "stale",
             Error::NothingRuns => "nothing-runs",
             Error::RunsElsewhere(_) => "runs-elsewhere",
-            Error::NotFlagged => "not-flagged",
+            Error::NotFlagged(_) => "not-flagged",
             Error::Setting { .. } => "bad-setting",
             Error::SavedSettings { .. } => "settings-unreadable",
             error if error.is_full() => "disk-full",
@@ -365,6 +367,19 @@ impl Engine {
         }
     }
 
+    /// The same for readers of backups: those of another directory than the one that is meant are none of ours.
+    fn standing_catalog(&self) -> Result<Option<Arc<Catalog>>, Error> {
+        let catalog = self.read_catalog()?;
+        match (&catalog, self.expected_store()) {
+            (Some(catalog), _) => self.assert_store(catalog)?,
+            (None, None) => {}
+            (None, Some(expected)) => {
+                return Err(Error::StoreGone { expected: expected.clone(), root: self.store.root().to_owned() });
+            }
+        }
+        Ok(catalog)
+    }
+
     /// The line that the catalog remembers, if the audit log hasn't got it any more.
     fn lost_anchor(&self, catalog: &Catalog) -> Result<Option<u64>, Error> {
         match &catalog.audit {
@@ -388,7 +403,7 @@ impl Engine {
             None => self.new_catalog()?,
         };
         self.assert_store(&catalog)?;
-        let running = self.running.begin(&call.control);
+        let running = self.running.begin(operation, call, self.clock.now());
         let mut session = Session { engine: self, operation, call: call.clone(), catalog, _running: running, permit };
         session.recover().inspect_err(|error| session.record_failure(error))?;
         self.audit.keep_reserve();
@@ -450,12 +465,8 @@ impl Engine {
     }
 
     /// Before anything is made: an unmounted volume looks like a first start.
-    fn assert_expected(&self) -> Result<(), Error> {
-        let Some(expected) = self.expected_store() else { return Ok(()) };
-        match self.read_catalog()? {
-            Some(catalog) => self.assert_store(&catalog),
-            None => Err(Error::StoreGone { expected: expected.clone(), root: self.store.root().to_owned() }),
-        }
+    pub fn assert_expected(&self) -> Result<(), Error> {
+        if self.expected_store().is_some() { self.standing_catalog().map(drop) } else { Ok(()) }
     }
 
     fn assert_store(&self, catalog: &Catalog) -> Result<(), Error> {

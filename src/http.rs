@@ -15,8 +15,8 @@ mod settings;
 mod sign_in;
 mod stream;
 
-use std::collections::HashMap;
 use std::net::TcpListener;
+use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,7 +30,7 @@ use actix_web::middleware::{Next, from_fn};
 use actix_web::{App, HttpResponse, HttpServer, Resource, ResponseError, Route, guard, web};
 use futures_util::FutureExt;
 use serde_json::{Map, Value};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing_actix_web::TracingLogger;
 
 use crate::backup::{BackupId, DatabaseName};
@@ -69,16 +69,18 @@ pub struct State {
     /// Of the process: what stops it stops what was begun over HTTP.
     control: Control,
     reads: Semaphore,
-    verifying: Mutex<Option<Holder>>,
+    /// Who verifies, and how to stop that.
+    verifying: Mutex<Option<(Holder, Control)>>,
     downloads: Arc<AtomicUsize>,
-    ranges: Mutex<HashMap<Ranged, Instant>>,
+    ranges: Mutex<Vec<Told>>,
     ready: health::Ready,
     /// The OpenAPI document.
     document: web::Bytes,
 }
 
-/// A download in ranges: whose, and of what.
-type Ranged = (String, BackupId, Option<DatabaseName>);
+/// A range that has its line in the audit log: since when, whose and of what, which bytes. Downloads are limited, so there
+/// are few in ten minutes.
+type Told = (Instant, (String, BackupId, Option<DatabaseName>), Range<u64>);
 
 impl State {
     /// Nothing was asked for yet.
@@ -113,9 +115,13 @@ impl State {
         &self,
         read: impl FnOnce(&Engine) -> Result<T, engine::Error> + Send + 'static,
     ) -> Result<T, Problem> {
-        // It is never closed, so there is always a turn to come.
-        let _turn = self.reads.acquire().await.map_err(|error| Problem::internal(&error))?;
+        let _turn = self.turn().await?;
         self.engine(read).await
+    }
+
+    /// A turn to read; it is never closed, so there is always one to come.
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, Problem> {
+        self.reads.acquire().await.map_err(|error| Problem::internal(&error))
     }
 
     /// The same for what touches the disk beside the engine.
@@ -138,14 +144,24 @@ impl State {
     }
 
     /// One verification at a time: each reads a whole backup.
-    fn verify_slot(self: &Arc<Self>, id: BackupId, actor: &Actor) -> Result<impl Drop + Send + 'static, engine::Error> {
+    fn verify_slot(self: &Arc<Self>, id: BackupId, call: &Call) -> Result<impl Drop + Send + 'static, engine::Error> {
         let mut verifying = self.verifying.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(holder) = verifying.as_ref() {
+        if let Some((holder, _)) = verifying.as_ref() {
             return Err(engine::Error::Held(Some(Box::new(holder.clone()))));
         }
-        *verifying = Some(Holder::new(&format!("verify {id}"), &actor.by, self.engine.clock().now()));
+        let holder = Holder::new(&format!("verify {id}"), &call.actor.by, self.engine.clock().now());
+        *verifying = Some((holder, call.control.clone()));
         let state = Arc::clone(self);
         Ok(OnDrop(Some(move || *state.verifying.lock().unwrap_or_else(PoisonError::into_inner) = None)))
+    }
+
+    /// Asks the verification that is under way to stop, and says which that is.
+    fn cancel_verification(&self) -> Option<Holder> {
+        let verifying = self.verifying.lock().unwrap_or_else(PoisonError::into_inner);
+        verifying.as_ref().map(|(holder, control)| {
+            control.cancel();
+            holder.clone()
+        })
     }
 
     /// One of the downloads that may run at once; free again when it is dropped.
@@ -165,28 +181,31 @@ impl State {
             .header(actix_web::http::header::RETRY_AFTER, HeaderValue::from_static("30")))
     }
 
-    /// Records that a range is about to leave, unless a line of the same download stands for it already. Other ranges wait
-    /// meanwhile: none leaves on the word of a line that then can't be written.
+    /// Records that a range is about to leave, unless a line of the same download tells of all of it already. Other ranges
+    /// wait meanwhile: none leaves on the word of a line that then can't be written.
     fn range_leaving(
         &self,
         handout: &Handout,
         actor: &Actor,
+        range: Range<u64>,
         details: Map<String, Value>,
     ) -> Result<Option<Leaving>, engine::Error> {
         let mut ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
-        ranges.retain(|_, begun| begun.elapsed() < ONE_DOWNLOAD);
+        ranges.retain(|(begun, ..)| begun.elapsed() < ONE_DOWNLOAD);
         let name = handout.files.first().map(|it| it.name.clone());
-        let key = (actor.by.clone(), handout.backup.id, name);
-        if ranges.contains_key(&key) {
+        let of = (actor.by.clone(), handout.backup.id, name);
+        let told = |(_, other, told): &Told| *other == of && told.start <= range.start && range.end <= told.end;
+        if ranges.iter().any(told) {
             return Ok(None);
         }
         let leaving = self.engine.leaving(handout, actor, details)?;
-        ranges.insert(key, Instant::now());
+        ranges.push((Instant::now(), of, range));
         Ok(Some(leaving))
     }
 }
 
-struct OnDrop<F: FnOnce()>(Option<F>);
+/// Acts when it is dropped, however that comes about.
+pub struct OnDrop<F: FnOnce()>(pub Option<F>);
 
 impl<F: FnOnce()> Drop for OnDrop<F> {
     fn drop(&mut self) {

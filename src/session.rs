@@ -24,6 +24,8 @@ use crate::token::{Caller, Keyring};
 
 /// How long a session counts.
 pub const LIFETIME: Duration = Duration::from_secs(8 * 3600);
+/// How long a session that was signed out is remembered: longer than any counts, also when clocks were set.
+const REMEMBERED: Duration = Duration::from_secs(48 * 3600);
 /// How long a code can be redeemed.
 pub const CODE_LIFETIME: Duration = Duration::from_secs(600);
 const KEY: &str = "session.key";
@@ -92,8 +94,22 @@ struct SignedOut {
 }
 
 impl Sessions {
-    /// The sessions of the directory `root`; its key is made if there is none yet.
+    /// The sessions of the directory `root`; its key is made if there is none yet. Files that can't be understood are made
+    /// anew, the key first: then no session counts any more, whatever was known of them.
     pub fn of(root: &Path, clock: &Clock) -> Result<Self, Error> {
+        match Self::read(root, clock) {
+            Err(Error::Unreadable { path }) => {
+                tracing::warn!(file = %path.display(), "it can't be understood: everyone has to sign in anew");
+                disk::remove(&root.join(KEY))?;
+                disk::remove(&root.join(STATE))?;
+                disk::sync_dir(root)?;
+                Self::read(root, clock)
+            }
+            sessions => sessions,
+        }
+    }
+
+    fn read(root: &Path, clock: &Clock) -> Result<Self, Error> {
         let keyring = Keyring::new(&Access::of_sessions(key(root)?), clock)?;
         let signed_out = read_state(&root.join(STATE))?.signed_out.into_iter().map(|gone| (gone.hash, gone.until));
         Ok(Self { root: root.to_owned(), clock: clock.clone(), keyring, signed_out: Mutex::new(signed_out.collect()) })
@@ -120,12 +136,13 @@ impl Sessions {
             return Ok(());
         }
         let (now, hash) = (self.clock.now(), hash(session));
-        {
-            let mut gone = self.gone();
-            gone.retain(|_, until| now < *until);
-            gone.insert(hash.clone(), now + LIFETIME);
-        }
-        change(&self.root, now, |state| state.signed_out.push(SignedOut { hash, until: now + LIFETIME }))
+        let until = now + REMEMBERED;
+        change(&self.root, now, |state| state.signed_out.push(SignedOut { hash: hash.clone(), until }))?;
+        // Written down first: what only memory knew would count again after a restart.
+        let mut gone = self.gone();
+        gone.retain(|_, until| now < *until);
+        gone.insert(hash, until);
+        Ok(())
     }
 
     /// A superuser's code, to be redeemed once within [`CODE_LIFETIME`].
@@ -135,6 +152,14 @@ impl Sessions {
         let kept = Code { hash: hash(&code), subject: subject.to_owned(), until };
         change(root, clock.now(), |state| state.codes.push(kept))?;
         Ok(code)
+    }
+
+    /// Whom a code would let in. It is as good as before.
+    pub fn known_code(&self, code: &str) -> Result<Option<Caller>, Error> {
+        let (wanted, now) = (hash(code), self.clock.now());
+        let codes = read_state(&self.root.join(STATE))?.codes;
+        let found = codes.into_iter().find(|code| code.hash == wanted && now < code.until);
+        Ok(found.map(|code| Caller { subject: code.subject, superuser: true }))
     }
 
     /// Takes a code, which is none from then on, and says whom it lets in.

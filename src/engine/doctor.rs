@@ -93,7 +93,7 @@ impl Engine {
             );
         }
         if access.admits_all_tokens() {
-            let found = "any token that the app's secret signs is taken, whatever the app meant it for";
+            let found = "any token without an audience that the app's secret signs is taken, whatever it was meant for";
             let fix =
                 "set BACKUP_JWT_AUDIENCE, and let the app put that `aud` into the tokens that are for this service";
             return warning("access", found.to_owned(), Some(fix.to_owned()));

@@ -52,6 +52,7 @@ impl Engine {
 
     /// Records that a handout is about to leave; without that line it doesn't.
     pub fn leaving(&self, handout: &Handout, actor: &Actor, details: Map<String, Value>) -> Result<Leaving, Error> {
+        self.assert_expected()?;
         let mut line = entry(Kind::Intent, "download", actor, Some(handout.backup.id));
         let names: Vec<_> = handout.files.iter().map(|it| it.name.as_str()).collect();
         line.details = details;

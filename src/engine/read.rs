@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::status::CLOCKS_DIFFER;
 use super::{Call, Engine, Error};
 use crate::audit::{Kind, Line};
 use crate::backup::retention::{Fate, fates};
@@ -135,7 +136,7 @@ impl DatabaseVerdict {
 impl Engine {
     /// All backups, newest first.
     pub fn list(&self) -> Result<Vec<Backup>, Error> {
-        let mut backups: Vec<_> = match self.read_catalog()? {
+        let mut backups: Vec<_> = match self.standing_catalog()? {
             Some(catalog) => catalog.standing().cloned().collect(),
             None => Vec::new(),
         };
@@ -145,12 +146,12 @@ impl Engine {
 
     /// One backup.
     pub fn get(&self, id: &BackupId) -> Result<Backup, Error> {
-        self.read_catalog()?.and_then(|catalog| catalog.get(id).cloned()).ok_or(Error::NotFound(*id))
+        self.standing_catalog()?.and_then(|catalog| catalog.get(id).cloned()).ok_or(Error::NotFound(*id))
     }
 
     /// Why each is kept and when it would go.
     pub fn fates(&self) -> Result<BTreeMap<BackupId, Fate>, Error> {
-        let catalog = self.read_catalog()?;
+        let catalog = self.standing_catalog()?;
         let backups = catalog.as_ref().map_or(&[][..], |catalog| &catalog.backups);
         Ok(fates(&backups, &self.settings()?.retention, self.freeze()?.as_deref()))
     }
@@ -165,8 +166,10 @@ impl Engine {
         let proven = |backup: &&Backup| backup.checked.ok && backup.verified.ok;
         let backups = self.list()?;
         let newest = backups.iter().filter(proven).max_by_key(|backup| backup.sequence);
-        // One from the future has no age.
-        let age = newest.map(|backup| (self.clock.now() - backup.timestamp).to_std().unwrap_or_default());
+        let now = self.clock.now();
+        // Of one from the future nobody knows how old it is.
+        let dated = newest.filter(|backup| backup.timestamp <= now + CLOCKS_DIFFER);
+        let age = dated.map(|backup| (now - backup.timestamp).to_std().unwrap_or_default());
         Ok(age.is_some_and(|age| age <= self.config.stale_after))
     }
 
@@ -214,7 +217,7 @@ impl Engine {
         let mut backup = self.get(id)?;
         loop {
             let files = self.open_files(&backup);
-            let catalog = self.read_catalog()?;
+            let catalog = self.standing_catalog()?;
             let same = |other: &&Backup| other.sequence == backup.sequence;
             let find = |catalog: &Catalog| {
                 let unchanged = catalog.get(&backup.id).filter(same);
@@ -257,7 +260,7 @@ impl Engine {
 
     /// Reads the whole audit log, which must hold the line that the catalog remembers. Says how many lines there are.
     pub fn verify_audit(&self) -> Result<u64, Error> {
-        let anchor = self.read_catalog()?.and_then(|catalog| catalog.audit.clone());
+        let anchor = self.standing_catalog()?.and_then(|catalog| catalog.audit.clone());
         Ok(self.audit.verify(anchor.as_ref().map(|anchor| (anchor.seq, anchor.hash.as_str())))?)
     }
 }

@@ -51,7 +51,7 @@ impl Engine {
         self.assert_store(&empty)?;
         let present = readable(Catalog::load(self.store.root()))?;
         let catalog = present.unwrap_or_else(|| empty.clone());
-        let _running = self.running.begin(&call.control);
+        let _running = self.running.begin("rebuild", call, self.clock.now());
         let mut session = Session { engine: self, operation: "rebuild", call: call.clone(), catalog, _running, permit };
         session.close_unfinished()?;
         // An anchor that the log has lost isn't forgotten by a rebuild either.

@@ -51,7 +51,8 @@ impl Session<'_> {
         }
         for open in open {
             if (open.is("settings") || open.is("acknowledge")) && open.done {
-                self.rotate_as_saved()?;
+                // Whatever is in its way, it is in no operation's way.
+                self.rotate_after(Self::rotate_due);
             }
             self.close(open, "what it had begun was undone", std::mem::take(&mut details))?;
         }
@@ -59,17 +60,6 @@ impl Session<'_> {
             tracing::info!(?swept, ?removed, ?deleted, "put right what an interrupted operation had left");
         }
         Ok(())
-    }
-
-    /// A changed retention acts when it is saved. Without an audit log nothing goes, and backups go on.
-    fn rotate_as_saved(&mut self) -> Result<(), Error> {
-        match self.rotate_due() {
-            Err(Error::Audit(error)) => {
-                tracing::warn!(%error, "the rotation that is due waits for an audit log");
-                Ok(())
-            }
-            rotated => rotated.map(drop),
-        }
     }
 
     /// Before a rebuild nothing is undone, but what was interrupted gets its outcome.

@@ -41,20 +41,22 @@ impl Engine {
         })
     }
 
-    /// Takes the word of whoever looked at the live data: the newest backup is small because it is right so. It counts
-    /// from then on, and the rotation that stood still goes on.
-    pub fn acknowledge(&self, call: &Call) -> Result<Backup, Error> {
+    /// Takes the word of whoever looked at the live data: this backup, the newest, is small because it is right so. It
+    /// counts from then on, and the rotation that stood still goes on.
+    pub fn acknowledge(&self, id: BackupId, call: &Call) -> Result<Backup, Error> {
         let mut session = self.begin("acknowledge", call)?;
-        let Some(id) = session.shrunk_newest() else {
-            self.refused("acknowledge", call, None, &Error::NotFlagged);
-            return Err(Error::NotFlagged);
-        };
+        // Another one may have come since that nobody has looked at.
+        if session.shrunk_newest() != Some(id) {
+            let error = Error::NotFlagged(id);
+            self.refused("acknowledge", call, Some(id), &error);
+            return Err(error);
+        }
         session.audited(Some(id), Unrecorded::IsRefused, Map::new(), |session| {
             let backup = session.catalog.get_mut(&id).ok_or(Error::NotFound(id))?;
             backup.flags.remove(&Flag::Shrunk);
             let backup = backup.clone();
             session.commit()?;
-            let rotation = session.rotate_due()?;
+            let rotation = session.rotate_after(Session::rotate_due);
             let steps = serde_json::to_value(&rotation.steps).unwrap_or(Value::Null);
             Ok((backup, Map::from_iter([("rotation".to_owned(), steps)])))
         })

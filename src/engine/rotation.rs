@@ -155,6 +155,18 @@ impl Session<'_> {
         failed.map_or(Ok(()), |error| Err(error.into()))
     }
 
+    /// A rotation that follows from what is saved already: a failure of it makes that no failure. The next backup brings
+    /// the rotation with it.
+    pub(super) fn rotate_after(&mut self, rotate: impl FnOnce(&mut Self) -> Result<Plan, Error>) -> Plan {
+        let before = self.catalog.clone();
+        rotate(self).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the rotation that is due waits for the next backup");
+            // What was planned may be marked in memory already; what counts is what was written.
+            self.catalog = crate::catalog::Catalog::load(self.engine.store.root()).ok().flatten().unwrap_or(before);
+            Plan::default()
+        })
+    }
+
     /// Applies what is due without a new backup. It is an operation of its own within the one that wants it: what went,
     /// and what has another name now, is told even if that one fails.
     pub(super) fn rotate_now(&mut self, retention: &Retention, freeze: Option<&str>) -> Result<Plan, Error> {

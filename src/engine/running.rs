@@ -2,29 +2,31 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use chrono::{DateTime, Utc};
+
 use super::permit::{Holder, LOCK};
 use super::{Call, Engine, Error, entry};
 use crate::audit::{Entry, Kind};
 use crate::sqlite::Control;
 
-/// The control of the operation that holds the directory, if it is this process's.
+/// The operation that holds the directory, if it is this process's, and how to stop it.
 #[derive(Clone, Default)]
-pub(super) struct Running(Arc<Mutex<Option<Control>>>);
+pub(super) struct Running(Arc<Mutex<Option<(Holder, Control)>>>);
 
 /// Held while the operation runs.
 pub(super) struct Guard(Running);
 
 impl Running {
-    pub(super) fn begin(&self, control: &Control) -> Guard {
-        self.set(Some(control.clone()));
+    pub(super) fn begin(&self, operation: &str, call: &Call, now: DateTime<Utc>) -> Guard {
+        self.set(Some((Holder::new(operation, &call.actor.by, now), call.control.clone())));
         Guard(self.clone())
     }
 
-    fn set(&self, control: Option<Control>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = control;
+    fn set(&self, running: Option<(Holder, Control)>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = running;
     }
 
-    fn get(&self) -> Option<Control> {
+    fn get(&self) -> Option<(Holder, Control)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -40,9 +42,12 @@ impl Engine {
     /// and ends as `cancelled`; past its commit point it ends well.
     pub fn cancel(&self, call: &Call) -> Result<Holder, Error> {
         let now = self.clock.now();
-        let holder = Holder::read(self.store.root(), LOCK, now);
-        let (Some(holder), running) = (holder, self.running.get()) else { return Err(Error::NothingRuns) };
-        let Some(control) = running else { return Err(Error::RunsElsewhere(Box::new(holder))) };
+        let Some((holder, control)) = self.running.get() else {
+            return Err(match Holder::read(self.store.root(), LOCK, now) {
+                Some(other) => Error::RunsElsewhere(Box::new(other)),
+                None => Error::NothingRuns,
+            });
+        };
         let mut line = Entry { ok: Some(true), ..entry(Kind::Outcome, "cancel", &call.actor, None) };
         line.details.insert("cancelled".to_owned(), format!("{} by {}", holder.operation, holder.by).into());
         self.audit.append(now, line)?;

@@ -63,7 +63,7 @@ impl Engine {
     pub fn change_settings(&self, change: &Change, call: &Call) -> Result<Changed, Error> {
         if change.dry_run {
             self.assert_unchanged(change)?;
-            let catalog = self.read_catalog()?;
+            let catalog = self.standing_catalog()?;
             let backups = catalog.as_ref().map_or(&[][..], |catalog| &catalog.backups);
             let settings = self.changed(change)?.over(&self.config.settings);
             let rotation = retention::plan(&backups, &settings.retention, self.freeze()?.as_deref());
@@ -85,7 +85,8 @@ impl Engine {
             let mut text = serde_json::to_vec_pretty(&saved).unwrap_or_default();
             text.push(b'\n');
             disk::write_durable(&self.settings_path(), &text)?;
-            let rotation = session.rotate_now(&settings.retention, self.freeze()?.as_deref())?;
+            let rotation = session
+                .rotate_after(|session| session.rotate_now(&settings.retention, session.engine.freeze()?.as_deref()));
             let details = Map::from_iter([
                 ("before".to_owned(), json(&before)),
                 (AFTER.to_owned(), json(&saved)),

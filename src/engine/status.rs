@@ -20,6 +20,8 @@ use crate::catalog::Catalog;
 use crate::config::{Origin, VARIABLES};
 use crate::disk;
 
+/// A backup may seem to lie this far ahead.
+pub(super) const CLOCKS_DIFFER: chrono::Duration = chrono::Duration::minutes(5);
 /// Audit lines among which the last failure is looked for.
 const LINES: usize = 1000;
 
@@ -200,11 +202,8 @@ impl Engine {
     pub fn status(&self) -> Result<Status, Error> {
         let now = self.clock.now();
         let settings = self.settings()?;
-        let catalog = self.read_catalog()?;
+        let catalog = self.standing_catalog()?;
         let catalog = catalog.as_deref();
-        if let Some(catalog) = catalog {
-            self.assert_store(catalog)?;
-        }
         let backups: Vec<&Backup> = catalog.into_iter().flat_map(Catalog::standing).collect();
         let newest = catalog.and_then(Catalog::newest_good);
         let unmanaged = self.unmanaged(catalog, now)?;
@@ -263,7 +262,7 @@ impl Engine {
 
     /// What the schedule asks for now.
     pub fn decide(&self, settings: &Settings, now: DateTime<Utc>) -> Result<Decision, Error> {
-        let catalog = self.read_catalog()?;
+        let catalog = self.standing_catalog()?;
         let backups = catalog.as_ref().map_or(&[][..], |catalog| &catalog.backups);
         // Shrunk ones count too: another try would find the same data.
         let whole = |backup: &&Backup| backup.tier.is_scheduled() && backup.checked.ok && backup.verified.ok;
@@ -416,7 +415,7 @@ impl Warnings {
                 format!("the newest backup is {hours} hours old; look at the log of `serve`, or run `create`"),
             );
         }
-        if newest.timestamp > now + chrono::Duration::minutes(5) {
+        if newest.timestamp > now + CLOCKS_DIFFER {
             self.add(
                 "clock-went-back",
                 format!("{} lies in the future; was the clock wrong, or is it now?", newest.id),

@@ -29,6 +29,8 @@ pub const SIGN_IN: &str = "/sign-in";
 const MAX_HEADERS: usize = 16 << 10;
 /// Bytes of path and query.
 const MAX_URI: usize = 8 << 10;
+/// Schemes by which whoever stands in front of us keeps a door of its own (RFC 7617, RFC 4559, RFC 7616).
+const PROXY_SCHEMES: [&str; 3] = ["basic", "negotiate", "digest"];
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// What is known of a request from here on.
@@ -148,24 +150,29 @@ fn caller(state: &State, headers: &HeaderMap) -> Result<(Caller, bool), Option<R
     }
 }
 
-/// The token of the one `Authorization` header (RFC 6750 section 2.1), if there is such a header at all.
+/// The token of the one `Authorization` header (RFC 6750 section 2.1), if there is such a header at all. What a browser or a
+/// proxy in front of us signs in with there is not for us.
 fn bearer(headers: &HeaderMap) -> Option<Option<&str>> {
     let mut given = headers.get_all(AUTHORIZATION);
-    let first = given.next()?;
+    let text = given.next()?.to_str().unwrap_or_default();
     if given.next().is_some() {
         return Some(None);
     }
-    let token = first.to_str().ok().and_then(|text| text.split_once(' '));
-    Some(token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token))
+    let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
+    if PROXY_SCHEMES.iter().any(|other| scheme.eq_ignore_ascii_case(other)) {
+        return None;
+    }
+    Some(scheme.eq_ignore_ascii_case("bearer").then_some(token))
 }
 
 /// The value of that cookie, if there is one. Two of one name are as good as none: one of them may be planted by another
-/// host of the same domain (RFC 6265 section 8.6).
+/// host of the same domain (RFC 6265 section 8.6). What else is in the header may be any bytes.
 pub(super) fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<Option<&'h str>> {
-    let pairs = headers.get_all(COOKIE).flat_map(|value| value.to_str().unwrap_or_default().split(';'));
-    let mut found = pairs.filter_map(|pair| pair.trim().split_once('=')).filter(|(other, _)| *other == name);
-    let (_, value) = found.next()?;
-    Some(found.next().is_none().then_some(value))
+    let pairs = headers.get_all(COOKIE).flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
+    let named = |pair: &'h [u8]| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=");
+    let mut found = pairs.filter_map(named);
+    let value = found.next()?;
+    Some(std::str::from_utf8(value).ok().filter(|_| found.next().is_none()))
 }
 
 /// Whether no browser says that another site made it ask: that could read nothing of the answer, but use up downloads.

@@ -14,7 +14,7 @@ use super::settings::{Partial, parse};
 use super::{State, id};
 use crate::backup::retention::{Fate, Step};
 use crate::backup::settings::Saved;
-use crate::backup::{Backup, Tier, reason};
+use crate::backup::{Backup, BackupId, Tier, reason};
 use crate::engine::status::{ConfigView, Operation, Status};
 use crate::engine::{AuditPage, AuditQuery, Change, Create, Engine, Verification};
 
@@ -162,7 +162,7 @@ pub async fn verify(
     path: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let (id, call) = (id(&path)?, state.call(&superuser));
-    let slot = state.verify_slot(id, &call.actor)?;
+    let slot = state.verify_slot(id, &call)?;
     let found = state.engine(move |engine| {
         // Held until it is done, whether or not anyone still waits for it.
         let _slot = slot;
@@ -256,8 +256,8 @@ fn expected(request: &HttpRequest) -> Result<Option<String>, Problem> {
     match request.get_header::<IfMatch>() {
         Some(IfMatch::Any) => Ok(None),
         Some(IfMatch::Items(tags)) => match tags.as_slice() {
-            // A weak tag matches nothing here (RFC 9110 section 13.1.1).
-            [tag] if !tag.weak => Ok(Some(tag.tag().to_owned())),
+            // A proxy that compresses makes the tag a weak one; what is meant is the version all the same.
+            [tag] => Ok(Some(tag.tag().to_owned())),
             _ => Err(Problem::new(problem::STALE, text)),
         },
         None => Err(Problem::new(problem::PRECONDITION_REQUIRED, text)),
@@ -276,12 +276,20 @@ pub async fn audit(
     Ok(HttpResponse::Ok().json(state.read(move |engine| engine.audit_page(&query)).await?))
 }
 
+/// `POST /api/backup/acknowledge`.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AcknowledgeBody {
+    /// The backup that was looked at.
+    id: BackupId,
+}
+
 /// Says that the newest backup is small because the live data is: rotation goes on.
-#[utoipa::path(post, path = "/api/backup/acknowledge", tag = "backups",
+#[utoipa::path(post, path = "/api/backup/acknowledge", tag = "backups", request_body = AcknowledgeBody,
     responses((status = 200, description = "The backup, no longer flagged", body = Backup), openapi::OfAcknowledge))]
-pub async fn acknowledge(state: web::Data<State>, superuser: Superuser) -> Result<HttpResponse, Problem> {
-    let call = state.call(&superuser);
-    Ok(HttpResponse::Ok().json(state.engine(move |engine| engine.acknowledge(&call)).await?))
+pub async fn acknowledge(state: web::Data<State>, superuser: Superuser, body: Body) -> Result<HttpResponse, Problem> {
+    let (AcknowledgeBody { id }, call) = (body.json()?, state.call(&superuser));
+    Ok(HttpResponse::Ok().json(state.engine(move |engine| engine.acknowledge(id, &call)).await?))
 }
 
 /// `POST /api/backup/operation/cancel`: what is asked to stop. It ends as soon as it has undone what it had begun.
@@ -295,6 +303,10 @@ pub struct Cancelling {
     responses((status = 202, description = "What is asked to stop", body = Cancelling), openapi::OfCancel))]
 pub async fn cancel(state: web::Data<State>, superuser: Superuser) -> Result<HttpResponse, Problem> {
     let call = state.call(&superuser);
-    let operation = state.engine(move |engine| engine.cancel(&call)).await?.into();
+    let cancelled = match state.engine(move |engine| engine.cancel(&call)).await {
+        Err(problem) if problem.kind() == problem::NOTHING_RUNS => state.cancel_verification().ok_or(problem)?,
+        cancelled => cancelled?,
+    };
+    let operation = cancelled.into();
     Ok(HttpResponse::build(StatusCode::ACCEPTED).json(Cancelling { operation }))
 }

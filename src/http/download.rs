@@ -113,8 +113,10 @@ impl Answer {
     /// One range is served; several, or what isn't understood, get the whole (RFC 9110 section 14.2 allows both).
     fn ranged(&mut self, request: &HttpRequest, tag: &EntityTag, size: u64) -> Result<(), Problem> {
         let header = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-        let unchanged =
-            header(IF_RANGE).is_none_or(|text| text.parse().is_ok_and(|given: EntityTag| given.strong_eq(tag)));
+        let unchanged = match request.headers().get(IF_RANGE).map(HeaderValue::to_str) {
+            None => true,
+            Some(text) => text.is_ok_and(|text| text.parse().is_ok_and(|given: EntityTag| given.strong_eq(tag))),
+        };
         let Some(text) = header(RANGE).filter(|_| request.method() == Method::GET && unchanged) else { return Ok(()) };
         let Some(range) = text.strip_prefix("bytes=").and_then(one_range) else { return Ok(()) };
         match HttpRange::parse(&range, size)
@@ -172,11 +174,15 @@ impl Answer {
         if let Parts::Range { start, length } = &parts {
             details.insert("range".to_owned(), format!("{start}-{}", start + length - 1).into());
         }
-        let (handout, ranges) = (self.handout, matches!(parts, Parts::Range { .. }).then(|| state.clone()));
+        let range = match &parts {
+            Parts::Range { start, length } => Some(*start..start + length),
+            Parts::Whole | Parts::Tar { .. } => None,
+        };
+        let (handout, state_of_ranges) = (self.handout, state.clone());
         let (handout, leaving) = state
             .engine(move |engine| {
-                let leaving = match ranges {
-                    Some(state) => state.range_leaving(&handout, &actor, details)?,
+                let leaving = match range {
+                    Some(range) => state_of_ranges.range_leaving(&handout, &actor, range, details)?,
                     None => Some(engine.leaving(&handout, &actor, details)?),
                 };
                 Ok((handout, leaving))
@@ -247,7 +253,12 @@ fn body_parts(handout: Handout, parts: Parts) -> Vec<Part> {
     let Handout { backup, files } = handout;
     let mut files = files.into_iter();
     match parts {
-        Parts::Range { start, length } => files.map(|it| Part::File(Slice::range(it.file, start, length))).collect(),
+        // All of it in a range is all of it: then it can be compared on its way.
+        Parts::Range { start, length } => files
+            .map(|it| {
+                if length == it.copy.stored_size { whole(it) } else { Part::File(Slice::range(it.file, start, length)) }
+            })
+            .collect(),
         Parts::Whole => files.map(whole).collect(),
         Parts::Tar { sums } => {
             let mut body = Vec::new();

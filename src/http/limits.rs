@@ -22,7 +22,7 @@ use super::problem::{Problem, TOO_MANY_REQUESTS};
 const REFUSALS_PER_MINUTE: u32 = 30;
 
 /// Refusals that are recorded in a minute, from wherever they come.
-const RECORDS_PER_MINUTE: u32 = 300;
+const RECORDS_PER_MINUTE: u32 = 60;
 /// Sessions that one user may open in a minute.
 const SIGN_INS_PER_MINUTE: u32 = 10;
 

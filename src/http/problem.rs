@@ -268,7 +268,7 @@ fn kind(error: &Error) -> Kind {
         Error::Stale => STALE,
         Error::NothingRuns => NOTHING_RUNS,
         Error::RunsElsewhere(_) => RUNS_ELSEWHERE,
-        Error::NotFlagged => NOT_FLAGGED,
+        Error::NotFlagged(_) => NOT_FLAGGED,
         Error::Setting { .. } => BAD_SETTING,
         error if error.is_full() => DISK_FULL,
         Error::Full { .. } => DISK_FULL,

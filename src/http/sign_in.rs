@@ -1,6 +1,8 @@
 //! Signing browsers in and out. A token or a one-time code opens a session of our own, which is kept in a cookie that no
 //! script reads and no other site sends.
 
+use std::sync::Arc;
+
 use actix_web::cookie::time;
 use actix_web::cookie::{Cookie, SameSite};
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -12,9 +14,9 @@ use super::admit::{User, address, cookie};
 use super::body::Body;
 use super::problem::{self, Problem};
 use super::{State, openapi};
-use crate::engine::Actor;
+use crate::engine::{Actor, Engine};
 use crate::session::LIFETIME;
-use crate::token::Refused;
+use crate::token::{Caller, Refused};
 
 /// `POST /sign-in`: one of the two.
 #[derive(Deserialize, ToSchema)]
@@ -61,23 +63,27 @@ pub async fn sign_in(state: web::Data<State>, request: HttpRequest, body: Body) 
         return Err(Problem::new(problem::CROSS_SITE, text));
     }
     let mut admitted = address(&request)?;
-    let (found, how) = match body.json()? {
-        SignInBody::Token(ByToken { token }) => (state.keyring.check(&token), "token"),
-        SignInBody::Code(ByCode { code }) => {
-            let sessions = state.clone();
-            let redeemed = state.blocking(move || sessions.sessions.redeem(&code)).await?;
-            (redeemed.ok_or(Refused::Signature), "code")
-        }
+    let (found, code) = match body.json()? {
+        SignInBody::Token(ByToken { token }) => (state.keyring.check(&token), None),
+        SignInBody::Code(ByCode { code }) => (state.known_code(&code).await?.ok_or(Refused::Signature), Some(code)),
     };
     let caller = match found {
         Ok(caller) => caller,
         Err(refused) => return Err(state.turned_away(&admitted, Some(refused)).await),
     };
+    let how = if code.is_some() { "code" } else { "token" };
     admitted.caller = Some(caller.clone());
     state.limits.sign_in(&admitted)?;
     let actor = Actor::user(&caller.subject, admitted.address);
     let details = Map::from_iter([("how".to_owned(), how.into()), ("superuser".to_owned(), caller.superuser.into())]);
     state.engine(move |engine| engine.record_access("sign-in", &actor, details)).await?;
+    // Last, so that nobody loses it to a limit or a full disk; and of those who come at once one has it.
+    if let Some(code) = code
+        && state.redeemed(code).await?.is_none()
+    {
+        admitted.caller = None;
+        return Err(state.turned_away(&admitted, Some(Refused::Signature)).await);
+    }
     let session = state.sessions.open(&caller).map_err(|error| Problem::internal(&error))?;
     let answer = SignedIn { subject: caller.subject, superuser: caller.superuser, expires_in: LIFETIME.as_secs() };
     let lifetime = time::Duration::seconds(LIFETIME.as_secs() as i64);
@@ -90,6 +96,7 @@ pub async fn sign_in(state: web::Data<State>, request: HttpRequest, body: Body) 
         headers(("Set-Cookie" = String, description = "Takes the cookie away"))), openapi::OfSignOut))]
 pub async fn sign_out(state: web::Data<State>, _: User, request: HttpRequest) -> Result<HttpResponse, Problem> {
     if let Some(session) = cookie(request.headers(), state.session_cookie()).flatten().map(str::to_owned) {
+        state.engine(Engine::assert_expected).await?;
         let sessions = state.clone();
         state.blocking(move || sessions.sessions.sign_out(&session)).await?;
     }
@@ -97,6 +104,18 @@ pub async fn sign_out(state: web::Data<State>, _: User, request: HttpRequest) ->
 }
 
 impl State {
+    /// Looks a code up; whoever guesses has nothing written.
+    async fn known_code(self: &Arc<Self>, code: &str) -> Result<Option<Caller>, Problem> {
+        let _turn = self.turn().await?;
+        let (state, code) = (Arc::clone(self), code.to_owned());
+        self.blocking(move || state.sessions.known_code(&code)).await
+    }
+
+    async fn redeemed(self: &Arc<Self>, code: String) -> Result<Option<Caller>, Problem> {
+        let state = Arc::clone(self);
+        self.blocking(move || state.sessions.redeem(&code)).await
+    }
+
     /// The name of our own cookie; browsers hold one of that prefix to this very host (RFC 6265bis section 4.1.3.2).
     pub(super) fn session_cookie(&self) -> &'static str {
         if self.is_https() { "__Host-attendance-backup" } else { "attendance-backup" }

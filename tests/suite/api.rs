@@ -138,10 +138,12 @@ fn settings_that_someone_else_has_changed_meanwhile_are_not_overwritten() {
     put(None).problem(428, "precondition-required");
     put(Some("\"nonsense\"")).problem(412, "stale");
     let tag = config.header("etag").unwrap();
-    put(Some(&format!("W/{tag}"))).problem(412, "stale");
     place.ok(&["config", "--set", "retention.daily=9"]);
     put(Some(tag)).problem(412, "stale");
     assert_eq!(server.get("/api/backup/config").ok()["retention"]["daily"], 9);
+    // A proxy that compresses makes it weak.
+    let now = server.request("GET", "/api/backup/config").token(&superuser()).send();
+    put(Some(&format!("W/{}", now.header("etag").unwrap()))).ok();
     let done = put(Some("*"));
     assert_eq!(done.ok()["sources"]["enabled"], "saved");
     // The tag that comes with the answer is the one of what is in force now.

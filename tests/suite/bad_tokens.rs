@@ -213,7 +213,9 @@ fn bad_tokens_are_all_refused_alike() {
     // Without any token only the challenge differs.
     let none = afresh(server.request("GET", "/api/backup/status")).send();
     assert_eq!((none.header("www-authenticate"), none.text()), (Some("Bearer"), first.2.clone()));
-    assert_eq!(place.audit().len(), bad.len() + 1);
+    // Of a flood as many are written down as there is room for in a minute.
+    let recorded = place.audit().len();
+    assert!(recorded >= 60 && recorded <= bad.len() + 1, "{recorded}");
     status(&server, &superuser()).ok();
 }
 

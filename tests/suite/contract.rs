@@ -136,7 +136,7 @@ fn real_answers_are_as_the_document_says() {
     ask(200, "POST", "/api/backup/verify/{id}", "", &su);
     ask(200, "PATCH", "/api/backup/{id}", "", &body(json!({ "pinned": true })));
     ask(400, "PATCH", "/api/backup/{id}", "", &body(json!([true])));
-    ask(409, "POST", "/api/backup/acknowledge", "", &su);
+    ask(409, "POST", "/api/backup/acknowledge", "", &body(json!({ "id": "manual-2026-01-08T143005Z" })));
     ask(409, "POST", "/api/backup/operation/cancel", "", &su);
     ask(200, "GET", "/api/backup/audit", "?limit=100", &su);
     let tag = ask(200, "GET", "/api/backup/config", "", &any).header("etag").unwrap().to_owned();

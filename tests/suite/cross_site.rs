@@ -18,8 +18,8 @@ fn with(request: Request, headers: &[(&str, &str)]) -> Request {
 /// Something that changes something and is refused for another reason once it is let in.
 #[track_caller]
 fn assert_lets(server: &Server, headers: &[(&str, &str)], passes: bool) {
-    let answer = with(by_cookie(server, "POST", "/api/backup/acknowledge"), headers).send();
-    let expected = if passes { (409, "not-flagged") } else { (403, "cross-site") };
+    let answer = with(by_cookie(server, "POST", "/api/backup/operation/cancel"), headers).send();
+    let expected = if passes { (409, "nothing-runs") } else { (403, "cross-site") };
     assert_eq!(answer.status, expected.0, "{headers:?}: {}", answer.text());
     answer.problem(expected.0, expected.1);
 }
@@ -207,17 +207,21 @@ fn a_cookie_counts_once_under_its_own_name() {
 fn where_there_is_a_header_the_cookie_says_nothing() {
     let (_place, server) = proxied(&[]);
     let expired = token(json!({ "role": "superuser", "exp": 1 }));
-    for header in ["", "Bearer", "Bearer x", "Basic YTpi", "Negotiate x", &format!("Bearer {expired}"), &superuser()] {
+    for header in ["", "Bearer", "Bearer x", "Token x", &format!("Bearer {expired}"), &superuser()] {
         let request = by_cookie(&server, "GET", "/api/backup/list").header("Authorization", header);
         request.send().problem(401, "unauthenticated");
     }
+    // What a proxy in front has asked for is not for us.
+    for header in ["Basic YTpi", "negotiate x"] {
+        by_cookie(&server, "GET", "/api/backup/list").header("Authorization", header).send().ok();
+    }
     // No page elsewhere can write that header: the cookie beside it does no harm.
     for site in ["cross-site", "none", "same-origin"] {
-        let request = by_cookie(&server, "POST", "/api/backup/acknowledge").header(SITE, site);
-        request.token(&superuser()).send().problem(409, "not-flagged");
+        let request = by_cookie(&server, "POST", "/api/backup/operation/cancel").header(SITE, site);
+        request.token(&superuser()).send().problem(409, "nothing-runs");
     }
     // And it isn't the cookie's rights that count.
-    let request = by_cookie(&server, "POST", "/api/backup/acknowledge").header(SITE, "same-origin");
+    let request = by_cookie(&server, "POST", "/api/backup/operation/cancel").header(SITE, "same-origin");
     request.token(&user()).send().problem(403, "forbidden");
 }
 

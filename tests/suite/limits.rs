@@ -266,7 +266,7 @@ fn who_is_slow_is_cut_and_others_are_served_meanwhile() {
         ("a request line", open("GET /")),
         ("a second head", again),
         ("a body", slow_body("POST", "/api/backup/create", &superuser())),
-        ("a body that nobody reads", slow_body("POST", "/api/backup/acknowledge", &superuser())),
+        ("a body that nobody reads", slow_body("POST", "/api/backup/operation/cancel", &superuser())),
         ("a body without a token", slow_body("POST", "/api/backup/create", "")),
         ("a body to nowhere", slow_body("POST", "/nowhere", &superuser())),
     ];

@@ -125,7 +125,7 @@ fn while_another_process_holds_the_directory_it_is_named_and_not_waited_for() {
     signal(other.0.id(), "-STOP");
     for (answer, code) in [
         (create(&server).send(), "held"),
-        (server.post("/api/backup/acknowledge"), "held"),
+        (acknowledge(&server, "daily-2026-01-08").send(), "held"),
         (cancel(&server), "runs-elsewhere"),
     ] {
         let detail = answer.problem(409, code);
@@ -256,6 +256,10 @@ fn shrunk() -> Place {
     place
 }
 
+fn acknowledge(server: &Server, id: &str) -> Request {
+    server.request("POST", "/api/backup/acknowledge").token(&superuser()).json(&json!({ "id": id }))
+}
+
 fn is_frozen(place: &Place) -> bool {
     place.warnings().contains(&"rotation-frozen".to_owned())
 }
@@ -265,13 +269,15 @@ fn an_acknowledged_shrink_counts_and_rotation_goes_on() {
     let place = shrunk();
     let ids = place.ids();
     let server = Server::start(&place);
-    let acknowledge = || server.post("/api/backup/acknowledge");
+    let acknowledge = |id: &str| acknowledge(&server, id).send();
     assert!(is_frozen(&place));
-    let backup = acknowledge().ok();
+    // Whoever looked at another one has not looked at this.
+    acknowledge(&ids[1]).problem(409, "not-flagged");
+    let backup = acknowledge(&ids[0]).ok();
     assert_eq!((&backup["id"], &backup["flags"]), (&ids[0].as_str().into(), &json!([])));
     assert!(!is_frozen(&place));
     assert_eq!(place.ids(), [ids[0].as_str()]);
-    acknowledge().problem(409, "not-flagged");
+    acknowledge(&ids[0]).problem(409, "not-flagged");
     let lines = place.audit();
     let line = lines.iter().rfind(|line| line["operation"] == "acknowledge" && line["ok"] == true).unwrap();
     assert_eq!((&line["by"], &line["details"]["rotation"][0]["id"]), (&"user:ada".into(), &ids[1].as_str().into()));
@@ -299,7 +305,7 @@ fn an_acknowledgement_that_is_killed_is_done_or_not() {
             let Some(server) = Server::try_of(&mut command, place.path("serve.log")) else { continue };
             let serving: Value =
                 serde_json::from_slice(&std::fs::read(place.backups().join(".serve")).unwrap()).unwrap();
-            let answer = server.request("POST", "/api/backup/acknowledge").token(&superuser()).try_send();
+            let answer = acknowledge(&server, &ids[0]).try_send();
             if answer.is_ok_and(|answer| answer.status == 200) {
                 signal(serving["pid"].as_u64().unwrap() as u32, "-TERM");
                 let mut server = server;

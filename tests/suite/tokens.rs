@@ -109,17 +109,17 @@ fn the_configured_issuer_and_claims_are_those_that_count() {
     assert_eq!(status(&server, &token(json!({ "uid": "ada" }))).status, 401, "no issuer");
     let iss = "https://school.example";
     assert_eq!(status(&server, &token(json!({ "iss": iss }))).status, 401, "sub is not the subject");
-    let acknowledge = |claims: Value| {
+    let cancel = |claims: Value| {
         let mut all = json!({ "iss": iss, "uid": "ada" });
         all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
-        afresh(server.request("POST", "/api/backup/acknowledge")).token(&token(all)).send().status
+        afresh(server.request("POST", "/api/backup/operation/cancel")).token(&token(all)).send().status
     };
     let claim = "https://school.example/admin";
-    assert_eq!(acknowledge(json!({ claim: "ja, auch für Sicherungen" })), 409);
-    assert_eq!(acknowledge(json!({ "role": "superuser" })), 403);
-    assert_eq!(acknowledge(json!({ claim: "superuser" })), 403);
-    assert_eq!(acknowledge(json!({ claim: true })), 403);
-    assert_eq!(acknowledge(json!({ "https:": { "": "ja, auch für Sicherungen" } })), 403);
+    assert_eq!(cancel(json!({ claim: "ja, auch für Sicherungen" })), 409);
+    assert_eq!(cancel(json!({ "role": "superuser" })), 403);
+    assert_eq!(cancel(json!({ claim: "superuser" })), 403);
+    assert_eq!(cancel(json!({ claim: true })), 403);
+    assert_eq!(cancel(json!({ "https:": { "": "ja, auch für Sicherungen" } })), 403);
     // A token of our own is made to the same measure.
     let ours = place.ok(&["token", "--subject", "root"]).stdout;
     let created = afresh(server.request("POST", "/api/backup/create")).token(ours.trim()).send().ok();

@@ -54,7 +54,7 @@ pub struct AuditQuery {
     #[param(value_type = Option<u16>, nullable = false, minimum = 1, maximum = 200, default = 50)]
     limit: PageSize,
     /// Only lines before this `seq`: the `next` of the page before.
-    #[param(nullable = false, format = "uint64")]
+    #[param(minimum = 0, maximum = 9007199254740991_u64)]
     before: Option<u64>,
     /// Only of this operation, such as `create`.
     #[param(nullable = false)]

@@ -54,7 +54,7 @@ pub struct AuditQuery {
     #[param(value_type = Option<u16>, nullable = false, minimum = 1, maximum = 200, default = 50)]
     limit: PageSize,
     /// Only lines before this `seq`: the `next` of the page before.
-    #[param(minimum = 0, maximum = 9007199254740991_u64)]
+    #[param(nullable = false, format = "uint64", maximum = 9007199254740991_u64)]
     before: Option<u64>,
     /// Only of this operation, such as `create`.
     #[param(nullable = false)]
@@ -153,7 +153,7 @@ impl Engine {
     pub fn fates(&self) -> Result<BTreeMap<BackupId, Fate>, Error> {
         let catalog = self.standing_catalog()?;
         let backups = catalog.as_ref().map_or(&[][..], |catalog| &catalog.backups);
-        Ok(fates(&backups, &self.settings()?.retention, self.freeze()?.as_deref()))
+        Ok(fates(backups, &self.settings()?.retention, self.freeze()?.as_deref()))
     }
 
     /// Why one is kept and when it would go.

@@ -66,7 +66,7 @@ impl Engine {
             let catalog = self.standing_catalog()?;
             let backups = catalog.as_ref().map_or(&[][..], |catalog| &catalog.backups);
             let settings = self.changed(change)?.over(&self.config.settings);
-            let rotation = retention::plan(&backups, &settings.retention, self.freeze()?.as_deref());
+            let rotation = retention::plan(backups, &settings.retention, self.freeze()?.as_deref());
             return Ok(Changed { settings, rotation });
         }
         let mut session = self.begin("settings", call)?;

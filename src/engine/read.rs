@@ -54,8 +54,8 @@ pub struct AuditQuery {
     #[param(value_type = Option<u16>, nullable = false, minimum = 1, maximum = 200, default = 50)]
     limit: PageSize,
     /// Only lines before this `seq`: the `next` of the page before.
-    #[param(nullable = false, format = "uint64", maximum = 9007199254740991_u64)]
-    before: Option<u64>,
+    #[param(value_type = Option<u64>, nullable = false, maximum = 9007199254740991_u64)]
+    before: Option<Seq>,
     /// Only of this operation, such as `create`.
     #[param(nullable = false)]
     operation: Option<String>,
@@ -65,6 +65,19 @@ pub struct AuditQuery {
     /// Only of this backup.
     #[param(nullable = false)]
     id: Option<BackupId>,
+}
+
+/// The number of a line, as JSON can hold it (RFC 8259 section 6).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(try_from = "u64")]
+struct Seq(u64);
+
+impl TryFrom<u64> for Seq {
+    type Error = &'static str;
+
+    fn try_from(seq: u64) -> Result<Self, Self::Error> {
+        if seq < 1 << 53 { Ok(Self(seq)) } else { Err("no line has so high a number") }
+    }
 }
 
 /// 1 to 200 lines.
@@ -95,7 +108,7 @@ impl PageSize {
 impl AuditQuery {
     fn takes(&self, line: &Line) -> bool {
         let entry = &line.entry;
-        self.before.is_none_or(|before| line.seq < before)
+        self.before.is_none_or(|before| line.seq < before.0)
             && self.operation.as_ref().is_none_or(|operation| entry.operation == *operation)
             && self.kind.is_none_or(|kind| entry.kind == kind)
             && self.id.is_none_or(|id| entry.id == Some(id))

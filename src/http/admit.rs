@@ -1,6 +1,6 @@
 //! The door. Every request passes here before it is routed: its address is found out, and unless it asks for one of the
-//! few open addresses it needs a token that counts, in a header or in the app's cookie. What comes by cookie and changes
-//! something must come from our own pages.
+//! few open addresses it needs a token that counts, in a header or in the app's cookie, or a session of ours. What comes by
+//! cookie and changes something must come from our own pages.
 
 use std::future::{Ready, ready};
 use std::net::{IpAddr, Ipv4Addr};

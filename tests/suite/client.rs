@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{AUDIENCE, Place, SECRET};
+use crate::harness::{AUDIENCE, Place, SECRET, kill};
 
 /// A running `serve`. Its schedule is off unless the place says otherwise.
 pub struct Server {
@@ -91,8 +91,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        kill(&mut self.child);
     }
 }
 

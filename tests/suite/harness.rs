@@ -265,6 +265,16 @@ pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Ends a process. On a faked clock it leaves a semaphore under its number, and the next process of that number could not
+/// make its own.
+pub fn kill(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+    for name in ["faketime_shm_", "sem.faketime_sem_"] {
+        let _ = std::fs::remove_file(format!("/dev/shm/{name}{}", child.id()));
+    }
+}
+
 /// How the program ended.
 pub struct Run {
     /// -1 when a signal ended it.

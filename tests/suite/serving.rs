@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::harness::{PROGRAM, Place, Run};
+use crate::harness::{PROGRAM, Place, Run, kill};
 
 /// A running `serve`, ended by SIGTERM.
 struct Serving(Child);
@@ -29,8 +29,7 @@ impl Serving {
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        kill(&mut self.0);
     }
 }
 

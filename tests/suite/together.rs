@@ -306,10 +306,12 @@ fn an_acknowledgement_that_is_killed_is_done_or_not() {
             let serving: Value =
                 serde_json::from_slice(&std::fs::read(place.backups().join(".serve")).unwrap()).unwrap();
             let answer = acknowledge(&server, &ids[0]).try_send();
-            if answer.is_ok_and(|answer| answer.status == 200) {
+            // Not killed it answers, and strace doesn't take it along when it is stopped itself.
+            if let Ok(answer) = answer {
                 signal(serving["pid"].as_u64().unwrap() as u32, "-TERM");
                 let mut server = server;
                 assert!(server.child.wait().unwrap().success());
+                answer.ok();
                 break;
             }
             drop(server);

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::engine::permit::Permit;
 use crate::engine::{Actor, Call, Engine};
 use crate::http::{self, OnDrop};
-use crate::session::Sessions;
+use crate::session::{CODE_LIFETIME, Sessions};
 use crate::sqlite::{self, Control};
 use crate::token::Keyring;
 use crate::{scheduler, telemetry};
@@ -66,8 +66,9 @@ impl<'a> Service<'a> {
         let config = engine.config();
         let keyring = Keyring::new(&config.access, engine.clock())?;
         let serving = engine.serve_permit()?;
-        let listener = TcpListener::bind(config.bind)
-            .with_context(|| format!("cannot listen on {}; is the address taken? Set BACKUP_BIND", config.bind))?;
+        let listener = TcpListener::bind(config.bind).with_context(|| {
+            format!("cannot listen on {}; is the address taken? Set BACKUP_BIND, or --bind of the demo", config.bind)
+        })?;
         let sessions = Sessions::of(&config.directory, engine.clock())?;
         Ok(Self { engine, control, keyring, sessions, listener, _serving: serving })
     }
@@ -150,6 +151,37 @@ fn raise_descriptor_limit() {
     if let Err(error) = setrlimit(Resource::Nofile, rustix::process::Rlimit { current: limit.maximum, ..limit }) {
         tracing::warn!(%error, "the limit of open files could not be raised");
     }
+}
+
+/// A token for whoever asks on this machine. That it is given out is recorded first.
+pub fn token(engine: &Engine, subject: &str, superuser: bool, lifetime: Duration) -> anyhow::Result<String> {
+    let token = Keyring::new(&engine.config().access, engine.clock())?.sign(subject, superuser, lifetime)?;
+    record_access(engine, "token", subject, superuser, lifetime)?;
+    Ok(token)
+}
+
+/// A one-time code that signs a superuser in; recorded first as well.
+pub fn sign_in_code(engine: &Engine, subject: &str) -> anyhow::Result<String> {
+    let config = engine.config();
+    // Whoever may have a code may have a token too.
+    Keyring::new(&config.access, engine.clock())?.sign(subject, true, CODE_LIFETIME)?;
+    record_access(engine, "sign-in-code", subject, true, CODE_LIFETIME)?;
+    Ok(Sessions::issue_code(&config.directory, engine.clock(), subject)?)
+}
+
+fn record_access(
+    engine: &Engine,
+    operation: &str,
+    subject: &str,
+    superuser: bool,
+    lifetime: Duration,
+) -> anyhow::Result<()> {
+    let details = [
+        ("subject".to_owned(), subject.into()),
+        ("superuser".to_owned(), superuser.into()),
+        ("seconds".to_owned(), lifetime.as_secs().into()),
+    ];
+    Ok(engine.record_access(operation, &Actor::cli(), details.into_iter().collect())?)
 }
 
 /// Asks a running service on this machine whether it is alive.

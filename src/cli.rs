@@ -17,9 +17,7 @@ use crate::config::{self, Config};
 use crate::demo;
 use crate::engine::doctor::Severity;
 use crate::engine::{Actor, Call, Change, Create, Download, Engine, Error};
-use crate::session::{CODE_LIFETIME, Sessions};
 use crate::sqlite::Control;
-use crate::token::Keyring;
 
 use output::Output;
 
@@ -141,7 +139,7 @@ struct TokenArgs {
     /// Without the superuser's rights: it may look and not touch
     #[arg(long)]
     user: bool,
-    /// Print a link instead that signs a browser in, once, within 10 minutes
+    /// Print a link with a one-time code instead, which POST /sign-in takes within 10 minutes
     #[arg(long, conflicts_with_all = ["user", "lifetime"])]
     link: bool,
     /// How long it counts, at most 30d
@@ -315,23 +313,13 @@ fn configure(engine: &Engine, args: &ConfigArgs, control: Control, out: &mut Out
     out.changed(engine, &changed, args.dry_run)
 }
 
-/// What is given out is recorded first.
 fn token(engine: &Engine, args: &TokenArgs, out: &mut Output) -> anyhow::Result<()> {
-    let config = engine.config();
-    let keyring = Keyring::new(&config.access, engine.clock())?;
-    let record = |operation, lifetime: Duration| {
-        let details = json!({ "subject": args.subject, "superuser": !args.user, "seconds": lifetime.as_secs() });
-        engine.record_access(operation, &Actor::cli(), details.as_object().cloned().unwrap_or_default())
-    };
     if !args.link {
-        let token = keyring.sign(&args.subject, !args.user, args.lifetime)?;
-        record("token", args.lifetime)?;
+        let token = app::token(engine, &args.subject, !args.user, args.lifetime)?;
         return out.done(&token, &json!({ "token": token }));
     }
-    // Whoever may have a code may have a token too.
-    keyring.sign(&args.subject, true, CODE_LIFETIME)?;
-    record("sign-in-code", CODE_LIFETIME)?;
-    let code = Sessions::issue_code(&config.directory, engine.clock(), &args.subject)?;
+    let code = app::sign_in_code(engine, &args.subject)?;
+    let config = engine.config();
     let base = config.public_url.as_ref().map_or_else(|| format!("http://{}", config.bind), ToString::to_string);
     let link = format!("{base}/sign-in?code={code}");
     out.done(&link, &json!({ "link": link, "code": code }))

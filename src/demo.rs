@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rusqlite::Connection;
-use serde_json::json;
 
 use crate::app::{self, Service};
 use crate::backup::{Tier, hex};
@@ -19,7 +18,6 @@ use crate::config::Config;
 use crate::disk;
 use crate::engine::{Actor, Call, Create, Engine};
 use crate::sqlite::Control;
-use crate::token::Keyring;
 
 /// Pupils of the sample school.
 const PEOPLE: u32 = 400;
@@ -43,7 +41,8 @@ pub fn run(directory: &Path, bind: SocketAddr, control: &Control) -> anyhow::Res
         ("BACKUP_DIRECTORY".to_owned(), databases.join("backups").display().to_string()),
         ("BACKUP_DATABASES".to_owned(), format!("attendance={},auth={}", attendance.display(), auth.display())),
         ("BACKUP_BIND".to_owned(), bind.to_string()),
-        ("BACKUP_JWT_SECRET".to_owned(), drawn_secret()?),
+        // Of this run alone.
+        ("BACKUP_JWT_SECRET".to_owned(), hex(&disk::random::<32>()?)),
         ("BACKUP_JWT_AUDIENCE".to_owned(), "attendance-backup-demo".to_owned()),
     ]);
     let engine = app::engine_of(Config::load(&environment)?)?;
@@ -58,18 +57,9 @@ pub fn run(directory: &Path, bind: SocketAddr, control: &Control) -> anyhow::Res
     service.run()
 }
 
-/// A secret of this run alone.
-fn drawn_secret() -> anyhow::Result<String> {
-    let mut bytes = [0; 32];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-    Ok(hex(&bytes))
-}
-
 /// The token goes into a file, as the header that carries it: on a command line every user of the machine could read it.
 fn write_token(engine: &Engine, path: &Path) -> anyhow::Result<()> {
-    let token = Keyring::new(&engine.config().access, engine.clock())?.sign("demo", true, TOKEN_LIFETIME)?;
-    let details = json!({ "subject": "demo", "superuser": true, "seconds": TOKEN_LIFETIME.as_secs() });
-    engine.record_access("token", &Actor::cli(), details.as_object().cloned().unwrap_or_default())?;
+    let token = app::token(engine, "demo", true, TOKEN_LIFETIME)?;
     Ok(disk::write_durable(path, format!("Authorization: Bearer {token}\n").as_bytes())?)
 }
 

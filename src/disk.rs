@@ -128,6 +128,14 @@ pub fn remove(path: &Path) -> Result<(), Error> {
     }
 }
 
+/// Bytes that nobody can guess (getrandom(2)).
+pub fn random<const N: usize>() -> Result<[u8; N], Error> {
+    let mut bytes = [0; N];
+    let drawn = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    drawn.to("draw random bytes from", Path::new("/dev/urandom"))?;
+    Ok(bytes)
+}
+
 /// Bytes that an unprivileged process may still write on the file system of `path`.
 pub fn free_space(path: &Path) -> Result<u64, Error> {
     let stat = rustix::fs::statvfs(path).to("ask for the free space of", path)?;

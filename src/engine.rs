@@ -24,11 +24,11 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use crate::audit::{Audit, Entry, Kind};
-use crate::backup::BackupId;
+use crate::backup::{BackupId, hex};
 use crate::catalog::{self, Anchor, Catalog};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::disk::Context;
+use crate::disk;
 use crate::sqlite::{self, Source};
 use crate::store::Store;
 
@@ -214,16 +214,9 @@ impl Engine {
     }
 
     fn new_catalog(&self) -> Result<Catalog, Error> {
-        let mut catalog = Catalog::empty(self.random_id()?);
+        let mut catalog = Catalog::empty(random_id()?);
         catalog.save(self.store.root())?;
         Ok(catalog)
-    }
-
-    fn random_id(&self) -> Result<String, Error> {
-        let mut random = [0; 16];
-        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
-            .to("draw a random id for", self.store.root())?;
-        Ok(crate::backup::hex(&random))
     }
 
     fn expected_store(&self) -> Option<&String> {
@@ -275,6 +268,11 @@ impl Engine {
             tracing::warn!(%error, "a refusal could not be recorded");
         }
     }
+}
+
+/// What tells one backup directory from all others.
+fn random_id() -> Result<String, Error> {
+    Ok(hex(&disk::random::<16>()?))
 }
 
 /// Whether an operation may go on when the audit log can't be written.

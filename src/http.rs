@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{Server, ServiceFactory, ServiceRequest, ServiceResponse};
-use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use actix_web::http::{KeepAlive, Method};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{App, HttpResponse, HttpServer, Resource, ResponseError, Route, guard, web};
@@ -167,18 +167,15 @@ impl State {
     /// One of the downloads that may run at once; free again when it is dropped.
     fn download_slot(&self) -> Result<impl Drop + Send + 'static, Problem> {
         let downloads = Arc::clone(&self.downloads);
-        let slot = OnDrop(Some({
-            let downloads = Arc::clone(&downloads);
-            move || {
-                downloads.fetch_sub(1, Ordering::AcqRel);
-            }
+        let before = downloads.fetch_add(1, Ordering::AcqRel);
+        let slot = OnDrop(Some(move || {
+            downloads.fetch_sub(1, Ordering::AcqRel);
         }));
-        if downloads.fetch_add(1, Ordering::AcqRel) < DOWNLOADS {
+        if before < DOWNLOADS {
             return Ok(slot);
         }
         let text = format!("{DOWNLOADS} downloads are under way, which is all at once; try again when one is done");
-        Err(Problem::new(problem::BUSY, text)
-            .header(actix_web::http::header::RETRY_AFTER, HeaderValue::from_static("30")))
+        Err(Problem::new(problem::BUSY, text).header(RETRY_AFTER, HeaderValue::from_static("30")))
     }
 
     /// Records that a range is about to leave, unless a line of the same download tells of all of it already. Other ranges

@@ -12,7 +12,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use rustix::fs::FlockOperation;
-use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -147,7 +146,7 @@ impl Sessions {
 
     /// A superuser's code, to be redeemed once within [`CODE_LIFETIME`].
     pub fn issue_code(root: &Path, clock: &Clock, subject: &str) -> Result<String, Error> {
-        let code = URL_SAFE_NO_PAD.encode(random(root)?);
+        let code = URL_SAFE_NO_PAD.encode(disk::random::<RANDOM>()?);
         let until = clock.now() + CODE_LIFETIME;
         let kept = Code { hash: hash(&code), subject: subject.to_owned(), until };
         change(root, clock.now(), |state| state.codes.push(kept))?;
@@ -177,12 +176,6 @@ fn hash(text: &str) -> String {
     hex(&Sha256::digest(text))
 }
 
-fn random(root: &Path) -> Result<[u8; RANDOM], disk::Error> {
-    let mut bytes = [0; RANDOM];
-    getrandom(&mut bytes, GetRandomFlags::empty()).to("draw random bytes for", root)?;
-    Ok(bytes)
-}
-
 /// Whoever comes first makes it; all others read that one.
 fn key(root: &Path) -> Result<String, Error> {
     let path = root.join(KEY);
@@ -191,7 +184,7 @@ fn key(root: &Path) -> Result<String, Error> {
     match disk::open_regular(&path) {
         Ok(file) => file.take(1024).read_to_string(&mut text).to("read", &path)?,
         Err(error) if error.is_missing() => {
-            text = hex(&random(root)?);
+            text = hex(&disk::random::<RANDOM>()?);
             disk::write_durable(&path, text.as_bytes())?;
             text.len()
         }

@@ -107,7 +107,7 @@ impl Engine {
         let told = || memory.created.values().filter_map(|line| text(line, "storeId")).next_back();
         match known.or_else(told).or_else(|| self.config.store_id.clone()) {
             Some(id) => Ok(id),
-            None => self.random_id(),
+            None => super::random_id(),
         }
     }
 }

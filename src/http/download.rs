@@ -12,7 +12,6 @@ use actix_web::{HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
-use serde_json::Map;
 use sha2::{Digest, Sha256};
 
 use super::admit::Superuser;
@@ -170,14 +169,12 @@ impl Answer {
             return Ok(self.response.body(Announced(size)));
         }
         let slot = state.download_slot()?;
-        let mut details = Map::new();
-        if let Parts::Range { start, length } = &parts {
-            details.insert("range".to_owned(), format!("{start}-{}", start + length - 1).into());
-        }
         let range = match &parts {
             Parts::Range { start, length } => Some(*start..start + length),
             Parts::Whole | Parts::Tar { .. } => None,
         };
+        let details =
+            range.iter().map(|it| ("range".to_owned(), format!("{}-{}", it.start, it.end - 1).into())).collect();
         let (handout, state_of_ranges) = (self.handout, state.clone());
         let (handout, leaving) = state
             .engine(move |engine| {

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
 
 use actix_governor::governor::NotUntil;
 use actix_governor::governor::clock::{Clock, DefaultClock, QuantaInstant};
@@ -20,7 +19,6 @@ use super::problem::{Problem, TOO_MANY_REQUESTS};
 
 /// Refused sign-ins that one address, or one user, may make in a minute before it is told to wait.
 const REFUSALS_PER_MINUTE: u32 = 30;
-
 /// Refusals that are recorded in a minute, from wherever they come.
 const RECORDS_PER_MINUTE: u32 = 60;
 /// Sessions that one user may open in a minute.
@@ -61,6 +59,7 @@ fn network(address: IpAddr) -> IpAddr {
 /// together is drawn anew at each start.
 const BUCKETS: u64 = 1 << 16;
 
+/// Whether it is a superuser's, and which.
 type Bucket = (bool, u16);
 
 /// By what a limit tells one from another.
@@ -92,8 +91,8 @@ impl Keyed {
         (superuser, (hash % BUCKETS) as u16)
     }
 
-    fn exceeded(&self, wait: Duration) -> Problem {
-        let seconds = wait.as_secs() + 1;
+    fn exceeded(&self, negative: &NotUntil<QuantaInstant>) -> Problem {
+        let seconds = negative.wait_time_from(DefaultClock::default().now()).as_secs() + 1;
         Problem::new(TOO_MANY_REQUESTS, format!("too many {} in a minute; try again in {seconds} seconds", self.what))
             .header(RETRY_AFTER, HeaderValue::from(seconds))
     }
@@ -124,12 +123,11 @@ impl KeyExtractor for Keyed {
     }
 
     fn exceed_rate_limit_response(&self, negative: &NotUntil<QuantaInstant>, _: HttpResponseBuilder) -> HttpResponse {
-        self.exceeded(negative.wait_time_from(DefaultClock::default().now())).error_response()
+        self.exceeded(negative).error_response()
     }
 }
 
 /// A rate, and what has been asked for so far.
-#[derive(Clone)]
 pub struct Limit {
     keyed: Keyed,
     config: GovernorConfig<Keyed, NoOpMiddleware>,
@@ -154,14 +152,12 @@ impl Limit {
     }
 
     fn count(&self, admitted: &Admitted) -> Result<(), Problem> {
-        let wait = |negative: NotUntil<QuantaInstant>| negative.wait_time_from(DefaultClock::default().now());
         let counted = self.config.limiter().check_key(&self.keyed.bucket(admitted));
-        counted.map_err(|negative| self.keyed.exceeded(wait(negative)))
+        counted.map_err(|negative| self.keyed.exceeded(&negative))
     }
 }
 
-/// All limits of a server; clones share their state.
-#[derive(Clone)]
+/// All limits of a server.
 pub struct Limits {
     /// Downloads by user.
     pub downloads_by_subject: Limit,

@@ -4,10 +4,14 @@
 //! any descriptor of a file drops all POSIX locks that the process holds on it, SQLite's too
 //! (sqlite.org/howtocorrupt.html, section 2.2). Live files are looked at by path (`stat`) and read through SQLite.
 
+pub mod catch_up;
 pub mod check;
 mod control;
+pub mod kind;
+pub mod page_set;
 pub mod pages;
 mod references;
+pub mod restore;
 pub mod snapshot;
 
 use std::path::{Path, PathBuf};

@@ -103,12 +103,12 @@ impl Session<'_> {
 
     fn create(&mut self, create: &Create, id: BackupId) -> Result<Created, Error> {
         self.make_room()?;
-        let snapshot = match self.snapshot(&id) {
+        let snapshot = match self.snapshot(&id, false) {
             // Our own partials are gone already: they are removed when they are dropped.
             Err(error) if error.is_full() => {
                 tracing::warn!(%error, "applying the rotation that is due, then trying once more");
                 self.rotate_due()?;
-                self.snapshot(&id).map_err(|error| self.full(error))?
+                self.snapshot(&id, false).map_err(|error| self.full(error))?
             }
             snapshot => snapshot?,
         };
@@ -154,7 +154,7 @@ impl Session<'_> {
     }
 
     /// Step 2.
-    fn snapshot(&self, id: &BackupId) -> Result<Snapshot, Error> {
+    pub(super) fn snapshot(&self, id: &BackupId, corrupt_too: bool) -> Result<Snapshot, Error> {
         let (engine, config) = (self.engine, &self.engine.config);
         engine.assert_distinct()?;
         let sources = engine.sources();
@@ -164,6 +164,7 @@ impl Session<'_> {
             check: config.check,
             lock_timeout: config.lock_timeout,
             rollback_hold: config.rollback_hold,
+            corrupt_too,
         };
         let control = self.call.control.also(self.permit.noting());
         let snapshot = snapshot::take(&sources, targets, &options, &engine.clock, &control);

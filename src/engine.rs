@@ -8,13 +8,17 @@ mod error;
 mod handout;
 mod memo;
 pub mod permit;
+mod plan;
 mod read;
 mod rebuild;
 mod recovery;
 mod remove;
+mod replace;
+mod restore;
 mod rotation;
 mod running;
 mod settings;
+mod settle;
 mod staging;
 pub mod status;
 
@@ -41,6 +45,7 @@ pub use handout::{Broken, Handed, Handout, Leaving, SUMS, tar_header};
 pub use permit::Holder;
 pub use read::{AuditPage, AuditQuery, DatabaseVerdict, Verification};
 pub use rebuild::Rebuilt;
+pub use restore::{Restore, Restored, RestoredDatabase};
 pub use settings::{Change, Changed};
 pub use staging::{Staged, Staging};
 

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::create::OVERHEAD;
-use super::handout::{Handed, file_name};
+use super::handout::Handed;
 use super::read::{Opened, Share, other_bytes};
 use super::{Engine, Error, Session, random_id};
 use crate::backup::{Backup, BackupId, DatabaseName, hex};
@@ -82,7 +82,17 @@ impl Drop for Staging {
     }
 }
 
+/// What the copy of a database is called there.
+pub(super) fn private_name(name: &DatabaseName) -> String {
+    format!("{name}.db")
+}
+
 impl Engine {
+    /// A private folder that was kept, by its name.
+    pub(super) fn private_folder(&self, name: &str) -> PathBuf {
+        self.store.root().join(RESTORING).join(name)
+    }
+
     /// Copies a backup into a private folder. Only whoever holds `.lock` may call it: the next one removes what is there.
     pub fn stage(&self, id: &BackupId, control: &Control) -> Result<Staged, Error> {
         let Opened { backup, files } = self.opened(id)?;
@@ -95,7 +105,7 @@ impl Engine {
         let folder = Staging::create(self.store.root())?;
         let (mut share, mut staged) = (Share { before: 0, total }, BTreeMap::new());
         for handed in files {
-            let target = folder.path().join(file_name(&handed.name, &handed.copy));
+            let target = folder.path().join(private_name(&handed.name));
             if copy(&handed, &self.store.path(&backup.id, &handed.name, handed.copy.form), &target, share, control)?
                 != handed.copy.stored_checksum
             {
@@ -142,9 +152,9 @@ fn pass_on(
 }
 
 impl Session<'_> {
-    /// Removes the private copies that a crash has left, but for the folder that is still needed. What can't be removed is
-    /// left to the next operation, and stops none.
-    pub(super) fn remove_leftovers(&self, except: Option<&str>) {
+    /// Removes the private copies that nobody needs any more. What can't be removed is left to the next operation, and
+    /// stops none.
+    pub(super) fn remove_leftovers(&self) {
         let parent = self.engine.store.root().join(RESTORING);
         // What a link leads to is not ours.
         if !parent.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
@@ -152,10 +162,9 @@ impl Session<'_> {
         }
         let names = std::fs::read_dir(&parent).into_iter().flatten().flatten();
         let names = names.filter_map(|entry| entry.file_name().into_string().ok());
-        for name in names.filter(|name| is_ours(name) && Some(name.as_str()) != except) {
-            match disk::remove_tree(&parent.join(&name)) {
-                Ok(()) => tracing::info!(folder = %name, "removed the private copies of an interrupted operation"),
-                Err(error) => tracing::warn!(%error, "the private copies of an interrupted operation are still there"),
+        for name in names.filter(|name| is_ours(name)) {
+            if let Err(error) = disk::remove_tree(&parent.join(&name)) {
+                tracing::warn!(%error, "private copies are still there");
             }
         }
         remove_empty(&parent);

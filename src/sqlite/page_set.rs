@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 
+use super::pages::{Fingerprint, Sum};
 use super::{Control, Error};
 use crate::disk::Context;
 use crate::disk::block::{Block, Direct};
@@ -57,24 +58,34 @@ pub fn lock_page(page_size: u32) -> u32 {
     (LOCK_BYTE / u64::from(page_size)) as u32 + 1
 }
 
-/// The pages of `new` that `old` doesn't hold just so, those beyond its end among them.
+/// What tells one file from another.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Difference {
+    /// The pages of the new one that the old one doesn't hold just so, those beyond its end among them.
+    pub pages: PageSet,
+    /// What the new one holds.
+    pub new: Fingerprint,
+}
+
+/// Compares two files, each a database of that page size.
 pub fn differing(
     old: (&File, &Path),
     new: (&File, &Path),
     page_size: u32,
     control: &Control,
-) -> Result<PageSet, Error> {
+) -> Result<Difference, Error> {
     let (old_file, new_file) = (Direct::new(old.0), Direct::new(new.0));
     let (mut before, mut after) = (Block::new(), Block::new());
-    let (mut set, mut offset) = (PageSet::default(), 0);
+    let (mut pages, mut sum, mut offset) = (PageSet::default(), Sum::default(), 0);
     loop {
         control.check()?;
         after.fill(&new_file, offset).to("read", new.1)?;
         if after.is_empty() {
-            return Ok(set);
+            return Ok(Difference { pages, new: sum.fingerprint() });
         }
+        sum.add(after.bytes());
         before.fill(&old_file, offset).to("read", old.1)?;
-        insert_differing(&mut set, before.bytes(), after.bytes(), offset, page_size);
+        insert_differing(&mut pages, before.bytes(), after.bytes(), offset, page_size);
         offset += after.bytes().len() as u64;
     }
 }
@@ -128,11 +139,14 @@ mod tests {
             file
         };
         let (old, new, path) = (file(&old), file(&new), Path::new("x"));
-        let found = differing((&old, path), (&new, path), size as u32, &Control::default()).unwrap();
+        let between = |old, new| differing((old, path), (new, path), size as u32, &Control::default()).unwrap();
+        let found = between(&old, &new).pages;
         let last = pages as u32;
         assert_eq!(found.iter().collect::<Vec<_>>(), [1, 2048, 2049, last, last + 1, last + 2]);
-        assert!(differing((&new, path), (&new, path), size as u32, &Control::default()).unwrap().is_empty());
-        assert!(differing((&new, path), (&old, path), size as u32, &Control::default()).unwrap().len() == 4);
+        assert!(between(&new, &new).pages.is_empty());
+        assert_eq!(between(&new, &old).pages.len(), 4);
+        assert_eq!(between(&old, &new).new, between(&new, &new).new);
+        assert_ne!(between(&old, &new).new, between(&new, &old).new);
     }
 
     #[test]

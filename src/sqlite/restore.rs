@@ -25,11 +25,12 @@ use rusqlite::types::Null;
 use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
 
+use super::check::{self, Verdict};
 use super::kind::Kind;
 use super::page_set::{PageSet, lock_page};
 use super::snapshot::{FIRST_GATE, NEXT_GATE, is_busy, jitter, take_gate};
-use super::{Control, Error, Progress, Source, identify, is_wal, open_live, situation};
-use crate::backup::DatabaseName;
+use super::{Control, Error, Progress, Source, identify, is_wal, of_writing, open_live, situation};
+use crate::backup::{CheckKind, DatabaseName};
 use crate::disk::{self, Context};
 
 /// How long a commit that is kept out (a reader of a rollback-journal database) is tried again.
@@ -126,6 +127,23 @@ impl Target {
         persist(&self.name, timeout, control, || self.cookie()).map(|cookie| mark.is_reached(cookie))
     }
 
+    /// Makes sure that a commit which failed half-way stays undone. Its frames may lie in the WAL behind the last that counts,
+    /// where whoever opens the database next after everyone has closed it would take them for committed: a commit that
+    /// changes nothing is written over the first of them, and the others no longer follow from anything
+    /// (sqlite.org/walformat.html, section 4).
+    pub fn bury(&self, timeout: Duration, control: &Control) -> Result<(), Error> {
+        if !self.wal {
+            // What is left of a rollback journal was rolled back when this was opened.
+            return Ok(());
+        }
+        let targets = std::slice::from_ref(self);
+        let locked = Locked::take(targets, timeout, control)?;
+        let failed = |error| of_writing(&self.name, error);
+        let version: i32 = self.connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
+        self.connection.execute_batch(&format!("PRAGMA user_version={version}")).map_err(failed)?;
+        locked.commit().map(drop).map_err(|uncommitted| uncommitted.error)
+    }
+
     fn cookie(&self) -> rusqlite::Result<u32> {
         self.connection.query_row("PRAGMA schema_version", [], |row| row.get::<_, i64>(0)).map(|cookie| cookie as u32)
     }
@@ -151,7 +169,7 @@ impl Target {
         let size = self.kind.page_size;
         let length = copy.0.metadata().to("look at", copy.1)?.len();
         let pages = (length / u64::from(size)) as u32;
-        let failed = |error| self.situation(error);
+        let failed = |error| of_writing(&self.name, error);
         let mode = self.mode_bytes().map_err(failed)?;
         let sql = "INSERT OR REPLACE INTO sqlite_dbpage (pgno, data) VALUES (?1, ?2)";
         let mut insert = self.connection.prepare(sql).map_err(failed)?;
@@ -239,6 +257,26 @@ impl Target {
         Ok(Ok(ReadBack::Same))
     }
 
+    /// What a quick look at the structure finds, on a connection that has read nothing yet.
+    pub fn look(&self, timeout: Duration, control: &Control) -> Result<Verdict, Error> {
+        let mut reader = persist(&self.name, timeout, control, || {
+            let reader = open_live(&self.source.path)?;
+            reader.execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema")?;
+            Ok(reader)
+        })?;
+        Ok(check::look(&mut reader, &self.name, CheckKind::Quick, control)?.verdict)
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.source.path
+    }
+
+    /// Whether it is in WAL mode.
+    pub fn is_wal(&self) -> bool {
+        self.wal
+    }
+
     /// Brings what was committed from the WAL into the main file, as far as nobody is in the way [P13].
     pub fn checkpoint(&self) {
         if self.wal
@@ -323,9 +361,9 @@ impl<'t> Locked<'t> {
         }
     }
 
-    /// For how long writers have been kept waiting.
-    pub fn held(&self) -> Duration {
-        self.since.elapsed()
+    /// A control that is late once writers have been kept waiting for longer than `limit`.
+    pub fn within(&self, limit: Duration, control: &Control) -> Control {
+        control.within(self.since, limit)
     }
 
     /// Commits all: rollback-journal ones first, whose commits can be kept out by a reader, then the WAL ones, whose commits
@@ -336,7 +374,7 @@ impl<'t> Locked<'t> {
         for target in rollback.into_iter().chain(wal) {
             let done = take_gate(&target.connection, "COMMIT", COMMIT_PATIENCE);
             if let Err(error) = done {
-                return Err(Uncommitted { committed, error: target.situation(error) });
+                return Err(Uncommitted { committed, error: of_writing(&target.name, error) });
             }
             since.get_or_insert_with(Instant::now);
             committed.push(target.name.clone());

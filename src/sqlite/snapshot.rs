@@ -355,7 +355,8 @@ fn copy_and_check(
     judged(Copied { name, target, written, facts }, content, report, options)
 }
 
-pub(super) fn patient(facts: &Facts, control: &Control) -> Control {
+/// The time that reading and checking a database may take.
+pub fn patient(facts: &Facts, control: &Control) -> Control {
     control.within(Instant::now(), LEAST_PATIENCE + Duration::from_secs(facts.bytes() / SLOWEST))
 }
 

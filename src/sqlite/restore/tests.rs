@@ -114,7 +114,7 @@ fn what_others_commit_after_the_restore_is_no_damage() {
     let targets = [Target::open(&scene.live, WAIT, &control).unwrap()];
     let copy = File::open(&scene.copy).unwrap();
     let live = File::open(&scene.live.path).unwrap();
-    let changed = differing((&live, &scene.live.path), (&copy, &scene.copy), 4096, &control).unwrap();
+    let changed = differing((&live, &scene.live.path), (&copy, &scene.copy), 4096, &control).unwrap().pages;
     let locked = Locked::take(&targets, WAIT, &control).unwrap();
     targets[0].has_moved().unwrap();
     let mark = targets[0].draw_mark().unwrap();

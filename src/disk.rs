@@ -151,6 +151,11 @@ pub fn create_private(path: &Path) -> Result<File, Error> {
     OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path).to("create", path)
 }
 
+/// Removes a folder that nothing is in; one that others still use stays.
+pub fn remove_empty_dir(path: &Path) {
+    let _ = std::fs::remove_dir(path);
+}
+
 /// Bytes that nobody can guess (getrandom(2)).
 pub fn random<const N: usize>() -> Result<[u8; N], Error> {
     let mut bytes = [0; N];

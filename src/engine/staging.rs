@@ -78,7 +78,7 @@ impl Drop for Staging {
         if let Err(error) = disk::remove_tree(&self.path) {
             tracing::warn!(%error, "private copies are left to the next operation");
         }
-        remove_empty(disk::parent(&self.path));
+        disk::remove_empty_dir(disk::parent(&self.path));
     }
 }
 
@@ -167,15 +167,10 @@ impl Session<'_> {
                 tracing::warn!(%error, "private copies are still there");
             }
         }
-        remove_empty(&parent);
+        disk::remove_empty_dir(&parent);
     }
 }
 
 fn is_ours(name: &str) -> bool {
     name.len() == 32 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-/// A folder that others still use stays.
-fn remove_empty(parent: &Path) {
-    let _ = std::fs::remove_dir(parent);
 }

@@ -22,9 +22,11 @@ faults:
 	scripts/setup test
 	THOROUGH=10 cargo test --test suite -- --nocapture --test-threads=1 crash faults disk killed answered_otherwise
 
-# Our `create` beside `sqlite3 .backup`, our downloads beside nginx, in turn; lists and status under load.
+# Our `create` beside `sqlite3 .backup`, our `restore` beside `.restore`, our downloads beside nginx, in turn; lists and
+# status under load.
 bench:
 	scripts/setup bench
 	cargo build --release
 	scripts/bench
+	scripts/bench_restore
 	scripts/bench_http

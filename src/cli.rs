@@ -306,7 +306,7 @@ fn operate(engine: &Engine, command: Command, control: Control, out: &mut Output
             restore(engine, &wanted, wait.wait, &control, out)?;
         }
         Command::Undo { force, offline, wait } => {
-            let id = engine.newest_pre_restore()?;
+            let id = engine.undoable()?;
             let wanted = Restore { id, force: force.force, offline: offline.word() };
             restore(engine, &wanted, wait.wait, &control, out)?;
         }

@@ -59,6 +59,9 @@ pub fn bytes(count: u64) -> String {
     indicatif::DecimalBytes(count).to_string()
 }
 
+/// Says in an outcome's details that it has no intent.
+const BEGUN: &str = "begun";
+
 /// Codes that say that the live data itself can't be backed up: rotation stands still [P4].
 const LIVE_DATA: [&str; 6] =
     ["live-missing", "live-empty", "live-not-a-file", "live-not-a-database", "live-corrupt", "live-io"];
@@ -178,7 +181,15 @@ impl Engine {
         };
         self.assert_store(&catalog)?;
         let running = self.running.begin(operation, call, self.clock.now());
-        let mut session = Session { engine: self, operation, call: call.clone(), catalog, _running: running, permit };
+        let mut session = Session {
+            engine: self,
+            operation,
+            call: call.clone(),
+            catalog,
+            unrecorded: false,
+            _running: running,
+            permit,
+        };
         session.recover().inspect_err(|error| session.record_failure(error))?;
         self.audit.keep_reserve();
         Ok(session)
@@ -303,6 +314,8 @@ struct Session<'e> {
     operation: &'static str,
     call: Call,
     catalog: Catalog,
+    /// An outcome could not be written.
+    unrecorded: bool,
     // Before the permit: the next operation puts its own there as soon as it has that.
     _running: running::Guard,
     permit: Permit,
@@ -346,13 +359,17 @@ impl Session<'_> {
             Err(error) => failure(Entry { ok: Some(false), ..outcome }, error),
         };
         // What is done is done: an outcome that can't be written is told, not undone.
-        self.record(outcome, Unrecorded::GoesOn)?;
+        if let Err(error) = self.record(outcome, Unrecorded::IsRefused) {
+            tracing::warn!(%error, operation = self.operation, "going on without an audit line");
+            self.unrecorded = true;
+        }
         result.map(|(value, _)| value)
     }
 
     /// Records a failure that came before the intent: the schedule counts it, and the status tells it.
     fn record_failure(&self, error: &Error) {
-        let outcome = entry(Kind::Outcome, self.operation, &self.call.actor, None);
+        let details = Map::from_iter([(BEGUN.to_owned(), false.into())]);
+        let outcome = Entry { details, ..entry(Kind::Outcome, self.operation, &self.call.actor, None) };
         let recorded = self.record(failure(Entry { ok: Some(false), ..outcome }, error), Unrecorded::GoesOn);
         debug_assert!(recorded.is_ok(), "what may go unrecorded is no error");
     }

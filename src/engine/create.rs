@@ -45,6 +45,15 @@ pub struct Create {
     pub accept_shrink: bool,
 }
 
+/// What a snapshot minds.
+#[derive(Clone, Copy)]
+pub(super) struct Care {
+    /// Corrupt data is copied all the same.
+    pub(super) corrupt_too: bool,
+    /// How long writers of a rollback-journal database may be kept waiting.
+    pub(super) rollback_hold: Duration,
+}
+
 /// What was done.
 #[derive(Clone, Debug)]
 pub struct Created {
@@ -103,12 +112,12 @@ impl Session<'_> {
 
     fn create(&mut self, create: &Create, id: BackupId) -> Result<Created, Error> {
         self.make_room()?;
-        let snapshot = match self.snapshot(&id, self.engine.sources(), false) {
+        let snapshot = match self.snapshot(&id, self.engine.sources(), self.care()) {
             // Our own partials are gone already: they are removed when they are dropped.
             Err(error) if error.is_full() => {
                 tracing::warn!(%error, "applying the rotation that is due, then trying once more");
                 self.rotate_due()?;
-                self.snapshot(&id, self.engine.sources(), false).map_err(|error| self.full(error))?
+                self.snapshot(&id, self.engine.sources(), self.care()).map_err(|error| self.full(error))?
             }
             snapshot => snapshot?,
         };
@@ -147,6 +156,10 @@ impl Session<'_> {
         }
     }
 
+    fn care(&self) -> Care {
+        Care { corrupt_too: false, rollback_hold: self.engine.config.rollback_hold }
+    }
+
     pub(super) fn rotate_due(&mut self) -> Result<Plan, Error> {
         let retention = self.engine.settings()?.retention;
         let freeze = self.engine.freeze()?;
@@ -154,12 +167,7 @@ impl Session<'_> {
     }
 
     /// Step 2.
-    pub(super) fn snapshot(
-        &self,
-        id: &BackupId,
-        sources: Vec<sqlite::Source>,
-        corrupt_too: bool,
-    ) -> Result<Snapshot, Error> {
+    pub(super) fn snapshot(&self, id: &BackupId, sources: Vec<sqlite::Source>, care: Care) -> Result<Snapshot, Error> {
         let (engine, config) = (self.engine, &self.engine.config);
         engine.assert_distinct()?;
         let target = |source: &sqlite::Source| Partial::create(&engine.store.path(id, &source.name, Form::Plain));
@@ -167,8 +175,8 @@ impl Session<'_> {
         let options = snapshot::Options {
             check: config.check,
             lock_timeout: config.lock_timeout,
-            rollback_hold: config.rollback_hold,
-            corrupt_too,
+            rollback_hold: care.rollback_hold,
+            corrupt_too: care.corrupt_too,
         };
         let control = self.call.control.also(self.permit.noting());
         let snapshot = snapshot::take(&sources, targets, &options, &engine.clock, &control);

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::restore::ROUNDS;
 use super::{Holder, bytes};
 use crate::backup::{BackupId, DatabaseName};
 use crate::{audit, catalog, disk, sqlite};
@@ -181,12 +180,14 @@ pub enum Error {
         findings: Vec<String>,
     },
     /// The app's writers would have to wait for too long.
-    #[error("restoring `{name}` would have kept the app's writers waiting for more than {}, {ROUNDS} times in a row; nothing was changed. Try again when the app writes less, or raise BACKUP_RESTORE_HOLD", humantime::format_duration(*hold))]
+    #[error("restoring `{name}` would have kept the app's writers waiting for more than {}; nothing was changed. Raise BACKUP_RESTORE_HOLD, or restore when the app writes less", humantime::format_duration(*hold))]
     RestoreHold {
         /// At which database the time was up.
         name: DatabaseName,
         /// The bound.
         hold: Duration,
+        /// The app had written since the pre-restore snapshot, which took a part of that time.
+        moved: bool,
     },
     /// There is no room for the pages on the disk of a live database.
     #[error("the disk of the live databases ({}) is full: {} are needed to restore, {} are free; make room there. Nothing was changed", path.display(), bytes(*needed), bytes(*free))]
@@ -335,9 +336,9 @@ impl Error {
         Self::Foreign { id, name: name.clone(), reason }
     }
 
-    /// A restore that may be begun anew.
-    pub(super) fn is_hold(&self) -> bool {
-        matches!(self, Error::RestoreHold { .. })
+    /// A restore that may take less time when it is begun anew.
+    pub(super) fn may_begin_anew(&self) -> bool {
+        matches!(self, Error::RestoreHold { moved: true, .. })
     }
 
     /// A disk is full.

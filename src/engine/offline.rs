@@ -76,11 +76,13 @@ impl Session<'_> {
     fn offline_job(&self, restore: &Restore, staged: Staged) -> Result<Job, Error> {
         let Staged { backup, files: paths, folder } = staged;
         let mut files = BTreeMap::new();
-        for source in self.assert_same_databases(&backup, restore.force)? {
+        let whole = restore.force || self.is_undo(&backup.id);
+        for source in self.assert_same_databases(&backup, whole)? {
             let name = &source.name;
             let (Some(path), Some(copy)) = (paths.get(name), backup.databases.get(name)) else { continue };
             let file = PrivateFile::at(path.clone(), copy.clone())?;
             let kind = self.check_private(&backup, &file, name, restore.force)?;
+            let force = restore.force || self.is_undo(&backup.id);
             let misfit = match self.find(&source)? {
                 Found::Usable(live) => kind.misfit(&live),
                 Found::Ruined(reason) if !restore.force => {
@@ -89,7 +91,7 @@ impl Session<'_> {
                 Found::Missing | Found::Ruined(_) => None,
             };
             match misfit {
-                Some(Misfit::Code(code)) if !restore.force => {
+                Some(Misfit::Code(code)) if !force => {
                     return Err(Error::ForeignCode { id: backup.id, name: name.clone(), code });
                 }
                 Some(misfit @ (Misfit::Empty | Misfit::Foreign(_))) => {
@@ -124,7 +126,7 @@ impl Session<'_> {
         planned: &mut Option<Plan>,
     ) -> Result<Restored, Error> {
         let mut usable = Vec::new();
-        for source in self.still_old(job) {
+        for source in self.sources_of(job) {
             if let Found::Usable(_) = self.find(&source)? {
                 usable.push(source);
             }
@@ -133,7 +135,7 @@ impl Session<'_> {
             true => None,
             false => {
                 let id = self.free_id(Tier::PreRestore)?;
-                Some((id, self.pre_restore_snapshot(&id, usable, job.force)?))
+                Some((id, self.pre_restore_snapshot(&id, usable, job)?))
             }
         };
         let ready = self.ready(job, app_is_stopped, snapshot.as_mut().map(|(_, snapshot)| snapshot))?;
@@ -153,7 +155,7 @@ impl Session<'_> {
             disk::sync_dir(disk::parent(&source.path))?;
         }
         self.rotate_after(Session::rotate_due);
-        Ok(Restored { notes, ..self.read_back_all(job, pre_restore)? })
+        self.undisturbed(|session| session.read_back_all(job, pre_restore, notes))
     }
 
     /// Steps 3 and 4.
@@ -204,15 +206,26 @@ impl Session<'_> {
         Ok(partial)
     }
 
-    fn read_back_all(&self, job: &Job, pre_restore: Option<BackupId>) -> Result<Restored, Error> {
+    fn read_back_all(
+        &self,
+        job: &Job,
+        pre_restore: Option<BackupId>,
+        mut notes: Vec<String>,
+    ) -> Result<Restored, Error> {
         let mut databases = BTreeMap::new();
         for source in self.engine.sources() {
             let Some(file) = job.files.get(&source.name) else { continue };
-            let read_back = self.prove(job.id, &self.target(&source)?, file)?;
+            let read_back = match self.target(&source) {
+                Ok(target) => self.proven(job.id, &target, file, &mut notes)?,
+                Err(error) => {
+                    notes.push(format!("`{}` was restored, but could not be read back: {error}", source.name));
+                    false
+                }
+            };
             let pages = file.pages();
             databases.insert(source.name.clone(), RestoredDatabase { pages, written: pages, read_back });
         }
-        Ok(Restored { id: job.id, pre_restore, databases, held_millis: 0, apart_micros: 0, notes: Vec::new() })
+        Ok(Restored { id: job.id, pre_restore, databases, held_millis: 0, apart_micros: 0, notes })
     }
 }
 
@@ -233,8 +246,8 @@ fn owner_and_mode(path: &Path) -> Result<((u32, u32), u32), Error> {
     }
 }
 
-/// What lies there of a database that is missing or ruined, under names that SQLite would still take for one database.
-/// Without what lay beside it first: it is never played into the file that comes.
+/// Gives what lies there of a database that is missing or ruined names that SQLite would still take for one database: it is
+/// never played into the file that comes. The database goes first: where it is missing, a crash is settled by going on.
 fn move_aside(path: &Path) -> Result<Vec<String>, Error> {
     let beside = |path: &Path, ending: &str| {
         let mut name = path.as_os_str().to_owned();
@@ -242,7 +255,7 @@ fn move_aside(path: &Path) -> Result<Vec<String>, Error> {
         PathBuf::from(name)
     };
     let is_there = |path: &Path| path.symlink_metadata().is_ok();
-    let parts = || BESIDE.into_iter().chain([""]);
+    let parts = || [""].into_iter().chain(BESIDE);
     let mut number = 1;
     let aside = loop {
         let aside = beside(path, &format!(".replaced-{number}"));

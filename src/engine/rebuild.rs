@@ -52,7 +52,15 @@ impl Engine {
         let present = readable(Catalog::load(self.store.root()))?;
         let catalog = present.unwrap_or_else(|| empty.clone());
         let _running = self.running.begin("rebuild", call, self.clock.now());
-        let mut session = Session { engine: self, operation: "rebuild", call: call.clone(), catalog, _running, permit };
+        let mut session = Session {
+            engine: self,
+            operation: "rebuild",
+            call: call.clone(),
+            catalog,
+            unrecorded: false,
+            _running,
+            permit,
+        };
         session.close_unfinished()?;
         // An anchor that the log has lost isn't forgotten by a rebuild either.
         session.catalog = Catalog { audit: memory.catalogs.iter().find_map(|old| old.audit.clone()), ..empty };

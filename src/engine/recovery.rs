@@ -20,7 +20,7 @@ use super::plan::Plan;
 use super::restore::Restored;
 use super::rotation::ROTATE;
 use super::settle::Settled;
-use super::{Error, Session, Unrecorded, entry};
+use super::{BEGUN, Error, Session, Unrecorded, entry};
 use crate::audit::{Entry, Kind, Line};
 use crate::backup::BackupId;
 use crate::disk;
@@ -59,9 +59,14 @@ impl Session<'_> {
             let done = Entry { ok: Some(true), details, ..entry(Kind::Outcome, "recovery", &self.call.actor, None) };
             self.record(done, Unrecorded::GoesOn)?;
         }
+        let id = plan.as_ref().map(|plan| plan.id);
         let settled = plan.map(|plan| self.settle(plan)).transpose()?;
+        if let (Some(settled), Some(id), false) = (&settled, id, open.iter().any(|open| open.is("restore"))) {
+            self.record_settled(id, settled)?;
+        }
         for mut open in open {
             if open.is("restore") {
+                self.remove_new_files();
                 let restored = settled.as_ref().and_then(Settled::restored);
                 open.done = restored.is_some();
                 details.extend(restored.map(Restored::details).unwrap_or_default());
@@ -79,6 +84,29 @@ impl Session<'_> {
         }
         self.conclude();
         Ok(())
+    }
+
+    /// A restore has its outcome: that it was not settled yet, or what could be written of it. Now it is.
+    fn record_settled(&self, id: BackupId, settled: &Settled) -> Result<(), Error> {
+        let restored = settled.restored();
+        let mut outcome =
+            Entry { ok: Some(restored.is_some()), ..entry(Kind::Outcome, "restore", &self.call.actor, Some(id)) };
+        outcome.details = restored.map(Restored::details).unwrap_or_default();
+        outcome.details.insert("recoveredBy".to_owned(), self.operation.into());
+        if restored.is_none() {
+            outcome.code = Some("interrupted".to_owned());
+            outcome.reason = Some("it was settled: nothing was changed".to_owned());
+        }
+        self.record(outcome, Unrecorded::GoesOn)
+    }
+
+    /// Files that an offline restore had not put in place yet.
+    fn remove_new_files(&self) {
+        for source in self.engine.sources() {
+            if let Err(error) = disk::remove(&disk::partial_path(&source.path)) {
+                tracing::warn!(%error, "what an interrupted restore had left is still there");
+            }
+        }
     }
 
     /// Before a rebuild nothing is undone, but what was interrupted gets its outcome.
@@ -121,7 +149,8 @@ impl Session<'_> {
         let (mut open, mut rotated) = (Vec::new(), false);
         self.engine.audit.newest_first(|line| {
             let Entry { kind, operation, .. } = &line.entry;
-            if !matches!(kind, Kind::Intent | Kind::Outcome) || !EXCLUSIVE.contains(&operation.as_str()) {
+            let no_intent = line.entry.details.get(BEGUN) == Some(&false.into());
+            if !matches!(kind, Kind::Intent | Kind::Outcome) || !EXCLUSIVE.contains(&operation.as_str()) || no_intent {
                 return false;
             }
             if *kind == Kind::Intent && !std::mem::take(&mut rotated) {

@@ -1,21 +1,26 @@
 //! Steps 2 to 6 of a restore: from the pre-restore snapshot to the commits.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
-use super::create::{Create, OVERHEAD};
+use super::create::{Care, Create, OVERHEAD};
 use super::plan::{Plan, Sign};
 use super::restore::Job;
 use super::{Error, Session};
 use crate::backup::{Backup, BackupId, DatabaseName, Tier};
-use crate::disk;
+use crate::disk::{self, Context};
 use crate::sqlite::catch_up::catch_up;
 use crate::sqlite::page_set::{PageSet, differing};
+use crate::sqlite::pages::read_back;
 use crate::sqlite::restore::{Committed, Locked, Target};
 use crate::sqlite::snapshot::Snapshot;
 use crate::sqlite::{self, Control, Source};
 
 /// Bytes that a page takes in a WAL besides its own (sqlite.org/fileformat2.html, section 4.1), and more than in a journal.
 const FRAME: u64 = 24;
+/// How long the app's writers may be kept waiting to end a restore that was cut short.
+const FORWARD: Duration = Duration::from_secs(600);
 
 /// What an attempt did.
 pub(super) struct Done {
@@ -38,12 +43,15 @@ impl Session<'_> {
         let (control, timeout) = (self.control(), self.engine.config.lock_timeout);
         targets.iter().try_for_each(|target| target.watch(timeout, &control))?;
         let pre_restore = self.free_id(Tier::PreRestore)?;
-        let mut snapshot = self.pre_restore_snapshot(&pre_restore, self.still_old(job), job.force)?;
+        let hold = self.hold(job);
+        let mut snapshot = self.pre_restore_snapshot(&pre_restore, self.sources_of(job), job)?;
         let mut changed = self.changed(job, &snapshot)?;
-        assert_data_room(targets, &changed)?;
+        assert_data_room(job, targets, &changed)?;
         let locked = Locked::take(targets, timeout, &control)?;
-        let held = locked.within(self.engine.config.restore_hold, &control);
+        targets.iter().try_for_each(Target::assert_in_place)?;
+        let held = locked.within(hold, &control);
         let caught_up = self.catch_up(targets, &mut snapshot, &mut changed, &held)?;
+        let too_long = |error| too_long(error, !caught_up.is_empty());
         let marks = targets.iter().map(|target| Ok((target.name.clone(), target.draw_mark()?)));
         let marks = marks.collect::<Result<BTreeMap<_, _>, sqlite::Error>>()?;
         let signs = marks.iter().map(|(name, mark)| (name.clone(), Sign::Commit(*mark)));
@@ -55,6 +63,8 @@ impl Session<'_> {
             let pages = target.write(job.files[name].both(), &changed[name], marks[name], pause);
             written.insert(name.clone(), pages.map_err(too_long)?);
         }
+        targets.iter().try_for_each(Target::assert_in_place)?;
+        targets.last().map_or(Ok(()), |target| assert_held(&target.name, &held)).map_err(too_long)?;
         let committed = locked.commit().map_err(|uncommitted| uncommitted.error)?;
         Ok(Done { pre_restore, written, committed, caught_up })
     }
@@ -80,23 +90,36 @@ impl Session<'_> {
         self.publish_as_it_is(&backup, partials)
     }
 
-    /// Step 2. Corrupt data is kept as it is, with force.
+    /// Step 2. Corrupt data is kept as it is, with force; and when other databases are restored already, whatever it is.
     pub(super) fn pre_restore_snapshot(
         &self,
         id: &BackupId,
         sources: Vec<Source>,
-        force: bool,
+        job: &Job,
     ) -> Result<Snapshot, Error> {
-        self.snapshot(id, sources, force).map_err(|error| match error {
-            Error::Sqlite(sqlite::Error::Corrupt { name, findings, .. }) => Error::CorruptLive { name, findings },
+        let corrupt_too = job.force || job.restored.is_some();
+        let rollback_hold = match job.restored {
+            Some(_) => FORWARD,
+            None => self.engine.config.rollback_hold,
+        };
+        self.snapshot(id, sources, Care { corrupt_too, rollback_hold }).map_err(|error| match error {
+            // Its pages could be read; otherwise there is nothing to be written into.
+            Error::Sqlite(sqlite::Error::Corrupt { name, findings, kept: Some(_) }) => {
+                Error::CorruptLive { name, findings }
+            }
+            Error::Sqlite(error @ sqlite::Error::Corrupt { .. }) => Error::NeedsOffline { reason: error.to_string() },
             other => other,
         })
     }
 
-    /// All live databases but those that an attempt which was cut short has restored.
-    pub(super) fn still_old(&self, job: &Job) -> Vec<Source> {
-        let restored = |source: &Source| job.restored.as_ref().is_some_and(|(done, _)| done.contains_key(&source.name));
-        self.engine.sources().into_iter().filter(|source| !restored(source)).collect()
+    /// The live databases that the job restores.
+    pub(super) fn sources_of(&self, job: &Job) -> Vec<Source> {
+        self.engine.sources().into_iter().filter(|source| job.files.contains_key(&source.name)).collect()
+    }
+
+    /// How long the app's writers may be kept waiting: while one database is new and another old, for as long as it takes.
+    fn hold(&self, job: &Job) -> Duration {
+        if job.restored.is_some() { FORWARD } else { self.engine.config.restore_hold }
     }
 
     /// The pages that the snapshot doesn't hold as the backup does. The private copies are read to their ends for it, and
@@ -107,7 +130,11 @@ impl Session<'_> {
             let file = &job.files[&copy.name];
             let old = (copy.partial.file(), copy.partial.path());
             let found = differing(old, file.both(), file.copy.page_size, &self.control())?;
-            if file.copy.stored_xxh3.as_ref().is_some_and(|recorded| *recorded != found.new.xxh3()) {
+            let same = match &file.copy.stored_xxh3 {
+                Some(recorded) => *recorded == found.new.xxh3(),
+                None => read_back(&file.file, &file.path, &self.control())?.checksum == file.copy.checksum,
+            };
+            if !same {
                 return Err(sqlite::Error::ReadBack { name: copy.name.clone() }.into());
             }
             changed.insert(copy.name.clone(), found.pages);
@@ -131,7 +158,7 @@ impl Session<'_> {
             else {
                 continue;
             };
-            let moved = catch_up(target.connection(), copy, held).map_err(too_long)?;
+            let moved = catch_up(target.connection(), copy, held).map_err(|error| too_long(error, true))?;
             changed.entry(target.name.clone()).or_default().extend(&moved);
             caught_up.push(target.name.clone());
         }
@@ -157,14 +184,20 @@ impl Session<'_> {
     }
 }
 
-/// Room for the pages that are written, on the disk of each live database.
-fn assert_data_room(targets: &[Target], changed: &Changed) -> Result<(), Error> {
+/// Room for the pages that are written and for what the files grow by, on the disks of the live databases.
+fn assert_data_room(job: &Job, targets: &[Target], changed: &Changed) -> Result<(), Error> {
+    let mut needed = BTreeMap::new();
     for target in targets {
+        let folder = disk::parent(target.path());
+        let device = std::fs::metadata(folder).to("look at", folder)?.dev();
         let pages = changed.get(&target.name).map_or(0, PageSet::len);
-        let needed = pages * (u64::from(target.kind.page_size) + FRAME) + OVERHEAD;
-        let free = disk::free_space(disk::parent(target.path()))?;
+        let grown = job.files[&target.name].copy.size.saturating_sub(target.size());
+        let of_disk = needed.entry(device).or_insert_with(|| (folder.to_owned(), OVERHEAD));
+        of_disk.1 += pages * (u64::from(target.kind.page_size) + FRAME) + grown;
+    }
+    for (path, needed) in needed.into_values() {
+        let free = disk::free_space(&path)?;
         if free < needed {
-            let path = disk::parent(target.path()).to_owned();
             return Err(Error::DataFull { path, needed, free });
         }
     }
@@ -179,9 +212,9 @@ fn assert_held(name: &DatabaseName, held: &Control) -> Result<(), sqlite::Error>
     Ok(())
 }
 
-fn too_long(error: sqlite::Error) -> Error {
+fn too_long(error: sqlite::Error, moved: bool) -> Error {
     match error {
-        sqlite::Error::TooSlow { name, limit } => Error::RestoreHold { name, hold: limit },
+        sqlite::Error::TooSlow { name, limit } => Error::RestoreHold { name, hold: limit, moved },
         other => other.into(),
     }
 }

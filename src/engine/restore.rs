@@ -29,7 +29,8 @@ use super::replace::Done;
 use super::settle::Settled;
 use super::staging::Staged;
 use super::{Call, Engine, Error, Session, Unrecorded};
-use crate::backup::{Backup, BackupId, DatabaseCopy, DatabaseName, Tier};
+use crate::audit::Kind as Line;
+use crate::backup::{Backup, BackupId, DatabaseCopy, DatabaseName};
 use crate::disk;
 use crate::sqlite::check::{self, Verdict};
 use crate::sqlite::kind::{Kind, Misfit};
@@ -174,14 +175,31 @@ impl Engine {
         restored
     }
 
-    /// The backup that the newest restore made of what it replaced.
-    pub fn newest_pre_restore(&self) -> Result<BackupId, Error> {
-        let newest = self.list()?.into_iter().find(|backup| backup.tier == Tier::PreRestore);
-        newest.map(|backup| backup.id).ok_or(Error::NothingToUndo)
+    /// The backup that the last restore which changed anything made of what it replaced.
+    pub fn undoable(&self) -> Result<BackupId, Error> {
+        let mut made = None;
+        self.audit.newest_first(|line| {
+            let entry = &line.entry;
+            let restored = entry.kind == Line::Outcome && entry.operation == "restore" && entry.ok == Some(true);
+            if restored {
+                made = entry.details.get("preRestore").and_then(Value::as_str).and_then(|id| id.parse().ok());
+            }
+            restored
+        })?;
+        let standing = self.list()?.into_iter().map(|backup| backup.id);
+        made.filter(|made| standing.into_iter().any(|id| id == *made)).ok_or(Error::NothingToUndo)
     }
 }
 
 impl Session<'_> {
+    /// Does what has to be done whoever wants to stop: the live databases are changed already, or may be.
+    pub(super) fn undisturbed<T>(&mut self, act: impl FnOnce(&mut Self) -> T) -> T {
+        let control = std::mem::take(&mut self.call.control);
+        let done = act(self);
+        self.call.control = control;
+        done
+    }
+
     pub(super) fn control(&self) -> Control {
         self.call.control.also(self.permit.noting())
     }
@@ -195,7 +213,7 @@ impl Session<'_> {
             self.call.control.check()?;
             let mut plan = None;
             let error = match self.attempt(&job, &targets, &mut plan) {
-                Ok(done) => return self.finished(&job, &targets, done),
+                Ok(done) => return self.undisturbed(|session| session.finished(&job, &targets, done)),
                 Err(error) => error,
             };
             if let Some(plan) = plan {
@@ -205,7 +223,7 @@ impl Session<'_> {
                     Settled::Unchanged => self.discard(made, &error),
                 }
             }
-            if !error.is_hold() || round == ROUNDS {
+            if !error.may_begin_anew() || round == ROUNDS {
                 return Err(error);
             }
             tracing::info!(round, "the app's writers would have had to wait for too long; beginning anew");
@@ -224,7 +242,8 @@ impl Session<'_> {
     /// Step 1, but for the copying: the private copies are whole, and fit the live databases.
     fn job(&self, restore: &Restore, staged: Staged) -> Result<(Job, Vec<Target>), Error> {
         let Staged { backup, files: paths, folder } = staged;
-        let sources = self.assert_same_databases(&backup, restore.force)?;
+        let force = restore.force || self.is_undo(&backup.id);
+        let sources = self.assert_same_databases(&backup, force)?;
         let (mut files, mut targets) = (BTreeMap::new(), Vec::new());
         for source in sources {
             let name = &source.name;
@@ -259,11 +278,17 @@ impl Session<'_> {
     pub(super) fn target(&self, source: &Source) -> Result<Target, Error> {
         let opened = Target::open(source, self.engine.config.lock_timeout, &self.control());
         opened.map_err(|error| match error {
-            sqlite::Error::Missing { .. } | sqlite::Error::Empty { .. } | sqlite::Error::NotADatabase { .. } => {
-                Error::NeedsOffline { reason: error.to_string() }
-            }
+            sqlite::Error::Missing { .. }
+            | sqlite::Error::Empty { .. }
+            | sqlite::Error::NotADatabase { .. }
+            | sqlite::Error::Corrupt { .. } => Error::NeedsOffline { reason: error.to_string() },
             other => other.into(),
         })
+    }
+
+    /// What the last restore replaced was the app's own, whatever it is.
+    pub(super) fn is_undo(&self, id: &BackupId) -> bool {
+        self.engine.undoable().is_ok_and(|undoable| undoable == *id)
     }
 
     fn assert_fits(&self, backup: &Backup, file: &PrivateFile, target: &Target, force: bool) -> Result<(), Error> {
@@ -271,6 +296,7 @@ impl Session<'_> {
         let kind = self.check_private(backup, file, name, force)?;
         match kind.misfit(&target.kind) {
             None => Ok(()),
+            Some(Misfit::Empty | Misfit::Code(_)) if self.is_undo(&id) => Ok(()),
             Some(misfit @ (Misfit::Empty | Misfit::Foreign(_))) => Err(Error::foreign(id, name, misfit)),
             Some(Misfit::Incompatible(how)) => {
                 Err(Error::NeedsOffline { reason: format!("the copy of `{name}` in {id} doesn't fit: {how}") })
@@ -293,7 +319,7 @@ impl Session<'_> {
         let said = |error: rusqlite::Error| damaged(error.to_string());
         let mut copy = open_finished(&file.path).map_err(said)?;
         let found = facts(&copy).map_err(said)?;
-        if found.bytes() != file.copy.size || found.bytes() == 0 {
+        if found.bytes() != file.copy.size || found.bytes() == 0 || found.page_size != file.copy.page_size {
             return Err(damaged(format!("it holds {} bytes of pages instead of {}", found.bytes(), file.copy.size)));
         }
         let control = sqlite::snapshot::patient(&found, &self.control());
@@ -308,15 +334,15 @@ impl Session<'_> {
 
     /// Step 7, but for the outcome: the live databases hold what the backup holds, as far as the app has not written since.
     pub(super) fn finished(&mut self, job: &Job, targets: &[Target], done: Done) -> Result<Restored, Error> {
-        let mut databases = BTreeMap::new();
+        let (mut databases, mut notes) = (BTreeMap::new(), Vec::new());
         for target in targets {
             let (name, file) = (&target.name, &job.files[&target.name]);
-            let read_back = self.prove(job.id, target, file)?;
+            let read_back = self.proven(job.id, target, file, &mut notes)?;
             let written = done.written.get(name).copied().unwrap_or_default();
             databases.insert(name.clone(), RestoredDatabase { pages: file.pages(), written, read_back });
             target.checkpoint();
         }
-        let mut notes = self.look_at_caught_up(&done);
+        notes.extend(self.look_at_caught_up(&done));
         self.rotate_after(Session::rotate_due);
         notes.extend(job.restored.iter().flat_map(|(restored, _)| restored.keys()).map(|name| {
             format!("`{name}` had been restored already when the restore was cut short; what the app wrote to it since is kept")
@@ -331,8 +357,25 @@ impl Session<'_> {
         })
     }
 
+    /// That it can't be looked at just now takes nothing back of what was done.
+    pub(super) fn proven(
+        &self,
+        id: BackupId,
+        target: &Target,
+        file: &PrivateFile,
+        notes: &mut Vec<String>,
+    ) -> Result<bool, Error> {
+        match self.prove(id, target, file) {
+            Err(error) if !matches!(error, Error::RestoredWrong { .. }) => {
+                notes.push(format!("`{}` was restored, but could not be read back: {error}", target.name));
+                Ok(false)
+            }
+            proven => proven,
+        }
+    }
+
     /// Says whether every page could be compared; the others' commits since then are looked at as a whole instead.
-    pub(super) fn prove(&self, id: BackupId, target: &Target, file: &PrivateFile) -> Result<bool, Error> {
+    fn prove(&self, id: BackupId, target: &Target, file: &PrivateFile) -> Result<bool, Error> {
         let (control, timeout) = (self.control(), self.engine.config.lock_timeout);
         let wrong = |reason: String| Error::RestoredWrong { id, name: target.name.clone(), reason };
         match target.read_back(file.both(), timeout, &control)? {
@@ -387,7 +430,7 @@ impl Session<'_> {
     /// The pre-restore backup of a restore that was given up before it changed anything, and that is no sign of a disk that
     /// can't be trusted: it would only push out those that tell of something.
     fn discard(&mut self, made: Option<BackupId>, error: &Error) {
-        let Some(id) = made.filter(|_| error.is_hold() || error.code() == "cancelled") else { return };
+        let Some(id) = made.filter(|_| matches!(error.code(), "restore-hold" | "cancelled")) else { return };
         self.catalog.mark_deleting(&id);
         if let Err(error) = self.commit() {
             tracing::warn!(%error, %id, "a pre-restore backup that nobody needs is still there");

@@ -21,7 +21,7 @@ use crate::disk;
 use crate::sqlite::check::Verdict;
 use crate::sqlite::pages::read_back;
 use crate::sqlite::restore::Target;
-use crate::sqlite::{Source, identify};
+use crate::sqlite::{self, Source, identify};
 
 /// What a restore that was cut short has come to.
 pub(super) enum Settled {
@@ -43,7 +43,11 @@ impl Settled {
 
 impl Session<'_> {
     /// Brings a restore to one of its two ends.
-    pub(super) fn settle(&mut self, mut plan: Plan) -> Result<Settled, Error> {
+    pub(super) fn settle(&mut self, plan: Plan) -> Result<Settled, Error> {
+        self.undisturbed(|session| session.settle_whole(plan))
+    }
+
+    fn settle_whole(&mut self, mut plan: Plan) -> Result<Settled, Error> {
         let mut round = 1;
         loop {
             let mut next = None;
@@ -80,7 +84,7 @@ impl Session<'_> {
         let (control, timeout) = (self.control(), self.engine.config.lock_timeout);
         let (mut reached, mut rest) = (Vec::new(), Vec::new());
         for source in &sources {
-            let target = self.target(source)?;
+            let target = Target::open(source, timeout, &control)?;
             let is_marked = match plan.databases[&source.name].sign {
                 Sign::Commit(mark) => target.is_marked(mark, timeout, &control)?,
                 Sign::File { device, inode } => identify(source)?.is_file(device, inode),
@@ -92,7 +96,7 @@ impl Session<'_> {
             return Ok(Settled::Unchanged);
         }
         if rest.is_empty() {
-            return Ok(Settled::Restored(Box::new(self.found_restored(plan, &reached)?)));
+            return Ok(Settled::Restored(Box::new(self.found_restored(plan, &reached))));
         }
         let rest_names = rest.iter().map(|target| target.name.clone()).collect();
         let job = self.rest_of(plan, &rest_names)?;
@@ -107,32 +111,40 @@ impl Session<'_> {
             Sign::Commit(_) => false,
         };
         let (there, rest): (Vec<_>, Vec<_>) = sources.into_iter().partition(is_there);
-        if there.is_empty() {
+        // What is missing was so, or was moved aside for the new file: that comes in any case.
+        let is_missing = |source: &Source| matches!(identify(source), Err(sqlite::Error::Missing { .. }));
+        if there.is_empty() && !rest.iter().any(is_missing) {
             rest.iter().try_for_each(|source| disk::remove(&disk::partial_path(&source.path)))?;
             return Ok(Settled::Unchanged);
         }
         if rest.is_empty() {
-            let targets = there.iter().map(|source| self.target(source)).collect::<Result<Vec<_>, _>>()?;
-            return Ok(Settled::Restored(Box::new(self.found_restored(plan, &targets)?)));
+            let (timeout, control) = (self.engine.config.lock_timeout, self.control());
+            let open = |source| Target::open(source, timeout, &control);
+            let targets = there.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+            return Ok(Settled::Restored(Box::new(self.found_restored(plan, &targets))));
         }
         let job = self.rest_of(plan, &rest.into_iter().map(|source| source.name).collect())?;
         Ok(Settled::Restored(Box::new(self.swap(&job, false, next)?)))
     }
 
     /// Nothing was known of what the app has written since, so no page can be held against it: the structure is looked at.
-    fn found_restored(&self, plan: &Plan, targets: &[Target]) -> Result<Restored, Error> {
+    fn found_restored(&self, plan: &Plan, targets: &[Target]) -> Restored {
         let mut databases = BTreeMap::new();
-        let mut notes = vec!["the program was ended after the commits and before it could say so".to_owned()];
+        let mut notes = vec!["it was found to be done when it was looked for; it could not say so itself".to_owned()];
         for target in targets {
-            if let Verdict::Corrupt(findings) = self.look(target)? {
-                notes.push(format!("`{}` is corrupt: {}; restore again", target.name, findings.join("; ")));
+            match self.look(target) {
+                Ok(Verdict::Corrupt(findings)) => {
+                    notes.push(format!("`{}` is corrupt: {}; restore again", target.name, findings.join("; ")));
+                }
+                Ok(Verdict::Whole | Verdict::NotCheckable(_)) => {}
+                Err(error) => notes.push(format!("the structure of `{}` could not be looked at: {error}", target.name)),
             }
             let pages =
                 self.recorded(plan, &target.name).map_or(0, |copy| copy.size / u64::from(copy.page_size.max(1)));
             databases.insert(target.name.clone(), RestoredDatabase { pages, written: 0, read_back: false });
         }
         let (id, pre_restore) = (plan.id, self.newest_of(plan));
-        Ok(Restored { id, pre_restore, databases, held_millis: 0, apart_micros: 0, notes })
+        Restored { id, pre_restore, databases, held_millis: 0, apart_micros: 0, notes }
     }
 
     fn recorded(&self, plan: &Plan, name: &DatabaseName) -> Option<&DatabaseCopy> {
@@ -185,6 +197,10 @@ impl Session<'_> {
 
     /// The restore is settled and its outcome is recorded.
     pub(super) fn conclude(&self) {
+        if self.unrecorded {
+            // Only as long as it is there can the next operation say what came of it.
+            return;
+        }
         if Plan::is_there(self.engine.store.root())
             && let Err(error) = Plan::remove(self.engine.store.root())
         {

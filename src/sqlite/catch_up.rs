@@ -21,12 +21,14 @@ pub fn catch_up(locked: &Connection, copy: &mut Copy, control: &Control) -> Resu
     let share = Share { before: 0, total: now.bytes() };
     let (partial, page_size) = (&copy.partial, now.page_size);
     let sink = |full: &Receiver<Block>, free: &Sender<Block>| bring(partial, page_size, full, free);
-    let brought = stream(locked, &copy.name, share, control, sink)?;
+    let mut brought = stream(locked, &copy.name, share, control, sink)?;
     partial.file().set_len(brought.content.size()).to("cut", partial.path())?;
     partial.sync()?;
     if !brought.reads_back(partial)? {
         return Err(Error::ReadBack { name: copy.name.clone() });
     }
+    // What was cut off isn't there any more either.
+    (now.pages + 1..=copy.facts.pages).for_each(|page| brought.changed.insert(page as u32));
     (copy.content, copy.facts) = (brought.content, now);
     Ok(brought.changed)
 }

@@ -91,7 +91,8 @@ impl Kind {
 
 /// `trigger NAME`, `view NAME`, `virtual table NAME`: their SQL.
 fn code(connection: &Connection) -> rusqlite::Result<BTreeMap<String, String>> {
-    let sql = "SELECT iif(type = 'table', 'virtual table', type) || ' ' || name, coalesce(sql, '') FROM sqlite_schema
-               WHERE type IN ('trigger', 'view') OR type = 'table' AND sql LIKE 'CREATE VIRTUAL%'";
+    // SQLite takes these words in any case; written otherwise than it writes them, they are no accident.
+    let sql = "SELECT iif(type = 'table', 'virtual table', lower(type)) || ' ' || name, coalesce(sql, '')
+               FROM sqlite_schema WHERE type NOT IN ('table', 'index') OR type = 'table' AND coalesce(rootpage, 0) = 0";
     connection.prepare(sql)?.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
 }

@@ -4,7 +4,7 @@
 //!
 //! The order within a transaction matters:
 //!
-//! 1. Pages other than the first.
+//! 1. Pages other than the first. (Before them a database that vacuums itself at each commit is told not to.)
 //! 2. Page 1, with the live file's own journal mode (bytes 18 and 19) and schema cookie: with another cookie the next
 //!    statement would read the schema anew, by what this connection remembers of the old pages, and find it malformed.
 //! 3. The new length (`VALUES (last + 1, NULL)`), as the last statement on pages: any later write of one cancels it silently.
@@ -29,7 +29,7 @@ use super::check::{self, Verdict};
 use super::kind::Kind;
 use super::page_set::{PageSet, lock_page};
 use super::snapshot::{FIRST_GATE, NEXT_GATE, is_busy, jitter, take_gate};
-use super::{Control, Error, Progress, Source, identify, is_wal, of_writing, open_live, situation};
+use super::{Control, Error, Identity, Progress, Source, identify, is_wal, of_writing, open_live, situation};
 use crate::backup::{CheckKind, DatabaseName};
 use crate::disk::{self, Context};
 
@@ -45,6 +45,7 @@ pub struct Target {
     /// What it holds now.
     pub kind: Kind,
     source: Source,
+    identity: Identity,
     connection: Connection,
     wal: bool,
     version: Cell<i64>,
@@ -85,7 +86,7 @@ pub enum ReadBack {
 impl Target {
     /// Opens a live database; tries for `timeout` where the app keeps everyone out.
     pub fn open(source: &Source, timeout: Duration, control: &Control) -> Result<Self, Error> {
-        identify(source)?;
+        let identity = identify(source)?;
         persist(&source.name, timeout, control, || {
             let connection = open_live(&source.path)?;
             // Defensive mode forbids writing `sqlite_dbpage`. What is committed is to outlive a power cut; and a checkpoint
@@ -96,7 +97,7 @@ impl Target {
             // Setting the size of the cache reads the schema.
             connection.execute_batch("PRAGMA cache_size=-16384")?;
             let kind = Kind::of(&connection)?;
-            Ok(Self { name: source.name.clone(), kind, source: source.clone(), connection, wal, version })
+            Ok(Self { name: source.name.clone(), kind, source: source.clone(), identity, connection, wal, version })
         })
     }
 
@@ -115,6 +116,14 @@ impl Target {
     pub fn has_moved(&self) -> Result<bool, Error> {
         let now = data_version(&self.connection).map_err(|error| self.situation(error))?;
         Ok(self.version.replace(now) != now)
+    }
+
+    /// The path still leads to the file that is open here.
+    pub fn assert_in_place(&self) -> Result<(), Error> {
+        match identify(&self.source) {
+            Ok(now) if now.is(&self.identity) => Ok(()),
+            _ => Err(Error::Swapped { name: self.name.clone() }),
+        }
     }
 
     /// The mark that a restore will leave; asked under the lock.
@@ -171,6 +180,7 @@ impl Target {
         let pages = (length / u64::from(size)) as u32;
         let failed = |error| of_writing(&self.name, error);
         let mode = self.mode_bytes().map_err(failed)?;
+        self.vacuum_by_itself_no_more().map_err(failed)?;
         let sql = "INSERT OR REPLACE INTO sqlite_dbpage (pgno, data) VALUES (?1, ?2)";
         let mut insert = self.connection.prepare(sql).map_err(failed)?;
         let mut page = vec![0; size as usize];
@@ -195,6 +205,13 @@ impl Target {
         self.connection.execute_batch(&cookie).map_err(failed)?;
         self.connection.cache_flush().map_err(failed)?;
         Ok(written + 1)
+    }
+
+    /// With `auto_vacuum=FULL` the commit would move the pages that were just written, by the header that they brought. What
+    /// is set here holds for this connection, and on disk page 1 is written after it.
+    fn vacuum_by_itself_no_more(&self) -> rusqlite::Result<()> {
+        let full = self.connection.query_row("PRAGMA auto_vacuum", [], |row| Ok(row.get::<_, i64>(0)? == 1))?;
+        if full { self.connection.execute_batch("PRAGMA auto_vacuum=2") } else { Ok(()) }
     }
 
     fn mode_bytes(&self) -> rusqlite::Result<[u8; 2]> {
@@ -265,6 +282,11 @@ impl Target {
             Ok(reader)
         })?;
         Ok(check::look(&mut reader, &self.name, CheckKind::Quick, control)?.verdict)
+    }
+
+    /// Bytes of the main file when it was opened.
+    pub fn size(&self) -> u64 {
+        self.identity.size
     }
 
     /// Where it lies.

@@ -31,6 +31,7 @@ mod paths;
 mod public_keys;
 mod readers;
 mod refusals;
+mod restore_refusals;
 mod rotation;
 mod secrets;
 mod serving;

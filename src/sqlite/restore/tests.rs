@@ -106,6 +106,84 @@ fn whatever_the_mode_the_page_size_and_the_vacuum_the_app_goes_on() {
     }
 }
 
+/// The backup's pages count, also where the live database would move them by its own rules when it commits.
+#[test]
+fn whatever_vacuums_itself_holds_the_backup_afterwards() {
+    let modes = ["none", "full", "incremental"];
+    for (before, now) in modes.into_iter().flat_map(|before| modes.map(|now| (before, now))) {
+        for journal in ["wal", "delete"] {
+            for rows in [10, 2990, 6000] {
+                let setup = format!(
+                    "PRAGMA auto_vacuum={before}; PRAGMA journal_mode={journal};
+                     CREATE TABLE marks (id INTEGER PRIMARY KEY, text TEXT); {FILL} DELETE FROM marks WHERE id % 3 = 0"
+                );
+                let since = format!(
+                    "PRAGMA journal_mode=delete; PRAGMA auto_vacuum={now}; VACUUM; PRAGMA journal_mode={journal};
+                     {FILL} DELETE FROM marks WHERE id > {rows}"
+                );
+                let scene = Scene::new(&setup, &since);
+                let app = app(&scene.live.path);
+                assert_eq!(scene.restore().0, ReadBack::Same, "{before} {now} {journal} {rows}");
+                scene.assert_restored(&app);
+                app.execute_batch("DELETE FROM marks WHERE id < 100; INSERT INTO marks (text) VALUES ('after')")
+                    .unwrap();
+                let ok: String = app.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+                assert_eq!(ok, "ok", "{before} {now} {journal} {rows}");
+            }
+        }
+    }
+}
+
+/// Between the snapshot and the lock the app may write whatever it likes.
+#[test]
+fn what_came_since_the_snapshot_is_in_the_copy_and_hides_no_page() {
+    use crate::backup::CheckKind;
+    use crate::clock::Clock;
+    use crate::disk::Partial;
+    use crate::sqlite::catch_up::catch_up;
+    use crate::sqlite::snapshot::{Options, take};
+    let setup = format!(
+        "PRAGMA auto_vacuum=full; PRAGMA journal_mode=wal; CREATE TABLE marks (id INTEGER PRIMARY KEY, text TEXT); {FILL}"
+    );
+    for meanwhile in ["DELETE FROM marks WHERE id > 100", "UPDATE marks SET text = 'y' WHERE id % 50 = 0", FILL] {
+        // The ends of the backup and of the snapshot are the same.
+        let scene = Scene::new(&setup, "UPDATE marks SET text = 'x' WHERE id = 7");
+        let (control, target) = (Control::default(), scene.copy.with_file_name("snapshot.db"));
+        let targets = [Target::open(&scene.live, WAIT, &control).unwrap()];
+        targets[0].watch(WAIT, &control).unwrap();
+        let options = Options { check: CheckKind::Quick, lock_timeout: WAIT, rollback_hold: WAIT, corrupt_too: false };
+        let partials = vec![Partial::create(&target).unwrap()];
+        let mut snapshot =
+            take(std::slice::from_ref(&scene.live), partials, &options, &Clock::system(), &control).unwrap();
+        let snapped = &mut snapshot.copies[0];
+        let file = File::open(&scene.copy).unwrap();
+        let both = (&file, scene.copy.as_path());
+        let old = (snapped.partial.file(), snapped.partial.path());
+        let mut changed = differing(old, both, 4096, &control).unwrap().pages;
+        assert!(changed.len() < 5);
+        app(&scene.live.path).execute_batch(meanwhile).unwrap();
+        let expected: i64 = app(&scene.live.path)
+            .query_row("SELECT total(unicode(text)) + count(*) FROM marks", [], |row| row.get(0))
+            .map(|sum: f64| sum as i64)
+            .unwrap();
+        let locked = Locked::take(&targets, WAIT, &control).unwrap();
+        assert!(targets[0].has_moved().unwrap());
+        changed.extend(&catch_up(targets[0].connection(), snapped, &control).unwrap());
+        let mark = targets[0].draw_mark().unwrap();
+        targets[0].write(both, &changed, mark, || Ok(())).unwrap();
+        locked.commit().unwrap();
+        assert_eq!(targets[0].read_back(both, WAIT, &control).unwrap(), ReadBack::Same, "{meanwhile}");
+        scene.assert_restored(&app(&scene.live.path));
+        let copy = super::super::open_finished(snapped.partial.path()).unwrap();
+        let held: f64 =
+            copy.query_row("SELECT total(unicode(text)) + count(*) FROM marks", [], |row| row.get(0)).unwrap();
+        assert_eq!(held as i64, expected, "{meanwhile}");
+        let bytes = std::fs::read(snapped.partial.path()).unwrap();
+        assert_eq!(bytes.len() as u64, snapped.content.size());
+        assert_eq!(crate::backup::hex(&<sha2::Sha256 as sha2::Digest>::digest(&bytes)), snapped.content.checksum);
+    }
+}
+
 #[test]
 fn what_others_commit_after_the_restore_is_no_damage() {
     let setup = format!("PRAGMA journal_mode=wal; CREATE TABLE marks (id INTEGER PRIMARY KEY, text TEXT); {FILL}");

@@ -4,6 +4,7 @@
 mod app;
 mod client;
 mod harness;
+mod held;
 mod inject;
 mod scene;
 mod seasons;

@@ -2,6 +2,7 @@
 
 mod output;
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,7 +17,7 @@ use crate::backup::{BackupId, DatabaseName, Tier, reason};
 use crate::config::{self, Config};
 use crate::demo;
 use crate::engine::doctor::Severity;
-use crate::engine::{Actor, Call, Change, Create, Download, Engine, Error};
+use crate::engine::{Actor, Call, Change, Create, Download, Engine, Error, Restore};
 use crate::sqlite::Control;
 
 use output::Output;
@@ -77,6 +78,24 @@ enum Command {
         /// Every backup
         #[arg(long, conflicts_with = "id")]
         all: bool,
+    },
+    /// Put the live databases back to what a backup holds, while the app has them open
+    Restore {
+        id: BackupId,
+        /// The id once more; asked for on a terminal
+        #[arg(long, value_name = "ID")]
+        confirm: Option<BackupId>,
+        #[command(flatten)]
+        force: Force,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Take the last restore back: restore the backup that it made of what it replaced
+    Undo {
+        #[command(flatten)]
+        force: Force,
+        #[command(flatten)]
+        wait: Wait,
     },
     /// Delete a backup
     Delete {
@@ -155,6 +174,14 @@ struct Wait {
 }
 
 #[derive(Args, Debug)]
+struct Force {
+    /// Also over corrupt live data, with triggers and views that the live databases don't have, and of a backup that hasn't
+    /// the very databases that are configured
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Args, Debug)]
 struct ConfigArgs {
     /// Save a value that counts before the environment's: enabled, schedule.hour, retention.daily …
     #[arg(long, value_name = "KEY=VALUE")]
@@ -214,7 +241,7 @@ pub fn main() -> ExitCode {
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
-    if error.is::<config::Error>() {
+    if error.is::<config::Error>() || error.is::<Unconfirmed>() {
         return 2;
     }
     match error.downcast_ref::<Error>() {
@@ -252,6 +279,13 @@ fn operate(engine: &Engine, command: Command, control: Control, out: &mut Output
             out.list(engine, backups)?;
         }
         Command::Verify { id, .. } => return verify(engine, id, &control, out),
+        Command::Restore { id, confirm, force, wait } => {
+            confirmed(engine, id, confirm, out)?;
+            restore(engine, id, force.force, wait.wait, &control, out)?;
+        }
+        Command::Undo { force, wait } => {
+            restore(engine, engine.newest_pre_restore()?, force.force, wait.wait, &control, out)?;
+        }
         Command::Delete { id, force, wait } => {
             engine.delete(id, force, &call(wait.wait, control))?;
             out.done(&format!("deleted {id}"), &json!({ "deleted": id }))?;
@@ -302,6 +336,52 @@ fn verify(engine: &Engine, id: Option<BackupId>, control: &Control, out: &mut Ou
     bar.finish_and_clear();
     out.verified(&results, id.is_none())?;
     Ok(results.iter().all(|(_, result)| result.ok))
+}
+
+fn restore(
+    engine: &Engine,
+    id: BackupId,
+    force: bool,
+    wait: Duration,
+    control: &Control,
+    out: &Output,
+) -> anyhow::Result<()> {
+    let (bar, control) = out.progress(control);
+    let restored = engine.restore(&Restore { id, force }, &Call { actor: Actor::cli(), wait, control })?;
+    bar.finish_and_clear();
+    out.restored(&restored)
+}
+
+/// The live data is replaced only by whoever says so twice.
+fn confirmed(engine: &Engine, id: BackupId, confirm: Option<BackupId>, out: &Output) -> anyhow::Result<()> {
+    let confirm = match confirm {
+        Some(confirm) => Some(confirm),
+        None if std::io::stdin().is_terminal() => {
+            let backup = engine.get(&id)?;
+            let names: Vec<_> = backup.databases.keys().map(|name| name.as_str()).collect();
+            let taken =
+                backup.timestamp.with_timezone(&engine.settings()?.schedule.timezone).format("%A, %Y-%m-%d %H:%M");
+            let answer = out.ask(&format!(
+                "This puts {} back to what they held on {taken}.\n\
+                 What they hold now is kept as a backup; `undo` brings it back.\n\
+                 Type the id of the backup to go on: ",
+                names.join(" and ")
+            ))?;
+            answer.parse().ok()
+        }
+        None => None,
+    };
+    if confirm == Some(id) {
+        return Ok(());
+    }
+    Err(Unconfirmed { id }.into())
+}
+
+/// A restore that was not said twice.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing was changed: this replaces the live data, so say which backup once more: --confirm {id}")]
+struct Unconfirmed {
+    id: BackupId,
 }
 
 fn configure(engine: &Engine, args: &ConfigArgs, control: Control, out: &mut Output) -> anyhow::Result<()> {

@@ -41,6 +41,8 @@ pub struct Config {
     pub lock_timeout: Duration,
     /// How long writers of a rollback-journal database may wait.
     pub rollback_hold: Duration,
+    /// How long a restore may keep the app's writers waiting.
+    pub restore_hold: Duration,
     /// How thoroughly the structure is checked.
     pub check: CheckKind,
     /// A newest backup older than this is a warning.
@@ -322,6 +324,7 @@ impl Values {
             settings,
             lock_timeout: self.duration("lock_timeout", "100ms", "10m")?,
             rollback_hold: self.duration("rollback_hold", "100ms", "1m")?,
+            restore_hold: self.duration("restore_hold", "100ms", "1m")?,
             check: self.parse("check", check_kind)?,
             stale_after: self.duration("stale_after", "1m", "365d")?,
             shrink_alarm: self

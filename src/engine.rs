@@ -8,13 +8,18 @@ mod error;
 mod handout;
 mod memo;
 pub mod permit;
+mod plan;
 mod read;
 mod rebuild;
 mod recovery;
 mod remove;
+mod replace;
+mod restore;
 mod rotation;
 mod running;
 mod settings;
+mod settle;
+mod staging;
 pub mod status;
 
 use std::path::PathBuf;
@@ -40,7 +45,9 @@ pub use handout::{Broken, Handed, Handout, Leaving, SUMS, tar_header};
 pub use permit::Holder;
 pub use read::{AuditPage, AuditQuery, DatabaseVerdict, Verification};
 pub use rebuild::Rebuilt;
+pub use restore::{Restore, Restored, RestoredDatabase};
 pub use settings::{Change, Changed};
+pub use staging::{Staged, Staging};
 
 use memo::Memo;
 use permit::{Permit, Refusal};

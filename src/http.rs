@@ -237,6 +237,7 @@ fn routes(limits: &Limits) -> Vec<Resource> {
         resource("/api/backup", [(get(), web::to(api::list)), (post(), web::to(api::create))]),
         resource("/api/backup/list", [(get(), web::to(api::list))]),
         resource("/api/backup/create", [(post(), web::to(api::create))]),
+        resource("/api/backup/restore", [(post(), web::to(api::restore))]),
         resource("/api/backup/status", [(get(), web::to(api::status))]),
         resource("/api/backup/config", [(get(), web::to(api::config)), (put(), web::to(api::configure))]),
         resource("/api/backup/audit", [(get(), web::to(api::audit))]),

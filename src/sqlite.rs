@@ -4,10 +4,14 @@
 //! any descriptor of a file drops all POSIX locks that the process holds on it, SQLite's too
 //! (sqlite.org/howtocorrupt.html, section 2.2). Live files are looked at by path (`stat`) and read through SQLite.
 
+pub mod catch_up;
 pub mod check;
 mod control;
+pub mod kind;
+pub mod page_set;
 pub mod pages;
 mod references;
+pub mod restore;
 pub mod snapshot;
 
 use std::path::{Path, PathBuf};
@@ -133,6 +137,20 @@ pub enum Error {
         /// What SQLite said.
         source: rusqlite::Error,
     },
+    /// Writing the live file failed.
+    #[error("writing the live database `{name}` failed: {source}; look at the disk that holds it (dmesg)")]
+    Write {
+        /// Which.
+        name: DatabaseName,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// The disk of the live file is full.
+    #[error("the disk that holds the live database `{name}` is full; make room there, then try again")]
+    Full {
+        /// Which.
+        name: DatabaseName,
+    },
     /// The folder or the file isn't ours to use.
     #[error(
         "the live database `{name}` can't be opened: {source}; run the service as the user who owns the file, with its folder writable (SQLite needs -wal and -shm beside it)"
@@ -192,6 +210,16 @@ pub(crate) fn situation(name: &DatabaseName, source: rusqlite::Error) -> Error {
         }
         Some(ErrorCode::OperationInterrupted) => Error::Cancelled,
         _ => Error::Sqlite { name, source },
+    }
+}
+
+/// The same for what was to change a live database.
+fn of_writing(name: &DatabaseName, source: rusqlite::Error) -> Error {
+    let name = name.clone();
+    match code(&source) {
+        Some(ErrorCode::DiskFull) => Error::Full { name },
+        Some(ErrorCode::SystemIoFailure) => Error::Write { name, source },
+        _ => situation(&name, source),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::backup::{Backup, BackupId};
 use crate::config::{Origin, VARIABLES};
 use crate::engine::doctor::{Finding, Severity};
 use crate::engine::status::Status;
-use crate::engine::{Changed, Created, Download, Engine, Rebuilt, Verification, bytes};
+use crate::engine::{Changed, Created, Download, Engine, Rebuilt, Restored, Verification, bytes};
 use crate::sqlite::Control;
 
 /// Where a command's answer goes.
@@ -30,6 +30,16 @@ impl Output {
     pub fn error(&self, error: &anyhow::Error) {
         // Nobody may listen; the exit code says it too.
         let _ = writeln!(std::io::stderr(), "attendance-backup: {}", whole(error));
+    }
+
+    /// What someone at a terminal answers.
+    pub fn ask(&self, question: &str) -> std::io::Result<String> {
+        let mut screen = std::io::stderr();
+        screen.write_all(question.as_bytes())?;
+        screen.flush()?;
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer)?;
+        Ok(answer.trim().to_owned())
     }
 
     /// A bar on a terminal, fed by the control that is returned.
@@ -86,6 +96,25 @@ impl Output {
             self.line(&format!("  note: {finding}"))?;
         }
         self.plan(&created.rotation)
+    }
+
+    pub fn restored(&self, restored: &Restored) -> anyhow::Result<()> {
+        if self.json {
+            return self.json(restored);
+        }
+        self.line(&format!("restored {}; what was there before is {}", restored.id, restored.pre_restore))?;
+        for (name, database) in &restored.databases {
+            let proof = match database.read_back {
+                true => "read back and compared",
+                false => "the app has written since; its structure is whole",
+            };
+            self.line(&format!("  {name}: {} of {} pages written; {proof}", database.written, database.pages))?;
+        }
+        for note in &restored.notes {
+            self.line(&format!("  note: {note}"))?;
+        }
+        self.line(&format!("  the app's writers were held for {} ms", restored.held_millis))?;
+        Ok(self.line("`attendance-backup undo` takes it back")?)
     }
 
     fn plan(&self, plan: &Plan) -> anyhow::Result<()> {

@@ -62,6 +62,7 @@ fn bad_values_are_refused_by_name() {
         ("BACKUP_TRUSTED_PROXIES", &["", "10.0.0.0/33", "proxy", "10.0.0.1,"]),
         ("BACKUP_LOCK_TIMEOUT", &["", "30", "0s", "11m", "-1s"]),
         ("BACKUP_ROLLBACK_HOLD", &["2h", "50ms"]),
+        ("BACKUP_RESTORE_HOLD", &["2h", "50ms"]),
         ("BACKUP_CHECK", &["full", "Quick"]),
         ("BACKUP_STALE_AFTER", &["0s", "26"]),
         ("BACKUP_SHRINK_ALARM", &["0", "101", "50%"]),

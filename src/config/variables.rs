@@ -91,6 +91,7 @@ pub const VARIABLES: &[Variable] = &[
     ),
     variable("BACKUP_LOCK_TIMEOUT", "lock_timeout", "30s", "a duration from 100ms to 10m, such as 30s"),
     variable("BACKUP_ROLLBACK_HOLD", "rollback_hold", "3s", "a duration from 100ms to 1m, such as 3s"),
+    variable("BACKUP_RESTORE_HOLD", "restore_hold", "3s", "a duration from 100ms to 1m, such as 3s"),
     variable("BACKUP_CHECK", "check", "quick", "quick or integrity"),
     variable("BACKUP_STALE_AFTER", "stale_after", "26h", "a duration from 1m to 365d, such as 26h"),
     variable(

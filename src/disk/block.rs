@@ -47,6 +47,11 @@ impl Block {
         self.len = 0;
     }
 
+    /// Keeps no more than the first `len` bytes.
+    pub fn truncate(&mut self, len: u64) {
+        self.len = usize::try_from(len).map_or(self.len, |len| self.len.min(len));
+    }
+
     /// Appends a page; says whether it fitted.
     #[must_use]
     pub fn push(&mut self, page: &[u8]) -> bool {
@@ -98,16 +103,25 @@ impl<'a> Direct<'a> {
     /// Appends a block.
     pub fn write(&self, block: &Block) -> io::Result<()> {
         let mut file = self.file;
+        self.write_all(block, |rest, _| file.write(rest))
+    }
+
+    /// Writes a block to where it belongs, which is a multiple of [`BLOCK`] from the file's start.
+    pub fn write_at(&self, block: &Block, offset: u64) -> io::Result<()> {
+        self.write_all(block, |rest, done| self.file.write_at(rest, offset + done as u64))
+    }
+
+    fn write_all(&self, block: &Block, mut write: impl FnMut(&[u8], usize) -> io::Result<usize>) -> io::Result<()> {
         if !block.is_full() {
-            set(file, false);
+            set(self.file, false);
         }
-        let mut rest = block.bytes();
-        while !rest.is_empty() {
-            match file.write(rest) {
+        let mut done = 0;
+        while done < block.len {
+            match write(&block.bytes()[done..], done) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => rest = &rest[written..],
+                Ok(written) => done += written,
                 // The file system can't, or a short write left an end that O_DIRECT doesn't take.
-                Err(error) if is_refused(&error) && set(file, false) => {}
+                Err(error) if is_refused(&error) && set(self.file, false) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }

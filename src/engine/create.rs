@@ -92,7 +92,7 @@ impl Engine {
 }
 
 impl Session<'_> {
-    fn free_id(&self, tier: Tier) -> Result<BackupId, Error> {
+    pub(super) fn free_id(&self, tier: Tier) -> Result<BackupId, Error> {
         let now = self.engine.clock.now();
         let settings = self.engine.settings()?;
         let wanted = BackupId::new(tier, now, settings.schedule.local_date(now));
@@ -103,12 +103,12 @@ impl Session<'_> {
 
     fn create(&mut self, create: &Create, id: BackupId) -> Result<Created, Error> {
         self.make_room()?;
-        let snapshot = match self.snapshot(&id) {
+        let snapshot = match self.snapshot(&id, self.engine.sources(), false) {
             // Our own partials are gone already: they are removed when they are dropped.
             Err(error) if error.is_full() => {
                 tracing::warn!(%error, "applying the rotation that is due, then trying once more");
                 self.rotate_due()?;
-                self.snapshot(&id).map_err(|error| self.full(error))?
+                self.snapshot(&id, self.engine.sources(), false).map_err(|error| self.full(error))?
             }
             snapshot => snapshot?,
         };
@@ -154,16 +154,21 @@ impl Session<'_> {
     }
 
     /// Step 2.
-    fn snapshot(&self, id: &BackupId) -> Result<Snapshot, Error> {
+    pub(super) fn snapshot(
+        &self,
+        id: &BackupId,
+        sources: Vec<sqlite::Source>,
+        corrupt_too: bool,
+    ) -> Result<Snapshot, Error> {
         let (engine, config) = (self.engine, &self.engine.config);
         engine.assert_distinct()?;
-        let sources = engine.sources();
         let target = |source: &sqlite::Source| Partial::create(&engine.store.path(id, &source.name, Form::Plain));
         let targets = sources.iter().map(target).collect::<Result<_, _>>()?;
         let options = snapshot::Options {
             check: config.check,
             lock_timeout: config.lock_timeout,
             rollback_hold: config.rollback_hold,
+            corrupt_too,
         };
         let control = self.call.control.also(self.permit.noting());
         let snapshot = snapshot::take(&sources, targets, &options, &engine.clock, &control);
@@ -174,8 +179,9 @@ impl Session<'_> {
         }
         let snapshot = snapshot?;
         // The snapshot holds the files that links led to; a link that was turned meanwhile leads elsewhere.
-        match sources.into_iter().zip(engine.sources()).find(|(before, now)| before.path != now.path) {
-            Some((before, _)) => Err(sqlite::Error::Swapped { name: before.name }.into()),
+        let now = engine.sources();
+        match sources.into_iter().find(|before| !now.contains(before)) {
+            Some(before) => Err(sqlite::Error::Swapped { name: before.name }.into()),
             None => Ok(snapshot),
         }
     }
@@ -195,7 +201,12 @@ impl Session<'_> {
     }
 
     /// Step 3, but for the rotation.
-    fn entry(&self, create: &Create, id: BackupId, snapshot: Snapshot) -> Result<(Backup, Vec<Partial>), Error> {
+    pub(super) fn entry(
+        &self,
+        create: &Create,
+        id: BackupId,
+        snapshot: Snapshot,
+    ) -> Result<(Backup, Vec<Partial>), Error> {
         // A daily is of the date that its id says, also if midnight came before its instant.
         let local_date = match id.tier() {
             Tier::Daily => id.first_date(),
@@ -251,11 +262,26 @@ impl Session<'_> {
 
     /// Steps 4 and 5.
     fn publish(&mut self, backup: &Backup, partials: Vec<Partial>) -> Result<Plan, Error> {
+        let retention = self.engine.settings()?.retention;
+        let frozen = self.implausible_clock();
+        self.publish_with(backup, partials, |session| session.plan(&retention, frozen.as_deref()))
+    }
+
+    /// The same without a rotation.
+    pub(super) fn publish_as_it_is(&mut self, backup: &Backup, partials: Vec<Partial>) -> Result<(), Error> {
+        self.publish_with(backup, partials, |_| Plan::default()).map(drop)
+    }
+
+    fn publish_with(
+        &mut self,
+        backup: &Backup,
+        partials: Vec<Partial>,
+        plan: impl FnOnce(&mut Self) -> Plan,
+    ) -> Result<Plan, Error> {
         let before = self.catalog.clone();
         self.catalog.backups.push(backup.clone());
         self.catalog.last_sequence = backup.sequence;
-        let retention = self.engine.settings()?.retention;
-        let plan = self.plan(&retention, self.implausible_clock().as_deref());
+        let plan = plan(self);
         let published = self.publish_planned(&plan, backup, partials);
         if published.is_err() {
             self.undo_publish(before, backup, &plan);
@@ -324,9 +350,18 @@ impl Session<'_> {
 /// One database's part of the entry.
 fn record(id: &BackupId, copy: snapshot::Copy, backup: &mut Backup) -> ((DatabaseName, DatabaseCopy), Partial) {
     let snapshot::Copy { name, partial, content, facts, report } = copy;
-    if let Verdict::NotCheckable(tables) = &report.verdict {
-        backup.flags.insert(Flag::NotCheckable);
-        backup.findings.push(format!("{name}: not checkable without the app's own functions: {}", tables.join(", ")));
+    match &report.verdict {
+        Verdict::Whole => {}
+        Verdict::NotCheckable(tables) => {
+            backup.flags.insert(Flag::NotCheckable);
+            backup
+                .findings
+                .push(format!("{name}: not checkable without the app's own functions: {}", tables.join(", ")));
+        }
+        Verdict::Corrupt(findings) => {
+            backup.checked.ok = false;
+            backup.findings.push(format!("{name}: corrupt: {}", findings.join("; ")));
+        }
     }
     if let Some(rows) = report.orphans.filter(|rows| *rows > 0) {
         backup.findings.push(format!("{name}: {rows} rows refer to rows that don't exist (foreign_key_check)"));

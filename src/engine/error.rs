@@ -1,7 +1,9 @@
 //! Why operations don't do what was asked, by situation.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use super::restore::ROUNDS;
 use super::{Holder, bytes};
 use crate::backup::{BackupId, DatabaseName};
 use crate::{audit, catalog, disk, sqlite};
@@ -98,6 +100,114 @@ pub enum Error {
         "{0} is not the newest backup, or not flagged as shrunk, so there is nothing to acknowledge; look at the list again"
     )]
     NotFlagged(BackupId),
+    /// No restore has made a backup of what it replaced.
+    #[error("there is no pre-restore backup, so there is no restore to undo; `list` shows the backups that there are")]
+    NothingToUndo,
+    /// The backup is of another set of databases.
+    #[error(
+        "{id} is not of the same databases as are configured: {}; with force the databases that both have are restored, and the others stay as they are",
+        other_databases(not_held, unknown)
+    )]
+    OtherDatabases {
+        /// The backup.
+        id: BackupId,
+        /// Configured, but not in the backup.
+        not_held: Vec<DatabaseName>,
+        /// In the backup, but not configured.
+        unknown: Vec<DatabaseName>,
+    },
+    /// The live database can't be restored while the app has it open.
+    #[error(
+        "{reason}; nothing was changed. Stop the app, and use `restore --offline`, which puts whole files in place"
+    )]
+    NeedsOffline {
+        /// Why.
+        reason: String,
+    },
+    /// The copy isn't of the same kind as the live database.
+    #[error(
+        "the copy of `{name}` in {id} is of another kind than the live database: {reason}; nothing was changed. Look whether BACKUP_DATABASES names the right files"
+    )]
+    Foreign {
+        /// The backup.
+        id: BackupId,
+        /// Which.
+        name: DatabaseName,
+        /// What tells them apart.
+        reason: String,
+    },
+    /// The copy brings code that the live database doesn't have.
+    #[error("the copy of `{name}` in {id} has what runs by itself within the app and what the live database doesn't have: {}; nothing was changed. If it is meant to be there, restore with force", code.join(", "))]
+    ForeignCode {
+        /// The backup.
+        id: BackupId,
+        /// Which.
+        name: DatabaseName,
+        /// `trigger NAME`, `view NAME`, `virtual table NAME`.
+        code: Vec<String>,
+    },
+    /// What a restore would replace is corrupt.
+    #[error("the live database `{name}` is corrupt: {}; nothing was changed. With force it is restored all the same, and what its pages hold now is kept as the pre-restore backup", findings.join("; "))]
+    CorruptLive {
+        /// Which.
+        name: DatabaseName,
+        /// What SQLite said.
+        findings: Vec<String>,
+    },
+    /// The app's writers would have to wait for too long.
+    #[error("restoring `{name}` would have kept the app's writers waiting for more than {}, {ROUNDS} times in a row; nothing was changed. Try again when the app writes less, or raise BACKUP_RESTORE_HOLD", humantime::format_duration(*hold))]
+    RestoreHold {
+        /// At which database the time was up.
+        name: DatabaseName,
+        /// The bound.
+        hold: Duration,
+    },
+    /// There is no room for the pages on the disk of a live database.
+    #[error("the disk of the live databases ({}) is full: {} are needed to restore, {} are free; make room there. Nothing was changed", path.display(), bytes(*needed), bytes(*free))]
+    DataFull {
+        /// The folder of the live database.
+        path: PathBuf,
+        /// Bytes that the pages take.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
+    /// A restored database isn't what was written.
+    #[error(
+        "`{name}` was restored from {id}, but {reason}: the disk of the live databases is not to be trusted. Restore onto another one; the backups are as they were"
+    )]
+    RestoredWrong {
+        /// The backup.
+        id: BackupId,
+        /// Which.
+        name: DatabaseName,
+        /// What was found.
+        reason: String,
+    },
+    /// A restore has neither come to its end nor left the old state everywhere.
+    #[error(
+        "the restore of {id} is not settled: {reason}. The live databases may be of different times until it is, and nothing else is done before: it is tried again with every operation and at each start. If it can't be settled, stop the app, remove restore.json from the backup directory, and restore the newest pre-restore backup"
+    )]
+    RestoreUnfinished {
+        /// The backup.
+        id: BackupId,
+        /// What is in the way.
+        reason: String,
+    },
+    /// The plan of a restore that was cut short can't be read.
+    #[error("{} can't be read ({reason}), and tells of a restore that was cut short; nothing else is done before it is settled. If it can't be mended, stop the app, remove the file, and restore a backup", path.display())]
+    PlanUnreadable {
+        /// The plan.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// It tells of databases that aren't configured.
+    #[error("it was of databases that BACKUP_DATABASES no longer names ({}); name them again", named(names))]
+    PlanNamesUnknown {
+        /// Which.
+        names: Vec<DatabaseName>,
+    },
     /// Settings out of range.
     #[error("{name}: {problem}")]
     Setting {
@@ -150,6 +260,17 @@ impl Error {
             Error::NotFlagged(_) => "not-flagged",
             Error::Setting { .. } => "bad-setting",
             Error::SavedSettings { .. } => "settings-unreadable",
+            Error::NothingToUndo => "nothing-to-undo",
+            Error::OtherDatabases { .. } => "other-databases",
+            Error::NeedsOffline { .. } => "needs-offline",
+            Error::Foreign { .. } => "foreign",
+            Error::ForeignCode { .. } => "foreign-code",
+            Error::CorruptLive { .. } => "live-corrupt",
+            Error::RestoreHold { .. } => "restore-hold",
+            Error::RestoredWrong { .. } => "read-back",
+            Error::RestoreUnfinished { .. } | Error::PlanUnreadable { .. } | Error::PlanNamesUnknown { .. } => {
+                "restore-unfinished"
+            }
             error if error.is_full() => "disk-full",
             Error::Sqlite(error) => match error {
                 Live::Missing { .. } => "live-missing",
@@ -162,7 +283,8 @@ impl Error {
                 Live::Corrupt { .. } => "live-corrupt",
                 Live::Swapped { .. } => "live-swapped",
                 Live::ReadBack { .. } => "read-back",
-                Live::SourceIo { .. } => "live-io",
+                Live::SourceIo { .. } | Live::Write { .. } => "live-io",
+                Live::Full { .. } => "disk-full",
                 Live::NotAllowed { .. } => "live-not-allowed",
                 Live::TooSlow { .. } => "too-slow",
                 Live::Cancelled => "cancelled",
@@ -171,15 +293,20 @@ impl Error {
             },
             Error::Catalog(_) => "catalog",
             Error::Audit(_) => "audit",
-            Error::Full { .. } => "disk-full",
+            Error::Full { .. } | Error::DataFull { .. } => "disk-full",
             Error::Disk(_) => "disk",
         }
     }
 
-    /// The disk of the backup directory is full.
+    /// A restore that may be begun anew.
+    pub(super) fn is_hold(&self) -> bool {
+        matches!(self, Error::RestoreHold { .. })
+    }
+
+    /// A disk is full.
     pub fn is_full(&self) -> bool {
         match self {
-            Error::Full { .. } => true,
+            Error::Full { .. } | Error::DataFull { .. } | Error::Sqlite(sqlite::Error::Full { .. }) => true,
             Error::Disk(error)
             | Error::Sqlite(sqlite::Error::Disk(error))
             | Error::Catalog(catalog::Error::Disk(error))
@@ -187,6 +314,17 @@ impl Error {
             _ => false,
         }
     }
+}
+
+/// "it has no copy of `x`, and one of `y`".
+fn other_databases(not_held: &[DatabaseName], unknown: &[DatabaseName]) -> String {
+    let lacks = (!not_held.is_empty()).then(|| format!("it has no copy of {}", named(not_held)));
+    let has = (!unknown.is_empty()).then(|| format!("it has one of {} besides", named(unknown)));
+    [lacks, has].into_iter().flatten().collect::<Vec<_>>().join(", and ")
+}
+
+fn named(names: &[DatabaseName]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" and ")
 }
 
 fn held(holder: &Option<Box<Holder>>) -> String {

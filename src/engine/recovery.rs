@@ -5,8 +5,10 @@
 //!    catalog names, are removed. The catalog write is the commit point, so what it names stays.
 //! 3. Second names of known files, left by a promotion that was not committed, are removed.
 //! 4. Marked deletions are finished.
-//! 5. The outcome of the interrupted operation is recorded, that of a rotation within it first, or what was finished for
+//! 5. A restore that was under way is settled (`settle`).
+//! 6. The outcome of the interrupted operation is recorded, that of a rotation within it first, or what was finished for
 //!    one that had failed. Before a change of settings or an acknowledgement is closed, the rotation that it sets free is done.
+//! 6. Private copies that nobody needs any more (`staging`) are removed.
 //!
 //! Each step can be cut short and begun again. What can't be removed is left to the next recovery, and stops no operation.
 
@@ -14,7 +16,10 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
+use super::plan::Plan;
+use super::restore::Restored;
 use super::rotation::ROTATE;
+use super::settle::Settled;
 use super::{Error, Session, Unrecorded, entry};
 use crate::audit::{Entry, Kind, Line};
 use crate::backup::BackupId;
@@ -22,7 +27,8 @@ use crate::disk;
 use crate::store::inode;
 
 /// Operations that hold `.lock`: at most one of them is open at a time, and within it a rotation.
-const EXCLUSIVE: [&str; 8] = ["create", "delete", "pin", "unpin", "acknowledge", "settings", "rebuild", ROTATE];
+const EXCLUSIVE: [&str; 9] =
+    ["create", "delete", "pin", "unpin", "acknowledge", "settings", "rebuild", "restore", ROTATE];
 
 /// An operation that has no outcome.
 struct Unfinished {
@@ -35,7 +41,11 @@ impl Session<'_> {
     pub(super) fn recover(&mut self) -> Result<(), Error> {
         let swept = self.engine.store.sweep()?;
         let open = self.unfinished()?;
+        let plan = Plan::load(self.engine.store.root())?;
         let mut removed = Vec::new();
+        for id in plan.iter().flat_map(|plan| &plan.pre_restore) {
+            removed.extend(self.remove_uncommitted(id)?);
+        }
         let create = open.iter().find(|open| open.is("create"));
         if let Some(id) = create.and_then(|open| open.intent.entry.id) {
             removed.extend(self.remove_uncommitted(&id)?);
@@ -49,7 +59,15 @@ impl Session<'_> {
             let done = Entry { ok: Some(true), details, ..entry(Kind::Outcome, "recovery", &self.call.actor, None) };
             self.record(done, Unrecorded::GoesOn)?;
         }
-        for open in open {
+        let settled = plan.map(|plan| self.settle(plan)).transpose()?;
+        for mut open in open {
+            if open.is("restore") {
+                let restored = settled.as_ref().and_then(Settled::restored);
+                open.done = restored.is_some();
+                details.extend(restored.map(Restored::details).unwrap_or_default());
+                self.close(open, "nothing was changed", std::mem::take(&mut details))?;
+                continue;
+            }
             if (open.is("settings") || open.is("acknowledge")) && open.done {
                 // Whatever is in its way, it is in no operation's way.
                 self.rotate_after(Self::rotate_due);
@@ -59,6 +77,7 @@ impl Session<'_> {
         if !(swept.is_empty() && removed.is_empty() && deleted.is_empty()) {
             tracing::info!(?swept, ?removed, ?deleted, "put right what an interrupted operation had left");
         }
+        self.conclude();
         Ok(())
     }
 
@@ -79,6 +98,8 @@ impl Session<'_> {
     fn was_done(&self, intent: &Line) -> bool {
         let Entry { operation, id, .. } = &intent.entry;
         match operation.as_str() {
+            // Its marks decide, which are looked at when it is settled.
+            "restore" => false,
             "create" => id.is_some_and(|id| self.catalog.backups.iter().any(|backup| backup.id == id)),
             "delete" => id.is_some_and(|id| self.catalog.get(&id).is_none()),
             "acknowledge" => id.and_then(|id| self.catalog.get(&id)).is_none_or(|backup| !backup.is_shrunk()),

@@ -98,7 +98,7 @@ impl Session<'_> {
     }
 
     /// Names the file a second time. A file that has that name already is adopted if it holds the same, else moved aside.
-    fn second_name(&self, from: &Path, target: &Path, checksum: &str) -> Result<(), Error> {
+    pub(super) fn second_name(&self, from: &Path, target: &Path, checksum: &str) -> Result<(), Error> {
         let there = disk::open_regular(target).ok();
         let there = there.map(|file| read_back(&file, target, &self.call.control)).transpose()?;
         if there.is_some_and(|there| there.checksum == checksum) {

@@ -16,7 +16,7 @@ use crate::backup::retention::{Fate, Step};
 use crate::backup::settings::Saved;
 use crate::backup::{Backup, BackupId, Tier, reason};
 use crate::engine::status::{ConfigView, Operation, Status};
-use crate::engine::{AuditPage, AuditQuery, Change, Create, Engine, Verification};
+use crate::engine::{AuditPage, AuditQuery, Change, Create, Engine, Restore, Restored, Verification};
 
 /// Which backups to list.
 #[derive(Deserialize, utoipa::IntoParams)]
@@ -104,6 +104,34 @@ pub async fn create(state: web::Data<State>, superuser: Superuser, body: Body) -
     let prefix = state.engine.config().public_url.as_ref().map_or("", |url| url.prefix.as_str());
     let location = format!("{prefix}/api/backup/{}", backup.id);
     Ok(HttpResponse::Created().insert_header((LOCATION, location)).json(backup))
+}
+
+/// `POST /api/backup/restore`.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RestoreBody {
+    /// The backup. Restoring the `preRestore` of a restore takes that back.
+    id: BackupId,
+    /// The same once more.
+    confirm: BackupId,
+    /// Also over corrupt live data, with triggers and views that the live databases don't have, and of a backup that hasn't
+    /// the very databases that are configured.
+    #[serde(default)]
+    force: bool,
+}
+
+/// Puts the live databases back to what a backup holds, while the app has them open, and answers when it is done. What they
+/// held before is a backup of its own, of type `pre-restore`.
+#[utoipa::path(post, path = "/api/backup/restore", tag = "backups", request_body = RestoreBody,
+    responses((status = 200, description = "What was restored", body = Restored), openapi::OfRestore))]
+pub async fn restore(state: web::Data<State>, superuser: Superuser, body: Body) -> Result<HttpResponse, Problem> {
+    let RestoreBody { id, confirm, force } = body.json()?;
+    if id != confirm {
+        let text = "this replaces the live data: say the id of the backup once more as `confirm`";
+        return Err(Problem::field(problem::BAD_BODY, "/confirm", text.to_owned()));
+    }
+    let (restore, call) = (Restore { id, force }, state.call(&superuser));
+    Ok(HttpResponse::Ok().json(state.engine(move |engine| engine.restore(&restore, &call)).await?))
 }
 
 /// `PATCH /api/backup/{id}`.

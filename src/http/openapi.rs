@@ -30,7 +30,7 @@ pub use parameters::*;
         license(name = "GPL-3.0-or-later", identifier = "GPL-3.0-or-later")
     ),
     paths(
-        health::alive, health::ready, document, api::list, api::create, api::status, api::config, api::configure,
+        health::alive, health::ready, document, api::list, api::create, api::restore, api::status, api::config, api::configure,
         api::audit, api::acknowledge, api::cancel, api::verify, download::download, api::get, api::patch, api::delete,
         sign_in::sign_in, sign_in::sign_out
     ),

@@ -52,6 +52,8 @@ kinds! {
     LIVE_LOCKED = "live-locked" 409 "A live database is locked";
     ROLLBACK_HOLD = "rollback-hold" 409 "A live database would be held too long";
     LIVE_SWAPPED = "live-swapped" 409 "A live database was replaced meanwhile";
+    RESTORE_HOLD = "restore-hold" 409 "The app's writers would be held too long";
+    NEEDS_OFFLINE = "needs-offline" 409 "Only while the app is stopped";
     STALE = "stale" 412 "The settings have changed meanwhile";
     PRECONDITION_FAILED = "precondition-failed" 412 "The copy is another one";
     TOO_LARGE = "too-large" 413 "The body is too large";
@@ -60,6 +62,9 @@ kinds! {
     BAD_RANGE = "bad-range" 416 "The range lies outside of the file";
     BAD_SETTING = "bad-setting" 422 "A setting is not allowed";
     DAMAGED = "damaged" 422 "The backup is damaged";
+    FOREIGN = "foreign" 422 "The backup is of another kind of database";
+    FOREIGN_CODE = "foreign-code" 422 "The backup brings code that the live database doesn't have";
+    OTHER_DATABASES = "other-databases" 422 "The backup is of other databases";
     SAME_FILE = "same-file" 422 "Two names of one database";
     LIVE_MISSING = "live-missing" 422 "A live database is missing";
     LIVE_EMPTY = "live-empty" 422 "A live database is empty";
@@ -80,6 +85,7 @@ kinds! {
     CATALOG = "catalog" 503 "The catalog can't be read";
     SETTINGS_UNREADABLE = "settings-unreadable" 503 "The saved settings can't be read";
     TOO_SLOW = "too-slow" 503 "It took too long";
+    RESTORE_UNFINISHED = "restore-unfinished" 503 "A restore is not settled";
     DISK_FULL = "disk-full" 507 "The disk is full";
 }
 
@@ -270,8 +276,18 @@ fn kind(error: &Error) -> Kind {
         Error::RunsElsewhere(_) => RUNS_ELSEWHERE,
         Error::NotFlagged(_) => NOT_FLAGGED,
         Error::Setting { .. } => BAD_SETTING,
+        Error::OtherDatabases { .. } => OTHER_DATABASES,
+        Error::NeedsOffline { .. } => NEEDS_OFFLINE,
+        Error::Foreign { .. } => FOREIGN,
+        Error::ForeignCode { .. } => FOREIGN_CODE,
+        Error::CorruptLive { .. } => LIVE_CORRUPT,
+        Error::RestoreHold { .. } => RESTORE_HOLD,
+        Error::RestoredWrong { .. } => INTERNAL,
+        Error::RestoreUnfinished { .. } | Error::PlanUnreadable { .. } | Error::PlanNamesUnknown { .. } => {
+            RESTORE_UNFINISHED
+        }
         error if error.is_full() => DISK_FULL,
-        Error::Full { .. } => DISK_FULL,
+        Error::Full { .. } | Error::DataFull { .. } => DISK_FULL,
         Error::Sqlite(error) => match error {
             Live::Missing { .. } => LIVE_MISSING,
             Live::Empty { .. } => LIVE_EMPTY,
@@ -282,7 +298,8 @@ fn kind(error: &Error) -> Kind {
             Live::HeldTooLong { .. } => ROLLBACK_HOLD,
             Live::Corrupt { .. } => LIVE_CORRUPT,
             Live::Swapped { .. } => LIVE_SWAPPED,
-            Live::SourceIo { .. } => LIVE_IO,
+            Live::SourceIo { .. } | Live::Write { .. } => LIVE_IO,
+            Live::Full { .. } => DISK_FULL,
             Live::NotAllowed { .. } => LIVE_NOT_ALLOWED,
             Live::TooSlow { .. } => TOO_SLOW,
             Live::Cancelled => CANCELLED,
@@ -293,6 +310,10 @@ fn kind(error: &Error) -> Kind {
         Error::Catalog(catalog::Error::Disk(_)) | Error::Disk(_) => INTERNAL,
         Error::Catalog(_) => CATALOG,
         // Of the command line alone.
-        Error::Served(_) | Error::TargetExists { .. } | Error::Unfinished { .. } | Error::Beside { .. } => INTERNAL,
+        Error::Served(_)
+        | Error::NothingToUndo
+        | Error::TargetExists { .. }
+        | Error::Unfinished { .. }
+        | Error::Beside { .. } => INTERNAL,
     }
 }

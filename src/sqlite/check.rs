@@ -123,7 +123,7 @@ fn is_unknown(error: &rusqlite::Error) -> bool {
     matches!(code(error), Some(ErrorCode::Unknown))
 }
 
-fn tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+pub(super) fn tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     let sql = "SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage > 0 AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'";
     connection.prepare(sql)?.query_map([], |row| row.get(0))?.collect()
 }

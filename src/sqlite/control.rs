@@ -91,7 +91,7 @@ impl Control {
     }
 
     /// The time that was up.
-    pub(super) fn limit(&self) -> Duration {
+    pub fn limit(&self) -> Duration {
         self.patience.map(|patience| patience.limit).unwrap_or_default()
     }
 

@@ -68,16 +68,29 @@ pub fn copy(
     share: Share,
     control: &Control,
 ) -> Result<Fingerprint, Error> {
+    stream(reader, name, share, control, |full, free| write(target, full, free))
+}
+
+/// Passes all pages that `reader`'s open transaction sees to a second thread, in blocks that it gives back when it has done
+/// with them.
+pub(super) fn stream<T: Send>(
+    reader: &Connection,
+    name: &DatabaseName,
+    share: Share,
+    control: &Control,
+    sink: impl FnOnce(&Receiver<Block>, &Sender<Block>) -> Result<T, disk::Error> + Send,
+) -> Result<T, Error> {
     let (free, to_fill) = blocks();
     let (full, to_write) = channel();
     std::thread::scope(|scope| {
-        let writer = scope.spawn(move || write(target, &to_write, &free));
+        let sink = scope.spawn(move || sink(&to_write, &free));
         let read = Reader { name, share, control }.read(reader, &to_fill, &full);
         drop(full);
-        // When the writer failed the reader only noticed that no block comes back: the writer knows why.
-        let written = joined(writer)?;
-        read?;
-        Ok(written)
+        match joined(sink) {
+            // When the sink failed the reader only noticed that no block comes back: the sink knows why.
+            Err(error) => Err(error.into()),
+            Ok(done) => read.map(|()| done),
+        }
     })
 }
 
@@ -180,18 +193,18 @@ fn hash(full: &Receiver<Block>, free: &Sender<Block>) -> Content {
 }
 
 #[derive(Default)]
-struct Sum {
+pub(super) struct Sum {
     size: u64,
     xxh3: twox_hash::XxHash3_128,
 }
 
 impl Sum {
-    fn add(&mut self, bytes: &[u8]) {
+    pub(super) fn add(&mut self, bytes: &[u8]) {
         self.size += bytes.len() as u64;
         self.xxh3.write(bytes);
     }
 
-    fn fingerprint(&self) -> Fingerprint {
+    pub(super) fn fingerprint(&self) -> Fingerprint {
         Fingerprint { size: self.size, xxh3: self.xxh3.finish_128() }
     }
 }

@@ -28,9 +28,9 @@ const LEAST_PATIENCE: Duration = Duration::from_secs(600);
 /// … and this many bytes a second more.
 const SLOWEST: u64 = 5_000_000;
 /// How long the first gate is waited for in one go: nothing is held meanwhile.
-const FIRST_GATE: Duration = Duration::from_millis(250);
+pub(super) const FIRST_GATE: Duration = Duration::from_millis(250);
 /// How long a further gate is waited for while others are held: writers of those wait as long.
-const NEXT_GATE: Duration = Duration::from_millis(15);
+pub(super) const NEXT_GATE: Duration = Duration::from_millis(15);
 /// Between two tries at a gate.
 const GATE_POLL: Duration = Duration::from_micros(300);
 
@@ -43,6 +43,8 @@ pub struct Options {
     pub lock_timeout: Duration,
     /// How long writers of a rollback-journal database may be kept waiting.
     pub rollback_hold: Duration,
+    /// A copy of corrupt data is a copy all the same; its report tells.
+    pub corrupt_too: bool,
 }
 
 /// What a snapshot gave.
@@ -247,7 +249,8 @@ fn pin(sources: &[Source], options: &Options, clock: &Clock, control: &Control) 
 fn fix_instant(trios: &[Trio], clock: &Clock) -> Result<(DateTime<Utc>, Instant), (usize, rusqlite::Error)> {
     let mut since = Instant::now();
     for (at, trio) in trios.iter().enumerate() {
-        take_gate(&trio.gate, if at == 0 { FIRST_GATE } else { NEXT_GATE }).map_err(|error| (at, error))?;
+        take_gate(&trio.gate, "BEGIN IMMEDIATE", if at == 0 { FIRST_GATE } else { NEXT_GATE })
+            .map_err(|error| (at, error))?;
         if at == 0 {
             since = Instant::now();
         }
@@ -262,17 +265,18 @@ fn fix_instant(trios: &[Trio], clock: &Clock) -> Result<(DateTime<Utc>, Instant)
     Ok((instant, since))
 }
 
-fn take_gate(gate: &Connection, patience: Duration) -> rusqlite::Result<()> {
+/// Begins a transaction that takes its lock at once; tries for as long as `patience`.
+pub(super) fn take_gate(gate: &Connection, begin: &str, patience: Duration) -> rusqlite::Result<()> {
     let begun = Instant::now();
     loop {
-        match gate.execute_batch("BEGIN IMMEDIATE") {
+        match gate.execute_batch(begin) {
             Err(error) if is_busy(&error) && begun.elapsed() < patience => std::thread::sleep(GATE_POLL),
             done => return done,
         }
     }
 }
 
-fn is_busy(error: &rusqlite::Error) -> bool {
+pub(super) fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(
         code(error),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed)
@@ -280,7 +284,7 @@ fn is_busy(error: &rusqlite::Error) -> bool {
 }
 
 /// 5 to 50 ms, never in step with whoever else tries.
-fn jitter(round: u64) -> Duration {
+pub(super) fn jitter(round: u64) -> Duration {
     use std::hash::{BuildHasher, RandomState};
     Duration::from_millis(5 + RandomState::new().hash_one(round) % 46)
 }
@@ -316,7 +320,7 @@ fn check_copied(copied: Copied, options: &Options, control: &Control) -> Result<
     let content = compare(name, &copied.target, copied.written, control)?;
     let mut copy = open_finished(copied.target.path()).map_err(|error| ours(situation(name, error)))?;
     let report = check::check(&mut copy, name, options.check, &patient(&copied.facts, control)).map_err(ours)?;
-    judged(copied, content, report)
+    judged(copied, content, report, options)
 }
 
 /// Steps 5 and 6 for a WAL database: the copy on this thread, the check of the same snapshot on another.
@@ -348,16 +352,20 @@ fn copy_and_check(
         let (written, content, references) = written?;
         Ok::<_, Error>((written, content, report?.with(references)))
     })?;
-    judged(Copied { name, target, written, facts }, content, report)
+    judged(Copied { name, target, written, facts }, content, report, options)
 }
 
-fn patient(facts: &Facts, control: &Control) -> Control {
+/// The time that reading and checking a database may take.
+pub fn patient(facts: &Facts, control: &Control) -> Control {
     control.within(Instant::now(), LEAST_PATIENCE + Duration::from_secs(facts.bytes() / SLOWEST))
 }
 
-/// A corrupt copy is kept, and is no copy.
-fn judged(copied: Copied, content: Content, report: Report) -> Result<Copy, Error> {
+/// A corrupt copy is kept, and is no copy, unless it is wanted as it is.
+fn judged(copied: Copied, content: Content, report: Report, options: &Options) -> Result<Copy, Error> {
     let Copied { name, target, facts, .. } = copied;
+    if options.corrupt_too && matches!(report.verdict, Verdict::Corrupt(_)) {
+        return Ok(Copy { name, partial: target, content, facts, report });
+    }
     if let Verdict::Corrupt(findings) = report.verdict {
         // That the data is corrupt counts, whether or not a copy of it can be kept.
         let kept =

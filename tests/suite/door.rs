@@ -31,6 +31,7 @@ const ROUTES: &[(&str, &str, Who, u16)] = &[
     ("POST", "/api/backup", Superuser, 201),
     ("GET", "/api/backup/list", User, 200),
     ("POST", "/api/backup/create", Superuser, 201),
+    ("POST", "/api/backup/restore", Superuser, 400),
     ("GET", "/api/backup/status", User, 200),
     ("GET", "/api/backup/config", User, 200),
     ("PUT", "/api/backup/config", Superuser, 428),

@@ -55,6 +55,7 @@ const BAD: &[(&str, &[&str], &str)] = &[
     ("BACKUP_TRUSTED_PROXIES", &["", "proxy", "10.0.0.0/33"], "addresses and networks"),
     ("BACKUP_LOCK_TIMEOUT", &["50ms", "11m", "30", "-5s", ""], "from 100ms to 10m"),
     ("BACKUP_ROLLBACK_HOLD", &["99ms", "61s", "never"], "from 100ms to 1m"),
+    ("BACKUP_RESTORE_HOLD", &["99ms", "61s", "never"], "from 100ms to 1m"),
     ("BACKUP_CHECK", &["none", "Quick", ""], "quick or integrity"),
     ("BACKUP_STALE_AFTER", &["59s", "366d", "26"], "from 1m to 365d"),
     ("BACKUP_SHRINK_ALARM", &["0", "101", "50%"], "from 1 to 100"),

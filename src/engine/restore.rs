@@ -1,0 +1,383 @@
+//! Restoring a backup under a running app. The order of steps:
+//!
+//! 1. The backup's files are copied into a private folder while they are hashed (`staging`); it is these very copies that are
+//!    checked and restored. They are whole, and of the same kind as the live databases. The intent was recorded before.
+//! 2. A pre-restore snapshot of all live databases, not under its final name yet. The pages that differ are found.
+//! 3. Locks on all live databases, in name order. What was committed since step 2 is brought into the snapshot.
+//! 4. `restore.json`, durable: which backup, which private files, which pre-restore backup, and for each database the mark that
+//!    its commit will leave (`plan`). Then the pre-restore backup is published: every commit that the app was told of is in it,
+//!    before the first live byte changes [P7].
+//! 5. The differing pages are written, within one transaction of each database.
+//! 6. All are committed, right after each other.
+//! 7. The live databases are read back. The outcome is recorded; `restore.json` goes, then the private files.
+//!
+//! A crash before 4, or an error before the first commit of 6, leaves the old state; a crash later is settled by the marks
+//! (`settle`): none there, nothing has changed; all there, it is done; some there, the others follow [P6].
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use super::create::OVERHEAD;
+use super::plan::Planned;
+use super::replace::Done;
+use super::settle::Settled;
+use super::staging::Staged;
+use super::{Call, Engine, Error, Session, Unrecorded};
+use crate::backup::{Backup, BackupId, DatabaseCopy, DatabaseName, Tier};
+use crate::disk;
+use crate::sqlite::check::{self, Verdict};
+use crate::sqlite::kind::{Kind, Misfit};
+use crate::sqlite::restore::{ReadBack, Target};
+use crate::sqlite::snapshot::facts;
+use crate::sqlite::{self, Control, Source, open_finished};
+
+/// How often a restore is begun anew when the app's writers would have to wait for too long.
+pub(super) const ROUNDS: usize = 3;
+/// How long a live database in WAL mode may be looked at.
+const LOOK: Duration = Duration::from_secs(600);
+
+/// What is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Restore {
+    /// Which backup.
+    pub id: BackupId,
+    /// Also over corrupt live data, and with triggers and views that the live databases don't have.
+    pub force: bool,
+}
+
+/// What was done.
+#[derive(Clone, PartialEq, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Restored {
+    /// The backup that the live databases hold now.
+    pub id: BackupId,
+    /// The backup of what they held before: restoring it takes all of this back.
+    pub pre_restore: BackupId,
+    /// Each database that was restored.
+    pub databases: BTreeMap<DatabaseName, RestoredDatabase>,
+    /// Milliseconds for which the app's writers were kept waiting.
+    pub held_millis: u64,
+    /// Microseconds between the first commit and the last: whoever read then saw one database old and another one new.
+    pub apart_micros: u64,
+    /// What is worth knowing besides.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+/// What was done to one database.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoredDatabase {
+    /// Pages that it has now.
+    pub pages: u64,
+    /// Pages that were written, since they differed.
+    pub written: u64,
+    /// Every page was read back and is the backup's; otherwise the app had written again, and its structure was looked at.
+    pub read_back: bool,
+}
+
+impl Restored {
+    /// What the audit log says of it.
+    pub(super) fn details(&self) -> Map<String, Value> {
+        let mut details = Map::from_iter([
+            ("preRestore".to_owned(), self.pre_restore.to_string().into()),
+            ("databases".to_owned(), serde_json::to_value(&self.databases).unwrap_or_default()),
+            ("heldMillis".to_owned(), self.held_millis.into()),
+            ("apartMicros".to_owned(), self.apart_micros.into()),
+        ]);
+        if !self.notes.is_empty() {
+            details.insert("notes".to_owned(), self.notes.clone().into());
+        }
+        details
+    }
+}
+
+/// A restore that is ready to be carried out.
+pub(super) struct Job {
+    pub(super) id: BackupId,
+    pub(super) force: bool,
+    /// The name of the private folder.
+    pub(super) folder: String,
+    pub(super) files: BTreeMap<DatabaseName, PrivateFile>,
+    /// The live databases that are to be restored, in name order.
+    pub(super) targets: Vec<Target>,
+    /// Those that an attempt which was cut short has restored already, and the backup of what they held before.
+    pub(super) restored: Option<(BTreeMap<DatabaseName, Planned>, BackupId)>,
+}
+
+/// A copy that nobody else touches.
+pub(super) struct PrivateFile {
+    pub(super) path: PathBuf,
+    pub(super) file: File,
+    pub(super) copy: DatabaseCopy,
+}
+
+impl PrivateFile {
+    pub(super) fn open(path: PathBuf, copy: DatabaseCopy) -> Result<Self, Error> {
+        Ok(Self { file: disk::open_regular(&path)?, path, copy })
+    }
+
+    pub(super) fn both(&self) -> (&File, &Path) {
+        (&self.file, &self.path)
+    }
+
+    fn pages(&self) -> u64 {
+        self.copy.size / u64::from(self.copy.page_size.max(1))
+    }
+}
+
+impl Engine {
+    /// Puts the live databases back to what a backup holds, while the app has them open.
+    pub fn restore(&self, restore: &Restore, call: &Call) -> Result<Restored, Error> {
+        let mut session = self.begin("restore", call)?;
+        let id = Some(restore.id);
+        if session.catalog.get(&restore.id).is_none() {
+            let error = Error::NotFound(restore.id);
+            self.refused("restore", call, id, &error);
+            return Err(error);
+        }
+        let planned = Map::from_iter([("force".to_owned(), restore.force.into())]);
+        let restored = session.audited(id, Unrecorded::IsRefused, planned, |session| {
+            let restored = session.restore(restore)?;
+            let details = restored.details();
+            Ok((restored, details))
+        });
+        // What isn't settled is left to the next operation, with all that it needs.
+        if !matches!(restored, Err(Error::RestoreUnfinished { .. })) {
+            session.conclude();
+        }
+        restored
+    }
+
+    /// The backup that the newest restore made of what it replaced.
+    pub fn newest_pre_restore(&self) -> Result<BackupId, Error> {
+        let newest = self.list()?.into_iter().find(|backup| backup.tier == Tier::PreRestore);
+        newest.map(|backup| backup.id).ok_or(Error::NothingToUndo)
+    }
+}
+
+impl Session<'_> {
+    pub(super) fn control(&self) -> Control {
+        self.call.control.also(self.permit.noting())
+    }
+
+    fn restore(&mut self, restore: &Restore) -> Result<Restored, Error> {
+        self.assert_room(&restore.id)?;
+        let staged = self.engine.stage(&restore.id, &self.control())?;
+        let job = self.job(restore, staged)?;
+        let mut round = 1;
+        loop {
+            self.call.control.check()?;
+            let mut plan = None;
+            let error = match self.attempt(&job, &mut plan) {
+                Ok(done) => return self.finished(&job, done),
+                Err(error) => error,
+            };
+            if let Some(plan) = plan {
+                let pre_restore = plan.newest_pre_restore();
+                match self.settle(plan)? {
+                    Settled::Restored(restored) => return Ok(*restored),
+                    Settled::Unchanged => self.discard(pre_restore, &error),
+                }
+            }
+            if !error.is_hold() || round == ROUNDS {
+                return Err(error);
+            }
+            tracing::info!(round, "the app's writers would have had to wait for too long; beginning anew");
+            round += 1;
+        }
+    }
+
+    /// Room for the private copies and the pre-restore backup together.
+    fn assert_room(&self, id: &BackupId) -> Result<(), Error> {
+        let private = self.catalog.get(id).map_or(0, Backup::stored_size);
+        let live: u64 = self.engine.sources().iter().filter_map(|it| sqlite::identify(it).ok()).map(|it| it.size).sum();
+        let (needed, free) = (private + live + OVERHEAD, disk::free_space(self.engine.store.root())?);
+        if free < needed { Err(Error::Full { needed, free }) } else { Ok(()) }
+    }
+
+    /// Step 1, but for the copying: the private copies are whole, and fit the live databases.
+    fn job(&self, restore: &Restore, staged: Staged) -> Result<Job, Error> {
+        let Staged { backup, files: paths, folder } = staged;
+        let sources = self.assert_same_databases(&backup, restore.force)?;
+        let (mut files, mut targets) = (BTreeMap::new(), Vec::new());
+        for source in sources {
+            let name = &source.name;
+            let (Some(path), Some(copy)) = (paths.get(name), backup.databases.get(name)) else { continue };
+            let file = PrivateFile::open(path.clone(), copy.clone())?;
+            let target = self.target(&source)?;
+            self.assert_fits(&backup, &file, &target, restore.force)?;
+            files.insert(name.clone(), file);
+            targets.push(target);
+        }
+        let folder_name = folder.name().to_owned();
+        // From here on it goes when the restore is settled.
+        folder.keep();
+        let (id, force) = (backup.id, restore.force);
+        Ok(Job { id, force, folder: folder_name, files, targets, restored: None })
+    }
+
+    /// The live databases that the backup holds.
+    fn assert_same_databases(&self, backup: &Backup, force: bool) -> Result<Vec<Source>, Error> {
+        let configured = self.engine.sources();
+        let (held, not_held): (Vec<_>, Vec<_>) =
+            configured.into_iter().partition(|source| backup.databases.contains_key(&source.name));
+        let unknown = backup.databases.keys().filter(|name| !self.engine.config.databases.contains_key(*name));
+        let unknown: Vec<_> = unknown.cloned().collect();
+        let not_held: Vec<_> = not_held.into_iter().map(|source| source.name).collect();
+        if held.is_empty() || !force && (!unknown.is_empty() || !not_held.is_empty()) {
+            return Err(Error::OtherDatabases { id: backup.id, not_held, unknown });
+        }
+        Ok(held)
+    }
+
+    pub(super) fn target(&self, source: &Source) -> Result<Target, Error> {
+        let opened = Target::open(source, self.engine.config.lock_timeout, &self.control());
+        opened.map_err(|error| match error {
+            sqlite::Error::Missing { .. } | sqlite::Error::Empty { .. } | sqlite::Error::NotADatabase { .. } => {
+                Error::NeedsOffline { reason: error.to_string() }
+            }
+            other => other.into(),
+        })
+    }
+
+    fn assert_fits(&self, backup: &Backup, file: &PrivateFile, target: &Target, force: bool) -> Result<(), Error> {
+        let (id, name) = (backup.id, &target.name);
+        let kind = self.check_private(backup, file, name, force)?;
+        match kind.misfit(&target.kind) {
+            None => Ok(()),
+            Some(Misfit::Empty) => {
+                Err(Error::Foreign { id, name: name.clone(), reason: "it has no table at all".to_owned() })
+            }
+            Some(Misfit::Foreign(reason)) => Err(Error::Foreign { id, name: name.clone(), reason }),
+            Some(Misfit::Incompatible(how)) => {
+                Err(Error::NeedsOffline { reason: format!("the copy of `{name}` in {id} doesn't fit: {how}") })
+            }
+            Some(Misfit::Code(_)) if force => Ok(()),
+            Some(Misfit::Code(code)) => Err(Error::ForeignCode { id, name: name.clone(), code }),
+        }
+    }
+
+    /// The copy's structure is whole, as is what the catalog says of it. One that was kept of corrupt data is put back as it
+    /// was, with force.
+    pub(super) fn check_private(
+        &self,
+        backup: &Backup,
+        file: &PrivateFile,
+        name: &DatabaseName,
+        force: bool,
+    ) -> Result<Kind, Error> {
+        let damaged = |reason: String| Error::Damaged { id: backup.id, reason: format!("{name}: {reason}") };
+        let said = |error: rusqlite::Error| damaged(error.to_string());
+        let mut copy = open_finished(&file.path).map_err(said)?;
+        let found = facts(&copy).map_err(said)?;
+        if found.bytes() != file.copy.size || found.bytes() == 0 {
+            return Err(damaged(format!("it holds {} bytes of pages instead of {}", found.bytes(), file.copy.size)));
+        }
+        let control = sqlite::snapshot::patient(&found, &self.control());
+        let report = check::check(&mut copy, name, self.engine.config.check, &control)?;
+        if let Verdict::Corrupt(findings) = report.verdict
+            && (backup.checked.ok || !force)
+        {
+            return Err(damaged(findings.join("; ")));
+        }
+        Kind::of(&copy).map_err(said)
+    }
+
+    /// Step 7, but for the outcome: the live databases hold what the backup holds, as far as the app has not written since.
+    pub(super) fn finished(&mut self, job: &Job, done: Done) -> Result<Restored, Error> {
+        let mut databases = BTreeMap::new();
+        for target in &job.targets {
+            let (name, file) = (&target.name, &job.files[&target.name]);
+            let read_back = self.prove(job.id, target, file)?;
+            let written = done.written.get(name).copied().unwrap_or_default();
+            databases.insert(name.clone(), RestoredDatabase { pages: file.pages(), written, read_back });
+            target.checkpoint();
+        }
+        let mut notes = self.look_at_caught_up(&done);
+        self.rotate_after(Session::rotate_due);
+        notes.extend(job.restored.iter().flat_map(|(restored, _)| restored.keys()).map(|name| {
+            format!("`{name}` had been restored already when the restore was cut short; what the app wrote to it since is kept")
+        }));
+        Ok(Restored {
+            id: job.id,
+            pre_restore: done.pre_restore,
+            databases,
+            held_millis: done.committed.held.as_millis() as u64,
+            apart_micros: done.committed.apart.as_micros() as u64,
+            notes,
+        })
+    }
+
+    /// Says whether every page could be compared; the others' commits since then are looked at as a whole instead.
+    pub(super) fn prove(&self, id: BackupId, target: &Target, file: &PrivateFile) -> Result<bool, Error> {
+        let (control, timeout) = (self.control(), self.engine.config.lock_timeout);
+        let wrong = |reason: String| Error::RestoredWrong { id, name: target.name.clone(), reason };
+        match target.read_back(file.both(), timeout, &control)? {
+            ReadBack::Same => Ok(true),
+            ReadBack::Differs(page) => Err(wrong(format!("page {page} reads back differently from what was written"))),
+            ReadBack::Overtaken => match self.look(target)? {
+                Verdict::Corrupt(findings) => Err(wrong(findings.join("; "))),
+                _ => Ok(false),
+            },
+        }
+    }
+
+    /// The structure of a live database, for no longer than its writers may be kept waiting.
+    pub(super) fn look(&self, target: &Target) -> Result<Verdict, Error> {
+        let (control, config) = (self.control(), &self.engine.config);
+        let bound = if target.is_wal() { LOOK } else { config.rollback_hold };
+        match target.look(config.lock_timeout, &control.within(Instant::now(), bound)) {
+            Err(sqlite::Error::TooSlow { .. }) => Ok(Verdict::NotCheckable(vec!["it took too long".to_owned()])),
+            looked => Ok(looked?),
+        }
+    }
+
+    /// What was brought into the pre-restore backup under the locks had its structure looked at as it was before.
+    fn look_at_caught_up(&mut self, done: &Done) -> Vec<String> {
+        let looked = done.caught_up.iter().try_for_each(|name| self.look_at_copy(&done.pre_restore, name));
+        let looked = looked.and_then(|()| if done.caught_up.is_empty() { Ok(()) } else { self.commit() });
+        match looked {
+            Ok(()) => Vec::new(),
+            Err(error) => vec![format!("the structure of {} could not be looked at: {error}", done.pre_restore)],
+        }
+    }
+
+    fn look_at_copy(&mut self, id: &BackupId, name: &DatabaseName) -> Result<(), Error> {
+        let damaged = |error: rusqlite::Error| Error::Damaged { id: *id, reason: error.to_string() };
+        let Some(form) = self.catalog.get(id).and_then(|it| it.databases.get(name)).map(|copy| copy.form) else {
+            return Ok(());
+        };
+        let mut copy = open_finished(&self.engine.store.path(id, name, form)).map_err(damaged)?;
+        let patient = sqlite::snapshot::patient(&facts(&copy).map_err(damaged)?, &self.control());
+        let report = check::check(&mut copy, name, self.engine.config.check, &patient)?;
+        let Some(backup) = self.catalog.get_mut(id) else { return Ok(()) };
+        if let Verdict::Corrupt(findings) = &report.verdict {
+            backup.checked.ok = false;
+            backup.findings.push(format!("{name}: corrupt: {}", findings.join("; ")));
+        }
+        if let Some(copy) = backup.databases.get_mut(name) {
+            copy.tables = report.tables;
+        }
+        Ok(())
+    }
+
+    /// The pre-restore backup of a restore that was given up before it changed anything, and that is no sign of a disk that
+    /// can't be trusted: it would only push out those that tell of something.
+    fn discard(&mut self, id: BackupId, error: &Error) {
+        if !error.is_hold() && error.code() != "cancelled" {
+            return;
+        }
+        self.catalog.mark_deleting(&id);
+        if let Err(error) = self.commit() {
+            tracing::warn!(%error, %id, "a pre-restore backup that nobody needs is still there");
+        }
+        self.finish_deletions();
+    }
+}

@@ -1,0 +1,166 @@
+//! Settling a restore that was cut short, by the marks that its commits leave. Done by whoever has just gained `.lock`, and
+//! by a restore itself that met an error once `restore.json` was there.
+//!
+//! - No live database has its mark: nothing has changed. What a failed commit may have left in a WAL is buried.
+//! - All have it: it is done. The structure of each is looked at.
+//! - Some have it: the app goes on with one old and one new database, so the others follow at once. What the app has
+//!   written to them since is brought into a second pre-restore backup first; those that are restored are in it as they were
+//!   before. What the app has written to *those* since stays in them.
+//!
+//! `restore.json` goes once the outcome is recorded, and the private copies after it. Each step can be cut short and begun again.
+
+use std::collections::BTreeMap;
+
+use super::plan::Plan;
+use super::read::other_bytes;
+use super::restore::{Job, PrivateFile, ROUNDS, Restored, RestoredDatabase};
+use super::staging::private_name;
+use super::{Error, Session};
+use crate::backup::{BackupId, DatabaseCopy, DatabaseName};
+use crate::sqlite::check::Verdict;
+use crate::sqlite::pages::read_back;
+use crate::sqlite::restore::Target;
+
+/// What a restore that was cut short has come to.
+pub(super) enum Settled {
+    /// Nothing has changed.
+    Unchanged,
+    /// The live databases hold the backup.
+    Restored(Box<Restored>),
+}
+
+impl Settled {
+    /// What was done, if anything was.
+    pub(super) fn restored(&self) -> Option<&Restored> {
+        match self {
+            Settled::Unchanged => None,
+            Settled::Restored(restored) => Some(restored),
+        }
+    }
+}
+
+impl Session<'_> {
+    /// Brings a restore to one of its two ends.
+    pub(super) fn settle(&mut self, mut plan: Plan) -> Result<Settled, Error> {
+        let mut round = 1;
+        loop {
+            let mut next = None;
+            match self.settle_once(&plan, &mut next) {
+                Ok(settled) => return Ok(settled),
+                Err(error) if round == ROUNDS => {
+                    return Err(Error::RestoreUnfinished { id: plan.id, reason: error.to_string() });
+                }
+                Err(error) => tracing::warn!(%error, "a restore is not settled yet; trying again"),
+            }
+            if let Some(next) = next {
+                plan = next;
+            }
+            round += 1;
+        }
+    }
+
+    fn settle_once(&mut self, plan: &Plan, next: &mut Option<Plan>) -> Result<Settled, Error> {
+        let (control, timeout) = (self.call.control.clone(), self.engine.config.lock_timeout);
+        let (mut reached, mut rest) = (Vec::new(), Vec::new());
+        for source in self.engine.sources() {
+            let Some(planned) = plan.databases.get(&source.name) else { continue };
+            let target = self.target(&source)?;
+            let is_marked = target.is_marked(planned.mark, timeout, &control)?;
+            if is_marked { &mut reached } else { &mut rest }.push(target);
+        }
+        if reached.len() + rest.len() < plan.databases.len() {
+            let names = plan.databases.keys().filter(|name| !self.engine.config.databases.contains_key(*name));
+            return Err(Error::PlanNamesUnknown { names: names.cloned().collect() });
+        }
+        if reached.is_empty() {
+            rest.iter().try_for_each(|target| target.bury(timeout, &control))?;
+            return Ok(Settled::Unchanged);
+        }
+        if rest.is_empty() {
+            return Ok(Settled::Restored(Box::new(self.found_restored(plan, &reached)?)));
+        }
+        let job = self.rest_of(plan, &reached, rest)?;
+        let done = self.attempt(&job, next)?;
+        Ok(Settled::Restored(Box::new(self.finished(&job, done)?)))
+    }
+
+    /// Nothing was known of what the app has written since, so no page can be held against it: the structure is looked at.
+    fn found_restored(&self, plan: &Plan, targets: &[Target]) -> Result<Restored, Error> {
+        let mut databases = BTreeMap::new();
+        let mut notes = vec!["the program was ended after the commits and before it could say so".to_owned()];
+        for target in targets {
+            if let Verdict::Corrupt(findings) = self.look(target)? {
+                notes.push(format!("`{}` is corrupt: {}; restore again", target.name, findings.join("; ")));
+            }
+            let pages =
+                self.recorded(plan, &target.name).map_or(0, |copy| copy.size / u64::from(copy.page_size.max(1)));
+            databases.insert(target.name.clone(), RestoredDatabase { pages, written: 0, read_back: false });
+        }
+        let (id, pre_restore) = (plan.id, self.newest_of(plan)?);
+        Ok(Restored { id, pre_restore, databases, held_millis: 0, apart_micros: 0, notes })
+    }
+
+    fn recorded(&self, plan: &Plan, name: &DatabaseName) -> Option<&DatabaseCopy> {
+        self.catalog.get(&plan.id)?.databases.get(name)
+    }
+
+    /// What is left to do, with the private copies as they were checked.
+    fn rest_of(&self, plan: &Plan, reached: &[Target], rest: Vec<Target>) -> Result<Job, Error> {
+        let mut folder = plan.folder.clone();
+        let files = self.private_files(plan, &folder, &rest).or_else(|error| {
+            tracing::warn!(%error, "the private copies are made anew from the backup");
+            let staged = self.engine.stage(&plan.id, &self.control())?;
+            folder = staged.folder.name().to_owned();
+            staged.folder.keep();
+            self.private_files(plan, &folder, &rest)
+        })?;
+        let names = reached.iter().map(|target| &target.name);
+        let restored = names.filter_map(|name| Some((name.clone(), plan.databases.get(name)?.clone()))).collect();
+        // It has the databases that were restored before it as they were.
+        let restored = Some((restored, self.newest_of(plan)?));
+        Ok(Job { id: plan.id, force: plan.force, folder, files, targets: rest, restored })
+    }
+
+    /// The newest pre-restore backup that came to be.
+    fn newest_of(&self, plan: &Plan) -> Result<BackupId, Error> {
+        let standing = plan.pre_restore.iter().rev().find(|id| self.catalog.get(id).is_some());
+        standing.copied().ok_or(Error::NotFound(plan.newest_pre_restore()))
+    }
+
+    fn private_files(
+        &self,
+        plan: &Plan,
+        folder: &str,
+        rest: &[Target],
+    ) -> Result<BTreeMap<DatabaseName, PrivateFile>, Error> {
+        let folder = self.engine.private_folder(folder);
+        let mut files = BTreeMap::new();
+        for target in rest {
+            let name = &target.name;
+            let (Some(copy), Some(planned)) = (self.recorded(plan, name), plan.databases.get(name)) else {
+                return Err(Error::NotFound(plan.id));
+            };
+            if copy.checksum != planned.checksum {
+                let reason = format!("the catalog has another copy of `{name}` than was being restored");
+                return Err(Error::Damaged { id: plan.id, reason });
+            }
+            let file = PrivateFile::open(folder.join(private_name(name)), copy.clone())?;
+            if read_back(&file.file, &file.path, &self.call.control)?.checksum != copy.checksum {
+                return Err(Error::Damaged { id: plan.id, reason: other_bytes(&private_name(name)) });
+            }
+            files.insert(name.clone(), file);
+        }
+        Ok(files)
+    }
+
+    /// The restore is settled and its outcome is recorded.
+    pub(super) fn conclude(&self) {
+        if Plan::is_there(self.engine.store.root())
+            && let Err(error) = Plan::remove(self.engine.store.root())
+        {
+            // The next operation settles it once more, and comes to the same end.
+            return tracing::warn!(%error, "restore.json is still there");
+        }
+        self.remove_leftovers();
+    }
+}

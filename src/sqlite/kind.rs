@@ -1,0 +1,97 @@
+//! What kind of database a file holds, and whether one may take the place of another.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rusqlite::Connection;
+
+use super::check::tables;
+
+/// What tells one kind of database from another.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Kind {
+    /// Bytes a page.
+    pub page_size: u32,
+    encoding: String,
+    /// Bytes at the end of each page that an extension has for itself (sqlite.org/fileformat2.html, section 1.3.4).
+    reserved: u8,
+    application_id: i32,
+    tables: BTreeSet<String>,
+    /// What acts by itself: triggers, views and virtual tables, with their SQL.
+    code: BTreeMap<String, String>,
+}
+
+/// Why a database may not take the place of another.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Misfit {
+    /// It has no table.
+    Empty,
+    /// It is of another app, or of another of the app's databases: in words.
+    Foreign(String),
+    /// Open connections couldn't go on: in words.
+    Incompatible(String),
+    /// It brings code that runs within the app and that the live database doesn't have: the names.
+    Code(Vec<String>),
+}
+
+impl Kind {
+    /// Asks SQLite.
+    pub fn of(connection: &Connection) -> rusqlite::Result<Self> {
+        let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
+        let header = "SELECT substr(data, 21, 1) FROM sqlite_dbpage WHERE pgno = 1";
+        let reserved: Vec<u8> = connection.query_row(header, [], |row| row.get(0))?;
+        Ok(Self {
+            page_size: number("PRAGMA page_size")? as u32,
+            encoding: connection.query_row("PRAGMA encoding", [], |row| row.get(0))?,
+            reserved: reserved.first().copied().unwrap_or(0),
+            application_id: number("PRAGMA application_id")? as i32,
+            tables: tables(connection)?.into_iter().collect(),
+            code: code(connection)?,
+        })
+    }
+
+    /// Why `self` may not take the place of `live`; what needs no force comes first.
+    pub fn misfit(&self, live: &Kind) -> Option<Misfit> {
+        if self.tables.is_empty() {
+            return Some(Misfit::Empty);
+        }
+        if let Some(foreign) = self.foreign(live) {
+            return Some(Misfit::Foreign(foreign));
+        }
+        let differs = |what: &str, ours: &dyn std::fmt::Display, theirs: &dyn std::fmt::Display| {
+            Some(Misfit::Incompatible(format!("its {what} is {ours}, that of the live database is {theirs}")))
+        };
+        if self.page_size != live.page_size {
+            return differs("page size", &self.page_size, &live.page_size);
+        }
+        if self.encoding != live.encoding {
+            return differs("text encoding", &self.encoding, &live.encoding);
+        }
+        if self.reserved != live.reserved {
+            return differs("room at the end of each page (of an encryption, say)", &self.reserved, &live.reserved);
+        }
+        let new = self.code.iter().filter(|(name, sql)| live.code.get(*name) != Some(sql));
+        let new: Vec<_> = new.map(|(name, _)| name.clone()).collect();
+        (!new.is_empty()).then_some(Misfit::Code(new))
+    }
+
+    /// Another `application_id`, or hardly a table in common. A live database without tables has lost them.
+    fn foreign(&self, live: &Kind) -> Option<String> {
+        let (ours, theirs) = (self.application_id, live.application_id);
+        if ours != theirs && ours != 0 && theirs != 0 {
+            return Some(format!("its application_id is {ours}, that of the live database is {theirs}"));
+        }
+        let common = self.tables.intersection(&live.tables).count();
+        let fewer = self.tables.len().min(live.tables.len());
+        (2 * common < fewer || fewer > 0 && common == 0).then(|| {
+            let some = |tables: &BTreeSet<String>| tables.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+            format!("its tables are {}; the live database has {}", some(&self.tables), some(&live.tables))
+        })
+    }
+}
+
+/// `trigger NAME`, `view NAME`, `virtual table NAME`: their SQL.
+fn code(connection: &Connection) -> rusqlite::Result<BTreeMap<String, String>> {
+    let sql = "SELECT iif(type = 'table', 'virtual table', type) || ' ' || name, coalesce(sql, '') FROM sqlite_schema
+               WHERE type IN ('trigger', 'view') OR type = 'table' AND sql LIKE 'CREATE VIRTUAL%'";
+    connection.prepare(sql)?.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+}

@@ -180,15 +180,19 @@ fn both_databases_change_together() {
             NAMES.iter().for_each(|name| drop(place.sql(name, "UPDATE state SET n = 2")));
             let mut app = App::of(language, &place);
             let over = AtomicBool::new(false);
-            let polls = std::thread::scope(|scope| {
+            let (polls, restored) = std::thread::scope(|scope| {
                 let polls = scope.spawn(|| poll_until(&mut app, &over));
                 let ending = Ending(&over);
-                restore(&place, &backup);
+                let restored = restore(&place, &backup);
                 drop(ending);
-                polls.join().unwrap()
+                (polls.join().unwrap(), restored)
             });
             let (moment, mixed) = window(&polls);
-            println!("{language:?}, {mode}: {} polls, {mixed} of them mixed, new within {moment:?}", polls.len());
+            let told = &restored["apartMicros"];
+            println!(
+                "{language:?}, {mode}: {} polls, {mixed} of them mixed, new within {moment:?}; told: {told} µs",
+                polls.len()
+            );
             assert!(dump(&place.live("auth"), false).contains("\"state\" VALUES(1)"));
         }
     }

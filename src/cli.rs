@@ -17,7 +17,7 @@ use crate::backup::{BackupId, DatabaseName, Tier, reason};
 use crate::config::{self, Config};
 use crate::demo;
 use crate::engine::doctor::Severity;
-use crate::engine::{Actor, Call, Change, Create, Download, Engine, Error, Restore};
+use crate::engine::{Actor, Call, Change, Create, Download, Engine, Error, Offline, Restore};
 use crate::sqlite::Control;
 
 use output::Output;
@@ -88,12 +88,16 @@ enum Command {
         #[command(flatten)]
         force: Force,
         #[command(flatten)]
+        offline: OfflineArgs,
+        #[command(flatten)]
         wait: Wait,
     },
     /// Take the last restore back: restore the backup that it made of what it replaced
     Undo {
         #[command(flatten)]
         force: Force,
+        #[command(flatten)]
+        offline: OfflineArgs,
         #[command(flatten)]
         wait: Wait,
     },
@@ -179,6 +183,23 @@ struct Force {
     /// the very databases that are configured
     #[arg(long)]
     force: bool,
+}
+
+#[derive(Args, Debug)]
+struct OfflineArgs {
+    /// Put whole files in place while the app is stopped: for another page size or encoding, or a live file that is missing
+    /// or ruined
+    #[arg(long)]
+    offline: bool,
+    /// It is, also where that can't be seen: a database that is not in WAL mode shows nobody who has it open
+    #[arg(long, requires = "offline")]
+    app_is_stopped: bool,
+}
+
+impl OfflineArgs {
+    fn word(&self) -> Option<Offline> {
+        self.offline.then_some(Offline { app_is_stopped: self.app_is_stopped })
+    }
 }
 
 #[derive(Args, Debug)]
@@ -279,12 +300,15 @@ fn operate(engine: &Engine, command: Command, control: Control, out: &mut Output
             out.list(engine, backups)?;
         }
         Command::Verify { id, .. } => return verify(engine, id, &control, out),
-        Command::Restore { id, confirm, force, wait } => {
+        Command::Restore { id, confirm, force, offline, wait } => {
             confirmed(engine, id, confirm, out)?;
-            restore(engine, id, force.force, wait.wait, &control, out)?;
+            let wanted = Restore { id, force: force.force, offline: offline.word() };
+            restore(engine, &wanted, wait.wait, &control, out)?;
         }
-        Command::Undo { force, wait } => {
-            restore(engine, engine.newest_pre_restore()?, force.force, wait.wait, &control, out)?;
+        Command::Undo { force, offline, wait } => {
+            let id = engine.newest_pre_restore()?;
+            let wanted = Restore { id, force: force.force, offline: offline.word() };
+            restore(engine, &wanted, wait.wait, &control, out)?;
         }
         Command::Delete { id, force, wait } => {
             engine.delete(id, force, &call(wait.wait, control))?;
@@ -338,16 +362,9 @@ fn verify(engine: &Engine, id: Option<BackupId>, control: &Control, out: &mut Ou
     Ok(results.iter().all(|(_, result)| result.ok))
 }
 
-fn restore(
-    engine: &Engine,
-    id: BackupId,
-    force: bool,
-    wait: Duration,
-    control: &Control,
-    out: &Output,
-) -> anyhow::Result<()> {
+fn restore(engine: &Engine, wanted: &Restore, wait: Duration, control: &Control, out: &Output) -> anyhow::Result<()> {
     let (bar, control) = out.progress(control);
-    let restored = engine.restore(&Restore { id, force }, &Call { actor: Actor::cli(), wait, control })?;
+    let restored = engine.restore(wanted, &Call { actor: Actor::cli(), wait, control })?;
     bar.finish_and_clear();
     out.restored(&restored)
 }

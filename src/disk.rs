@@ -5,7 +5,7 @@ pub mod block;
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, OFlags, RenameFlags};
@@ -202,6 +202,15 @@ impl Partial {
         &self.target
     }
 
+    /// Gives it an owner, where that is allowed, and a mode.
+    pub fn give_to(&self, owner: (u32, u32), mode: u32) -> Result<(), Error> {
+        let meta = self.file.metadata().to("look at", &self.path)?;
+        if (meta.uid(), meta.gid()) != owner {
+            std::os::unix::fs::fchown(&self.file, Some(owner.0), Some(owner.1)).to("give an owner to", &self.path)?;
+        }
+        self.file.set_permissions(std::fs::Permissions::from_mode(mode)).to("set the mode of", &self.path)
+    }
+
     /// Makes the bytes durable. A failed fsync is never tried again: the file is discarded by whoever gets the error.
     pub fn sync(&self) -> Result<(), Error> {
         self.file.sync_all().to("sync", &self.path)
@@ -220,8 +229,8 @@ impl Partial {
         self.publish_new()
     }
 
-    /// Gives it its final name in place of what was there.
-    fn publish_over(mut self) -> Result<(), Error> {
+    /// Gives it its final name in place of what was there. The caller has synced it and makes the folder durable.
+    pub fn publish_over(mut self) -> Result<(), Error> {
         std::fs::rename(&self.path, &self.target).to("name", &self.target)?;
         self.done = true;
         Ok(())

@@ -7,6 +7,7 @@ mod download;
 mod error;
 mod handout;
 mod memo;
+mod offline;
 pub mod permit;
 mod plan;
 mod read;
@@ -45,7 +46,7 @@ pub use handout::{Broken, Handed, Handout, Leaving, SUMS, tar_header};
 pub use permit::Holder;
 pub use read::{AuditPage, AuditQuery, DatabaseVerdict, Verification};
 pub use rebuild::Rebuilt;
-pub use restore::{Restore, Restored, RestoredDatabase};
+pub use restore::{Offline, Restore, Restored, RestoredDatabase};
 pub use settings::{Change, Changed};
 pub use staging::{Staged, Staging};
 
@@ -218,6 +219,11 @@ impl Engine {
     /// Takes the directory once and lets it go: whatever a crash left is put right.
     pub fn recover(&self, call: &Call) -> Result<(), Error> {
         self.begin("recovery", call).map(drop)
+    }
+
+    /// Whether a restore is under way or was cut short: the live databases may be of different times until it is settled.
+    pub fn is_unsettled(&self) -> bool {
+        plan::Plan::is_there(self.store.root())
     }
 
     fn new_catalog(&self) -> Result<Catalog, Error> {

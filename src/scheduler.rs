@@ -61,8 +61,15 @@ impl Asked {
     }
 }
 
-/// Takes the backup that is due, if one is.
+/// Settles a restore that was cut short, and takes the backup that is due, if one is.
 pub fn consider(engine: &Engine, control: &Control) -> Result<(), Error> {
+    if engine.is_unsettled() && !control.is_cancelled() {
+        match engine.recover(&Call { actor: Actor::scheduler(), wait: WAIT, control: control.child() }) {
+            // Perhaps the very restore that is under way.
+            Err(Error::Held(_)) => return Ok(()),
+            settled => settled?,
+        }
+    }
     let settings = engine.settings()?;
     if !settings.enabled || control.is_cancelled() {
         return Ok(());

@@ -7,6 +7,7 @@
 pub mod catch_up;
 pub mod check;
 mod control;
+pub mod exclusive;
 pub mod kind;
 pub mod page_set;
 pub mod pages;
@@ -250,6 +251,11 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// It is this one.
+    pub fn is_file(&self, device: u64, inode: u64) -> bool {
+        (self.device, self.inode) == (device, inode)
+    }
+
     /// Same file, whatever its size.
     pub fn is(&self, other: &Identity) -> bool {
         (self.device, self.inode) == (other.device, other.inode)

@@ -102,7 +102,10 @@ impl Output {
         if self.json {
             return self.json(restored);
         }
-        self.line(&format!("restored {}; what was there before is {}", restored.id, restored.pre_restore))?;
+        self.line(&match restored.pre_restore {
+            Some(before) => format!("restored {}; what was there before is {before}", restored.id),
+            None => format!("restored {}; nothing was there before that could be kept as a backup", restored.id),
+        })?;
         for (name, database) in &restored.databases {
             let proof = match database.read_back {
                 true => "read back and compared",
@@ -113,8 +116,13 @@ impl Output {
         for note in &restored.notes {
             self.line(&format!("  note: {note}"))?;
         }
-        self.line(&format!("  the app's writers were held for {} ms", restored.held_millis))?;
-        Ok(self.line("`attendance-backup undo` takes it back")?)
+        if restored.held_millis > 0 {
+            self.line(&format!("  the app's writers were held for {} ms", restored.held_millis))?;
+        }
+        if restored.pre_restore.is_some() {
+            self.line("`attendance-backup undo` takes it back")?;
+        }
+        Ok(())
     }
 
     fn plan(&self, plan: &Plan) -> anyhow::Result<()> {

@@ -124,6 +124,32 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// SQLite can't read what lies there.
+    #[error(
+        "the live database `{name}` can't be read ({reason}), so no backup of it can be made first; with --force it is moved aside, and the backup takes its place"
+    )]
+    RuinedLive {
+        /// Which.
+        name: DatabaseName,
+        /// In SQLite's words.
+        reason: String,
+    },
+    /// Someone has it open.
+    #[error(
+        "`{name}` is open in another process; nothing was changed. Stop the app, and whatever else has it open, first"
+    )]
+    AppRuns {
+        /// Which.
+        name: DatabaseName,
+    },
+    /// Nobody can see whether someone has it open.
+    #[error(
+        "`{name}` is not in WAL mode, so it can't be seen whether the app has it open; nothing was changed. Stop the app, and say so: --app-is-stopped"
+    )]
+    AppMayRun {
+        /// Which.
+        name: DatabaseName,
+    },
     /// The copy isn't of the same kind as the live database.
     #[error(
         "the copy of `{name}` in {id} is of another kind than the live database: {reason}; nothing was changed. Look whether BACKUP_DATABASES names the right files"
@@ -263,6 +289,8 @@ impl Error {
             Error::NothingToUndo => "nothing-to-undo",
             Error::OtherDatabases { .. } => "other-databases",
             Error::NeedsOffline { .. } => "needs-offline",
+            Error::RuinedLive { .. } => "live-ruined",
+            Error::AppRuns { .. } | Error::AppMayRun { .. } => "app-runs",
             Error::Foreign { .. } => "foreign",
             Error::ForeignCode { .. } => "foreign-code",
             Error::CorruptLive { .. } => "live-corrupt",
@@ -296,6 +324,15 @@ impl Error {
             Error::Full { .. } | Error::DataFull { .. } => "disk-full",
             Error::Disk(_) => "disk",
         }
+    }
+
+    /// A copy that may not take a live database's place, whatever force.
+    pub(super) fn foreign(id: BackupId, name: &DatabaseName, misfit: sqlite::kind::Misfit) -> Self {
+        let reason = match misfit {
+            sqlite::kind::Misfit::Foreign(reason) => reason,
+            _ => "it has no table at all".to_owned(),
+        };
+        Self::Foreign { id, name: name.clone(), reason }
     }
 
     /// A restore that may be begun anew.

@@ -25,7 +25,7 @@ pub(super) struct Plan {
     version: u32,
     /// The backup.
     pub(super) id: BackupId,
-    /// The backups of what was there before; the last one has all of it.
+    /// The backups of what was there before; the last one has all of it. None if nothing was there.
     pub(super) pre_restore: Vec<BackupId>,
     /// The folder of the private copies.
     pub(super) folder: String,
@@ -37,27 +37,33 @@ pub(super) struct Plan {
 /// One database of it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Planned {
-    /// What its commit leaves.
-    pub(super) mark: Mark,
+    /// How to tell that it is done.
+    pub(super) sign: Sign,
     /// SHA-256 of the private copy.
     pub(super) checksum: String,
 }
 
+/// What shows that a live database was restored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+pub(super) enum Sign {
+    /// What the commit leaves in the live database.
+    Commit(Mark),
+    /// Who the file is that takes the place of the live one, of an offline restore.
+    File { device: u64, inode: u64 },
+}
+
 impl Plan {
-    /// The plan of a job whose live databases are locked.
-    pub(super) fn draw(job: &Job, pre_restore: BackupId) -> Result<Self, Error> {
-        let (mut databases, mut backups) = (BTreeMap::new(), Vec::new());
-        if let Some((restored, first)) = &job.restored {
-            databases = restored.clone();
-            backups.push(*first);
-        }
-        backups.push(pre_restore);
-        for target in &job.targets {
-            let checksum = job.files[&target.name].copy.checksum.clone();
-            databases.insert(target.name.clone(), Planned { mark: target.draw_mark()?, checksum });
+    /// The plan of a job, with the signs that what is restored now will bear.
+    pub(super) fn of(job: &Job, pre_restore: Option<BackupId>, signs: BTreeMap<DatabaseName, Sign>) -> Self {
+        let (mut databases, first) = job.restored.clone().unwrap_or_default();
+        for (name, sign) in signs {
+            let checksum = job.files.get(&name).map(|file| file.copy.checksum.clone()).unwrap_or_default();
+            databases.insert(name, Planned { sign, checksum });
         }
         let (folder, force) = (job.folder.clone(), job.force);
-        Ok(Self { version: VERSION, id: job.id, pre_restore: backups, folder, force, databases })
+        let pre_restore = first.into_iter().chain(pre_restore).collect();
+        Self { version: VERSION, id: job.id, pre_restore, folder, force, databases }
     }
 
     /// What lies there; nothing if no restore is under way.
@@ -72,7 +78,7 @@ impl Plan {
         let unreadable = |reason: String| Error::PlanUnreadable { path: path.clone(), reason };
         let plan: Self = serde_json::from_str(&text).map_err(|error| unreadable(error.to_string()))?;
         let is_folder = plan.folder.len() == 32 && plan.folder.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if plan.version != VERSION || !is_folder || plan.pre_restore.is_empty() || plan.databases.is_empty() {
+        if plan.version != VERSION || !is_folder || plan.databases.is_empty() {
             return Err(unreadable("it is of another version, or not what was written".to_owned()));
         }
         Ok(Some(plan))
@@ -98,9 +104,8 @@ impl Plan {
         disk::sync_dir(root)
     }
 
-    /// The backup that an undo restores.
-    pub(super) fn newest_pre_restore(&self) -> BackupId {
-        // Never empty: it is drawn with one, and one without is not read.
-        self.pre_restore.last().copied().unwrap_or(self.id)
+    /// Whether whole files take the place of others.
+    pub(super) fn is_offline(&self) -> bool {
+        self.databases.values().all(|planned| matches!(planned.sign, Sign::File { .. }))
     }
 }

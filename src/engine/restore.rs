@@ -49,6 +49,15 @@ pub struct Restore {
     pub id: BackupId,
     /// Also over corrupt live data, and with triggers and views that the live databases don't have.
     pub force: bool,
+    /// By putting whole files in place while the app is stopped.
+    pub offline: Option<Offline>,
+}
+
+/// The word of whoever has stopped the app.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Offline {
+    /// Also where it can't be seen: nobody shows that has a database in rollback mode open and does nothing just now.
+    pub app_is_stopped: bool,
 }
 
 /// What was done.
@@ -57,8 +66,9 @@ pub struct Restore {
 pub struct Restored {
     /// The backup that the live databases hold now.
     pub id: BackupId,
-    /// The backup of what they held before: restoring it takes all of this back.
-    pub pre_restore: BackupId,
+    /// The backup of what they held before: restoring it takes all of this back. Nothing if there was nothing to keep.
+    #[schema(required = true)]
+    pub pre_restore: Option<BackupId>,
     /// Each database that was restored.
     pub databases: BTreeMap<DatabaseName, RestoredDatabase>,
     /// Milliseconds for which the app's writers were kept waiting.
@@ -86,7 +96,7 @@ impl Restored {
     /// What the audit log says of it.
     pub(super) fn details(&self) -> Map<String, Value> {
         let mut details = Map::from_iter([
-            ("preRestore".to_owned(), self.pre_restore.to_string().into()),
+            ("preRestore".to_owned(), serde_json::to_value(self.pre_restore).unwrap_or_default()),
             ("databases".to_owned(), serde_json::to_value(&self.databases).unwrap_or_default()),
             ("heldMillis".to_owned(), self.held_millis.into()),
             ("apartMicros".to_owned(), self.apart_micros.into()),
@@ -104,12 +114,14 @@ pub(super) struct Job {
     pub(super) force: bool,
     /// The name of the private folder.
     pub(super) folder: String,
+    /// The copies of the databases that are to be restored.
     pub(super) files: BTreeMap<DatabaseName, PrivateFile>,
-    /// The live databases that are to be restored, in name order.
-    pub(super) targets: Vec<Target>,
     /// Those that an attempt which was cut short has restored already, and the backup of what they held before.
-    pub(super) restored: Option<(BTreeMap<DatabaseName, Planned>, BackupId)>,
+    pub(super) restored: Option<Restoring>,
 }
+
+/// The databases that are restored already, and the backup of what was there before, if anything was.
+pub(super) type Restoring = (BTreeMap<DatabaseName, Planned>, Option<BackupId>);
 
 /// A copy that nobody else touches.
 pub(super) struct PrivateFile {
@@ -119,7 +131,7 @@ pub(super) struct PrivateFile {
 }
 
 impl PrivateFile {
-    pub(super) fn open(path: PathBuf, copy: DatabaseCopy) -> Result<Self, Error> {
+    pub(super) fn at(path: PathBuf, copy: DatabaseCopy) -> Result<Self, Error> {
         Ok(Self { file: disk::open_regular(&path)?, path, copy })
     }
 
@@ -127,7 +139,7 @@ impl PrivateFile {
         (&self.file, &self.path)
     }
 
-    fn pages(&self) -> u64 {
+    pub(super) fn pages(&self) -> u64 {
         self.copy.size / u64::from(self.copy.page_size.max(1))
     }
 }
@@ -142,9 +154,16 @@ impl Engine {
             self.refused("restore", call, id, &error);
             return Err(error);
         }
-        let planned = Map::from_iter([("force".to_owned(), restore.force.into())]);
+        let mut planned = Map::from_iter([("force".to_owned(), restore.force.into())]);
+        if let Some(offline) = restore.offline {
+            planned.insert("offline".to_owned(), true.into());
+            planned.insert("appIsStopped".to_owned(), offline.app_is_stopped.into());
+        }
         let restored = session.audited(id, Unrecorded::IsRefused, planned, |session| {
-            let restored = session.restore(restore)?;
+            let restored = match restore.offline {
+                None => session.restore(restore)?,
+                Some(offline) => session.restore_offline(restore, offline.app_is_stopped)?,
+            };
             let details = restored.details();
             Ok((restored, details))
         });
@@ -170,20 +189,20 @@ impl Session<'_> {
     fn restore(&mut self, restore: &Restore) -> Result<Restored, Error> {
         self.assert_room(&restore.id)?;
         let staged = self.engine.stage(&restore.id, &self.control())?;
-        let job = self.job(restore, staged)?;
+        let (job, targets) = self.job(restore, staged)?;
         let mut round = 1;
         loop {
             self.call.control.check()?;
             let mut plan = None;
-            let error = match self.attempt(&job, &mut plan) {
-                Ok(done) => return self.finished(&job, done),
+            let error = match self.attempt(&job, &targets, &mut plan) {
+                Ok(done) => return self.finished(&job, &targets, done),
                 Err(error) => error,
             };
             if let Some(plan) = plan {
-                let pre_restore = plan.newest_pre_restore();
+                let made = plan.pre_restore.last().copied();
                 match self.settle(plan)? {
                     Settled::Restored(restored) => return Ok(*restored),
-                    Settled::Unchanged => self.discard(pre_restore, &error),
+                    Settled::Unchanged => self.discard(made, &error),
                 }
             }
             if !error.is_hold() || round == ROUNDS {
@@ -195,7 +214,7 @@ impl Session<'_> {
     }
 
     /// Room for the private copies and the pre-restore backup together.
-    fn assert_room(&self, id: &BackupId) -> Result<(), Error> {
+    pub(super) fn assert_room(&self, id: &BackupId) -> Result<(), Error> {
         let private = self.catalog.get(id).map_or(0, Backup::stored_size);
         let live: u64 = self.engine.sources().iter().filter_map(|it| sqlite::identify(it).ok()).map(|it| it.size).sum();
         let (needed, free) = (private + live + OVERHEAD, disk::free_space(self.engine.store.root())?);
@@ -203,14 +222,14 @@ impl Session<'_> {
     }
 
     /// Step 1, but for the copying: the private copies are whole, and fit the live databases.
-    fn job(&self, restore: &Restore, staged: Staged) -> Result<Job, Error> {
+    fn job(&self, restore: &Restore, staged: Staged) -> Result<(Job, Vec<Target>), Error> {
         let Staged { backup, files: paths, folder } = staged;
         let sources = self.assert_same_databases(&backup, restore.force)?;
         let (mut files, mut targets) = (BTreeMap::new(), Vec::new());
         for source in sources {
             let name = &source.name;
             let (Some(path), Some(copy)) = (paths.get(name), backup.databases.get(name)) else { continue };
-            let file = PrivateFile::open(path.clone(), copy.clone())?;
+            let file = PrivateFile::at(path.clone(), copy.clone())?;
             let target = self.target(&source)?;
             self.assert_fits(&backup, &file, &target, restore.force)?;
             files.insert(name.clone(), file);
@@ -220,11 +239,11 @@ impl Session<'_> {
         // From here on it goes when the restore is settled.
         folder.keep();
         let (id, force) = (backup.id, restore.force);
-        Ok(Job { id, force, folder: folder_name, files, targets, restored: None })
+        Ok((Job { id, force, folder: folder_name, files, restored: None }, targets))
     }
 
     /// The live databases that the backup holds.
-    fn assert_same_databases(&self, backup: &Backup, force: bool) -> Result<Vec<Source>, Error> {
+    pub(super) fn assert_same_databases(&self, backup: &Backup, force: bool) -> Result<Vec<Source>, Error> {
         let configured = self.engine.sources();
         let (held, not_held): (Vec<_>, Vec<_>) =
             configured.into_iter().partition(|source| backup.databases.contains_key(&source.name));
@@ -252,10 +271,7 @@ impl Session<'_> {
         let kind = self.check_private(backup, file, name, force)?;
         match kind.misfit(&target.kind) {
             None => Ok(()),
-            Some(Misfit::Empty) => {
-                Err(Error::Foreign { id, name: name.clone(), reason: "it has no table at all".to_owned() })
-            }
-            Some(Misfit::Foreign(reason)) => Err(Error::Foreign { id, name: name.clone(), reason }),
+            Some(misfit @ (Misfit::Empty | Misfit::Foreign(_))) => Err(Error::foreign(id, name, misfit)),
             Some(Misfit::Incompatible(how)) => {
                 Err(Error::NeedsOffline { reason: format!("the copy of `{name}` in {id} doesn't fit: {how}") })
             }
@@ -291,9 +307,9 @@ impl Session<'_> {
     }
 
     /// Step 7, but for the outcome: the live databases hold what the backup holds, as far as the app has not written since.
-    pub(super) fn finished(&mut self, job: &Job, done: Done) -> Result<Restored, Error> {
+    pub(super) fn finished(&mut self, job: &Job, targets: &[Target], done: Done) -> Result<Restored, Error> {
         let mut databases = BTreeMap::new();
-        for target in &job.targets {
+        for target in targets {
             let (name, file) = (&target.name, &job.files[&target.name]);
             let read_back = self.prove(job.id, target, file)?;
             let written = done.written.get(name).copied().unwrap_or_default();
@@ -307,7 +323,7 @@ impl Session<'_> {
         }));
         Ok(Restored {
             id: job.id,
-            pre_restore: done.pre_restore,
+            pre_restore: Some(done.pre_restore),
             databases,
             held_millis: done.committed.held.as_millis() as u64,
             apart_micros: done.committed.apart.as_micros() as u64,
@@ -370,10 +386,8 @@ impl Session<'_> {
 
     /// The pre-restore backup of a restore that was given up before it changed anything, and that is no sign of a disk that
     /// can't be trusted: it would only push out those that tell of something.
-    fn discard(&mut self, id: BackupId, error: &Error) {
-        if !error.is_hold() && error.code() != "cancelled" {
-            return;
-        }
+    fn discard(&mut self, made: Option<BackupId>, error: &Error) {
+        let Some(id) = made.filter(|_| error.is_hold() || error.code() == "cancelled") else { return };
         self.catalog.mark_deleting(&id);
         if let Err(error) = self.commit() {
             tracing::warn!(%error, %id, "a pre-restore backup that nobody needs is still there");

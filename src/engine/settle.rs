@@ -9,17 +9,19 @@
 //!
 //! `restore.json` goes once the outcome is recorded, and the private copies after it. Each step can be cut short and begun again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::plan::Plan;
+use super::plan::{Plan, Sign};
 use super::read::other_bytes;
 use super::restore::{Job, PrivateFile, ROUNDS, Restored, RestoredDatabase};
 use super::staging::private_name;
 use super::{Error, Session};
 use crate::backup::{BackupId, DatabaseCopy, DatabaseName};
+use crate::disk;
 use crate::sqlite::check::Verdict;
 use crate::sqlite::pages::read_back;
 use crate::sqlite::restore::Target;
+use crate::sqlite::{Source, identify};
 
 /// What a restore that was cut short has come to.
 pub(super) enum Settled {
@@ -60,17 +62,30 @@ impl Session<'_> {
     }
 
     fn settle_once(&mut self, plan: &Plan, next: &mut Option<Plan>) -> Result<Settled, Error> {
-        let (control, timeout) = (self.call.control.clone(), self.engine.config.lock_timeout);
-        let (mut reached, mut rest) = (Vec::new(), Vec::new());
-        for source in self.engine.sources() {
-            let Some(planned) = plan.databases.get(&source.name) else { continue };
-            let target = self.target(&source)?;
-            let is_marked = target.is_marked(planned.mark, timeout, &control)?;
-            if is_marked { &mut reached } else { &mut rest }.push(target);
+        let sources = self.engine.sources();
+        let unknown = plan.databases.keys().filter(|name| !sources.iter().any(|source| source.name == **name));
+        let unknown: Vec<_> = unknown.cloned().collect();
+        if !unknown.is_empty() {
+            return Err(Error::PlanNamesUnknown { names: unknown });
         }
-        if reached.len() + rest.len() < plan.databases.len() {
-            let names = plan.databases.keys().filter(|name| !self.engine.config.databases.contains_key(*name));
-            return Err(Error::PlanNamesUnknown { names: names.cloned().collect() });
+        let planned = sources.into_iter().filter(|source| plan.databases.contains_key(&source.name)).collect();
+        if plan.is_offline() {
+            self.settle_files(plan, planned, next)
+        } else {
+            self.settle_commits(plan, planned, next)
+        }
+    }
+
+    fn settle_commits(&mut self, plan: &Plan, sources: Vec<Source>, next: &mut Option<Plan>) -> Result<Settled, Error> {
+        let (control, timeout) = (self.control(), self.engine.config.lock_timeout);
+        let (mut reached, mut rest) = (Vec::new(), Vec::new());
+        for source in &sources {
+            let target = self.target(source)?;
+            let is_marked = match plan.databases[&source.name].sign {
+                Sign::Commit(mark) => target.is_marked(mark, timeout, &control)?,
+                Sign::File { device, inode } => identify(source)?.is_file(device, inode),
+            };
+            if is_marked { &mut reached } else { &mut rest }.push(target);
         }
         if reached.is_empty() {
             rest.iter().try_for_each(|target| target.bury(timeout, &control))?;
@@ -79,9 +94,29 @@ impl Session<'_> {
         if rest.is_empty() {
             return Ok(Settled::Restored(Box::new(self.found_restored(plan, &reached)?)));
         }
-        let job = self.rest_of(plan, &reached, rest)?;
-        let done = self.attempt(&job, next)?;
-        Ok(Settled::Restored(Box::new(self.finished(&job, done)?)))
+        let rest_names = rest.iter().map(|target| target.name.clone()).collect();
+        let job = self.rest_of(plan, &rest_names)?;
+        let done = self.attempt(&job, &rest, next)?;
+        Ok(Settled::Restored(Box::new(self.finished(&job, &rest, done)?)))
+    }
+
+    /// The same of an offline restore: a file is in its place, or it isn't.
+    fn settle_files(&mut self, plan: &Plan, sources: Vec<Source>, next: &mut Option<Plan>) -> Result<Settled, Error> {
+        let is_there = |source: &Source| match plan.databases[&source.name].sign {
+            Sign::File { device, inode } => identify(source).is_ok_and(|it| it.is_file(device, inode)),
+            Sign::Commit(_) => false,
+        };
+        let (there, rest): (Vec<_>, Vec<_>) = sources.into_iter().partition(is_there);
+        if there.is_empty() {
+            rest.iter().try_for_each(|source| disk::remove(&disk::partial_path(&source.path)))?;
+            return Ok(Settled::Unchanged);
+        }
+        if rest.is_empty() {
+            let targets = there.iter().map(|source| self.target(source)).collect::<Result<Vec<_>, _>>()?;
+            return Ok(Settled::Restored(Box::new(self.found_restored(plan, &targets)?)));
+        }
+        let job = self.rest_of(plan, &rest.into_iter().map(|source| source.name).collect())?;
+        Ok(Settled::Restored(Box::new(self.swap(&job, false, next)?)))
     }
 
     /// Nothing was known of what the app has written since, so no page can be held against it: the structure is looked at.
@@ -96,7 +131,7 @@ impl Session<'_> {
                 self.recorded(plan, &target.name).map_or(0, |copy| copy.size / u64::from(copy.page_size.max(1)));
             databases.insert(target.name.clone(), RestoredDatabase { pages, written: 0, read_back: false });
         }
-        let (id, pre_restore) = (plan.id, self.newest_of(plan)?);
+        let (id, pre_restore) = (plan.id, self.newest_of(plan));
         Ok(Restored { id, pre_restore, databases, held_millis: 0, apart_micros: 0, notes })
     }
 
@@ -105,46 +140,41 @@ impl Session<'_> {
     }
 
     /// What is left to do, with the private copies as they were checked.
-    fn rest_of(&self, plan: &Plan, reached: &[Target], rest: Vec<Target>) -> Result<Job, Error> {
+    fn rest_of(&self, plan: &Plan, rest: &BTreeSet<DatabaseName>) -> Result<Job, Error> {
         let mut folder = plan.folder.clone();
-        let files = self.private_files(plan, &folder, &rest).or_else(|error| {
+        let files = self.private_files(plan, &folder, rest).or_else(|error| {
             tracing::warn!(%error, "the private copies are made anew from the backup");
             let staged = self.engine.stage(&plan.id, &self.control())?;
             folder = staged.folder.name().to_owned();
             staged.folder.keep();
-            self.private_files(plan, &folder, &rest)
+            self.private_files(plan, &folder, rest)
         })?;
-        let names = reached.iter().map(|target| &target.name);
-        let restored = names.filter_map(|name| Some((name.clone(), plan.databases.get(name)?.clone()))).collect();
+        let mut restored = plan.databases.clone();
+        restored.retain(|name, _| !rest.contains(name));
         // It has the databases that were restored before it as they were.
-        let restored = Some((restored, self.newest_of(plan)?));
-        Ok(Job { id: plan.id, force: plan.force, folder, files, targets: rest, restored })
+        Ok(Job { id: plan.id, force: plan.force, folder, files, restored: Some((restored, self.newest_of(plan))) })
     }
 
     /// The newest pre-restore backup that came to be.
-    fn newest_of(&self, plan: &Plan) -> Result<BackupId, Error> {
-        let standing = plan.pre_restore.iter().rev().find(|id| self.catalog.get(id).is_some());
-        standing.copied().ok_or(Error::NotFound(plan.newest_pre_restore()))
+    fn newest_of(&self, plan: &Plan) -> Option<BackupId> {
+        plan.pre_restore.iter().rev().find(|id| self.catalog.get(id).is_some()).copied()
     }
 
     fn private_files(
         &self,
         plan: &Plan,
         folder: &str,
-        rest: &[Target],
+        rest: &BTreeSet<DatabaseName>,
     ) -> Result<BTreeMap<DatabaseName, PrivateFile>, Error> {
         let folder = self.engine.private_folder(folder);
         let mut files = BTreeMap::new();
-        for target in rest {
-            let name = &target.name;
-            let (Some(copy), Some(planned)) = (self.recorded(plan, name), plan.databases.get(name)) else {
-                return Err(Error::NotFound(plan.id));
-            };
-            if copy.checksum != planned.checksum {
+        for name in rest {
+            let Some(copy) = self.recorded(plan, name) else { return Err(Error::NotFound(plan.id)) };
+            if copy.checksum != plan.databases[name].checksum {
                 let reason = format!("the catalog has another copy of `{name}` than was being restored");
                 return Err(Error::Damaged { id: plan.id, reason });
             }
-            let file = PrivateFile::open(folder.join(private_name(name)), copy.clone())?;
+            let file = PrivateFile::at(folder.join(private_name(name)), copy.clone())?;
             if read_back(&file.file, &file.path, &self.call.control)?.checksum != copy.checksum {
                 return Err(Error::Damaged { id: plan.id, reason: other_bytes(&private_name(name)) });
             }

@@ -10,9 +10,10 @@ use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
 use super::permit::{Holder, LOCK};
+use super::plan::Plan;
 use super::{Engine, Error, bytes};
 use crate::audit::Kind;
-use crate::backup::retention::plan;
+use crate::backup::retention;
 use crate::backup::schedule::{self, Decision};
 use crate::backup::settings::Settings;
 use crate::backup::{Backup, BackupId, DatabaseName, Tier, hex, timestamp};
@@ -332,8 +333,9 @@ impl Engine {
             .flat_map(|backup| backup.databases.values().map(|copy| copy.file.as_str()))
             .collect();
         let scanned = self.store.scan()?.into_iter().map(|found| found.file);
-        let under_way = Holder::read(self.store.root(), LOCK, now).is_some_and(|holder| holder.operation == "create");
-        // Between the names and the catalog of a create that is under way there is nothing to report.
+        let makes = |holder: Holder| holder.operation == "create" || holder.operation == "restore";
+        let under_way = Holder::read(self.store.root(), LOCK, now).is_some_and(makes);
+        // Between the names and the catalog of a backup that is being made there is nothing to report.
         Ok(if under_way { Vec::new() } else { scanned.filter(|file| !named.contains(file.as_str())).collect() })
     }
 
@@ -351,11 +353,16 @@ impl Engine {
         if !settings.enabled {
             warnings.add("disabled", "scheduled backups are off (BACKUP_ENABLED, or the saved setting); turn them on");
         }
+        if Plan::is_there(self.store.root()) && Holder::read(self.store.root(), LOCK, now).is_none() {
+            let text = "a restore was cut short; the next operation, or the next start, settles it: all old or all new. Until \
+                        then the live databases may be of different times";
+            warnings.add("restore-unfinished", text);
+        }
         if let Some(failed) = failed {
             warnings.add("backup-failed", format!("the last backup failed: {}", failed.reason));
         }
         let recorded = catalog.map_or(&[][..], |catalog| &catalog.backups);
-        if let Some(frozen) = plan(recorded, &settings.retention, self.freeze()?.as_deref()).frozen {
+        if let Some(frozen) = retention::plan(recorded, &settings.retention, self.freeze()?.as_deref()).frozen {
             warnings.add("rotation-frozen", format!("nothing older is dropped: {frozen}"));
         }
         for backup in backups.iter().filter(|backup| !backup.verified.ok) {

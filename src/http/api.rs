@@ -130,7 +130,7 @@ pub async fn restore(state: web::Data<State>, superuser: Superuser, body: Body) 
         let text = "this replaces the live data: say the id of the backup once more as `confirm`";
         return Err(Problem::field(problem::BAD_BODY, "/confirm", text.to_owned()));
     }
-    let (restore, call) = (Restore { id, force }, state.call(&superuser));
+    let (restore, call) = (Restore { id, force, offline: None }, state.call(&superuser));
     Ok(HttpResponse::Ok().json(state.engine(move |engine| engine.restore(&restore, &call)).await?))
 }
 

@@ -310,7 +310,10 @@ fn kind(error: &Error) -> Kind {
         Error::Catalog(catalog::Error::Disk(_)) | Error::Disk(_) => INTERNAL,
         Error::Catalog(_) => CATALOG,
         // Of the command line alone.
-        Error::Served(_)
+        Error::RuinedLive { .. }
+        | Error::AppRuns { .. }
+        | Error::AppMayRun { .. }
+        | Error::Served(_)
         | Error::NothingToUndo
         | Error::TargetExists { .. }
         | Error::Unfinished { .. }

@@ -308,7 +308,7 @@ fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
 }
 
 /// Tries again while others are in the way.
-fn persist<T>(
+pub(super) fn persist<T>(
     name: &DatabaseName,
     timeout: Duration,
     control: &Control,

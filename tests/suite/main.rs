@@ -27,6 +27,7 @@ mod layers;
 mod limits;
 mod lost_catalog;
 mod no_file_calls;
+mod offline;
 mod paths;
 mod public_keys;
 mod readers;

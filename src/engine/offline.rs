@@ -1,0 +1,261 @@
+//! Restoring while the app is stopped: whole files take the place of others. For what can't be written page by page: another
+//! page size or text encoding, a live file that is missing or ruined. The order of steps:
+//!
+//! 1. Private copies, as in `restore`.
+//! 2. A pre-restore snapshot of the live databases that can be read.
+//! 3. SQLite's exclusive lock on each of these that is replaced, which shows that nobody has it open in WAL mode; in rollback
+//!    mode the operator has to say so. What was committed since step 2 is brought into the snapshot, and the WAL is emptied.
+//! 4. The new files, beside the live ones: written, with the owner, the mode and the journal mode of what they replace, durable.
+//! 5. `restore.json`, with who the new files are; then the pre-restore backup is published.
+//! 6. One after the other: what lies there of a missing or ruined database is moved aside; the new file takes its name.
+//! 7. Read back; the outcome is recorded; `restore.json` goes.
+//!
+//! A crash is settled by who the files are (`settle`): none of the new ones in its place, nothing has changed; some, the others
+//! follow.
+
+use std::collections::BTreeMap;
+use std::fs::Metadata;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::plan::{Plan, Sign};
+use super::restore::{Job, PrivateFile, Restore, Restored, RestoredDatabase};
+use super::settle::Settled;
+use super::staging::Staged;
+use super::{Error, Session};
+use crate::backup::{BackupId, Tier};
+use crate::disk::{self, Context, Partial};
+use crate::sqlite::catch_up::catch_up;
+use crate::sqlite::exclusive::Exclusive;
+use crate::sqlite::kind::{Kind, Misfit};
+use crate::sqlite::pages::read_back;
+use crate::sqlite::restore::Target;
+use crate::sqlite::snapshot::Snapshot;
+use crate::sqlite::{self, Source};
+
+/// What SQLite keeps beside a database.
+const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
+
+/// How a live database was found.
+enum Found {
+    /// SQLite reads it.
+    Usable(Kind),
+    /// No file is there.
+    Missing,
+    /// SQLite can't read it, in its words.
+    Ruined(String),
+}
+
+/// A new file that is ready to take a live one's place.
+struct Ready {
+    source: Source,
+    partial: Partial,
+    /// Nobody else has the old one open while this lives.
+    held: Option<Exclusive>,
+}
+
+impl Session<'_> {
+    pub(super) fn restore_offline(&mut self, restore: &Restore, app_is_stopped: bool) -> Result<Restored, Error> {
+        self.assert_room(&restore.id)?;
+        let staged = self.engine.stage(&restore.id, &self.control())?;
+        let job = self.offline_job(restore, staged)?;
+        let mut plan = None;
+        let error = match self.swap(&job, app_is_stopped, &mut plan) {
+            Ok(restored) => return Ok(restored),
+            Err(error) => error,
+        };
+        if let Some(plan) = plan
+            && let Settled::Restored(restored) = self.settle(plan)?
+        {
+            return Ok(*restored);
+        }
+        Err(error)
+    }
+
+    /// Step 1. What the live databases hold is compared as far as it can be read.
+    fn offline_job(&self, restore: &Restore, staged: Staged) -> Result<Job, Error> {
+        let Staged { backup, files: paths, folder } = staged;
+        let mut files = BTreeMap::new();
+        for source in self.assert_same_databases(&backup, restore.force)? {
+            let name = &source.name;
+            let (Some(path), Some(copy)) = (paths.get(name), backup.databases.get(name)) else { continue };
+            let file = PrivateFile::at(path.clone(), copy.clone())?;
+            let kind = self.check_private(&backup, &file, name, restore.force)?;
+            let misfit = match self.find(&source)? {
+                Found::Usable(live) => kind.misfit(&live),
+                Found::Ruined(reason) if !restore.force => {
+                    return Err(Error::RuinedLive { name: name.clone(), reason });
+                }
+                Found::Missing | Found::Ruined(_) => None,
+            };
+            match misfit {
+                Some(Misfit::Code(code)) if !restore.force => {
+                    return Err(Error::ForeignCode { id: backup.id, name: name.clone(), code });
+                }
+                Some(misfit @ (Misfit::Empty | Misfit::Foreign(_))) => {
+                    return Err(Error::foreign(backup.id, name, misfit));
+                }
+                _ => {}
+            }
+            files.insert(name.clone(), file);
+        }
+        let folder_name = folder.name().to_owned();
+        // From here on it goes when the restore is settled.
+        folder.keep();
+        Ok(Job { id: backup.id, force: restore.force, folder: folder_name, files, restored: None })
+    }
+
+    fn find(&self, source: &Source) -> Result<Found, Error> {
+        use sqlite::Error::{Corrupt, Empty, Missing, NotADatabase};
+        match Target::open(source, self.engine.config.lock_timeout, &self.control()) {
+            Ok(target) => Ok(Found::Usable(target.kind)),
+            Err(Missing { .. }) => Ok(Found::Missing),
+            Err(Corrupt { findings, .. }) => Ok(Found::Ruined(findings.join("; "))),
+            Err(error @ (Empty { .. } | NotADatabase { .. })) => Ok(Found::Ruined(error.to_string())),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Steps 2 to 7, once. `planned` is set as soon as `restore.json` may be there.
+    pub(super) fn swap(
+        &mut self,
+        job: &Job,
+        app_is_stopped: bool,
+        planned: &mut Option<Plan>,
+    ) -> Result<Restored, Error> {
+        let mut usable = Vec::new();
+        for source in self.still_old(job) {
+            if let Found::Usable(_) = self.find(&source)? {
+                usable.push(source);
+            }
+        }
+        let mut snapshot = match usable.is_empty() {
+            true => None,
+            false => {
+                let id = self.free_id(Tier::PreRestore)?;
+                Some((id, self.pre_restore_snapshot(&id, usable, job.force)?))
+            }
+        };
+        let ready = self.ready(job, app_is_stopped, snapshot.as_mut().map(|(_, snapshot)| snapshot))?;
+        let signs = ready.iter().map(|it| Ok((it.source.name.clone(), sign(&it.partial)?)));
+        let signs = signs.collect::<Result<_, Error>>()?;
+        let pre_restore = snapshot.as_ref().map(|(id, _)| *id);
+        *planned = Some(self.plan_restore(job, pre_restore, signs)?);
+        if let Some((id, snapshot)) = snapshot {
+            self.publish_pre_restore(job, id, snapshot)?;
+        }
+        let mut notes = Vec::new();
+        for Ready { source, partial, held } in ready {
+            if held.is_none() {
+                notes.extend(move_aside(&source.path)?);
+            }
+            partial.publish_over()?;
+            disk::sync_dir(disk::parent(&source.path))?;
+        }
+        self.rotate_after(Session::rotate_due);
+        Ok(Restored { notes, ..self.read_back_all(job, pre_restore)? })
+    }
+
+    /// Steps 3 and 4.
+    fn ready(&self, job: &Job, app_is_stopped: bool, mut snapshot: Option<&mut Snapshot>) -> Result<Vec<Ready>, Error> {
+        let (control, timeout) = (self.control(), self.engine.config.lock_timeout);
+        let mut ready = Vec::new();
+        for source in self.engine.sources() {
+            let Some(file) = job.files.get(&source.name) else { continue };
+            let name = source.name.clone();
+            let copies = snapshot.as_mut().map(|snapshot| &mut snapshot.copies);
+            let copy = copies.and_then(|copies| copies.iter_mut().find(|copy| copy.name == name));
+            let mut held = None;
+            if let Some(copy) = copy {
+                let exclusive = Exclusive::take(&source, timeout, &control)?;
+                let exclusive = exclusive.ok_or_else(|| Error::AppRuns { name: name.clone() })?;
+                if !exclusive.is_wal() && !app_is_stopped {
+                    return Err(Error::AppMayRun { name });
+                }
+                exclusive.connection().execute_batch("BEGIN").map_err(|error| sqlite::situation(&name, error))?;
+                catch_up(exclusive.connection(), copy, &control)?;
+                exclusive.connection().execute_batch("ROLLBACK").map_err(|error| sqlite::situation(&name, error))?;
+                exclusive.empty_wal()?;
+                held = Some(exclusive);
+            }
+            let partial = self.new_file(&source, file, held.as_ref())?;
+            ready.push(Ready { source, partial, held });
+        }
+        Ok(ready)
+    }
+
+    /// Step 4 for one: what is written is compared with what is recorded.
+    fn new_file(&self, source: &Source, file: &PrivateFile, old: Option<&Exclusive>) -> Result<Partial, Error> {
+        // A leftover of a crash.
+        disk::remove(&disk::partial_path(&source.path))?;
+        let partial = Partial::create(&source.path)?;
+        let copied = std::io::copy(&mut &file.file, &mut partial.file());
+        copied.to("copy", &file.path)?;
+        let read = read_back(partial.file(), partial.path(), &self.control())?;
+        if read.checksum != file.copy.checksum {
+            return Err(sqlite::Error::ReadBack { name: source.name.clone() }.into());
+        }
+        if let Some(old) = old {
+            partial.file().write_all_at(&old.mode_bytes()?, 18).to("write", partial.path())?;
+        }
+        let (owner, mode) = owner_and_mode(&source.path)?;
+        partial.give_to(owner, mode)?;
+        partial.sync()?;
+        Ok(partial)
+    }
+
+    fn read_back_all(&self, job: &Job, pre_restore: Option<BackupId>) -> Result<Restored, Error> {
+        let mut databases = BTreeMap::new();
+        for source in self.engine.sources() {
+            let Some(file) = job.files.get(&source.name) else { continue };
+            let read_back = self.prove(job.id, &self.target(&source)?, file)?;
+            let pages = file.pages();
+            databases.insert(source.name.clone(), RestoredDatabase { pages, written: pages, read_back });
+        }
+        Ok(Restored { id: job.id, pre_restore, databases, held_millis: 0, apart_micros: 0, notes: Vec::new() })
+    }
+}
+
+fn sign(partial: &Partial) -> Result<Sign, Error> {
+    let meta = partial.file().metadata().to("look at", partial.path())?;
+    Ok(Sign::File { device: meta.dev(), inode: meta.ino() })
+}
+
+/// Those of the live file; where none is, those of its folder, without the right to run it.
+fn owner_and_mode(path: &Path) -> Result<((u32, u32), u32), Error> {
+    let of = |meta: &Metadata| ((meta.uid(), meta.gid()), meta.mode() & 0o666);
+    match std::fs::metadata(path).to("look at", path) {
+        Err(error) if error.is_missing() => {
+            let folder = disk::parent(path);
+            Ok(of(&std::fs::metadata(folder).to("look at", folder)?))
+        }
+        meta => Ok(of(&meta?)),
+    }
+}
+
+/// What lies there of a database that is missing or ruined, under names that SQLite would still take for one database.
+/// Without what lay beside it first: it is never played into the file that comes.
+fn move_aside(path: &Path) -> Result<Vec<String>, Error> {
+    let beside = |path: &Path, ending: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(ending);
+        PathBuf::from(name)
+    };
+    let is_there = |path: &Path| path.symlink_metadata().is_ok();
+    let parts = || BESIDE.into_iter().chain([""]);
+    let mut number = 1;
+    let aside = loop {
+        let aside = beside(path, &format!(".replaced-{number}"));
+        if !parts().any(|ending| is_there(&beside(&aside, ending))) {
+            break aside;
+        }
+        number += 1;
+    };
+    let mut moved = Vec::new();
+    for ending in parts().filter(|ending| is_there(&beside(path, ending))) {
+        let (from, to) = (beside(path, ending), beside(&aside, ending));
+        disk::rename_new(&from, &to)?;
+        moved.push(format!("{} is kept as {}", from.display(), to.display()));
+    }
+    Ok(moved)
+}

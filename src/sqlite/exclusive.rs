@@ -1,0 +1,67 @@
+//! A live database that nobody else has open, held so until its file is replaced.
+
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use super::restore::persist;
+use super::{Control, Error, Source, is_wal, of_writing, open_live, situation};
+use crate::backup::DatabaseName;
+
+/// A connection that keeps everyone else out.
+pub struct Exclusive {
+    /// Which.
+    pub name: DatabaseName,
+    connection: Connection,
+    wal: bool,
+}
+
+impl Exclusive {
+    /// Takes SQLite's exclusive lock and keeps it. In WAL mode nobody else can have the database open then; in rollback mode
+    /// whoever has it open and does nothing just now isn't seen. Nothing if someone is in the way for `timeout`.
+    pub fn take(source: &Source, timeout: Duration, control: &Control) -> Result<Option<Self>, Error> {
+        let opened = persist(&source.name, timeout, control, || {
+            let connection = open_live(&source.path)?;
+            // Before the first read: a WAL database opened so takes the lock on the whole file, instead of a share of it
+            // (sqlite.org/wal.html, section 8).
+            connection.execute_batch("PRAGMA locking_mode=EXCLUSIVE; BEGIN EXCLUSIVE")?;
+            let wal = is_wal(&connection)?;
+            connection.execute_batch("ROLLBACK")?;
+            Ok(Self { name: source.name.clone(), connection, wal })
+        });
+        match opened {
+            Err(Error::Locked { .. }) => Ok(None),
+            opened => opened.map(Some),
+        }
+    }
+
+    /// The connection.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Whether the database is in WAL mode.
+    pub fn is_wal(&self) -> bool {
+        self.wal
+    }
+
+    /// Brings all of the WAL into the main file and empties it: nothing of it is played into the file that takes its place.
+    pub fn empty_wal(&self) -> Result<(), Error> {
+        let failed = |error| of_writing(&self.name, error);
+        if !self.wal {
+            return Ok(());
+        }
+        let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
+        let busy: bool = self.connection.query_row(sql, [], |row| row.get(0)).map_err(failed)?;
+        if busy {
+            return Err(Error::Locked { name: self.name.clone(), waited: Duration::ZERO });
+        }
+        Ok(())
+    }
+
+    /// Bytes 18 and 19 of the header, which hold the journal mode.
+    pub fn mode_bytes(&self) -> Result<[u8; 2], Error> {
+        let sql = "SELECT substr(data, 19, 2) FROM sqlite_dbpage WHERE pgno = 1";
+        self.connection.query_row(sql, [], |row| row.get(0)).map_err(|error| situation(&self.name, error))
+    }
+}

@@ -1,0 +1,187 @@
+//! Restoring while the app is stopped: whole files take the place of others.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use serde_json::Value;
+
+use crate::app::App;
+use crate::harness::{Place, Run, sql_on};
+
+fn backup(place: &Place) -> String {
+    let run = place.run(&["create", "--json"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    serde_json::from_str::<Value>(&run.stdout).unwrap()["id"].as_str().unwrap().to_owned()
+}
+
+fn offline(place: &Place, id: &str, more: &[&str]) -> Run {
+    place.run(&[&["restore", id, "--confirm", id, "--offline", "--json"], more].concat())
+}
+
+fn rows(place: &Place, database: &str, table: &str) -> String {
+    place.sql(database, &format!("SELECT count(*) FROM {table}"))
+}
+
+fn ok(place: &Place) {
+    for database in ["attendance", "auth"] {
+        assert_eq!(place.sql(database, "PRAGMA integrity_check"), "ok", "{database}");
+    }
+    for left in ["backups/restore.json", "backups/restoring", ".attendance.db.partial", ".auth.db.partial"] {
+        assert!(!place.path(left).exists(), "{left}");
+    }
+    place.assert_whole();
+}
+
+#[test]
+fn another_page_size_wants_the_app_stopped_and_then_comes() {
+    let place = Place::new();
+    let id = backup(&place);
+    place.sql(
+        "attendance",
+        "DELETE FROM people; PRAGMA journal_mode=delete; PRAGMA page_size=8192; VACUUM; PRAGMA journal_mode=wal",
+    );
+    let before = place.path("attendance.db").metadata().unwrap();
+    let run = place.run(&["restore", &id, "--confirm", &id]);
+    assert_eq!(run.code, 1);
+    assert!(run.stderr.contains("page size is 4096, that of the live database is 8192"), "{}", run.stderr);
+    assert!(run.stderr.contains("restore --offline"), "{}", run.stderr);
+    assert_eq!(rows(&place, "attendance", "people"), "0");
+    let run = offline(&place, &id, &[]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert_eq!(rows(&place, "attendance", "people"), "3");
+    assert_eq!(place.sql("attendance", "PRAGMA page_size"), "4096");
+    assert_eq!(place.sql("attendance", "PRAGMA journal_mode"), "wal");
+    let after = place.path("attendance.db").metadata().unwrap();
+    assert_eq!((after.uid(), after.gid(), after.mode()), (before.uid(), before.gid(), before.mode()));
+    ok(&place);
+    let run = place.run(&["undo", "--offline"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert_eq!(rows(&place, "attendance", "people"), "0");
+    assert_eq!(place.sql("attendance", "PRAGMA page_size"), "8192");
+    ok(&place);
+}
+
+#[test]
+fn another_encoding_too() {
+    let place = Place::empty();
+    for database in ["attendance", "auth"] {
+        place.sql(
+            database,
+            "PRAGMA encoding='UTF-16le'; PRAGMA journal_mode=wal; CREATE TABLE t (a); INSERT INTO t VALUES ('ä')",
+        );
+    }
+    let id = backup(&place);
+    std::fs::remove_file(place.path("auth.db")).unwrap();
+    place.sql("auth", "PRAGMA journal_mode=wal; CREATE TABLE t (a)");
+    let run = place.run(&["restore", &id, "--confirm", &id]);
+    assert!(run.code == 1 && run.stderr.contains("text encoding"), "{}", run.stderr);
+    assert_eq!(rows(&place, "auth", "t"), "0");
+    assert_eq!(offline(&place, &id, &[]).code, 0);
+    assert_eq!(place.sql("auth", "PRAGMA encoding"), "UTF-16le");
+    assert_eq!(place.sql("auth", "SELECT a FROM t"), "ä");
+    ok(&place);
+}
+
+#[test]
+fn nobody_may_have_it_open() {
+    for mode in ["wal", "delete"] {
+        let place = Place::new();
+        for database in ["attendance", "auth"] {
+            place.sql(database, &format!("PRAGMA journal_mode={mode}"));
+        }
+        let mut place = place;
+        place.set("BACKUP_LOCK_TIMEOUT", "300ms");
+        let id = backup(&place);
+        place.sql("attendance", "DELETE FROM people");
+        let inode = || place.path("attendance.db").metadata().unwrap().ino();
+        let before = inode();
+        let mut app = App::on(&[&place.path("attendance.db")]);
+        assert_eq!(app.ok(0, "SELECT count(*) FROM people"), "[[0]]");
+        let run = offline(&place, &id, &[]);
+        assert_eq!(run.code, 1, "{mode}");
+        // In rollback mode nobody sees an app that does nothing just now.
+        let said = if mode == "wal" { "`attendance` is open in another process" } else { "--app-is-stopped" };
+        assert!(run.stderr.contains(said), "{mode}: {}", run.stderr);
+        assert_eq!((inode(), app.ok(0, "SELECT count(*) FROM people").as_str()), (before, "[[0]]"));
+        drop(app);
+        let run = offline(&place, &id, if mode == "wal" { &[] } else { &["--app-is-stopped"] });
+        assert_eq!(run.code, 0, "{mode}: {}", run.stderr);
+        assert_eq!(rows(&place, "attendance", "people"), "3");
+        assert_eq!(place.sql("attendance", "PRAGMA journal_mode"), mode);
+        let audit = place.audit();
+        assert!(audit.iter().any(|line| line["details"]["appIsStopped"] == Value::Bool(mode == "delete")));
+        ok(&place);
+    }
+}
+
+#[test]
+fn a_missing_file_comes_back_with_its_folders_owner_and_nothing_old_is_played_into_it() {
+    let place = Place::new();
+    place.sql("attendance", "INSERT INTO people (name) VALUES ('Dora')");
+    let id = backup(&place);
+    // A WAL that the lost file has left behind.
+    let mut app = App::on(&[&place.path("attendance.db")]);
+    app.ok(0, "INSERT INTO people (name) VALUES ('Emil')");
+    std::fs::copy(place.path("attendance.db-wal"), place.path("kept")).unwrap();
+    drop(app);
+    std::fs::remove_file(place.path("attendance.db")).unwrap();
+    std::fs::rename(place.path("kept"), place.path("attendance.db-wal")).unwrap();
+    let run = place.run(&["restore", &id, "--confirm", &id]);
+    assert!(run.code == 1 && run.stderr.contains("missing") && run.stderr.contains("--offline"), "{}", run.stderr);
+    assert!(!place.path("attendance.db").exists());
+    let run = offline(&place, &id, &[]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert_eq!(rows(&place, "attendance", "people"), "4");
+    let (file, folder) = (place.path("attendance.db").metadata().unwrap(), place.path("").metadata().unwrap());
+    assert_eq!((file.uid(), file.gid(), file.mode() & 0o777), (folder.uid(), folder.gid(), folder.mode() & 0o666));
+    assert!(place.path("attendance.db.replaced-1-wal").exists());
+    ok(&place);
+}
+
+#[test]
+fn a_ruined_file_is_moved_aside_when_that_is_wanted() {
+    let place = Place::new();
+    let id = backup(&place);
+    let noise = vec![0xa5; 8192];
+    std::fs::write(place.path("auth.db"), &noise).unwrap();
+    std::fs::set_permissions(place.path("auth.db"), std::fs::Permissions::from_mode(0o640)).unwrap();
+    let _ = std::fs::remove_file(place.path("auth.db-wal"));
+    let run = place.run(&["restore", &id, "--confirm", &id]);
+    assert!(run.code == 1 && run.stderr.contains("--offline"), "{}", run.stderr);
+    let run = offline(&place, &id, &[]);
+    assert!(run.code == 1 && run.stderr.contains("--force"), "{}", run.stderr);
+    assert_eq!(std::fs::read(place.path("auth.db")).unwrap(), noise);
+    place.sql("attendance", "DELETE FROM people");
+    let run = offline(&place, &id, &["--force"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert_eq!(std::fs::read(place.path("auth.db.replaced-1")).unwrap(), noise);
+    assert_eq!(place.path("auth.db").metadata().unwrap().mode() & 0o777, 0o640);
+    assert_eq!((rows(&place, "auth", "users"), rows(&place, "attendance", "people")), ("1".to_owned(), "3".to_owned()));
+    // What could be read is in the pre-restore backup.
+    let before: Value = serde_json::from_str(&run.stdout).unwrap();
+    let before = before["preRestore"].as_str().unwrap().strip_prefix("pre-restore-").unwrap().to_owned();
+    let copy = place.backups().join(format!("pre-restore/attendance-{before}.db"));
+    assert_eq!(sql_on(&copy, "SELECT count(*) FROM people"), "0");
+    ok(&place);
+}
+
+#[test]
+fn what_was_committed_last_is_in_the_pre_restore_backup() {
+    let place = Place::new();
+    let id = backup(&place);
+    // An app that was killed leaves its commits in the WAL.
+    let mut app = App::on(&[&place.path("attendance.db")]);
+    app.ok(0, "INSERT INTO people (name) VALUES ('only in the WAL')");
+    app.kill();
+    assert_eq!(offline(&place, &id, &[]).code, 0);
+    assert_eq!(rows(&place, "attendance", "people"), "3");
+    assert_eq!(place.run(&["undo"]).code, 0);
+    assert_eq!(place.sql("attendance", "SELECT count(*) FROM people WHERE name = 'only in the WAL'"), "1");
+    ok(&place);
+}
+
+#[test]
+fn app_is_stopped_is_nothing_without_offline() {
+    let place = Place::new();
+    let id = backup(&place);
+    assert_eq!(place.run(&["restore", &id, "--confirm", &id, "--app-is-stopped"]).code, 2);
+}

@@ -4,6 +4,7 @@
 mod app;
 mod client;
 mod harness;
+mod held;
 mod inject;
 mod scene;
 mod seasons;
@@ -32,6 +33,10 @@ mod public_keys;
 mod readers;
 mod refusals;
 mod restore_refusals;
+mod restore_app;
+mod restore_flat_out;
+mod restore_race;
+mod restore_shapes;
 mod rotation;
 mod secrets;
 mod serving;

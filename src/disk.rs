@@ -78,6 +78,15 @@ pub fn make_dir(path: &Path) -> Result<(), Error> {
     }
 }
 
+/// The same, but what a link leads to is no such folder.
+pub fn make_own_dir(path: &Path) -> Result<(), Error> {
+    make_dir(path)?;
+    if path.symlink_metadata().to("look at", path)?.is_dir() {
+        return Ok(());
+    }
+    Err(io::Error::from(Errno::LOOP)).to("use the folder", path)
+}
+
 /// Makes the folders that lead to `path` and itself.
 pub fn make_dirs(path: &Path) -> Result<(), Error> {
     if !path.is_dir() && path.parent().is_some_and(|parent| !parent.as_os_str().is_empty()) {
@@ -128,6 +137,20 @@ pub fn remove(path: &Path) -> Result<(), Error> {
     }
 }
 
+/// Removes a folder with all that is in it; one that is gone already is fine. A link in it is removed itself, and what it
+/// leads to stays.
+pub fn remove_tree(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done.to("remove the folder", path),
+    }
+}
+
+/// Creates a file, 0600, under a name that is free.
+pub fn create_private(path: &Path) -> Result<File, Error> {
+    OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path).to("create", path)
+}
+
 /// Bytes that nobody can guess (getrandom(2)).
 pub fn random<const N: usize>() -> Result<[u8; N], Error> {
     let mut bytes = [0; N];
@@ -155,8 +178,7 @@ impl Partial {
     /// Creates `.<name>.partial` beside `target`, exclusively.
     pub fn create(target: &Path) -> Result<Self, Error> {
         let path = partial_path(target);
-        let file =
-            OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path).to("create", &path)?;
+        let file = create_private(&path)?;
         Ok(Self { file, path, target: target.to_owned(), done: false })
     }
 

@@ -15,6 +15,7 @@ mod remove;
 mod rotation;
 mod running;
 mod settings;
+mod staging;
 pub mod status;
 
 use std::path::PathBuf;
@@ -41,6 +42,7 @@ pub use permit::Holder;
 pub use read::{AuditPage, AuditQuery, DatabaseVerdict, Verification};
 pub use rebuild::Rebuilt;
 pub use settings::{Change, Changed};
+pub use staging::{Staged, Staging};
 
 use memo::Memo;
 use permit::{Permit, Refusal};

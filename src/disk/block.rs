@@ -47,6 +47,11 @@ impl Block {
         self.len = 0;
     }
 
+    /// Keeps no more than the first `len` bytes.
+    pub fn truncate(&mut self, len: u64) {
+        self.len = usize::try_from(len).map_or(self.len, |len| self.len.min(len));
+    }
+
     /// Appends a page; says whether it fitted.
     #[must_use]
     pub fn push(&mut self, page: &[u8]) -> bool {

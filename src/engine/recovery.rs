@@ -7,6 +7,7 @@
 //! 4. Marked deletions are finished.
 //! 5. The outcome of the interrupted operation is recorded, that of a rotation within it first, or what was finished for
 //!    one that had failed. Before a change of settings or an acknowledgement is closed, the rotation that it sets free is done.
+//! 6. Private copies that nobody needs any more (`staging`) are removed.
 //!
 //! Each step can be cut short and begun again. What can't be removed is left to the next recovery, and stops no operation.
 
@@ -59,6 +60,7 @@ impl Session<'_> {
         if !(swept.is_empty() && removed.is_empty() && deleted.is_empty()) {
             tracing::info!(?swept, ?removed, ?deleted, "put right what an interrupted operation had left");
         }
+        self.remove_leftovers(None);
         Ok(())
     }
 

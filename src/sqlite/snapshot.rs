@@ -351,7 +351,8 @@ fn copy_and_check(
     judged(Copied { name, target, written, facts }, content, report)
 }
 
-fn patient(facts: &Facts, control: &Control) -> Control {
+/// Until a copy or a check of a database of these facts must have ended.
+pub fn patient(facts: &Facts, control: &Control) -> Control {
     control.within(Instant::now(), LEAST_PATIENCE + Duration::from_secs(facts.bytes() / SLOWEST))
 }
 

@@ -78,6 +78,11 @@ enum Command {
         #[arg(long, conflicts_with = "id")]
         all: bool,
     },
+    /// Rehearse a restore: copy the newest backup of each type aside, open and check it, compare it with what was recorded
+    Drill {
+        #[command(flatten)]
+        wait: Wait,
+    },
     /// Delete a backup
     Delete {
         id: BackupId,
@@ -224,7 +229,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     }
 }
 
-/// Does it; `false` is an answer that isn't good: a backup that is damaged, a doctor's problem.
+/// Does it; `false` is an answer that isn't good: a backup that is damaged or can't be restored, a doctor's problem.
 fn run(command: Command, out: &mut Output) -> anyhow::Result<bool> {
     let control = Control::default();
     app::signalled(&control)?;
@@ -252,6 +257,13 @@ fn operate(engine: &Engine, command: Command, control: Control, out: &mut Output
             out.list(engine, backups)?;
         }
         Command::Verify { id, .. } => return verify(engine, id, &control, out),
+        Command::Drill { wait } => {
+            let (bar, control) = out.progress(&control);
+            let drilled = engine.drill(&call(wait.wait, control))?;
+            bar.finish_and_clear();
+            out.drilled(&drilled)?;
+            return Ok(drilled.ok);
+        }
         Command::Delete { id, force, wait } => {
             engine.delete(id, force, &call(wait.wait, control))?;
             out.done(&format!("deleted {id}"), &json!({ "deleted": id }))?;

@@ -146,6 +146,11 @@ pub fn remove_tree(path: &Path) -> Result<(), Error> {
     }
 }
 
+/// Removes a folder that is empty; one in which something lies stays.
+pub fn remove_empty_dir(path: &Path) {
+    let _ = std::fs::remove_dir(path);
+}
+
 /// Creates a file, 0600, under a name that is free.
 pub fn create_private(path: &Path) -> Result<File, Error> {
     OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path).to("create", path)

@@ -378,7 +378,9 @@ fn a_rehearsal_that_is_killed_leaves_nothing_for_long() {
             twin.ok(&["create"]);
             assert!(!twin.backups().join("restoring").exists(), "{spot} {n}");
             let lines = twin.audit();
-            let closed = lines.iter().any(|line| line["operation"] == "drill" && line["code"] == "interrupted");
+            let closed = lines
+                .iter()
+                .any(|line| line["operation"] == "drill" && line["code"] == "interrupted" && line["ok"] == false);
             assert_eq!(closed, began, "{spot} {n}: {lines:?}");
             assert!(twin.json(&["status"])["lastDrill"].is_null() || !began, "{spot} {n}");
             twin.assert_whole();

@@ -5,7 +5,9 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::client::Server;
+use crate::disk_full::SmallDisk;
 use crate::harness::{PROGRAM, Place, Run, eventually};
+use crate::seasons;
 use crate::serving::faketime_library;
 
 /// `serve` on a clock that begins at that time in UTC, with the schedule on.
@@ -113,6 +115,45 @@ fn one_that_was_stopped_comes_again_and_one_that_was_cancelled_does_not() {
     assert_eq!(scheduled(&place), told(&[("create", true), ("drill", false), ("drill", false)]));
     assert_eq!(place.json(&["status"])["lastDrill"], Value::Null);
     place.assert_whole();
+}
+
+/// Between the tries at a backup nothing is rehearsed: the backup comes first.
+#[test]
+fn while_a_backup_is_to_be_tried_again_nothing_is_rehearsed() {
+    let place = Place::new();
+    seasons::then(&place, "2026-11-06", "daily");
+    std::fs::rename(place.live("auth"), place.path("aside.db")).unwrap();
+    let server = serve(&place, "2026-11-09 15:00:00");
+    eventually("the first try", || (scheduled(&place).len() == 1).then_some(()));
+    server.stop();
+    // Another process, which remembers nothing of it.
+    let server = serve(&place, "2026-11-09 15:00:20");
+    rings();
+    server.stop();
+    assert_eq!(scheduled(&place), told(&[("create", false)]));
+    std::fs::rename(place.path("aside.db"), place.live("auth")).unwrap();
+    let server = serve(&place, "2026-11-09 15:01:30");
+    eventually("both", || (scheduled(&place).len() == 3).then_some(()));
+    server.stop();
+    assert_eq!(scheduled(&place)[1..], told(&[("create", true), ("drill", true)]));
+    place.assert_whole();
+}
+
+/// Where the audit log can't be written nobody can read there that a rehearsal has been: this process knows it all the same.
+#[test]
+fn one_that_can_not_be_recorded_is_not_repeated() {
+    let test = "drill_schedule::one_that_can_not_be_recorded_is_not_repeated";
+    let Some(disk) = SmallDisk::of(test, "size=16m,mode=0700") else { return };
+    let log = disk.place.backups().join("audit.jsonl");
+    for args in [&["--bind"][..], &["-o", "remount,bind,ro"]] {
+        assert!(Command::new("mount").args(args).args([&log, &log]).status().unwrap().success());
+    }
+    let server = serve(&disk.place, "2026-11-09 15:00:00");
+    eventually("the rehearsal", || server.log().contains("rehearsed a restore").then_some(()));
+    rings();
+    let said = server.stop();
+    assert_eq!(said.matches("rehearsed a restore").count(), 1, "{said}");
+    assert!(said.contains("going on without an audit line"), "{said}");
 }
 
 #[test]

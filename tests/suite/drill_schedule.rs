@@ -19,6 +19,9 @@ fn serve(place: &Place, at: &str) -> Server {
 
 /// Outcomes of backups and rehearsals that the schedule wanted: the operation and whether it went well.
 fn scheduled(place: &Place) -> Vec<(String, bool)> {
+    if !place.backups().join("audit.jsonl").exists() {
+        return Vec::new();
+    }
     let ours = |line: &Value| line["kind"] == "outcome" && line["by"] == "scheduler" && line["operation"] != "recovery";
     let lines = place.audit().into_iter().filter(ours);
     lines.map(|line| (line["operation"].as_str().unwrap().to_owned(), line["ok"] == true)).collect()

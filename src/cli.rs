@@ -101,6 +101,11 @@ enum Command {
         #[command(flatten)]
         wait: Wait,
     },
+    /// Rehearse a restore: copy the newest backup of each type aside, open and check it, compare it with what was recorded
+    Drill {
+        #[command(flatten)]
+        wait: Wait,
+    },
     /// Delete a backup
     Delete {
         id: BackupId,
@@ -272,7 +277,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     }
 }
 
-/// Does it; `false` is an answer that isn't good: a backup that is damaged, a doctor's problem.
+/// Does it; `false` is an answer that isn't good: a backup that is damaged or can't be restored, a doctor's problem.
 fn run(command: Command, out: &mut Output) -> anyhow::Result<bool> {
     let control = Control::default();
     app::signalled(&control)?;
@@ -309,6 +314,13 @@ fn operate(engine: &Engine, command: Command, control: Control, out: &mut Output
             let id = engine.undoable()?;
             let wanted = Restore { id, force: force.force, offline: offline.word() };
             restore(engine, &wanted, wait.wait, &control, out)?;
+        }
+        Command::Drill { wait } => {
+            let (bar, control) = out.progress(&control);
+            let drilled = engine.drill(&call(wait.wait, control))?;
+            bar.finish_and_clear();
+            out.drilled(&drilled)?;
+            return Ok(drilled.ok);
         }
         Command::Delete { id, force, wait } => {
             engine.delete(id, force, &call(wait.wait, control))?;

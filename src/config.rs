@@ -2,6 +2,7 @@
 //! bad values are refused with the name and what is allowed; values that come from files or may be secret are never shown.
 
 mod access;
+mod drill;
 mod variables;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use crate::backup::settings::Settings;
 use crate::backup::{CheckKind, DatabaseName};
 
 pub use access::{Access, Algorithm, Key, PublicUrl, Secret};
+pub use drill::{Assertion, Drill};
 use variables::nearest;
 pub use variables::{VARIABLES, Variable};
 
@@ -49,6 +51,8 @@ pub struct Config {
     pub stale_after: Duration,
     /// Percent; a database that lost more than this is suspicious.
     pub shrink_alarm: u8,
+    /// Rehearsals.
+    pub drill: Drill,
     /// Where HTTP is answered.
     pub bind: SocketAddr,
     /// Where browsers find it.
@@ -185,13 +189,15 @@ impl Config {
 /// The environment's part, with `…_FILE` read.
 struct Environment {
     values: BTreeMap<&'static str, String>,
+    /// Variables of assertions, each named after a database.
+    assertions: BTreeMap<String, String>,
     /// Keys whose value came from a file: never shown.
     hidden: Vec<&'static str>,
 }
 
 impl Environment {
     fn read(environment: &BTreeMap<String, String>) -> Result<Self, Error> {
-        let mut read = Self { values: BTreeMap::new(), hidden: Vec::new() };
+        let mut read = Self { values: BTreeMap::new(), assertions: BTreeMap::new(), hidden: Vec::new() };
         for (name, value) in environment.iter().filter(|(name, _)| name.starts_with("BACKUP_") && *name != CONFIG_FILE)
         {
             let (variable, value) = if let Some(variable) = Variable::find(name) {
@@ -199,6 +205,9 @@ impl Environment {
             } else if let Some(variable) = name.strip_suffix("_FILE").and_then(Variable::find) {
                 read.hidden.push(variable.key);
                 (variable, content(name, Path::new(value))?)
+            } else if name.starts_with(drill::VARIABLE) {
+                read.assertions.insert(name.clone(), value.clone());
+                continue;
             } else {
                 return Err(Error::Unknown {
                     name: name.clone(),
@@ -231,7 +240,7 @@ fn file_layer(environment: &BTreeMap<String, String>) -> Result<Dict, Error> {
     let dict: Dict =
         Figment::from(Toml::string(&text)).extract().map_err(|_| trouble(format!("{path} is not valid TOML")))?;
     for key in flat(dict.clone()).keys() {
-        if !VARIABLES.iter().any(|variable| variable.key == key || is_database(key)) {
+        if !VARIABLES.iter().any(|variable| variable.key == key || is_database(key) || key.starts_with(drill::TABLE)) {
             return Err(Error::Unknown {
                 name: format!("{key} in {path}"),
                 near: nearest(key, VARIABLES.iter().map(|variable| variable.key)),
@@ -317,9 +326,11 @@ impl Values {
                 VARIABLES.iter().find(|variable| variable.json_key() == name).map_or(name, |variable| variable.key);
             return Err(self.invalid(key, self.merged.get(key).map_or("", String::as_str)));
         }
+        let databases = self.databases()?;
         Ok(Config {
             directory: self.parse("directory", absolute)?,
-            databases: self.databases()?,
+            drill: self.drill(&databases)?,
+            databases,
             store_id: self.optional("store_id", store_id)?,
             settings,
             lock_timeout: self.duration("lock_timeout", "100ms", "10m")?,

@@ -41,6 +41,8 @@ pub fn run(directory: &Path, bind: SocketAddr, control: &Control) -> anyhow::Res
         ("BACKUP_DIRECTORY".to_owned(), databases.join("backups").display().to_string()),
         ("BACKUP_DATABASES".to_owned(), format!("attendance={},auth={}", attendance.display(), auth.display())),
         ("BACKUP_BIND".to_owned(), bind.to_string()),
+        // What it would hold for a moment is for whoever tries the commands.
+        ("BACKUP_DRILL_SCHEDULE".to_owned(), "off".to_owned()),
         // Of this run alone.
         ("BACKUP_JWT_SECRET".to_owned(), hex(&disk::random::<32>()?)),
         ("BACKUP_JWT_AUDIENCE".to_owned(), "attendance-backup-demo".to_owned()),
@@ -99,6 +101,7 @@ fn tell(directory: &Path, id: &str) -> anyhow::Result<()> {
         "list".to_owned(),
         "create --reason 'before the exams'".to_owned(),
         format!("verify {id}"),
+        "drill".to_owned(),
         format!("download {id} --database auth -o /tmp/auth-{}.db", std::process::id()),
         "config --set retention.daily=14".to_owned(),
         "doctor".to_owned(),

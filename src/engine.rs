@@ -4,6 +4,7 @@ mod call;
 mod create;
 pub mod doctor;
 mod download;
+mod drill;
 mod error;
 mod handout;
 mod memo;
@@ -41,6 +42,7 @@ use crate::store::Store;
 pub use call::{Actor, Call};
 pub use create::{Create, Created};
 pub use download::Download;
+pub use drill::{Drilled, LastDrill, Rehearsal, Rehearsed};
 pub use error::Error;
 pub use handout::{Broken, Handed, Handout, Leaving, SUMS, tar_header};
 pub use permit::Holder;
@@ -80,6 +82,8 @@ pub struct Engine {
     catalog: Memo<Arc<Catalog>>,
     /// What the audit log says of failures.
     failures: Memo<status::Failures>,
+    /// What it says of rehearsals.
+    drills: Memo<drill::History>,
     /// What it says of the live data ([`Engine::freeze`]).
     unusable: Memo<Option<String>>,
 }
@@ -98,6 +102,7 @@ impl Engine {
             running: Running::default(),
             catalog: Memo::default(),
             failures: Memo::default(),
+            drills: Memo::default(),
             unusable: Memo::default(),
         };
         engine.assert_distinct()?;

@@ -242,6 +242,7 @@ fn routes(limits: &Limits) -> Vec<Resource> {
         resource("/api/backup/config", [(get(), web::to(api::config)), (put(), web::to(api::configure))]),
         resource("/api/backup/audit", [(get(), web::to(api::audit))]),
         resource("/api/backup/acknowledge", [(post(), web::to(api::acknowledge))]),
+        resource("/api/backup/drill", [(post(), web::to(api::drill))]),
         resource("/api/backup/operation/cancel", [(post(), web::to(api::cancel))]),
         resource("/api/backup/verify/{id}", [(post(), web::to(api::verify))]),
         resource("/api/backup/download/{id}", [(get(), download())]),

@@ -1,9 +1,10 @@
-//! The alarm that asks whether a backup is due. job_scheduler_ng rings on the wall clock every few seconds and missed
+//! The alarm that asks whether a backup is due, or else a rehearsal. job_scheduler_ng rings on the wall clock every few seconds and missed
 //! rings come as one; what a ring means is decided on our clock by `backup::schedule`, so neither a jump of the clock nor
 //! a stop of the process makes a burst or a stall.
 
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use job_scheduler_ng::{Job, JobScheduler};
 
 use crate::backup::Tier;
@@ -36,11 +37,13 @@ pub fn run(engine: &Engine, control: &Control) {
     }
 }
 
-/// What was said last, so that a standing trouble is said once.
+/// What was said last, so that a standing trouble is said once, and what was tried.
 #[derive(Default)]
 struct Asked {
     trouble: Option<String>,
     failed: Option<Instant>,
+    /// The last rehearsal: it counts, also where it couldn't be recorded.
+    drilled: Option<DateTime<Utc>>,
 }
 
 impl Asked {
@@ -48,17 +51,50 @@ impl Asked {
         if self.failed.is_some_and(|at| at.elapsed() < PAUSE) {
             return;
         }
-        match consider(engine, control) {
-            Ok(()) => *self = Self::default(),
+        match self.act(engine, control) {
+            Ok(()) => (self.trouble, self.failed) = (None, None),
             Err(error) => {
                 let text = error.to_string();
                 if self.trouble.as_ref() != Some(&text) {
                     tracing::error!(code = error.code(), "{text}");
                 }
-                *self = Self { trouble: Some(text), failed: Some(Instant::now()) };
+                (self.trouble, self.failed) = (Some(text), Some(Instant::now()));
             }
         }
     }
+
+    /// The backup first, then the rehearsal.
+    fn act(&mut self, engine: &Engine, control: &Control) -> Result<(), Error> {
+        consider(engine, control)?;
+        self.rehearse(engine, control)
+    }
+
+    /// Rehearses a restore, if that is due. Never while a backup is due or will be tried again.
+    fn rehearse(&mut self, engine: &Engine, control: &Control) -> Result<(), Error> {
+        let (settings, now) = (engine.settings()?, engine.clock().now());
+        if !settings.enabled || control.is_cancelled() || !engine.drill_is_due(&settings, now, self.drilled)? {
+            return Ok(());
+        }
+        if engine.decide(&settings, now)? != (Decision::Wait { until: settings.schedule.next_run(now) }) {
+            return Ok(());
+        }
+        tracing::debug!("a rehearsal is due");
+        let drilled = match engine.drill(&call(control)) {
+            Err(Error::Held(_)) => return Ok(()),
+            drilled => drilled,
+        };
+        self.drilled = Some(engine.clock().now());
+        let drilled = drilled?;
+        match drilled.failure() {
+            None => tracing::info!(backups = drilled.backups.len(), seconds = drilled.seconds, "rehearsed a restore"),
+            Some((id, reason)) => tracing::error!(code = "drill-failed", %id, "the rehearsal failed: {reason}"),
+        }
+        Ok(())
+    }
+}
+
+fn call(control: &Control) -> Call {
+    Call { actor: Actor::scheduler(), wait: WAIT, control: control.child() }
 }
 
 /// Settles a restore that was cut short, and takes the backup that is due, if one is.
@@ -77,8 +113,7 @@ pub fn consider(engine: &Engine, control: &Control) -> Result<(), Error> {
     let Decision::Run { slot, failures } = engine.decide(&settings, engine.clock().now())? else { return Ok(()) };
     tracing::debug!(%slot, failures, "a backup is due");
     let create = Create { tier: Tier::Daily, reason: None, accept_shrink: false };
-    let call = Call { actor: Actor::scheduler(), wait: WAIT, control: control.child() };
-    let created = match engine.create(&create, &call) {
+    let created = match engine.create(&create, &call(control)) {
         // Another operation is under way; it may even be the backup that is due.
         Err(Error::Held(_)) => return Ok(()),
         created => created?,

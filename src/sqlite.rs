@@ -4,6 +4,7 @@
 //! any descriptor of a file drops all POSIX locks that the process holds on it, SQLite's too
 //! (sqlite.org/howtocorrupt.html, section 2.2). Live files are looked at by path (`stat`) and read through SQLite.
 
+pub mod assertion;
 pub mod catch_up;
 pub mod check;
 mod control;

@@ -1,7 +1,7 @@
 //! When a daily backup is due: a pure function of (now, last daily, schedule, failures). croner and chrono-tz
-//! know gaps and folds of daylight saving; no clock is read here.
+//! know gaps and folds of daylight saving; no clock is read here. And when a rehearsal is due.
 
-use chrono::{DateTime, Duration, SubsecRound, Utc};
+use chrono::{DateTime, Datelike, Duration, NaiveDate, SubsecRound, Utc};
 use chrono_tz::Tz;
 use croner::Cron;
 use croner::parser::{CronParser, Seconds};
@@ -55,7 +55,7 @@ impl Schedule {
     }
 
     /// The date on the wall where the schedule lives.
-    pub fn local_date(&self, at: DateTime<Utc>) -> chrono::NaiveDate {
+    pub fn local_date(&self, at: DateTime<Utc>) -> NaiveDate {
         at.with_timezone(&self.timezone).date_naive()
     }
 
@@ -97,6 +97,42 @@ pub fn decide(
     } else {
         Decision::Wait { until: again.min(next) }
     }
+}
+
+/// How often backups are rehearsed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub enum DrillSchedule {
+    Off,
+    Daily,
+    Weekly,
+    Monthly,
+}
+
+impl DrillSchedule {
+    /// The day, the ISO week or the month of a date; nothing if there are no rehearsals.
+    fn period(self, date: NaiveDate) -> Option<(i32, u32)> {
+        match self {
+            Self::Off => None,
+            Self::Daily => Some((date.year(), date.ordinal())),
+            Self::Weekly => Some((date.iso_week().year(), date.iso_week().week())),
+            Self::Monthly => Some((date.year(), date.month())),
+        }
+    }
+}
+
+/// Whether a rehearsal is due: once a day, week or month, after the day's time for the backup. One that was missed is caught
+/// up once. `last` is the last one, however it ended; if it lies in a period to come, the clock was wrong.
+pub fn drill_is_due(
+    schedule: &Schedule,
+    every: DrillSchedule,
+    now: DateTime<Utc>,
+    last: Option<DateTime<Utc>>,
+) -> bool {
+    let today = schedule.local_date(now);
+    let Some(period) = every.period(today) else { return false };
+    let is_past = schedule.local_date(schedule.slot_before(now)) == today;
+    is_past && last.and_then(|last| every.period(schedule.local_date(last))) != Some(period)
 }
 
 #[cfg(test)]
@@ -190,5 +226,75 @@ mod tests {
         assert!(matches!(decide(&utc, until, dailies.clone(), []), Decision::Run { .. }));
         // Failures of the wrong time don't hold the right one back either.
         assert!(matches!(decide(&utc, until, [], [at("2026-01-10T02:00:00Z")]), Decision::Run { failures: 0, .. }));
+    }
+
+    /// Asked at every quarter of an hour between two instants: when a rehearsal would run.
+    fn drills(schedule: &Schedule, every: DrillSchedule, from: &str, to: &str) -> Vec<String> {
+        let (mut now, mut last, mut ran) = (at(from), None, Vec::new());
+        while now < at(to) {
+            if drill_is_due(schedule, every, now, last) {
+                last = Some(now);
+                ran.push(now.with_timezone(&schedule.timezone).format("%Y-%m-%d %H:%M").to_string());
+            }
+            now += Duration::minutes(15);
+        }
+        ran
+    }
+
+    #[test]
+    fn a_rehearsal_comes_once_a_day_a_week_a_month_after_the_backup() {
+        let utc = schedule(2, 0, Tz::UTC);
+        let ran = |every| drills(&utc, every, "2025-12-27T12:00:00Z", "2026-02-03T00:00:00Z");
+        assert_eq!(ran(DrillSchedule::Off), Vec::<String>::new());
+        let daily = ran(DrillSchedule::Daily);
+        assert_eq!((daily.len(), daily[0].as_str(), daily[1].as_str()), (38, "2025-12-27 12:00", "2025-12-28 02:00"));
+        // The week of New Year begins on Monday the 29th: one rehearsal for all of it.
+        let weekly = ran(DrillSchedule::Weekly);
+        assert_eq!(weekly[..3], ["2025-12-27 12:00", "2025-12-29 02:00", "2026-01-05 02:00"]);
+        assert_eq!(weekly.len(), 7);
+        assert_eq!(ran(DrillSchedule::Monthly), ["2025-12-27 12:00", "2026-01-01 02:00", "2026-02-01 02:00"]);
+    }
+
+    #[test]
+    fn a_year_of_53_weeks_has_one_rehearsal_in_each() {
+        let utc = schedule(2, 0, Tz::UTC);
+        let ran = drills(&utc, DrillSchedule::Weekly, "2026-12-21T00:00:00Z", "2027-01-13T00:00:00Z");
+        assert_eq!(ran, ["2026-12-21 02:00", "2026-12-28 02:00", "2027-01-04 02:00", "2027-01-11 02:00"]);
+    }
+
+    #[test]
+    fn changes_of_the_clocks_neither_skip_nor_double_a_rehearsal() {
+        let berlin = schedule(2, 30, chrono_tz::Europe::Berlin);
+        let ran = |from, to| drills(&berlin, DrillSchedule::Daily, from, to);
+        // 02:30 does not exist on the 29th.
+        let spring = ran("2026-03-28T12:00:00Z", "2026-03-30T12:00:00Z");
+        assert_eq!(spring, ["2026-03-28 13:00", "2026-03-29 03:00", "2026-03-30 02:30"]);
+        // It comes twice on the 25th.
+        let autumn = ran("2026-10-24T12:00:00Z", "2026-10-26T12:00:00Z");
+        assert_eq!(autumn, ["2026-10-24 14:00", "2026-10-25 02:30", "2026-10-26 02:30"]);
+        // A Sunday's evening in Berlin is Sunday, whatever day it is elsewhere.
+        let auckland = schedule(2, 0, chrono_tz::Pacific::Auckland);
+        let monday = at("2026-01-04T14:00:00Z");
+        assert!(drill_is_due(&auckland, DrillSchedule::Weekly, monday, Some(at("2026-01-04T10:00:00Z"))));
+        assert!(!drill_is_due(&berlin, DrillSchedule::Weekly, monday, Some(at("2026-01-04T10:00:00Z"))));
+    }
+
+    #[test]
+    fn a_missed_rehearsal_is_caught_up_once_and_not_before_the_backup() {
+        let utc = schedule(14, 0, Tz::UTC);
+        let last = Some(at("2026-01-02T14:00:00Z"));
+        let due = |now, last| drill_is_due(&utc, DrillSchedule::Weekly, at(now), last);
+        assert!(!due("2026-01-22T13:59:59Z", last) && due("2026-01-22T14:00:00Z", last));
+        assert!(!due("2026-01-23T15:00:00Z", Some(at("2026-01-22T14:00:05Z"))));
+        assert!(due("2026-01-22T14:00:00Z", None));
+    }
+
+    #[test]
+    fn a_rehearsal_of_a_wrong_clock_neither_stalls_nor_bursts() {
+        let utc = schedule(2, 0, Tz::UTC);
+        let due = |now, last| drill_is_due(&utc, DrillSchedule::Weekly, at(now), Some(at(last)));
+        assert!(due("2026-01-22T14:00:00Z", "2031-01-22T14:00:00Z"));
+        // A second of the same week doesn't count.
+        assert!(!due("2026-01-22T14:00:00Z", "2026-01-22T14:00:01Z"));
     }
 }

@@ -14,7 +14,7 @@ use crate::backup::{Backup, BackupId};
 use crate::config::{Origin, VARIABLES};
 use crate::engine::doctor::{Finding, Severity};
 use crate::engine::status::Status;
-use crate::engine::{Changed, Created, Download, Engine, Rebuilt, Restored, Verification, bytes};
+use crate::engine::{Changed, Created, Download, Drilled, Engine, Rebuilt, Restored, Verification, bytes};
 use crate::sqlite::Control;
 
 /// Where a command's answer goes.
@@ -194,6 +194,21 @@ impl Output {
         Ok(())
     }
 
+    pub fn drilled(&self, drilled: &Drilled) -> anyhow::Result<()> {
+        if self.json {
+            return self.json(drilled);
+        }
+        for backup in &drilled.backups {
+            let found = if backup.ok { "restored, checked, and as recorded" } else { "FAILED" };
+            self.line(&format!("{}: {found}, {:.1} s", backup.id, backup.seconds))?;
+            for (name, database) in &backup.databases {
+                let rows = || format!("{} rows", database.rows.unwrap_or_default());
+                self.line(&format!("  {name}: {}", database.reason.clone().unwrap_or_else(rows)))?;
+            }
+        }
+        Ok(())
+    }
+
     pub fn downloaded(&self, download: &Download, size: u64) -> anyhow::Result<()> {
         let path = download.target.display().to_string();
         let text = format!("{} is in {path}: {}, compared with its checksum", download.id, bytes(size));
@@ -240,8 +255,13 @@ impl Output {
                 local(operation.started_at, zone)
             ))?;
         }
-        // A failed backup stands among the warnings.
-        if let Some(failure) = status.last_failure.as_ref().filter(|failure| failure.operation != "create") {
+        if let Some(drill) = &status.last_drill {
+            let (ended, how) = (local(drill.at, zone), if drill.ok { "went well" } else { "FAILED" });
+            self.line(&format!("last drill    {ended}, {how} in {:.1} s", drill.seconds))?;
+        }
+        // A failed backup and a failed drill stand among the warnings.
+        let told = ["create", "drill"];
+        if let Some(failure) = status.last_failure.as_ref().filter(|it| !told.contains(&it.operation.as_str())) {
             self.line(&format!(
                 "last failure  {} at {}: {}",
                 failure.operation,
@@ -295,7 +315,11 @@ impl Output {
             };
             [variable.env.to_owned(), value, format!("{origin:?}").to_lowercase()]
         });
-        self.table(["VARIABLE", "VALUE", "FROM"], rows.collect())
+        let assertions = engine.config().drill.sql.values().map(|it| {
+            let line = it.text.split_whitespace().collect::<Vec<_>>().join(" ");
+            [it.variable.clone(), line, format!("{:?}", it.origin).to_lowercase()]
+        });
+        self.table(["VARIABLE", "VALUE", "FROM"], rows.chain(assertions).collect())
     }
 
     pub fn changed(&self, engine: &Engine, changed: &Changed, dry_run: bool) -> anyhow::Result<()> {

@@ -66,6 +66,7 @@ fn bad_values_are_refused_by_name() {
         ("BACKUP_CHECK", &["full", "Quick"]),
         ("BACKUP_STALE_AFTER", &["0s", "26"]),
         ("BACKUP_SHRINK_ALARM", &["0", "101", "50%"]),
+        ("BACKUP_DRILL_SCHEDULE", &["", "hourly", "Weekly", "1"]),
         ("BACKUP_LOG", &["loud", "info,sqlite=debug"]),
         ("BACKUP_LOG_FORMAT", &["xml"]),
     ];
@@ -127,6 +128,50 @@ fn the_environment_wins_over_the_file() {
     assert!(!refusal("BACKUP_CONFIG_FILE", name).contains("canary"));
     std::fs::write(&path, "[schedule]\nhour = 77\n").unwrap();
     assert!(refusal("BACKUP_CONFIG_FILE", name).contains("schedule.hour in the configuration file=\"77\""));
+}
+
+#[test]
+fn assertions_are_named_after_databases() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        std::fs::write(dir.path().join(name), text).unwrap();
+        dir.path().join(name).display().to_string()
+    };
+    let (sql, toml) =
+        (file("sql", "SELECT 7\n"), file("toml", "[drill]\nschedule = 'off'\n[drill.sql]\nauth = 'SELECT 2'\n"));
+    let both = [("BACKUP_CONFIG_FILE", toml.as_str()), ("BACKUP_DRILL_SQL_ATTENDANCE_FILE", &sql)];
+    let drill = load(&both).unwrap().drill;
+    assert_eq!(drill.schedule, crate::backup::schedule::DrillSchedule::Off);
+    let told: Vec<_> = drill.sql.iter().map(|(name, it)| (name.as_str(), it.sql.as_str(), it.text.as_str())).collect();
+    assert_eq!(told, [("attendance", "SELECT 7", "(read from a file)"), ("auth", "SELECT 2", "SELECT 2")]);
+    let drill = load(&[both[0], ("BACKUP_DRILL_SQL_AUTH", "SELECT 3")]).unwrap().drill;
+    let (auth, wanted) = (drill.sql.values().next().unwrap(), "SELECT 3");
+    assert_eq!(
+        (auth.sql.as_str(), auth.variable.as_str(), auth.origin),
+        (wanted, "BACKUP_DRILL_SQL_AUTH", Origin::Env)
+    );
+    // A database may be called so itself.
+    let names = ("BACKUP_DATABASES", "a=/x.db,a_file=/y.db");
+    let config = load(&[names, ("BACKUP_DRILL_SQL_A_FILE", "SELECT 4")]).unwrap();
+    assert_eq!(
+        config.drill.sql.iter().map(|(name, it)| (name.as_str(), it.sql.as_str())).collect::<Vec<_>>(),
+        [("a_file", "SELECT 4")]
+    );
+
+    for (name, value, words) in [
+        ("BACKUP_DRILL_SQL_STAFF", "SELECT 1", "no database of that name; it has attendance, auth"),
+        ("BACKUP_DRILL_SQL_auth", "SELECT 1", "no database of that name"),
+        ("BACKUP_DRILL_SQL_", "SELECT 1", "no database of that name"),
+        ("BACKUP_DRILL_SQL_AUTH", " ", "one SQL statement"),
+        ("BACKUP_DRILL_SQL_AUTH_FILE", "/nonexistent/x", "cannot read"),
+    ] {
+        let said = refusal(name, value);
+        assert!(said.contains(name) && said.contains(words), "{said}");
+    }
+    let twice = load(&[("BACKUP_DRILL_SQL_AUTH", "SELECT 1"), ("BACKUP_DRILL_SQL_AUTH_FILE", &sql)]).unwrap_err();
+    assert!(twice.to_string().contains("BACKUP_DRILL_SQL_AUTH and BACKUP_DRILL_SQL_AUTH_FILE are both set"), "{twice}");
+    let said = refusal("BACKUP_CONFIG_FILE", &file("other", "[drill.sql]\nstaff = 'SELECT 1'\n"));
+    assert!(said.contains("drill.sql.staff in the configuration file"), "{said}");
 }
 
 #[test]

@@ -100,6 +100,7 @@ pub const VARIABLES: &[Variable] = &[
         "50",
         "a percentage from 1 to 100 (100: only missing and emptied tables alarm)",
     ),
+    variable("BACKUP_DRILL_SCHEDULE", "drill.schedule", "weekly", "off, daily, weekly or monthly"),
     variable("BACKUP_LOG", "log", "info", "error, warn, info, debug or trace"),
     variable("BACKUP_LOG_FORMAT", "log_format", "text", "text or json"),
 ];

@@ -19,6 +19,9 @@ pub enum Error {
     /// No such backup.
     #[error("there is no backup {0}; `list` shows those that there are")]
     NotFound(BackupId),
+    /// There is nothing to rehearse with.
+    #[error("there is no backup yet, so there is nothing to rehearse; take one first")]
+    NoBackups,
     /// No such database in the backup.
     #[error("the backup {id} has no database `{name}`; it has {}", names.join(", "))]
     NoSuchDatabase {
@@ -273,6 +276,7 @@ impl Error {
             Error::Held(_) => "held",
             Error::Served(_) => "served",
             Error::NotFound(_) => "not-found",
+            Error::NoBackups => "no-backups",
             Error::NoSuchDatabase { .. } => "no-such-database",
             Error::LastGood(_) => "last-good",
             Error::Damaged { .. } => "damaged",

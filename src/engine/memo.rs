@@ -37,14 +37,18 @@ impl Stamp {
 impl<T: Clone> Memo<T> {
     /// What `read` makes of the file at `path`, or has made of it as it still is.
     pub(super) fn get(&self, path: &Path, read: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+        self.follow(path, |_| read())
+    }
+
+    /// The same of a file that grows: `read` is given what was made of it before, and has to find out whether that counts.
+    pub(super) fn follow(&self, path: &Path, read: impl FnOnce(Option<T>) -> Result<T, Error>) -> Result<T, Error> {
         let stamp = Stamp::of(path);
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let (Some(stamp), Some((of, value))) = (stamp, kept)
-            && stamp == of
-        {
-            return Ok(value);
-        }
-        let value = read()?;
+        let kept = match (stamp, kept) {
+            (Some(stamp), Some((of, value))) if stamp == of => return Ok(value),
+            (_, kept) => kept.map(|(_, value)| value),
+        };
+        let value = read(kept)?;
         // Of a file that changed meanwhile nobody knows what was read.
         if let Some(stamp) = stamp.filter(|stamp| Stamp::of(path) == Some(*stamp)) {
             *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((stamp, value.clone()));

@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
+use super::drill::DRILL;
 use super::plan::Plan;
 use super::restore::Restored;
 use super::rotation::ROTATE;
@@ -27,8 +28,8 @@ use crate::disk;
 use crate::store::inode;
 
 /// Operations that hold `.lock`: at most one of them is open at a time, and within it a rotation.
-const EXCLUSIVE: [&str; 9] =
-    ["create", "delete", "pin", "unpin", "acknowledge", "settings", "rebuild", "restore", ROTATE];
+const EXCLUSIVE: [&str; 10] =
+    ["create", "delete", "pin", "unpin", "acknowledge", "settings", "rebuild", "restore", DRILL, ROTATE];
 
 /// An operation that has no outcome.
 struct Unfinished {
@@ -132,6 +133,8 @@ impl Session<'_> {
             "delete" => id.is_some_and(|id| self.catalog.get(&id).is_none()),
             "acknowledge" => id.and_then(|id| self.catalog.get(&id)).is_none_or(|backup| !backup.is_shrunk()),
             "settings" => self.engine.is_saved(&intent.entry),
+            // Half a rehearsal proves nothing.
+            DRILL => false,
             ROTATE => leaving(&intent.entry).all(|id| self.catalog.get(&id).is_none()),
             "pin" | "unpin" => {
                 id.and_then(|id| self.catalog.get(&id)).is_some_and(|backup| backup.pinned == (operation == "pin"))

@@ -82,6 +82,13 @@ impl Drop for Staging {
     }
 }
 
+/// The same, as far as it went: a file that isn't what was recorded, or can't be read, stands in no other's way.
+pub(super) struct Copies {
+    pub(super) backup: Backup,
+    pub(super) files: BTreeMap<DatabaseName, Result<PathBuf, Error>>,
+    pub(super) folder: Staging,
+}
+
 /// What the copy of a database is called there.
 pub(super) fn private_name(name: &DatabaseName) -> String {
     format!("{name}.db")
@@ -95,59 +102,81 @@ impl Engine {
 
     /// Copies a backup into a private folder. Only whoever holds `.lock` may call it: the next one removes what is there.
     pub fn stage(&self, id: &BackupId, control: &Control) -> Result<Staged, Error> {
+        let share = Share { before: 0, total: self.get(id)?.stored_size() };
+        let Copies { backup, files, folder } = self.copies(id, share, control)?;
+        let files = files.into_iter().map(|(name, file)| Ok((name, file?))).collect::<Result<_, Error>>()?;
+        Ok(Staged { backup, files, folder })
+    }
+
+    /// The same, as a part of more, and with a word for each file.
+    pub(super) fn copies(&self, id: &BackupId, mut share: Share, control: &Control) -> Result<Copies, Error> {
         let Opened { backup, files } = self.opened(id)?;
-        let files = files.into_iter().map(|it| it.usable(backup.id)).collect::<Result<Vec<_>, _>>()?;
-        let total = files.iter().map(|it| it.copy.stored_size).sum();
-        let (needed, free) = (total + OVERHEAD, disk::free_space(self.store.root())?);
+        let (needed, free) = (backup.stored_size() + OVERHEAD, disk::free_space(self.store.root())?);
         if free < needed {
             return Err(Error::Full { needed, free });
         }
         let folder = Staging::create(self.store.root())?;
-        let (mut share, mut staged) = (Share { before: 0, total }, BTreeMap::new());
-        for handed in files {
-            let target = folder.path().join(private_name(&handed.name));
-            if copy(&handed, &self.store.path(&backup.id, &handed.name, handed.copy.form), &target, share, control)?
-                != handed.copy.stored_checksum
-            {
-                return Err(Error::Damaged { id: backup.id, reason: other_bytes(&handed.copy.file) });
-            }
-            share.before += handed.copy.stored_size;
-            staged.insert(handed.name, target);
+        let mut copies = BTreeMap::new();
+        for it in files {
+            let (name, size, path) = (it.name.clone(), it.copy.stored_size, it.path.clone());
+            let copied = match it.usable(backup.id) {
+                Ok(from) => Job { id: backup.id, from, path: &path, folder: folder.path(), share, control }.copy()?,
+                Err(error) => Err(error),
+            };
+            share.before += size;
+            copies.insert(name, copied);
         }
         disk::sync_dir(folder.path())?;
-        Ok(Staged { backup, files: staged, folder })
+        Ok(Copies { backup, files: copies, folder })
     }
 }
 
-/// As many bytes as were recorded, however long the file has become. Gives their SHA-256.
-fn copy(from: &Handed, path: &Path, target: &Path, share: Share, control: &Control) -> Result<String, Error> {
-    let file = disk::create_private(target)?;
-    let hash = pass_on(from, &file, path, target, share, control)?;
-    file.sync_all().to("sync", target)?;
-    Ok(hash)
+/// One file to be copied.
+struct Job<'a> {
+    id: BackupId,
+    from: Handed,
+    path: &'a Path,
+    folder: &'a Path,
+    share: Share,
+    control: &'a Control,
 }
 
-fn pass_on(
-    from: &Handed,
-    file: &File,
-    path: &Path,
-    target: &Path,
-    share: Share,
-    control: &Control,
-) -> Result<String, Error> {
-    let (reader, writer) = (Direct::new(&from.file), Direct::new(file));
-    let (mut block, mut hash, mut done) = (Block::new(), Sha256::new(), 0);
-    loop {
-        control.check()?;
-        control.tell(Progress { database: &from.name, done: share.before + done, total: share.total });
-        block.fill(&reader, done).to("read", path)?;
-        block.truncate(from.copy.stored_size - done);
-        if block.is_empty() {
-            return Ok(hex(&hash.finalize()));
+impl Job<'_> {
+    /// As many bytes as were recorded, however long the file has become. What is wrong with the file is told apart from
+    /// what is wrong with the copy.
+    fn copy(&self) -> Result<Result<PathBuf, Error>, Error> {
+        let target = self.folder.join(private_name(&self.from.name));
+        let file = disk::create_private(&target)?;
+        let hash = match self.pass_on(&file, &target)? {
+            Ok(hash) => hash,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        file.sync_all().to("sync", &target)?;
+        if hash == self.from.copy.stored_checksum {
+            return Ok(Ok(target));
         }
-        hash.update(block.bytes());
-        writer.write(&block).to("write", target)?;
-        done += block.bytes().len() as u64;
+        Ok(Err(Error::Damaged { id: self.id, reason: other_bytes(&self.from.copy.file) }))
+    }
+
+    /// Gives the SHA-256 of what was copied.
+    fn pass_on(&self, file: &File, target: &Path) -> Result<Result<String, disk::Error>, Error> {
+        let (reader, writer) = (Direct::new(&self.from.file), Direct::new(file));
+        let (mut block, mut hash, mut done) = (Block::new(), Sha256::new(), 0);
+        loop {
+            self.control.check()?;
+            let (database, total) = (&self.from.name, self.share.total);
+            self.control.tell(Progress { database, done: self.share.before + done, total });
+            if let Err(error) = block.fill(&reader, done).to("read", self.path) {
+                return Ok(Err(error));
+            }
+            block.truncate(self.from.copy.stored_size - done);
+            if block.is_empty() {
+                return Ok(Ok(hex(&hash.finalize())));
+            }
+            hash.update(block.bytes());
+            writer.write(&block).to("write", target)?;
+            done += block.bytes().len() as u64;
+        }
     }
 }
 

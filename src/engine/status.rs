@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::permit::{Holder, LOCK};
 use super::plan::Plan;
-use super::{Engine, Error, bytes};
+use super::{Engine, Error, LastDrill, bytes};
 use crate::audit::Kind;
 use crate::backup::retention;
 use crate::backup::schedule::{self, Decision};
@@ -57,8 +57,8 @@ pub struct Status {
     #[schema(value_type = Option<Object>, required = true)]
     pub recovery: Option<()>,
     /// The last rehearsal.
-    #[schema(value_type = Option<Object>, required = true)]
-    pub last_drill: Option<()>,
+    #[schema(required = true)]
+    pub last_drill: Option<LastDrill>,
     /// The name of this directory.
     #[schema(required = true)]
     pub store_id: Option<String>,
@@ -208,7 +208,9 @@ impl Engine {
         let backups: Vec<&Backup> = catalog.into_iter().flat_map(Catalog::standing).collect();
         let newest = catalog.and_then(Catalog::newest_good);
         let unmanaged = self.unmanaged(catalog, now)?;
-        let failures = self.failures()?;
+        let (failures, last_drill) = (self.failures()?, self.last_drill()?);
+        let mut warnings = self.warnings(&settings, catalog, failures.of_create.as_ref(), &unmanaged, now)?;
+        warnings.extend(last_drill.as_ref().and_then(drill_failed));
         let size =
             |tier: Tier| backups.iter().filter(|backup| backup.tier == tier).map(|backup| backup.stored_size()).sum();
         Ok(Status {
@@ -227,11 +229,11 @@ impl Engine {
             counts: ByTier::by(|tier| backups.iter().filter(|backup| backup.tier == tier).count()),
             storage: Storage { total: Tier::ALL.into_iter().map(size).sum(), by_type: ByTier::by(size) },
             operation: Holder::read(self.store.root(), LOCK, now).map(Operation::from),
-            warnings: self.warnings(&settings, catalog, failures.of_create.as_ref(), &unmanaged, now)?,
+            warnings,
             last_failure: failures.last,
             replicas: [],
             recovery: None,
-            last_drill: None,
+            last_drill,
             store_id: catalog.map(|catalog| catalog.store_id.clone()),
             unmanaged,
         })
@@ -245,11 +247,12 @@ impl Engine {
             (key, from)
         };
         let sources = VARIABLES.iter().filter_map(|v| Some(origin(v.json_key(), *self.config.origins.get(v.key)?)));
+        let assertions = self.config.drill.sql.iter().map(|(name, it)| (format!("drill.sql.{name}"), it.origin));
         Ok(ConfigView {
             settings: self.settings()?,
             directory: self.store.root().display().to_string(),
             databases: self.config.databases.keys().cloned().collect(),
-            sources: sources.collect(),
+            sources: sources.chain(assertions).collect(),
         })
     }
 
@@ -400,6 +403,15 @@ impl Engine {
 pub(super) struct Failures {
     last: Option<LastFailure>,
     of_create: Option<LastFailure>,
+}
+
+/// Stands until a rehearsal goes well.
+fn drill_failed(last: &LastDrill) -> Option<Warning> {
+    let detail = format!(
+        "the last rehearsal of a restore failed: {}; don't rely on that backup, take another, and run `drill` again",
+        last.reason
+    );
+    (!last.ok).then_some(Warning { code: "drill-failed", detail })
 }
 
 struct Warnings(Vec<Warning>);

@@ -16,7 +16,7 @@ use crate::backup::retention::{Fate, Step};
 use crate::backup::settings::Saved;
 use crate::backup::{Backup, BackupId, Tier, reason};
 use crate::engine::status::{ConfigView, Operation, Status};
-use crate::engine::{AuditPage, AuditQuery, Change, Create, Engine, Restore, Restored, Verification};
+use crate::engine::{AuditPage, AuditQuery, Change, Create, Drilled, Engine, Restore, Restored, Verification};
 
 /// Which backups to list.
 #[derive(Deserialize, utoipa::IntoParams)]
@@ -197,6 +197,15 @@ pub async fn verify(
         engine.verify(&id, &call)
     });
     Ok(HttpResponse::Ok().json(found.await?))
+}
+
+/// Rehearses a restore of the newest backup of each type: copies it aside, opens it, checks it, compares it with what was
+/// recorded, and throws the copy away.
+#[utoipa::path(post, path = "/api/backup/drill", tag = "backups",
+    responses((status = 200, description = "What was found, good or bad", body = Drilled), openapi::OfDrill))]
+pub async fn drill(state: web::Data<State>, superuser: Superuser) -> Result<HttpResponse, Problem> {
+    let call = state.call(&superuser);
+    Ok(HttpResponse::Ok().json(state.engine(move |engine| engine.drill(&call)).await?))
 }
 
 /// How things stand, and what is wrong.

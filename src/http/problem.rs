@@ -49,6 +49,7 @@ kinds! {
     NOTHING_RUNS = "nothing-runs" 409 "Nothing to cancel";
     RUNS_ELSEWHERE = "runs-elsewhere" 409 "Another process does it";
     NOT_FLAGGED = "not-flagged" 409 "Nothing to acknowledge";
+    NO_BACKUPS = "no-backups" 409 "There is no backup yet";
     LIVE_LOCKED = "live-locked" 409 "A live database is locked";
     ROLLBACK_HOLD = "rollback-hold" 409 "A live database would be held too long";
     LIVE_SWAPPED = "live-swapped" 409 "A live database was replaced meanwhile";
@@ -266,6 +267,7 @@ fn kind(error: &Error) -> Kind {
     match error {
         Error::Held(_) => HELD,
         Error::NotFound(_) => NOT_FOUND,
+        Error::NoBackups => NO_BACKUPS,
         Error::NoSuchDatabase { .. } => NO_SUCH_DATABASE,
         Error::LastGood(_) => LAST_GOOD,
         Error::Damaged { .. } => DAMAGED,

@@ -85,6 +85,11 @@ impl Control {
         std::iter::once(&self.cancelled).chain(&self.above).any(|flag| flag.load(Ordering::Relaxed))
     }
 
+    /// Whether that was asked of this very work, and not of all that goes on.
+    pub fn is_cancelled_alone(&self) -> bool {
+        self.is_cancelled() && !self.above.iter().any(|flag| flag.load(Ordering::Relaxed))
+    }
+
     /// Whether the time is up.
     pub fn is_late(&self) -> bool {
         self.patience.is_some_and(|patience| patience.since.elapsed() > patience.limit)

@@ -134,6 +134,8 @@ fn real_answers_are_as_the_document_says() {
     ask(404, "GET", "/api/backup/{id}", "-7", &any);
     ask(403, "POST", "/api/backup/verify/{id}", "", &any);
     ask(200, "POST", "/api/backup/verify/{id}", "", &su);
+    ask(200, "POST", "/api/backup/drill", "", &su);
+    ask(200, "GET", "/api/backup/status", "", &any);
     ask(200, "PATCH", "/api/backup/{id}", "", &body(json!({ "pinned": true })));
     ask(400, "PATCH", "/api/backup/{id}", "", &body(json!([true])));
     ask(409, "POST", "/api/backup/acknowledge", "", &body(json!({ "id": "manual-2026-01-08T143005Z" })));

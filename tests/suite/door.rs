@@ -37,6 +37,7 @@ const ROUTES: &[(&str, &str, Who, u16)] = &[
     ("PUT", "/api/backup/config", Superuser, 428),
     ("GET", "/api/backup/audit", Superuser, 200),
     ("POST", "/api/backup/acknowledge", Superuser, 400),
+    ("POST", "/api/backup/drill", Superuser, 200),
     ("POST", "/api/backup/operation/cancel", Superuser, 409),
     ("POST", "/api/backup/verify/{id}", Superuser, 404),
     ("GET", "/api/backup/download/{id}", Superuser, 404),

@@ -59,6 +59,7 @@ const BAD: &[(&str, &[&str], &str)] = &[
     ("BACKUP_CHECK", &["none", "Quick", ""], "quick or integrity"),
     ("BACKUP_STALE_AFTER", &["59s", "366d", "26"], "from 1m to 365d"),
     ("BACKUP_SHRINK_ALARM", &["0", "101", "50%"], "from 1 to 100"),
+    ("BACKUP_DRILL_SCHEDULE", &["hourly", "Weekly", ""], "off, daily, weekly or monthly"),
     ("BACKUP_LOG", &["loud", "INFO", ""], "error, warn, info, debug or trace"),
     ("BACKUP_LOG_FORMAT", &["xml", "JSON"], "text or json"),
 ];
@@ -188,6 +189,7 @@ fn commands(place: &Place, id: &str) -> Vec<Vec<String>> {
         "list",
         "list --json",
         "verify --all",
+        "drill",
         "status",
         "status --json",
         "doctor",

@@ -123,7 +123,8 @@ fn while_it_is_off_nothing_is_taken_and_a_saved_setting_counts_at_once() {
     let serving = Serving::start(&mut place.command(&["serve"]));
     eventually("serving", || place.backups().join(".serve").metadata().is_ok_and(|meta| meta.len() > 0));
     assert!(place.warnings().contains(&"disabled".to_owned()));
-    place.ok(&["config", "--set", "enabled=true"]);
+    // It may still be putting right what there is.
+    place.ok(&["config", "--set", "enabled=true", "--wait", "10s"]);
     eventually("the first backup", || !place.ids().is_empty());
     serving.stop();
     place.assert_whole();

@@ -6,6 +6,7 @@
 
 pub mod check;
 mod control;
+pub mod diff;
 pub mod pages;
 mod references;
 pub mod snapshot;

@@ -272,7 +272,7 @@ fn take_gate(gate: &Connection, patience: Duration) -> rusqlite::Result<()> {
     }
 }
 
-fn is_busy(error: &rusqlite::Error) -> bool {
+pub(super) fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(
         code(error),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed)
@@ -280,7 +280,7 @@ fn is_busy(error: &rusqlite::Error) -> bool {
 }
 
 /// 5 to 50 ms, never in step with whoever else tries.
-fn jitter(round: u64) -> Duration {
+pub(super) fn jitter(round: u64) -> Duration {
     use std::hash::{BuildHasher, RandomState};
     Duration::from_millis(5 + RandomState::new().hash_one(round) % 46)
 }

@@ -78,6 +78,8 @@ enum Command {
         #[arg(long, conflicts_with = "id")]
         all: bool,
     },
+    /// Tell what a restore would change; nothing is changed
+    Preview { id: BackupId },
     /// Delete a backup
     Delete {
         id: BackupId,
@@ -252,6 +254,7 @@ fn operate(engine: &Engine, command: Command, control: Control, out: &mut Output
             out.list(engine, backups)?;
         }
         Command::Verify { id, .. } => return verify(engine, id, &control, out),
+        Command::Preview { id } => out.preview(engine, &engine.preview(&id, &call(Duration::ZERO, control))?)?,
         Command::Delete { id, force, wait } => {
             engine.delete(id, force, &call(wait.wait, control))?;
             out.done(&format!("deleted {id}"), &json!({ "deleted": id }))?;

@@ -27,6 +27,7 @@ mod limits;
 mod lost_catalog;
 mod no_file_calls;
 mod paths;
+mod preview;
 mod public_keys;
 mod readers;
 mod refusals;

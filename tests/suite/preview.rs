@@ -2,14 +2,15 @@
 //! holds nobody up and changes nothing [P3, P13].
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::client::{Answer, Server, superuser, user};
-use crate::harness::{Place, eventually, python, traces};
+use crate::harness::{Place, Run, eventually, python, traces};
+use crate::inject::Spot;
 use crate::seasons::{MANUAL, then};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite/python/difference.py");
@@ -367,6 +368,32 @@ fn rotation_may_take_the_backup_away_meanwhile() {
     assert!(found > 3);
     server.stop();
     place.assert_whole();
+}
+
+/// Deleted while it is being opened, at one call after another: it is gone then, or still seen whole, and never taken for
+/// damaged.
+#[test]
+fn a_backup_that_goes_while_it_is_opened_is_not_found_or_seen_whole() {
+    let place = Place::new();
+    let backup = place.create();
+    let path = backup["databases"]["attendance"]["file"].as_str().unwrap().to_owned();
+    let spot = Spot { call: "%file,%desc", path: Some(path) };
+    let mut gone = 0;
+    for call in 1..=10 {
+        let twin = place.twin();
+        let effect = format!("delay_enter=1000000:when={call}");
+        let mut command = twin.faulty(&spot, &effect, &["preview", id(&backup)]);
+        let preview = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("strace is needed");
+        std::thread::sleep(Duration::from_millis(400));
+        twin.ok(&["delete", id(&backup), "--force"]);
+        let run = Run::of(preview.wait_with_output().unwrap());
+        if run.code != 0 {
+            run.refused(1, &["there is no backup"]);
+            gone += 1;
+        }
+    }
+    println!("gone at {gone} calls");
+    assert!(gone > 0);
 }
 
 /// Names of a database are someone's text: none of it reaches a terminal as a command.

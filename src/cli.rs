@@ -106,6 +106,8 @@ enum Command {
         #[command(flatten)]
         wait: Wait,
     },
+    /// Tell what a restore would change; nothing is changed
+    Preview { id: BackupId },
     /// Delete a backup
     Delete {
         id: BackupId,
@@ -322,6 +324,7 @@ fn operate(engine: &Engine, command: Command, control: Control, out: &mut Output
             out.drilled(&drilled)?;
             return Ok(drilled.ok);
         }
+        Command::Preview { id } => out.preview(engine, &engine.preview(&id, &call(Duration::ZERO, control))?)?,
         Command::Delete { id, force, wait } => {
             engine.delete(id, force, &call(wait.wait, control))?;
             out.done(&format!("deleted {id}"), &json!({ "deleted": id }))?;

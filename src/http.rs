@@ -13,6 +13,7 @@ pub mod openapi;
 pub mod problem;
 mod settings;
 mod sign_in;
+mod slot;
 mod stream;
 
 use std::net::TcpListener;
@@ -42,6 +43,7 @@ use crate::token::Keyring;
 use admit::Superuser;
 use limits::Limits;
 use problem::Problem;
+use slot::Slot;
 
 /// A request's head must come within this.
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
@@ -69,8 +71,8 @@ pub struct State {
     /// Of the process: what stops it stops what was begun over HTTP.
     control: Control,
     reads: Semaphore,
-    /// Who verifies, and how to stop that.
-    verifying: Mutex<Option<(Holder, Control)>>,
+    verifying: Slot,
+    previewing: Slot,
     downloads: Arc<AtomicUsize>,
     ranges: Mutex<Vec<Told>>,
     ready: health::Ready,
@@ -93,7 +95,8 @@ impl State {
             sessions,
             control: control.clone(),
             reads: Semaphore::new(READS),
-            verifying: Mutex::default(),
+            verifying: Slot::default(),
+            previewing: Slot::default(),
             downloads: Arc::default(),
             ranges: Mutex::default(),
             ready: health::Ready::default(),
@@ -143,25 +146,14 @@ impl State {
         Call { wait: Duration::ZERO, control: self.control.child(), actor: superuser.actor() }
     }
 
-    /// One verification at a time: each reads a whole backup.
-    fn verify_slot(self: &Arc<Self>, id: BackupId, call: &Call) -> Result<impl Drop + Send + 'static, engine::Error> {
-        let mut verifying = self.verifying.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((holder, _)) = verifying.as_ref() {
-            return Err(engine::Error::Held(Some(Box::new(holder.clone()))));
-        }
-        let holder = Holder::new(&format!("verify {id}"), &call.actor.by, self.engine.clock().now());
-        *verifying = Some((holder, call.control.clone()));
-        let state = Arc::clone(self);
-        Ok(OnDrop(Some(move || *state.verifying.lock().unwrap_or_else(PoisonError::into_inner) = None)))
+    /// A place in a slot, for what is called `kind` to those that find it taken.
+    fn place(&self, slot: &Slot, kind: &str, call: &Call) -> Result<impl Drop + Send + 'static, engine::Error> {
+        slot.take(Holder::new(kind, &call.actor.by, self.engine.clock().now()), &call.control)
     }
 
-    /// Asks the verification that is under way to stop, and says which that is.
-    fn cancel_verification(&self) -> Option<Holder> {
-        let verifying = self.verifying.lock().unwrap_or_else(PoisonError::into_inner);
-        verifying.as_ref().map(|(holder, control)| {
-            control.cancel();
-            holder.clone()
-        })
+    /// Asks the verification or the preview that is under way to stop, and says which that is.
+    fn cancel_reading(&self) -> Option<Holder> {
+        self.verifying.cancel().or_else(|| self.previewing.cancel())
     }
 
     /// One of the downloads that may run at once; free again when it is dropped.
@@ -247,6 +239,7 @@ fn routes(limits: &Limits) -> Vec<Resource> {
         resource("/api/backup/verify/{id}", [(post(), web::to(api::verify))]),
         resource("/api/backup/download/{id}", [(get(), download())]),
         resource("/api/backup/{id}/download", [(get(), download())]),
+        resource("/api/backup/{id}/preview", [(get(), web::to(api::preview))]),
         resource(
             "/api/backup/{id}",
             [(get(), web::to(api::get)), (Method::PATCH, web::to(api::patch)), (Method::DELETE, web::to(api::delete))],

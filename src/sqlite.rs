@@ -8,6 +8,7 @@ pub mod assertion;
 pub mod catch_up;
 pub mod check;
 mod control;
+pub mod diff;
 pub mod exclusive;
 pub mod kind;
 pub mod page_set;

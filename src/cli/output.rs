@@ -1,5 +1,7 @@
 //! What commands print: tables and sentences for people, JSON for scripts.
 
+mod preview;
+
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 

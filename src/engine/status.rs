@@ -459,7 +459,8 @@ impl Warnings {
     }
 }
 
-fn list(files: &[&String]) -> String {
+/// The first few of them.
+pub(super) fn list(files: &[&String]) -> String {
     let shown: Vec<_> = files.iter().take(5).map(|file| file.as_str()).collect();
     match files.len() - shown.len() {
         0 => shown.join(", "),

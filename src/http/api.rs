@@ -16,7 +16,7 @@ use crate::backup::retention::{Fate, Step};
 use crate::backup::settings::Saved;
 use crate::backup::{Backup, BackupId, Tier, reason};
 use crate::engine::status::{ConfigView, Operation, Status};
-use crate::engine::{AuditPage, AuditQuery, Change, Create, Drilled, Engine, Restore, Restored, Verification};
+use crate::engine::{AuditPage, AuditQuery, Change, Create, Drilled, Engine, Preview, Restore, Restored, Verification};
 
 /// Which backups to list.
 #[derive(Deserialize, utoipa::IntoParams)]
@@ -190,7 +190,7 @@ pub async fn verify(
     path: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let (id, call) = (id(&path)?, state.call(&superuser));
-    let slot = state.verify_slot(id, &call)?;
+    let slot = state.place(&state.verifying, &format!("verify {id}"), &call)?;
     let found = state.engine(move |engine| {
         // Held until it is done, whether or not anyone still waits for it.
         let _slot = slot;
@@ -206,6 +206,23 @@ pub async fn verify(
 pub async fn drill(state: web::Data<State>, superuser: Superuser) -> Result<HttpResponse, Problem> {
     let call = state.call(&superuser);
     Ok(HttpResponse::Ok().json(state.engine(move |engine| engine.drill(&call)).await?))
+}
+
+/// What a restore would change: the live databases compared with the backup's. Nothing is changed.
+#[utoipa::path(get, path = "/api/backup/{id}/preview", tag = "backups", params(openapi::Id),
+    responses((status = 200, description = "What differs", body = Preview), openapi::OfPreview))]
+pub async fn preview(
+    state: web::Data<State>,
+    superuser: Superuser,
+    path: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let (id, call) = (id(&path)?, state.call(&superuser));
+    let slot = state.place(&state.previewing, &format!("preview {id}"), &call)?;
+    let found = state.engine(move |engine| {
+        let _slot = slot;
+        engine.preview(&id, &call)
+    });
+    Ok(HttpResponse::Ok().json(found.await?))
 }
 
 /// How things stand, and what is wrong.
@@ -341,7 +358,7 @@ pub struct Cancelling {
 pub async fn cancel(state: web::Data<State>, superuser: Superuser) -> Result<HttpResponse, Problem> {
     let call = state.call(&superuser);
     let cancelled = match state.engine(move |engine| engine.cancel(&call)).await {
-        Err(problem) if problem.kind() == problem::NOTHING_RUNS => state.cancel_verification().ok_or(problem)?,
+        Err(problem) if problem.kind() == problem::NOTHING_RUNS => state.cancel_reading().ok_or(problem)?,
         cancelled => cancelled?,
     };
     let operation = cancelled.into();

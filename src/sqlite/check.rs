@@ -119,7 +119,7 @@ fn is_damage(error: &rusqlite::Error) -> bool {
 }
 
 /// An error in preparing or running a statement that needs what only the app has.
-fn is_unknown(error: &rusqlite::Error) -> bool {
+pub(super) fn is_unknown(error: &rusqlite::Error) -> bool {
     matches!(code(error), Some(ErrorCode::Unknown))
 }
 

@@ -29,6 +29,12 @@ struct Patience {
     limit: Duration,
 }
 
+impl Patience {
+    fn left(self) -> Duration {
+        self.limit.saturating_sub(self.since.elapsed())
+    }
+}
+
 /// How far a copy is.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress<'a> {
@@ -53,9 +59,11 @@ impl Control {
         Self { progress: Some(Arc::new(both)), ..self.clone() }
     }
 
-    /// The same, with an end to its patience.
+    /// The same, with an end to its patience, unless that ends sooner already.
     pub fn within(&self, since: Instant, limit: Duration) -> Self {
-        Self { patience: Some(Patience { since, limit }), abandoned: Arc::default(), ..self.clone() }
+        let patience = Patience { since, limit };
+        let sooner = self.patience.filter(|own| own.left() < patience.left()).unwrap_or(patience);
+        Self { patience: Some(sooner), abandoned: Arc::default(), ..self.clone() }
     }
 
     /// For one operation of many: it can be cancelled by itself, and is when this is.

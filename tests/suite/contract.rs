@@ -136,6 +136,15 @@ fn real_answers_are_as_the_document_says() {
     ask(200, "POST", "/api/backup/verify/{id}", "", &su);
     ask(200, "POST", "/api/backup/drill", "", &su);
     ask(200, "GET", "/api/backup/status", "", &any);
+    place.sql(
+        "attendance",
+        "ALTER TABLE people ADD COLUMN email TEXT; CREATE VIRTUAL TABLE boxes USING rtree(id, low, high)",
+    );
+    ask(200, "GET", "/api/backup/{id}/preview", "", &su);
+    std::fs::rename(place.live("auth"), place.path("aside")).unwrap();
+    ask(200, "GET", "/api/backup/{id}/preview", "", &su);
+    std::fs::rename(place.path("aside"), place.live("auth")).unwrap();
+    ask(404, "GET", "/api/backup/{id}/preview", "-7", &su);
     ask(200, "PATCH", "/api/backup/{id}", "", &body(json!({ "pinned": true })));
     ask(400, "PATCH", "/api/backup/{id}", "", &body(json!([true])));
     ask(409, "POST", "/api/backup/acknowledge", "", &body(json!({ "id": "manual-2026-01-08T143005Z" })));

@@ -42,6 +42,7 @@ const ROUTES: &[(&str, &str, Who, u16)] = &[
     ("POST", "/api/backup/verify/{id}", Superuser, 404),
     ("GET", "/api/backup/download/{id}", Superuser, 404),
     ("GET", "/api/backup/{id}/download", Superuser, 404),
+    ("GET", "/api/backup/{id}/preview", Superuser, 404),
     ("GET", "/api/backup/{id}", User, 404),
     ("PATCH", "/api/backup/{id}", Superuser, 400),
     ("DELETE", "/api/backup/{id}", Superuser, 404),

@@ -31,6 +31,7 @@ mod lost_catalog;
 mod no_file_calls;
 mod offline;
 mod paths;
+mod preview;
 mod public_keys;
 mod readers;
 mod refusals;

@@ -103,6 +103,21 @@ fn a_backup_opens_live_files_through_sqlite_only() {
     assert_eq!((opened["attendance.db"], opened["auth.db"]), (3, 3), "{opened:?}");
 }
 
+/// One reader of each, and nothing beside them is made that wasn't there.
+#[test]
+fn a_preview_opens_live_files_through_sqlite_only() {
+    let (place, _app) = at_work();
+    let backup = place.create();
+    let mut opened = BTreeMap::new();
+    for (call, file, flags) in traced(&place, &["preview", backup["id"].as_str().unwrap()]) {
+        assert_eq!(call, "openat", "{file} was changed by {call}");
+        assert!(flags.starts_with("O_RDWR|") && flags.contains("O_NOFOLLOW|O_CLOEXEC"), "{file}: {flags}");
+        assert!(!file.ends_with(".db") || !flags.contains("O_CREAT"), "{file}: {flags}");
+        *opened.entry(file).or_insert(0) += 1;
+    }
+    assert_eq!((opened["attendance.db"], opened["auth.db"]), (1, 1), "{opened:?}");
+}
+
 /// A journal that the app keeps (PERSIST) or is about to write is not ours to open for writing, or to remove.
 #[test]
 fn a_backup_in_rollback_mode_leaves_the_journal_alone() {

@@ -1,0 +1,202 @@
+//! What a restore would change, told beforehand: the live databases compared with a backup's. No lock is taken and nothing
+//! changed. What is told is true of the moment in which each database was looked at.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+
+use chrono::{DateTime, Utc};
+use rusqlite::Connection;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::read::Opened;
+use super::status::{Warning, list};
+use super::{Call, Engine, Error};
+use crate::backup::{Backup, BackupId, DatabaseCopy, DatabaseName, timestamp};
+use crate::sqlite::diff::{self, Bounds, Difference, Failure};
+use crate::sqlite::{self, open_finished, situation};
+use crate::store::inode;
+
+/// The database that by its name says who may come in.
+const AUTH: &str = "auth";
+
+/// `GET /api/backup/{id}/preview`: what a restore of a backup would change.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
+pub struct Preview {
+    /// The backup.
+    pub id: BackupId,
+    /// Its instant: the "then" of all figures.
+    #[serde(with = "timestamp")]
+    pub timestamp: DateTime<Utc>,
+    /// Each database of the backup.
+    pub databases: BTreeMap<DatabaseName, DatabasePreview>,
+    /// What to think of before a restore.
+    pub warnings: Vec<Warning>,
+}
+
+/// What a restore would change in one database.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum DatabasePreview {
+    /// How the live database differs from the backup's.
+    Compared(Difference),
+    /// There is nothing to compare it with.
+    NotCompared {
+        /// Why, and what to do.
+        reason: String,
+    },
+}
+
+impl Engine {
+    /// What a restore of a backup would change.
+    pub fn preview(&self, id: &BackupId, call: &Call) -> Result<Preview, Error> {
+        self.previewed(id, call).inspect_err(|error| {
+            use sqlite::Error::Locked;
+            if matches!(error, Error::NotFound(_) | Error::Damaged { .. } | Error::Sqlite(Locked { .. })) {
+                self.refused("preview", call, Some(*id), error);
+            }
+        })
+    }
+
+    fn previewed(&self, id: &BackupId, call: &Call) -> Result<Preview, Error> {
+        let (backup, copies) = self.opened_copies(id)?;
+        let mut databases = BTreeMap::new();
+        for (name, copy) in copies {
+            let compared = self.compared(&backup, &name, copy, call)?;
+            databases.insert(name, compared);
+        }
+        let warnings = self.warnings_of(&backup, &databases);
+        Ok(Preview { id: backup.id, timestamp: backup.timestamp, databases, warnings })
+    }
+
+    /// Opens all copies of a backup. Rotation may take a file away, or give it another name, before SQLite has it open too:
+    /// then all are looked up once more.
+    fn opened_copies(&self, id: &BackupId) -> Result<(Backup, Vec<(DatabaseName, Connection)>), Error> {
+        'opened: loop {
+            let Opened { backup, files } = self.opened(id)?;
+            let mut copies = Vec::new();
+            for file in files {
+                let path = file.path.clone();
+                let handed = file.usable(backup.id)?;
+                let opened = open_finished(&path);
+                if !is_at(&handed.file, &path) {
+                    continue 'opened;
+                }
+                let copy = opened.map_err(|error| damaged(backup.id, &situation(&handed.name, error)))?;
+                copies.push((handed.name, copy));
+            }
+            return Ok((backup, copies));
+        }
+    }
+
+    fn compared(
+        &self,
+        backup: &Backup,
+        name: &DatabaseName,
+        copy: Connection,
+        call: &Call,
+    ) -> Result<DatabasePreview, Error> {
+        let Some(source) = self.sources().into_iter().find(|source| source.name == *name) else {
+            let reason = "it is none of the live databases any more (BACKUP_DATABASES)".to_owned();
+            return Ok(DatabasePreview::NotCompared { reason });
+        };
+        let bounds = Bounds { lock_timeout: self.config.lock_timeout, rollback_hold: self.config.rollback_hold };
+        let rows = backup.databases.get(name).map(|copy: &DatabaseCopy| &copy.tables);
+        let rows = rows.cloned().unwrap_or_default();
+        match diff::compare(&source, copy, &rows, &bounds, &call.control) {
+            Ok(difference) => Ok(DatabasePreview::Compared(difference)),
+            Err(Failure::Live(error @ (sqlite::Error::Cancelled | sqlite::Error::Locked { .. }))) => Err(error.into()),
+            Err(Failure::Live(error)) => Ok(DatabasePreview::NotCompared { reason: error.to_string() }),
+            Err(Failure::Copy(error)) => Err(damaged(backup.id, &error)),
+        }
+    }
+
+    fn warnings_of(&self, backup: &Backup, databases: &BTreeMap<DatabaseName, DatabasePreview>) -> Vec<Warning> {
+        let mut warnings = Vec::new();
+        let mut warn = |code, detail: String| warnings.push(Warning { code, detail });
+        let id = backup.id;
+        if !backup.verified.ok || !backup.checked.ok {
+            warn("damaged", format!("{id} was found damaged when it was last read back; use another backup"));
+        }
+        if backup.is_shrunk() {
+            warn("shrunk", format!("{id} is suspiciously small; look at what it lacks before you take it"));
+        }
+        let age = (self.clock.now() - backup.timestamp).to_std().unwrap_or_default();
+        if age > self.config.stale_after {
+            let hours = age.as_secs() / 3600;
+            warn(
+                "old",
+                format!("{id} is {hours} hours old: what was written since goes; look whether a younger one will do"),
+            );
+        }
+        for name in self.config.databases.keys().filter(|name| !backup.databases.contains_key(*name)) {
+            warn(
+                "not-in-backup",
+                format!("`{name}` is not in {id}: it stays as it is now beside the others as they were then"),
+            );
+        }
+        for (name, preview) in databases {
+            warn_of(name, preview, self.config.databases.contains_key(name), &mut warn);
+        }
+        warnings
+    }
+}
+
+fn warn_of(name: &DatabaseName, preview: &DatabasePreview, is_live: bool, warn: &mut impl FnMut(&'static str, String)) {
+    if !is_live {
+        return warn("not-live", format!("`{name}` is in the backup and not in BACKUP_DATABASES: it is left out"));
+    }
+    if name.as_str() == AUTH {
+        warn(
+            "auth",
+            format!(
+                "passwords, rights and sessions in `{name}` go back in time too: who was locked out since may come in again. Look at who is superuser right after"
+            ),
+        );
+    }
+    let DatabasePreview::Compared(found) = preview else { return };
+    let versions = found.user_version;
+    if !found.schema.is_empty() || versions.now != versions.then {
+        warn(
+            "schema",
+            format!(
+                "the schema of `{name}` was another one (user_version {} now, {} then): the app's code must fit it",
+                versions.now, versions.then
+            ),
+        );
+    }
+    let of = |is_comparable: bool| {
+        let missed = found.tables.iter().filter(|(_, table)| !table.complete);
+        let names = missed.filter(|(_, table)| table.not_comparable.is_none() == is_comparable).map(|(name, _)| name);
+        names.collect::<Vec<_>>()
+    };
+    let (unfinished, unknown) = (of(true), of(false));
+    if !unfinished.is_empty() {
+        let tables = list(&unfinished);
+        warn(
+            "incomplete",
+            format!("there was no time to compare all of `{name}`: figures of {tables} are the least they can be"),
+        );
+    }
+    if !unknown.is_empty() {
+        warn("not-comparable", format!("rows of these tables of `{name}` can't be compared: {}", list(&unknown)));
+    }
+}
+
+/// The path still leads to the file that is held open.
+fn is_at(file: &File, path: &Path) -> bool {
+    matches!((file.metadata(), path.symlink_metadata()), (Ok(held), Ok(there)) if inode(&held) == inode(&there))
+}
+
+/// A file of the catalog's size that isn't a database as it was.
+fn damaged(id: BackupId, error: &sqlite::Error) -> Error {
+    let reason = match error {
+        sqlite::Error::Corrupt { name, findings, .. } => format!("the copy of `{name}`: {}", findings.join("; ")),
+        sqlite::Error::SourceIo { name, source }
+        | sqlite::Error::NotAllowed { name, source }
+        | sqlite::Error::Sqlite { name, source } => format!("the copy of `{name}`: {source}"),
+        other => other.to_string(),
+    };
+    Error::Damaged { id, reason }
+}

@@ -1,0 +1,33 @@
+//! What reads a whole backup is done one at a time: who is at it, and how to stop that.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::OnDrop;
+use crate::engine::{Error, Holder};
+use crate::sqlite::Control;
+
+/// Taken by one at a time.
+#[derive(Clone, Default)]
+pub(super) struct Slot(Arc<Mutex<Option<(Holder, Control)>>>);
+
+impl Slot {
+    /// Takes it; free again when the place is dropped.
+    pub(super) fn take(&self, holder: Holder, control: &Control) -> Result<impl Drop + Send + 'static, Error> {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((other, _)) = taken.as_ref() {
+            return Err(Error::Held(Some(Box::new(other.clone()))));
+        }
+        *taken = Some((holder, control.clone()));
+        let slot = Arc::clone(&self.0);
+        Ok(OnDrop(Some(move || *slot.lock().unwrap_or_else(PoisonError::into_inner) = None)))
+    }
+
+    /// Asks whoever has it to stop, and says who that is.
+    pub(super) fn cancel(&self) -> Option<Holder> {
+        let taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.as_ref().map(|(holder, control)| {
+            control.cancel();
+            holder.clone()
+        })
+    }
+}

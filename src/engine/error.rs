@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Holder, bytes};
 use crate::backup::{BackupId, DatabaseName};
+use crate::sqlite::kind::Misfit;
 use crate::{audit, catalog, disk, sqlite};
 
 /// Why an operation didn't do what was asked.
@@ -331,13 +332,28 @@ impl Error {
         }
     }
 
-    /// A copy that may not take a live database's place, whatever force.
-    pub(super) fn foreign(id: BackupId, name: &DatabaseName, misfit: sqlite::kind::Misfit) -> Self {
-        let reason = match misfit {
-            sqlite::kind::Misfit::Foreign(reason) => reason,
-            _ => "it has no table at all".to_owned(),
-        };
-        Self::Foreign { id, name: name.clone(), reason }
+    /// Why a live database can't be written page by page.
+    pub(super) fn of_target(error: sqlite::Error) -> Self {
+        use sqlite::Error::{Corrupt, Empty, Missing, NotADatabase};
+        match error {
+            Missing { .. } | Empty { .. } | NotADatabase { .. } | Corrupt { .. } => {
+                Self::NeedsOffline { reason: error.to_string() }
+            }
+            other => other.into(),
+        }
+    }
+
+    /// Why the copy of a database may not take the live one's place.
+    pub(super) fn misfit(id: BackupId, name: &DatabaseName, misfit: Misfit) -> Self {
+        let name = name.clone();
+        match misfit {
+            Misfit::Empty => Self::Foreign { id, name, reason: "it has no table at all".to_owned() },
+            Misfit::Foreign(reason) => Self::Foreign { id, name, reason },
+            Misfit::Code(code) => Self::ForeignCode { id, name, code },
+            Misfit::Incompatible(how) => {
+                Self::NeedsOffline { reason: format!("the copy of `{name}` in {id} doesn't fit: {how}") }
+            }
+        }
     }
 
     /// A restore that may take less time when it is begun anew.

@@ -76,13 +76,13 @@ impl Session<'_> {
     fn offline_job(&self, restore: &Restore, staged: Staged) -> Result<Job, Error> {
         let Staged { backup, files: paths, folder } = staged;
         let mut files = BTreeMap::new();
-        let whole = restore.force || self.is_undo(&backup.id);
-        for source in self.assert_same_databases(&backup, whole)? {
+        let whole = restore.force || self.engine.is_undo(&backup.id);
+        for source in self.engine.assert_same_databases(&backup, whole)? {
             let name = &source.name;
             let (Some(path), Some(copy)) = (paths.get(name), backup.databases.get(name)) else { continue };
             let file = PrivateFile::at(path.clone(), copy.clone())?;
             let kind = self.check_private(&backup, &file, name, restore.force)?;
-            let force = restore.force || self.is_undo(&backup.id);
+            let force = restore.force || self.engine.is_undo(&backup.id);
             let misfit = match self.find(&source)? {
                 Found::Usable(live) => kind.misfit(&live),
                 Found::Ruined(reason) if !restore.force => {
@@ -91,13 +91,9 @@ impl Session<'_> {
                 Found::Missing | Found::Ruined(_) => None,
             };
             match misfit {
-                Some(Misfit::Code(code)) if !force => {
-                    return Err(Error::ForeignCode { id: backup.id, name: name.clone(), code });
-                }
-                Some(misfit @ (Misfit::Empty | Misfit::Foreign(_))) => {
-                    return Err(Error::foreign(backup.id, name, misfit));
-                }
-                _ => {}
+                None | Some(Misfit::Incompatible(_)) => {}
+                Some(Misfit::Code(_)) if force => {}
+                Some(misfit) => return Err(Error::misfit(backup.id, name, misfit)),
             }
             files.insert(name.clone(), file);
         }

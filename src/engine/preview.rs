@@ -15,6 +15,8 @@ use super::status::{Warning, list};
 use super::{Call, Engine, Error};
 use crate::backup::{Backup, BackupId, DatabaseCopy, DatabaseName, timestamp};
 use crate::sqlite::diff::{self, Bounds, Difference, Failure};
+use crate::sqlite::kind::Kind;
+use crate::sqlite::restore::Target;
 use crate::sqlite::{self, open_finished, situation};
 use crate::store::inode;
 
@@ -66,7 +68,8 @@ impl Engine {
             let compared = self.compared(&backup, &name, copy, call)?;
             databases.insert(name, compared);
         }
-        let warnings = self.warnings_of(&backup, &databases);
+        let mut warnings = self.obstacles(&backup, call)?;
+        warnings.extend(self.warnings_of(&backup, &databases));
         Ok(Preview { id: backup.id, timestamp: backup.timestamp, databases, warnings })
     }
 
@@ -110,6 +113,29 @@ impl Engine {
             Err(Failure::Live(error)) => Ok(DatabasePreview::NotCompared { reason: error.to_string() }),
             Err(Failure::Copy(error)) => Err(damaged(backup.id, &error)),
         }
+    }
+
+    /// Why a restore would be refused as things stand, and what it would take.
+    fn obstacles(&self, backup: &Backup, call: &Call) -> Result<Vec<Warning>, Error> {
+        let same = self.assert_same_databases(backup, self.is_undo(&backup.id)).err();
+        let mut found: Vec<Error> = same.into_iter().collect();
+        for source in self.sources() {
+            let Some(copy) = backup.databases.get(&source.name) else { continue };
+            let path = self.store.path(&backup.id, &source.name, copy.form);
+            // What is wrong with the copy was told by the comparison.
+            let Ok(kind) = open_finished(&path).and_then(|copy| Kind::of(&copy)) else { continue };
+            match Target::open(&source, self.config.lock_timeout, &call.control) {
+                Ok(live) => {
+                    let misfit = kind.misfit(&live.kind).filter(|_| !self.is_undo(&backup.id));
+                    found.extend(misfit.map(|misfit| Error::misfit(backup.id, &source.name, misfit)));
+                }
+                Err(sqlite::Error::Cancelled) => return Err(sqlite::Error::Cancelled.into()),
+                Err(error) => found.push(Error::of_target(error)),
+            }
+        }
+        let warning =
+            |error: Error| Warning { code: "refused", detail: format!("a restore would be refused: {error}") };
+        Ok(found.into_iter().map(warning).collect())
     }
 
     fn warnings_of(&self, backup: &Backup, databases: &BTreeMap<DatabaseName, DatabasePreview>) -> Vec<Warning> {

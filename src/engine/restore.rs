@@ -189,6 +189,25 @@ impl Engine {
         let standing = self.list()?.into_iter().map(|backup| backup.id);
         made.filter(|made| standing.into_iter().any(|id| id == *made)).ok_or(Error::NothingToUndo)
     }
+
+    /// What the last restore replaced was the app's own, whatever it is.
+    pub(super) fn is_undo(&self, id: &BackupId) -> bool {
+        self.undoable().is_ok_and(|undoable| undoable == *id)
+    }
+
+    /// The live databases that the backup holds.
+    pub(super) fn assert_same_databases(&self, backup: &Backup, force: bool) -> Result<Vec<Source>, Error> {
+        let configured = self.sources();
+        let (held, not_held): (Vec<_>, Vec<_>) =
+            configured.into_iter().partition(|source| backup.databases.contains_key(&source.name));
+        let unknown = backup.databases.keys().filter(|name| !self.config.databases.contains_key(*name));
+        let unknown: Vec<_> = unknown.cloned().collect();
+        let not_held: Vec<_> = not_held.into_iter().map(|source| source.name).collect();
+        if held.is_empty() || !force && (!unknown.is_empty() || !not_held.is_empty()) {
+            return Err(Error::OtherDatabases { id: backup.id, not_held, unknown });
+        }
+        Ok(held)
+    }
 }
 
 impl Session<'_> {
@@ -242,8 +261,8 @@ impl Session<'_> {
     /// Step 1, but for the copying: the private copies are whole, and fit the live databases.
     fn job(&self, restore: &Restore, staged: Staged) -> Result<(Job, Vec<Target>), Error> {
         let Staged { backup, files: paths, folder } = staged;
-        let force = restore.force || self.is_undo(&backup.id);
-        let sources = self.assert_same_databases(&backup, force)?;
+        let force = restore.force || self.engine.is_undo(&backup.id);
+        let sources = self.engine.assert_same_databases(&backup, force)?;
         let (mut files, mut targets) = (BTreeMap::new(), Vec::new());
         for source in sources {
             let name = &source.name;
@@ -261,34 +280,8 @@ impl Session<'_> {
         Ok((Job { id, force, folder: folder_name, files, restored: None }, targets))
     }
 
-    /// The live databases that the backup holds.
-    pub(super) fn assert_same_databases(&self, backup: &Backup, force: bool) -> Result<Vec<Source>, Error> {
-        let configured = self.engine.sources();
-        let (held, not_held): (Vec<_>, Vec<_>) =
-            configured.into_iter().partition(|source| backup.databases.contains_key(&source.name));
-        let unknown = backup.databases.keys().filter(|name| !self.engine.config.databases.contains_key(*name));
-        let unknown: Vec<_> = unknown.cloned().collect();
-        let not_held: Vec<_> = not_held.into_iter().map(|source| source.name).collect();
-        if held.is_empty() || !force && (!unknown.is_empty() || !not_held.is_empty()) {
-            return Err(Error::OtherDatabases { id: backup.id, not_held, unknown });
-        }
-        Ok(held)
-    }
-
     pub(super) fn target(&self, source: &Source) -> Result<Target, Error> {
-        let opened = Target::open(source, self.engine.config.lock_timeout, &self.control());
-        opened.map_err(|error| match error {
-            sqlite::Error::Missing { .. }
-            | sqlite::Error::Empty { .. }
-            | sqlite::Error::NotADatabase { .. }
-            | sqlite::Error::Corrupt { .. } => Error::NeedsOffline { reason: error.to_string() },
-            other => other.into(),
-        })
-    }
-
-    /// What the last restore replaced was the app's own, whatever it is.
-    pub(super) fn is_undo(&self, id: &BackupId) -> bool {
-        self.engine.undoable().is_ok_and(|undoable| undoable == *id)
+        Target::open(source, self.engine.config.lock_timeout, &self.control()).map_err(Error::of_target)
     }
 
     fn assert_fits(&self, backup: &Backup, file: &PrivateFile, target: &Target, force: bool) -> Result<(), Error> {
@@ -296,13 +289,9 @@ impl Session<'_> {
         let kind = self.check_private(backup, file, name, force)?;
         match kind.misfit(&target.kind) {
             None => Ok(()),
-            Some(Misfit::Empty | Misfit::Code(_)) if self.is_undo(&id) => Ok(()),
-            Some(misfit @ (Misfit::Empty | Misfit::Foreign(_))) => Err(Error::foreign(id, name, misfit)),
-            Some(Misfit::Incompatible(how)) => {
-                Err(Error::NeedsOffline { reason: format!("the copy of `{name}` in {id} doesn't fit: {how}") })
-            }
+            Some(Misfit::Empty | Misfit::Code(_)) if self.engine.is_undo(&id) => Ok(()),
             Some(Misfit::Code(_)) if force => Ok(()),
-            Some(Misfit::Code(code)) => Err(Error::ForeignCode { id, name: name.clone(), code }),
+            Some(misfit) => Err(Error::misfit(id, name, misfit)),
         }
     }
 

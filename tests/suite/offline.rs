@@ -40,6 +40,8 @@ fn another_page_size_wants_the_app_stopped_and_then_comes() {
         "DELETE FROM people; PRAGMA journal_mode=delete; PRAGMA page_size=8192; VACUUM; PRAGMA journal_mode=wal",
     );
     let before = place.path("attendance.db").metadata().unwrap();
+    let preview = place.ok(&["preview", &id]).stdout;
+    assert!(preview.contains("a restore would be refused") && preview.contains("--offline"), "{preview}");
     let run = place.run(&["restore", &id, "--confirm", &id]);
     assert_eq!(run.code, 1);
     assert!(run.stderr.contains("page size is 4096, that of the live database is 8192"), "{}", run.stderr);

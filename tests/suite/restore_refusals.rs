@@ -33,6 +33,13 @@ fn changed() -> (Place, Value, String) {
     (place, backup, id)
 }
 
+/// What the preview says of a restore that would be refused.
+fn foretold(place: &Place, id: &str) -> Vec<String> {
+    let warnings = place.json(&["preview", id])["warnings"].as_array().unwrap().clone();
+    let refusals = warnings.iter().filter(|it| it["code"] == "refused");
+    refusals.map(|it| it["detail"].as_str().unwrap().to_owned()).collect()
+}
+
 /// It fails with that code, says each word, changes nothing, and the audit log has it.
 #[track_caller]
 fn refused(place: &Place, id: &str, more: &[&str], code: &str, words: &[&str]) {
@@ -167,6 +174,8 @@ fn code_that_the_live_database_lacks_wants_force_and_is_named() {
             &[&file, Path::new(users), Path::new(code)],
         );
         forge(&place, &backup, "auth", &file);
+        let foretold = foretold(&place, &id);
+        assert!(foretold.len() == 1 && foretold[0].contains(name), "{foretold:?}");
         refused(&place, &id, &[], "foreign-code", &[name, "force"]);
         let run = restore(&place, &id, &["--force"]);
         assert_eq!(run.code, 0, "{}", run.stderr);
@@ -206,7 +215,9 @@ fn an_undo_needs_no_force() {
     let (place, _, id) = changed();
     place.sql("auth", "CREATE VIEW seen AS SELECT * FROM users");
     let before = dump(&place);
+    assert_eq!(foretold(&place, &id), Vec::<String>::new());
     let told = place.json(&["restore", &id, "--confirm", &id]);
+    assert_eq!(foretold(&place, told["preRestore"].as_str().unwrap()), Vec::<String>::new());
     place.ok(&["undo"]);
     assert_eq!(dump(&place), before);
     // Of an older restore it is a backup like any other.
@@ -237,6 +248,7 @@ fn a_backup_of_other_databases_wants_force() {
     let file = catalog["backups"][0]["databases"].as_object_mut().unwrap().remove("auth").unwrap();
     std::fs::write(place.backups().join("metadata.json"), catalog.to_string()).unwrap();
     refused(&place, &id, &[], "other-databases", &["no copy of `auth`", "force"]);
+    assert!(foretold(&place, &id)[0].contains("no copy of `auth`"));
     let run = restore(&place, &id, &["--force"]);
     assert_eq!(run.code, 0, "{}", run.stderr);
     assert_eq!(place.sql("attendance", "SELECT count(*) FROM people"), "3");

@@ -51,7 +51,8 @@ impl SmallDisk {
     }
 }
 
-fn run_in_namespace(test: &str) {
+/// Runs a test once more where mounts of its own vanish with it.
+pub fn run_in_namespace(test: &str) {
     let root = std::fs::read_to_string("/proc/self/status").unwrap().contains("Uid:\t0\t0");
     let mut command = Command::new("unshare");
     command.args(if root { &["--mount"][..] } else { &["--mount", "--map-root-user"] });

@@ -32,8 +32,18 @@ pub const CALLS: [&str; 16] = [
 #[derive(Clone, Debug)]
 pub struct Spot {
     pub call: &'static str,
-    /// Below the backup directory.
+    /// Below the backup directory, or after `../` beside it, where the live databases are.
     pub path: Option<String>,
+}
+
+impl Spot {
+    pub fn anywhere(call: &'static str) -> Self {
+        Self { call, path: None }
+    }
+
+    pub fn on(call: &'static str, path: &str) -> Self {
+        Self { call, path: Some(path.to_owned()) }
+    }
 }
 
 impl std::fmt::Display for Spot {
@@ -59,7 +69,9 @@ impl Place {
         command.args(["-f", "-y", "-o"]).arg(log);
         command.args(["-e", &format!("trace=?{}", spot.call), "-e", &format!("inject=?{}:{effect}", spot.call)]);
         if let Some(path) = &spot.path {
-            command.arg("-P").arg(self.backups().join(path));
+            // strace compares names as they are written.
+            let beside = path.strip_prefix("../").map(|name| self.path(name));
+            command.arg("-P").arg(beside.unwrap_or_else(|| self.backups().join(path)));
         }
         command.arg(PROGRAM).args(args);
         command

@@ -5,6 +5,7 @@ mod app;
 mod client;
 mod harness;
 mod inject;
+mod restore_scene;
 mod scene;
 mod seasons;
 
@@ -30,6 +31,8 @@ mod paths;
 mod public_keys;
 mod readers;
 mod refusals;
+mod restore_crash;
+mod restore_faults;
 mod rotation;
 mod secrets;
 mod serving;

@@ -292,15 +292,15 @@ impl Session<'_> {
 
     /// Step 7, but for the outcome: the live databases hold what the backup holds, as far as the app has not written since.
     pub(super) fn finished(&mut self, job: &Job, done: Done) -> Result<Restored, Error> {
-        let mut databases = BTreeMap::new();
+        let (mut databases, mut notes) = (BTreeMap::new(), Vec::new());
         for target in &job.targets {
             let (name, file) = (&target.name, &job.files[&target.name]);
-            let read_back = self.prove(job.id, target, file)?;
+            let read_back = self.prove(job.id, target, file, &mut notes)?;
             let written = done.written.get(name).copied().unwrap_or_default();
             databases.insert(name.clone(), RestoredDatabase { pages: file.pages(), written, read_back });
             target.checkpoint();
         }
-        let mut notes = self.look_at_caught_up(&done);
+        notes.extend(self.look_at_caught_up(&done));
         self.rotate_after(Session::rotate_due);
         notes.extend(job.restored.iter().flat_map(|(restored, _)| restored.keys()).map(|name| {
             format!("`{name}` had been restored already when the restore was cut short; what the app wrote to it since is kept")
@@ -315,8 +315,28 @@ impl Session<'_> {
         })
     }
 
-    /// Says whether every page could be compared; the others' commits since then are looked at as a whole instead.
-    pub(super) fn prove(&self, id: BackupId, target: &Target, file: &PrivateFile) -> Result<bool, Error> {
+    /// Says whether every page could be compared. What is committed stays so, whatever is in the way of that: a look that
+    /// could not be had is noted, and what the live file itself has done wrong is an error.
+    fn prove(&self, id: BackupId, target: &Target, file: &PrivateFile, notes: &mut Vec<String>) -> Result<bool, Error> {
+        use sqlite::Error as Live;
+        let name = &target.name;
+        match self.compare(id, target, file) {
+            Err(
+                error @ (Error::Disk(_)
+                | Error::Sqlite(Live::Cancelled | Live::Locked { .. } | Live::TooSlow { .. } | Live::Disk(_))),
+            ) => {
+                notes.push(format!("`{name}` was restored, and could not be read back: {error}"));
+                Ok(false)
+            }
+            Err(Error::Sqlite(error)) => {
+                Err(Error::RestoredWrong { id, name: name.clone(), reason: format!("it can't be read back ({error})") })
+            }
+            compared => compared,
+        }
+    }
+
+    /// Page by page; what the app has committed since then is looked at as a whole instead.
+    fn compare(&self, id: BackupId, target: &Target, file: &PrivateFile) -> Result<bool, Error> {
         let (control, timeout) = (self.control(), self.engine.config.lock_timeout);
         let wrong = |reason: String| Error::RestoredWrong { id, name: target.name.clone(), reason };
         match target.read_back(file.both(), timeout, &control)? {

@@ -15,7 +15,7 @@ use super::plan::Plan;
 use super::read::other_bytes;
 use super::restore::{Job, PrivateFile, ROUNDS, Restored, RestoredDatabase};
 use super::staging::private_name;
-use super::{Error, Session};
+use super::{Error, Session, bytes};
 use crate::backup::{BackupId, DatabaseCopy, DatabaseName};
 use crate::sqlite::check::Verdict;
 use crate::sqlite::pages::read_back;
@@ -40,17 +40,30 @@ impl Settled {
 }
 
 impl Session<'_> {
-    /// Brings a restore to one of its two ends.
-    pub(super) fn settle(&mut self, mut plan: Plan) -> Result<Settled, Error> {
+    /// Brings a restore to one of its two ends. Whoever asks it to stop is heard after that: who is told that it was
+    /// cancelled finds the old state.
+    pub(super) fn settle(&mut self, plan: Plan) -> Result<Settled, Error> {
+        let control = self.call.control.unstoppable();
+        let stoppable = std::mem::replace(&mut self.call.control, control);
+        let settled = self.settle_in_rounds(plan);
+        self.call.control = stoppable;
+        settled
+    }
+
+    fn settle_in_rounds(&mut self, mut plan: Plan) -> Result<Settled, Error> {
         let mut round = 1;
         loop {
             let mut next = None;
             match self.settle_once(&plan, &mut next) {
                 Ok(settled) => return Ok(settled),
-                Err(error) if round == ROUNDS => {
-                    return Err(Error::RestoreUnfinished { id: plan.id, reason: error.to_string() });
+                Err(error @ Error::RestoredWrong { .. }) => return Err(error),
+                Err(error) => {
+                    let reason = in_the_way(error);
+                    if round == ROUNDS {
+                        return Err(Error::RestoreUnfinished { id: plan.id, reason });
+                    }
+                    tracing::warn!(reason, "a restore is not settled yet; trying again");
                 }
-                Err(error) => tracing::warn!(%error, "a restore is not settled yet; trying again"),
             }
             if let Some(next) = next {
                 plan = next;
@@ -87,7 +100,7 @@ impl Session<'_> {
     /// Nothing was known of what the app has written since, so no page can be held against it: the structure is looked at.
     fn found_restored(&self, plan: &Plan, targets: &[Target]) -> Result<Restored, Error> {
         let mut databases = BTreeMap::new();
-        let mut notes = vec!["the program was ended after the commits and before it could say so".to_owned()];
+        let mut notes = vec!["that it was done was found out later, by its marks".to_owned()];
         for target in targets {
             if let Verdict::Corrupt(findings) = self.look(target)? {
                 notes.push(format!("`{}` is corrupt: {}; restore again", target.name, findings.join("; ")));
@@ -162,5 +175,26 @@ impl Session<'_> {
             return tracing::warn!(%error, "restore.json is still there");
         }
         self.remove_leftovers();
+    }
+}
+
+/// Some of these say that nothing was changed, which is true of a restore that they stop before it has begun.
+fn in_the_way(error: Error) -> String {
+    match error {
+        Error::NeedsOffline { reason } => reason,
+        Error::RestoreHold { name, hold } => {
+            let hold = humantime::format_duration(hold);
+            format!("the app's writers would have to wait for more than {hold} at `{name}` (BACKUP_RESTORE_HOLD)")
+        }
+        Error::DataFull { path, needed, free } => {
+            let (path, needed, free) = (path.display(), bytes(needed), bytes(free));
+            format!(
+                "the disk of the live databases ({path}) is full: {needed} are needed, {free} are free; make room there"
+            )
+        }
+        Error::CorruptLive { name, findings } => {
+            format!("the live database `{name}` is corrupt: {}", findings.join("; "))
+        }
+        other => other.to_string(),
     }
 }

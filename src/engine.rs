@@ -51,6 +51,7 @@ pub use staging::{Staged, Staging};
 
 use memo::Memo;
 use permit::{Permit, Refusal};
+use recovery::UNBEGUN;
 use running::Running;
 
 /// Bytes for people: `4.1 MB`.
@@ -346,7 +347,8 @@ impl Session<'_> {
 
     /// Records a failure that came before the intent: the schedule counts it, and the status tells it.
     fn record_failure(&self, error: &Error) {
-        let outcome = entry(Kind::Outcome, self.operation, &self.call.actor, None);
+        let details = Map::from_iter([(UNBEGUN.to_owned(), true.into())]);
+        let outcome = Entry { details, ..entry(Kind::Outcome, self.operation, &self.call.actor, None) };
         let recorded = self.record(failure(Entry { ok: Some(false), ..outcome }, error), Unrecorded::GoesOn);
         debug_assert!(recorded.is_ok(), "what may go unrecorded is no error");
     }

@@ -30,6 +30,9 @@ use crate::store::inode;
 const EXCLUSIVE: [&str; 9] =
     ["create", "delete", "pin", "unpin", "acknowledge", "settings", "rebuild", "restore", ROTATE];
 
+/// In the outcome of an operation that failed before its intent.
+pub(super) const UNBEGUN: &str = "unbegun";
+
 /// An operation that has no outcome.
 struct Unfinished {
     intent: Line,
@@ -59,7 +62,13 @@ impl Session<'_> {
             let done = Entry { ok: Some(true), details, ..entry(Kind::Outcome, "recovery", &self.call.actor, None) };
             self.record(done, Unrecorded::GoesOn)?;
         }
+        let restored = plan.as_ref().map(|plan| plan.id);
         let settled = plan.map(|plan| self.settle(plan)).transpose()?;
+        if let Some((id, settled)) = restored.zip(settled.as_ref())
+            && !open.iter().any(|open| open.is("restore"))
+        {
+            self.tell_settled(id, settled)?;
+        }
         for mut open in open {
             if open.is("restore") {
                 let restored = settled.as_ref().and_then(Settled::restored);
@@ -79,6 +88,14 @@ impl Session<'_> {
         }
         self.conclude();
         Ok(())
+    }
+
+    /// The restore has its outcome: that it was not settled. Now it is.
+    fn tell_settled(&self, id: BackupId, settled: &Settled) -> Result<(), Error> {
+        let mut details = settled.restored().map(Restored::details).unwrap_or_default();
+        details.insert("restored".to_owned(), settled.restored().is_some().into());
+        let told = entry(Kind::Outcome, "recovery", &self.call.actor, Some(id));
+        self.record(Entry { ok: Some(true), details, ..told }, Unrecorded::GoesOn)
     }
 
     /// Before a rebuild nothing is undone, but what was interrupted gets its outcome.
@@ -122,6 +139,10 @@ impl Session<'_> {
         self.engine.audit.newest_first(|line| {
             let Entry { kind, operation, .. } = &line.entry;
             if !matches!(kind, Kind::Intent | Kind::Outcome) || !EXCLUSIVE.contains(&operation.as_str()) {
+                return false;
+            }
+            // It never came to its intent, and what it found open is open still.
+            if line.entry.details.contains_key(UNBEGUN) {
                 return false;
             }
             if *kind == Kind::Intent && !std::mem::take(&mut rotated) {

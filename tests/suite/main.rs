@@ -33,6 +33,7 @@ mod readers;
 mod refusals;
 mod restore_crash;
 mod restore_faults;
+mod restore_power;
 mod rotation;
 mod secrets;
 mod serving;

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::app::App;
 use crate::harness::{Place, python};
+use crate::inject::Spot;
 use crate::scene::Scene;
 use crate::seasons;
 
@@ -116,24 +117,24 @@ impl Past {
 
     /// All of it, once it is settled. Says whether the new content is there.
     pub fn assert_settled(&self, place: &Place, before: &[Identity], meanwhile: Option<[bool; 2]>) -> bool {
+        let done = self.assert_whole(place, before, meanwhile);
+        self.scene.assert_recorded(place, done);
+        done
+    }
+
+    /// The same, but for what the audit log says of it.
+    pub fn assert_whole(&self, place: &Place, before: &[Identity], meanwhile: Option<[bool; 2]>) -> bool {
         let (is_new, rows) = self.found(place);
         assert_eq!(is_new[0], is_new[1], "one database is old and one is new");
         let done = is_new[0];
         assert_eq!(identities(place), before, "inode, mode or owner of a live file");
-        for name in ["restore.json", "restoring"] {
-            assert!(!place.backups().join(name).exists(), "{name} is still there");
-        }
+        assert_settled_files(place);
         place.assert_whole();
-        self.scene.assert_recorded(place, done);
         let ids = place.ids();
         assert!(self.ids.iter().all(|id| ids.contains(id)), "{ids:?}");
         // What the app wrote to a database that was still old is in the backup, what it wrote to a new one is still live.
-        let moved = meanwhile.unwrap_or_default().map(|new| meanwhile.is_some() && new != done);
-        assert_eq!(
-            meanwhile.map(|new| new.contains(&true)),
-            meanwhile.map(|_| done),
-            "what the app had seen: {meanwhile:?}"
-        );
+        let moved = meanwhile.map_or([false; 2], |seen| seen.map(|new| done && !new));
+        assert!(meanwhile.is_none_or(|seen| seen.contains(&true) == done), "the app had seen {meanwhile:?}");
         assert_eq!(rows, moved.map(|moved| meanwhile.is_some() && !moved), "rows of {meanwhile:?}");
         self.assert_kept(place, done, moved);
         done
@@ -160,6 +161,20 @@ impl Past {
         let some = meanwhile.is_some_and(|new| new.contains(&true));
         assert_eq!(rows, meanwhile.unwrap_or_default().map(|new| some && !new), "rows after undo");
         place.assert_whole();
+    }
+}
+
+/// Calls on the live databases: what a restore does there hides behind its other calls of the same kind.
+pub fn live_spots() -> Vec<Spot> {
+    let files = NAMES.into_iter().flat_map(|name| ["", "-wal", "-journal"].map(|end| format!("../{name}.db{end}")));
+    let calls = ["pwrite64", "fsync", "fdatasync", "ftruncate", "unlink"];
+    files.flat_map(|file| calls.map(|call| Spot::on(call, &file))).collect()
+}
+
+/// Nothing is left of a restore under way.
+pub fn assert_settled_files(place: &Place) {
+    for name in ["restore.json", "restoring"] {
+        assert!(!place.backups().join(name).exists(), "{name} is still there");
     }
 }
 

@@ -17,10 +17,10 @@ test:
 
 ci: test
 
-# Every point of the tests that CI samples: kills, full disks, failing calls.
+# Every point of the tests that CI samples: kills, full disks, failing calls, power cuts.
 faults:
 	scripts/setup test
-	THOROUGH=10 cargo test --test suite -- --nocapture --test-threads=1 crash faults disk killed restore_race restore_flat_out answered_otherwise
+	THOROUGH=10 cargo test --test suite -- --nocapture --test-threads=1 crash faults power disk killed restore_race restore_flat_out answered_otherwise
 
 # Our `create` beside `sqlite3 .backup`, our `restore` beside `.restore`, our downloads beside nginx, in turn; lists and
 # status under load.

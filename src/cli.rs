@@ -310,12 +310,16 @@ fn operate(engine: &Engine, command: Command, control: Control, out: &mut Output
         Command::Restore { id, confirm, force, offline, wait } => {
             confirmed(engine, id, confirm, out)?;
             let wanted = Restore { id, force: force.force, offline: offline.word() };
-            restore(engine, &wanted, wait.wait, &control, out)?;
+            let (bar, control) = out.progress(&control);
+            let restored = engine.restore(&wanted, &call(wait.wait, control))?;
+            bar.finish_and_clear();
+            out.restored(&restored)?;
         }
         Command::Undo { force, offline, wait } => {
-            let id = engine.undoable()?;
-            let wanted = Restore { id, force: force.force, offline: offline.word() };
-            restore(engine, &wanted, wait.wait, &control, out)?;
+            let (bar, control) = out.progress(&control);
+            let restored = engine.undo(force.force, offline.word(), &call(wait.wait, control))?;
+            bar.finish_and_clear();
+            out.restored(&restored)?;
         }
         Command::Drill { wait } => {
             let (bar, control) = out.progress(&control);
@@ -375,13 +379,6 @@ fn verify(engine: &Engine, id: Option<BackupId>, control: &Control, out: &mut Ou
     bar.finish_and_clear();
     out.verified(&results, id.is_none())?;
     Ok(results.iter().all(|(_, result)| result.ok))
-}
-
-fn restore(engine: &Engine, wanted: &Restore, wait: Duration, control: &Control, out: &Output) -> anyhow::Result<()> {
-    let (bar, control) = out.progress(control);
-    let restored = engine.restore(wanted, &Call { actor: Actor::cli(), wait, control })?;
-    bar.finish_and_clear();
-    out.restored(&restored)
 }
 
 /// The live data is replaced only by whoever says so twice.

@@ -56,15 +56,13 @@ pub use staging::{Staged, Staging};
 
 use memo::Memo;
 use permit::{Permit, Refusal};
+use recovery::UNBEGUN;
 use running::Running;
 
 /// Bytes for people: `4.1 MB`.
 pub fn bytes(count: u64) -> String {
     indicatif::DecimalBytes(count).to_string()
 }
-
-/// Says in an outcome's details that it has no intent.
-const BEGUN: &str = "begun";
 
 /// Codes that say that the live data itself can't be backed up: rotation stands still [P4].
 const LIVE_DATA: [&str; 6] =
@@ -375,7 +373,7 @@ impl Session<'_> {
 
     /// Records a failure that came before the intent: the schedule counts it, and the status tells it.
     fn record_failure(&self, error: &Error) {
-        let details = Map::from_iter([(BEGUN.to_owned(), false.into())]);
+        let details = Map::from_iter([(UNBEGUN.to_owned(), true.into())]);
         let outcome = Entry { details, ..entry(Kind::Outcome, self.operation, &self.call.actor, None) };
         let recorded = self.record(failure(Entry { ok: Some(false), ..outcome }, error), Unrecorded::GoesOn);
         debug_assert!(recorded.is_ok(), "what may go unrecorded is no error");

@@ -204,6 +204,10 @@ fn quoted(name: &str) -> String {
 /// Puts a situation to an error of SQLite.
 pub(crate) fn situation(name: &DatabaseName, source: rusqlite::Error) -> Error {
     let name = name.clone();
+    // Reading in WAL mode takes room too, for the index of the WAL.
+    if source.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE) {
+        return Error::Full { name };
+    }
     match code(&source) {
         Some(ErrorCode::NotADatabase) => Error::NotADatabase { name },
         Some(ErrorCode::DatabaseCorrupt) => Error::Corrupt { name, findings: vec![source.to_string()], kept: None },

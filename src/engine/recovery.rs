@@ -21,7 +21,7 @@ use super::plan::Plan;
 use super::restore::Restored;
 use super::rotation::ROTATE;
 use super::settle::Settled;
-use super::{BEGUN, Error, Session, Unrecorded, entry};
+use super::{Error, Session, Unrecorded, entry};
 use crate::audit::{Entry, Kind, Line};
 use crate::backup::BackupId;
 use crate::disk;
@@ -30,6 +30,9 @@ use crate::store::inode;
 /// Operations that hold `.lock`: at most one of them is open at a time, and within it a rotation.
 const EXCLUSIVE: [&str; 10] =
     ["create", "delete", "pin", "unpin", "acknowledge", "settings", "rebuild", "restore", DRILL, ROTATE];
+
+/// In the outcome of an operation that failed before its intent.
+pub(super) const UNBEGUN: &str = "unbegun";
 
 /// An operation that has no outcome.
 struct Unfinished {
@@ -152,8 +155,11 @@ impl Session<'_> {
         let (mut open, mut rotated) = (Vec::new(), false);
         self.engine.audit.newest_first(|line| {
             let Entry { kind, operation, .. } = &line.entry;
-            let no_intent = line.entry.details.get(BEGUN) == Some(&false.into());
-            if !matches!(kind, Kind::Intent | Kind::Outcome) || !EXCLUSIVE.contains(&operation.as_str()) || no_intent {
+            if !matches!(kind, Kind::Intent | Kind::Outcome) || !EXCLUSIVE.contains(&operation.as_str()) {
+                return false;
+            }
+            // It never came to its intent, and what it found open is open still.
+            if line.entry.details.contains_key(UNBEGUN) {
                 return false;
             }
             if *kind == Kind::Intent && !std::mem::take(&mut rotated) {

@@ -175,8 +175,16 @@ impl Engine {
         restored
     }
 
+    /// Takes the last restore back, whose end is waited for if it was cut short.
+    pub fn undo(&self, force: bool, offline: Option<Offline>, call: &Call) -> Result<Restored, Error> {
+        if self.is_unsettled() {
+            self.recover(call)?;
+        }
+        self.restore(&Restore { id: self.undoable()?, force, offline }, call)
+    }
+
     /// The backup that the last restore which changed anything made of what it replaced.
-    pub fn undoable(&self) -> Result<BackupId, Error> {
+    fn undoable(&self) -> Result<BackupId, Error> {
         let mut made = None;
         self.audit.newest_first(|line| {
             let entry = &line.entry;
@@ -213,7 +221,8 @@ impl Engine {
 impl Session<'_> {
     /// Does what has to be done whoever wants to stop: the live databases are changed already, or may be.
     pub(super) fn undisturbed<T>(&mut self, act: impl FnOnce(&mut Self) -> T) -> T {
-        let control = std::mem::take(&mut self.call.control);
+        let unstoppable = self.call.control.unstoppable();
+        let control = std::mem::replace(&mut self.call.control, unstoppable);
         let done = act(self);
         self.call.control = control;
         done
@@ -346,7 +355,8 @@ impl Session<'_> {
         })
     }
 
-    /// That it can't be looked at just now takes nothing back of what was done.
+    /// Says whether every page could be compared. What is committed stays so, whatever is in the way of that: a look that
+    /// could not be had is noted, and what the live file itself has done wrong is an error.
     pub(super) fn proven(
         &self,
         id: BackupId,
@@ -354,17 +364,25 @@ impl Session<'_> {
         file: &PrivateFile,
         notes: &mut Vec<String>,
     ) -> Result<bool, Error> {
-        match self.prove(id, target, file) {
-            Err(error) if !matches!(error, Error::RestoredWrong { .. }) => {
-                notes.push(format!("`{}` was restored, but could not be read back: {error}", target.name));
+        use sqlite::Error as Live;
+        let name = &target.name;
+        match self.compare(id, target, file) {
+            Err(
+                error @ (Error::Disk(_)
+                | Error::Sqlite(Live::Cancelled | Live::Locked { .. } | Live::TooSlow { .. } | Live::Disk(_))),
+            ) => {
+                notes.push(format!("`{name}` was restored, and could not be read back: {error}"));
                 Ok(false)
             }
-            proven => proven,
+            Err(Error::Sqlite(error)) => {
+                Err(Error::RestoredWrong { id, name: name.clone(), reason: format!("it can't be read back ({error})") })
+            }
+            compared => compared,
         }
     }
 
-    /// Says whether every page could be compared; the others' commits since then are looked at as a whole instead.
-    fn prove(&self, id: BackupId, target: &Target, file: &PrivateFile) -> Result<bool, Error> {
+    /// Page by page; what the app has committed since then is looked at as a whole instead.
+    fn compare(&self, id: BackupId, target: &Target, file: &PrivateFile) -> Result<bool, Error> {
         let (control, timeout) = (self.control(), self.engine.config.lock_timeout);
         let wrong = |reason: String| Error::RestoredWrong { id, name: target.name.clone(), reason };
         match target.read_back(file.both(), timeout, &control)? {

@@ -15,7 +15,7 @@ use super::plan::{Plan, Sign};
 use super::read::other_bytes;
 use super::restore::{Job, PrivateFile, ROUNDS, Restored, RestoredDatabase};
 use super::staging::private_name;
-use super::{Error, Session};
+use super::{Error, Session, bytes};
 use crate::backup::{BackupId, DatabaseCopy, DatabaseName};
 use crate::disk;
 use crate::sqlite::check::Verdict;
@@ -42,7 +42,8 @@ impl Settled {
 }
 
 impl Session<'_> {
-    /// Brings a restore to one of its two ends.
+    /// Brings a restore to one of its two ends. Whoever asks it to stop is heard after that: who is told that it was
+    /// cancelled finds the old state.
     pub(super) fn settle(&mut self, plan: Plan) -> Result<Settled, Error> {
         self.undisturbed(|session| session.settle_whole(plan))
     }
@@ -53,10 +54,14 @@ impl Session<'_> {
             let mut next = None;
             match self.settle_once(&plan, &mut next) {
                 Ok(settled) => return Ok(settled),
-                Err(error) if round == ROUNDS => {
-                    return Err(Error::RestoreUnfinished { id: plan.id, reason: error.to_string() });
+                Err(error @ Error::RestoredWrong { .. }) => return Err(error),
+                Err(error) => {
+                    let reason = in_the_way(error);
+                    if round == ROUNDS {
+                        return Err(Error::RestoreUnfinished { id: plan.id, reason });
+                    }
+                    tracing::warn!(reason, "a restore is not settled yet; trying again");
                 }
-                Err(error) => tracing::warn!(%error, "a restore is not settled yet; trying again"),
             }
             if let Some(next) = next {
                 plan = next;
@@ -208,5 +213,26 @@ impl Session<'_> {
             return tracing::warn!(%error, "restore.json is still there");
         }
         self.remove_leftovers();
+    }
+}
+
+/// Some of these say that nothing was changed, which is true of a restore that they stop before it has begun.
+fn in_the_way(error: Error) -> String {
+    match error {
+        Error::NeedsOffline { reason } => reason,
+        Error::RestoreHold { name, hold, .. } => {
+            let hold = humantime::format_duration(hold);
+            format!("the app's writers would have to wait for more than {hold} at `{name}` (BACKUP_RESTORE_HOLD)")
+        }
+        Error::DataFull { path, needed, free } => {
+            let (path, needed, free) = (path.display(), bytes(needed), bytes(free));
+            format!(
+                "the disk of the live databases ({path}) is full: {needed} are needed, {free} are free; make room there"
+            )
+        }
+        Error::CorruptLive { name, findings } => {
+            format!("the live database `{name}` is corrupt: {}", findings.join("; "))
+        }
+        other => other.to_string(),
     }
 }

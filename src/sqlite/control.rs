@@ -73,6 +73,11 @@ impl Control {
         Self { cancelled: Arc::default(), above, ..self.clone() }
     }
 
+    /// The same, but that nobody's wish stops it: for what must come to its end once it was begun.
+    pub fn unstoppable(&self) -> Self {
+        Self { cancelled: Arc::default(), above: Vec::new(), ..self.clone() }
+    }
+
     /// Lets the other parts of the work stop, since one has failed.
     pub(super) fn abandon(&self) {
         self.abandoned.store(true, Ordering::Relaxed);

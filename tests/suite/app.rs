@@ -38,6 +38,12 @@ impl App {
         answer
     }
 
+    /// Lets it close its connections and end.
+    pub fn end(mut self) {
+        drop(self.child.stdin.take());
+        assert!(self.child.wait().unwrap().success());
+    }
+
     /// Ends it in the midst of whatever it does.
     pub fn kill(self) {
         // `Drop` does it.

@@ -305,7 +305,8 @@ fn a_second_serve_names_the_first() {
     let serving = place.backups().join(".serve");
     until("it serves", || std::fs::read(&serving).is_ok_and(|note| !note.is_empty()).then_some(()));
     place.run(&["serve"]).refused(3, &["another `serve`", &format!("(process {} on", first.id())]);
-    place.create();
+    // It may still look for what a crash has left.
+    place.ok(&["create", "--wait", "30s"]);
     kill_process(Pid::from_child(&first), Signal::TERM).unwrap();
     assert!(first.wait().unwrap().success());
     place.assert_whole();

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
+use std::path::Path;
 use std::process::Command;
 
 use crate::harness::{Place, Run, thoroughness};
@@ -51,7 +52,8 @@ impl SmallDisk {
     }
 }
 
-fn run_in_namespace(test: &str) {
+/// Runs a test once more where mounts of its own vanish with it.
+pub fn run_in_namespace(test: &str) -> String {
     let root = std::fs::read_to_string("/proc/self/status").unwrap().contains("Uid:\t0\t0");
     let mut command = Command::new("unshare");
     command.args(if root { &["--mount"][..] } else { &["--mount", "--map-root-user"] });
@@ -60,6 +62,12 @@ fn run_in_namespace(test: &str) {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     assert!(said.contains("1 passed"), "there is no test {test}: {said}");
+    said.into_owned()
+}
+
+pub fn mount(args: &[&str], at: &Path) {
+    let status = Command::new("mount").args(args).arg(at).status().unwrap();
+    assert!(status.success(), "mount {args:?} {}", at.display());
 }
 
 /// The last outcome, which must have failed for want of room.

@@ -2,9 +2,12 @@
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use crate::harness::{PROGRAM, Place, Run};
+use serde_json::Value;
+
+use crate::harness::{PROGRAM, Place, Run, eventually};
 
 /// Every kind of call by which the program changes what lies on disk. Kinds that this machine doesn't know, or that
 /// the program doesn't make, are through at once.
@@ -32,8 +35,18 @@ pub const CALLS: [&str; 16] = [
 #[derive(Clone, Debug)]
 pub struct Spot {
     pub call: &'static str,
-    /// Below the backup directory.
+    /// Below the backup directory, or after `../` beside it, where the live databases are.
     pub path: Option<String>,
+}
+
+impl Spot {
+    pub fn anywhere(call: &'static str) -> Self {
+        Self { call, path: None }
+    }
+
+    pub fn on(call: &'static str, path: &str) -> Self {
+        Self { call, path: Some(path.to_owned()) }
+    }
 }
 
 impl std::fmt::Display for Spot {
@@ -59,7 +72,9 @@ impl Place {
         command.args(["-f", "-y", "-o"]).arg(log);
         command.args(["-e", &format!("trace=?{}", spot.call), "-e", &format!("inject=?{}:{effect}", spot.call)]);
         if let Some(path) = &spot.path {
-            command.arg("-P").arg(self.backups().join(path));
+            // strace compares names as they are written.
+            let beside = path.strip_prefix("../").map(|name| self.path(name));
+            command.arg("-P").arg(beside.unwrap_or_else(|| self.backups().join(path)));
         }
         command.arg(PROGRAM).args(args);
         command
@@ -79,4 +94,41 @@ impl Place {
         }
         killed
     }
+
+    /// Runs it until it stops itself at the `n`-th call at `spot`: strace, and its own pid. Nothing when it is through before.
+    pub fn stopped(&self, spot: &Spot, n: usize, args: &[&str]) -> Option<(Child, String)> {
+        let mut command = self.faulty(spot, &format!("signal=STOP:when={n}"), args);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        eventually("the stop", || {
+            if child.try_wait().unwrap().is_some() {
+                return Some(None);
+            }
+            let pid = holder(self)?;
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            let is_stopped = stat.rsplit_once(") ")?.1.starts_with(['T', 't']);
+            (is_stopped && is_still(&pid)).then_some(Some(pid))
+        })
+        .map(|pid| (child, pid))
+    }
+}
+
+/// The pid of whoever holds the directory.
+fn holder(place: &Place) -> Option<String> {
+    let held = serde_json::from_slice::<Value>(&std::fs::read(place.backups().join(".lock")).ok()?).ok()?;
+    Some(held["pid"].as_u64()?.to_string())
+}
+
+/// A process that strace merely looks at goes on at once.
+fn is_still(pid: &str) -> bool {
+    let switches = || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        Some(status.lines().filter(|line| line.contains("ctxt_switches")).map(str::to_owned).collect::<Vec<_>>())
+    };
+    let before = switches();
+    std::thread::sleep(Duration::from_millis(300));
+    before.is_some() && switches() == before
+}
+
+pub fn signal(pid: &str, signal: &str) {
+    assert!(Command::new("kill").args([signal, pid]).status().unwrap().success());
 }

@@ -34,6 +34,13 @@ pub struct Tally {
     done: usize,
 }
 
+impl Tally {
+    pub fn count(&mut self, done: bool) {
+        self.tried += 1;
+        self.done += usize::from(done);
+    }
+}
+
 impl std::fmt::Display for Tally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:>5} {:>5} {:>5}", self.tried, self.tried - self.done, self.done)
@@ -41,7 +48,7 @@ impl std::fmt::Display for Tally {
 }
 
 /// Where it was ended; said when something fails.
-struct Context(String);
+pub struct Context(pub String);
 
 impl Drop for Context {
     fn drop(&mut self) {
@@ -83,8 +90,7 @@ impl Scene {
             let mut tally = Tally::default();
             let mut n = 1;
             while let Some(place) = self.killed(&spot, n) {
-                tally.tried += 1;
-                tally.done += usize::from(self.recovers(&place, &format!("{spot} {n}")));
+                tally.count(self.recovers(&place, &format!("{spot} {n}")));
                 n += if n == 1 { 1 } else { stride };
             }
             tallies.insert(spot.to_string(), tally);
@@ -147,7 +153,7 @@ impl Scene {
 
     /// Each intent has its outcome before the next begins, but for a rotation within, and the outcome of what was ended
     /// is true.
-    fn assert_recorded(&self, place: &Place, done: bool) {
+    pub fn assert_recorded(&self, place: &Place, done: bool) {
         let (mut open, mut said): (Vec<Value>, _) = (Vec::new(), None);
         for line in place.audit() {
             match line["kind"].as_str().unwrap() {
@@ -189,8 +195,7 @@ impl Scene {
                 if !place.killed(&second, m, &self.next[0]) {
                     break;
                 }
-                tally.tried += 1;
-                tally.done += usize::from(self.recovers(&place, &format!("{spot} {n}, then {second} {m}")));
+                tally.count(self.recovers(&place, &format!("{spot} {n}, then {second} {m}")));
                 m += stride;
             }
         }
@@ -215,7 +220,7 @@ fn contents(place: &Place) -> BTreeMap<String, String> {
 }
 
 /// `list` and `status` answer, or say what is wrong, and touch nothing.
-fn assert_readers_change_nothing(place: &Place) {
+pub fn assert_readers_change_nothing(place: &Place) {
     let before = traces(&place.backups());
     for reader in ["list", "status"] {
         let run = place.run(&[reader]);

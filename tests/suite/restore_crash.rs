@@ -1,0 +1,246 @@
+//! kill -9 at every call that changes the disk, of a restore of two databases and of the recovery from it, with and
+//! without an app that has them open: both are old or both are new, and all of the old is in a backup [P6, P7, P10].
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+use std::time::Instant;
+
+use crate::client::Server;
+use crate::harness::{Place, Run, kill, thoroughness};
+use crate::inject::{Spot, spots};
+use crate::restore_scene::{ID, Identity, Past, RESTORE, app, assert_goes_on, identities, live_spots, write_meanwhile};
+use crate::scene::{Context, Tally, assert_readers_change_nothing, report};
+
+/// What the app does while the program is killed and is down.
+#[derive(Clone, Copy, Debug)]
+enum Meanwhile {
+    /// There is no app.
+    Away,
+    /// It has both databases open and does nothing.
+    Idle,
+    /// It has both open, and writes before the next operation.
+    Writing,
+    /// It comes, writes, and closes all.
+    Passing,
+}
+
+const MEANWHILES: [Meanwhile; 4] = [Meanwhile::Away, Meanwhile::Writing, Meanwhile::Idle, Meanwhile::Passing];
+
+/// Whoever comes next: a command, or a service that is started and stopped.
+fn recover(place: &Place, by_serving: bool) {
+    if by_serving {
+        Server::start(place).stop();
+    } else {
+        place.ok(&["create"]);
+    }
+}
+
+/// One kill in a twin, and what must hold after it. Says which content is there; nothing when it was through before.
+fn kill_at(past: &Past, spot: &Spot, n: usize, meanwhile: Meanwhile) -> Option<bool> {
+    let context = Context(format!("a restore was ended at {spot} {n}; the app: {meanwhile:?}"));
+    let place = past.twin();
+    let before = identities(&place);
+    let held = matches!(meanwhile, Meanwhile::Idle | Meanwhile::Writing).then(|| app(&place));
+    let done = place.killed(spot, n, &RESTORE).then(|| settle(past, &place, &before, meanwhile, held, n));
+    drop(context);
+    done
+}
+
+fn settle(
+    past: &Past,
+    place: &Place,
+    before: &[Identity],
+    meanwhile: Meanwhile,
+    mut held: Option<crate::app::App>,
+    n: usize,
+) -> bool {
+    assert_readers_change_nothing(place);
+    let seen = match (&mut held, meanwhile) {
+        (Some(app), Meanwhile::Writing) => Some(write_meanwhile(app)),
+        (None, Meanwhile::Passing) => {
+            let mut passing = app(place);
+            let seen = write_meanwhile(&mut passing);
+            passing.end();
+            Some(seen)
+        }
+        _ => None,
+    };
+    recover(place, n % 5 == 4);
+    // What an idle app has open may hide what whoever opens it next would find.
+    if let (Some(app), Meanwhile::Idle) = (held.take_if(|_| seen.is_none()), meanwhile) {
+        app.kill();
+    }
+    let done = past.assert_settled(place, before, seen);
+    if done && (n.is_multiple_of(4) || seen.is_some_and(|seen| seen[0] != seen[1])) {
+        past.assert_undone(place, seen);
+    }
+    if let Some(app) = held {
+        assert_goes_on(app, place);
+    }
+    done
+}
+
+/// At every call when there is time; else at the first and every so many of a kind, with the app at this or that.
+fn kill_everywhere(modes: [&'static str; 2]) {
+    let past = Past::of(modes);
+    let stride = if thoroughness() >= 2 { 1 } else { 17 };
+    let each = if thoroughness() >= 10 { MEANWHILES.len() } else { 1 };
+    let (mut tallies, mut turn) = (BTreeMap::new(), 0);
+    for spot in spots(&[]).into_iter().chain(live_spots()) {
+        let mut tally = Tally::default();
+        let mut n = 1;
+        'through: loop {
+            for _ in 0..each {
+                let Some(done) = kill_at(&past, &spot, n, MEANWHILES[turn % MEANWHILES.len()]) else { break 'through };
+                turn += 1;
+                tally.count(done);
+            }
+            n += stride;
+        }
+        tallies.insert(spot.to_string(), tally);
+    }
+    report(&format!("restore over {modes:?}"), &tallies);
+}
+
+#[test]
+fn a_restore_that_is_killed_over_two_in_wal_mode() {
+    kill_everywhere(["wal", "wal"]);
+}
+
+#[test]
+fn a_restore_that_is_killed_over_two_in_rollback_mode() {
+    kill_everywhere(["delete", "delete"]);
+}
+
+#[test]
+fn a_restore_that_is_killed_over_one_of_each_mode() {
+    kill_everywhere(["wal", "delete"]);
+}
+
+/// At any time, also where no call is made.
+#[test]
+fn a_restore_that_is_killed_between_its_calls() {
+    let points = if thoroughness() >= 2 { 40 * thoroughness() as u32 } else { 9 };
+    let mut tallies = BTreeMap::new();
+    for modes in [["wal", "wal"], ["delete", "delete"]] {
+        let (past, mut tally) = (Past::of(modes), Tally::default());
+        let begun = Instant::now();
+        past.twin().ok(&RESTORE);
+        let whole = begun.elapsed();
+        for point in 0..points {
+            let place = past.twin();
+            let before = identities(&place);
+            let meanwhile = MEANWHILES[point as usize % MEANWHILES.len()];
+            let held = matches!(meanwhile, Meanwhile::Idle | Meanwhile::Writing).then(|| app(&place));
+            let mut child = place.command(&RESTORE).stdout(Stdio::null()).spawn().unwrap();
+            std::thread::sleep(whole * point / points);
+            kill(&mut child);
+            let context =
+                Context(format!("over {modes:?} a restore was ended at {point}/{points}; the app: {meanwhile:?}"));
+            // Ended before it had made its folder, it has written no line.
+            tally.count(settle(&past, &place, &before, meanwhile, held, point as usize));
+            drop(context);
+        }
+        tallies.insert(format!("{modes:?}, by time"), tally);
+    }
+    report("restore", &tallies);
+}
+
+/// Where the first kill strikes, and what the next operation then finds: neither committed, one, or both.
+fn firsts(modes: [&str; 2]) -> [(Spot, usize, &'static str); 4] {
+    // The first sync of a new WAL is that of its header.
+    let (one, n) = if modes[1] == "wal" { ("../attendance.db-wal", 2) } else { ("../auth.db", 1) };
+    let none = if modes[0] == "wal" { "../attendance.db-wal" } else { "../attendance.db-journal" };
+    [
+        (Spot::on("pwrite64", none), 6, "none"),
+        (Spot::on("fsync", one), n, "one"),
+        (Spot::on("unlink", "restore.json"), 1, "both"),
+        (Spot::on("unlinkat", "restoring"), 1, "both"),
+    ]
+}
+
+/// Ended again while the next operation settles it, at every so many calls, and settled by the one after that.
+fn kill_recoveries(modes: [&'static str; 2]) {
+    let past = Past::of(modes);
+    let stride = if thoroughness() >= 2 { 1 } else { 29 };
+    let mut tallies = BTreeMap::new();
+    for (first, n, committed) in firsts(modes) {
+        let crashed = past.twin();
+        if !crashed.killed(&first, n, &RESTORE) {
+            assert!(first.call == "unlinkat", "{first} is never called");
+            continue;
+        }
+        let found = past.found(&crashed.twin()).0.into_iter().filter(|new| *new).count();
+        assert_eq!(["none", "one", "both"][found], committed, "committed at {first} {n}");
+        let mut tally = Tally::default();
+        for (offset, second) in spots(&[]).into_iter().chain(live_spots()).enumerate() {
+            let mut m = 1 + if stride > 1 { (offset + n) % 11 } else { 0 };
+            loop {
+                let place = crashed.twin();
+                let before = identities(&place);
+                let context = Context(format!("a restore was ended at {first} {n}, its recovery at {second} {m}"));
+                if !place.killed(&second, m, &["create"]) {
+                    break;
+                }
+                assert_readers_change_nothing(&place);
+                recover(&place, m % 5 == 4);
+                let done = past.assert_settled(&place, &before, None);
+                assert_eq!(done, found > 0, "settled otherwise than it was committed");
+                tally.count(done);
+                drop(context);
+                m += stride;
+            }
+        }
+        tallies.insert(format!("{modes:?}, {committed} committed, at {first} {n}"), tally);
+    }
+    report("recovery from a restore", &tallies);
+}
+
+#[test]
+fn a_recovery_from_a_restore_that_is_killed_in_wal_mode() {
+    kill_recoveries(["wal", "wal"]);
+}
+
+#[test]
+fn a_recovery_from_a_restore_that_is_killed_in_rollback_mode() {
+    kill_recoveries(["delete", "delete"]);
+}
+
+/// One database is new and one is old when somebody keeps the next operation from settling it: that fails and says so,
+/// nothing is lost of what is to be told, and once the way is free all is settled.
+#[test]
+fn a_restore_that_was_killed_and_can_not_be_settled_yet() {
+    for modes in [["wal", "wal"], ["delete", "delete"]] {
+        let mut past = Past::of(modes);
+        past.scene.place.set("BACKUP_LOCK_TIMEOUT", "300ms");
+        let mut place = past.twin();
+        let before = identities(&place);
+        let (spot, n, _) = &firsts(modes)[1];
+        assert!(place.killed(spot, *n, &RESTORE));
+        let mut held = app(&place);
+        for (at, begin) in [(0, "BEGIN IMMEDIATE"), (1, "BEGIN IMMEDIATE")] {
+            held.ok(at, begin);
+        }
+        for args in [["create"], ["undo"]] {
+            place.run(&args).refused(1, &["is not settled", "locked by another process", ID]);
+        }
+        for at in [0, 1] {
+            held.ok(at, "ROLLBACK");
+        }
+        // The way forward takes as long as it takes.
+        place.set("BACKUP_RESTORE_HOLD", "100ms");
+        let slow = place.faulty(&Spot::anywhere("renameat2"), "delay_enter=150000", &["pin", ID]).output();
+        let run = Run::of(slow.unwrap());
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        assert!(past.assert_whole(&place, &before, None));
+        let told = place.audit();
+        let told: Vec<_> = told.iter().filter(|it| is_of_begun(it)).map(|it| (&it["kind"], &it["ok"])).collect();
+        assert_eq!(told, [(&"intent".into(), &serde_json::Value::Null), (&"outcome".into(), &true.into())]);
+        assert_goes_on(held, &place);
+    }
+}
+
+/// A line of a restore, but for one that failed before its intent.
+fn is_of_begun(line: &serde_json::Value) -> bool {
+    line["operation"] == "restore" && line["details"]["unbegun"].is_null()
+}

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
 use super::permit::{Holder, LOCK};
+use super::plan::Plan;
 use super::{Engine, Error, bytes};
 use crate::audit::Kind;
 use crate::backup::retention::plan;
@@ -350,6 +351,10 @@ impl Engine {
         warnings.age(&backups, self.config.stale_after, now);
         if !settings.enabled {
             warnings.add("disabled", "scheduled backups are off (BACKUP_ENABLED, or the saved setting); turn them on");
+        }
+        if Plan::is_there(self.store.root()) && Holder::read(self.store.root(), LOCK, now).is_none() {
+            let text = "a restore was cut short, and the live databases may be of different times: the next operation, or the start of `serve`, brings it to its end; run `create`, say";
+            warnings.add("restore-unfinished", text);
         }
         if let Some(failed) = failed {
             warnings.add("backup-failed", format!("the last backup failed: {}", failed.reason));

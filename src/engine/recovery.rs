@@ -93,6 +93,9 @@ impl Session<'_> {
     /// A restore has its outcome: that it was not settled yet, or what could be written of it. Now it is.
     fn record_settled(&self, id: BackupId, settled: &Settled) -> Result<(), Error> {
         let restored = settled.restored();
+        if !self.was_left_open(id)? {
+            return Ok(());
+        }
         let mut outcome =
             Entry { ok: Some(restored.is_some()), ..entry(Kind::Outcome, "restore", &self.call.actor, Some(id)) };
         outcome.details = restored.map(Restored::details).unwrap_or_default();
@@ -102,6 +105,21 @@ impl Session<'_> {
             outcome.reason = Some("it was settled: nothing was changed".to_owned());
         }
         self.record(outcome, Unrecorded::GoesOn)
+    }
+
+    /// Whether the last word on a restore is that it wasn't settled, or that nobody knew.
+    fn was_left_open(&self, id: BackupId) -> Result<bool, Error> {
+        let mut open = false;
+        self.engine.audit.newest_first(|line| {
+            let entry = &line.entry;
+            let ours = entry.kind == Kind::Outcome && entry.operation == "restore" && entry.id == Some(id);
+            if ours {
+                let by_rebuild = entry.details.get("recoveredBy") == Some(&"rebuild".into());
+                open = entry.code.as_deref() == Some("restore-unfinished") || by_rebuild;
+            }
+            ours
+        })?;
+        Ok(open)
     }
 
     /// Files that an offline restore had not put in place yet.

@@ -357,8 +357,7 @@ impl Engine {
             warnings.add("disabled", "scheduled backups are off (BACKUP_ENABLED, or the saved setting); turn them on");
         }
         if Plan::is_there(self.store.root()) && Holder::read(self.store.root(), LOCK, now).is_none() {
-            let text = "a restore was cut short; the next operation, or the next start, settles it: all old or all new. Until \
-                        then the live databases may be of different times";
+            let text = "a restore was cut short, and the live databases may be of different times: the next operation, or the start of `serve`, brings it to its end; run `create`, say";
             warnings.add("restore-unfinished", text);
         }
         if let Some(failed) = failed {

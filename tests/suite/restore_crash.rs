@@ -221,6 +221,8 @@ fn a_restore_that_was_killed_and_can_not_be_settled_yet() {
         for (at, begin) in [(0, "BEGIN IMMEDIATE"), (1, "BEGIN IMMEDIATE")] {
             held.ok(at, begin);
         }
+        let warned = |place: &Place| place.warnings().contains(&"restore-unfinished".to_owned());
+        assert!(warned(&place));
         for args in [["create"], ["undo"]] {
             place.run(&args).refused(1, &["is not settled", "locked by another process", ID]);
         }
@@ -232,6 +234,7 @@ fn a_restore_that_was_killed_and_can_not_be_settled_yet() {
         let slow = place.faulty(&Spot::anywhere("renameat2"), "delay_enter=150000", &["pin", ID]).output();
         let run = Run::of(slow.unwrap());
         assert_eq!(run.code, 0, "{}", run.stderr);
+        assert!(!warned(&place));
         assert!(past.assert_whole(&place, &before, None));
         let told = place.audit();
         let told: Vec<_> = told.iter().filter(|it| is_of_begun(it)).map(|it| (&it["kind"], &it["ok"])).collect();

@@ -24,19 +24,25 @@ struct Tally {
     unsettled: usize,
 }
 
-/// What one of them came to.
-struct Struck {
-    done: bool,
-    unsettled: bool,
+impl Tally {
+    fn add(&mut self, one: &Tally) {
+        self.tried += one.tried;
+        self.done += one.done;
+        self.unsettled += one.unsettled;
+    }
 }
 
 /// One faulty restore in a twin, and what must hold after it. Nothing when it made too few calls for the fault.
-fn strike(past: &Past, spot: &Spot, effect: &str) -> Option<Struck> {
+fn strike(past: &Past, spot: &Spot, effect: &str) -> Option<Tally> {
     let place = past.twin();
     let (before, log) = (identities(&place), place.path("strace"));
     let run = Run::of(place.faulty_into(&log, spot, effect, &RESTORE).output().unwrap());
     if !std::fs::read_to_string(&log).unwrap().contains("(INJECTED)") {
         return None;
+    }
+    if run.code == 127 {
+        // It has struck whoever loads the program.
+        return Some(Tally::default());
     }
     let context = crate::scene::Context(format!("{effect} at {spot}: {} {}{}", run.code, run.stdout, run.stderr));
     assert!([0, 1].contains(&run.code) && !run.stderr.contains("panicked"));
@@ -60,7 +66,7 @@ fn strike(past: &Past, spot: &Spot, effect: &str) -> Option<Struck> {
         assert_told_later(&place, done);
     }
     drop(context);
-    Some(Struck { done, unsettled })
+    Some(Tally { tried: 1, done: usize::from(done), unsettled: usize::from(unsettled) })
 }
 
 /// The outcomes of restores.
@@ -97,9 +103,7 @@ fn strike_everywhere(modes: [&'static str; 2]) {
                     n = 1;
                 }
                 while let Some(struck) = strike(&past, &spot, &format!("error={error}:when={n}{ever}")) {
-                    tally.tried += 1;
-                    tally.done += usize::from(struck.done);
-                    tally.unsettled += usize::from(struck.unsettled);
+                    tally.add(&struck);
                     n += stride;
                 }
             }

@@ -5,7 +5,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use serde_json::Value;
 
 use crate::app::App;
-use crate::harness::{Place, Run, sql_on};
+use crate::harness::{Place, Run, sql_on, thoroughness};
+use crate::inject::spots;
 
 fn backup(place: &Place) -> String {
     let run = place.run(&["create", "--json"]);
@@ -186,4 +187,54 @@ fn app_is_stopped_is_nothing_without_offline() {
     let place = Place::new();
     let id = backup(&place);
     assert_eq!(place.run(&["restore", &id, "--confirm", &id, "--app-is-stopped"]).code, 2);
+}
+
+/// A live database that is there and one that is missing: wherever the program is killed, the next operation leaves all as it
+/// was, or all as it was to be. (What is missing may have come back first: then all of it comes.)
+#[test]
+fn an_offline_restore_that_is_killed_anywhere_is_settled() {
+    let past = Place::new();
+    let id = backup(&past);
+    past.sql("attendance", "DELETE FROM people; PRAGMA wal_checkpoint(TRUNCATE)");
+    past.sql("auth", "INSERT INTO users (email) VALUES ('b@school.example'); PRAGMA wal_checkpoint(TRUNCATE)");
+    let args = ["restore", &id, "--confirm", &id, "--offline", "--force"];
+    let (old, new) = (["0", "2"], ["3", "1"]);
+    let stride = if thoroughness() >= 2 { 1 } else { 6 };
+    let (mut points, mut restored) = (0, 0);
+    for ruined in [false, true] {
+        for (offset, spot) in spots(&[]).into_iter().enumerate() {
+            let mut n = 1 + offset % stride;
+            loop {
+                let place = past.twin();
+                if ruined {
+                    std::fs::write(place.live("auth"), "no database at all").unwrap();
+                }
+                if !place.killed(&spot, n, &args) {
+                    break;
+                }
+                let by = if n % 2 == 0 { ["list"] } else { ["status"] };
+                assert!(place.run(&by).code <= 1);
+                // What is ruined lets no backup be taken, but all is settled before that is found out.
+                assert!(place.run(&["create"]).code == 0 || ruined);
+                let attendance = rows(&place, "attendance", "people");
+                let is_new = attendance == new[0];
+                if ruined && !is_new {
+                    let live = std::fs::read_to_string(place.live("auth")).unwrap();
+                    assert_eq!((attendance.as_str(), live.as_str()), (old[0], "no database at all"), "{spot} {n}");
+                } else {
+                    let wanted = if is_new { new } else { old };
+                    let found = [attendance, rows(&place, "auth", "users")];
+                    assert_eq!(found, wanted, "{spot} {n}");
+                    ok(&place);
+                }
+                assert!(!place.path("backups/restore.json").exists(), "{spot} {n}");
+                assert_eq!(place.run(&["audit", "verify"]).code, 0);
+                points += 1;
+                restored += usize::from(is_new);
+                n += stride;
+            }
+        }
+    }
+    println!("offline restore: killed at {points} points, {restored} of them came out restored");
+    assert!(restored > 0 && restored < points);
 }

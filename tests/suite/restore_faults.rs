@@ -91,7 +91,11 @@ pub fn live_files(modes: [&str; 2]) -> Vec<String> {
 
 fn strike_everywhere(modes: [&'static str; 2]) {
     let past = Past::of(modes);
-    let (stride, ways) = if thoroughness() >= 2 { (1, 2) } else { (23, 1) };
+    let (stride, ways) = match thoroughness() {
+        1 => (23, 1),
+        2..10 => (5, 2),
+        _ => (1, 2),
+    };
     let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
     for (turn, (call, error)) in FAILING.into_iter().enumerate() {
         let live = live_files(modes).into_iter().map(|file| Spot::on(call, &file));

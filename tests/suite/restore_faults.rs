@@ -91,14 +91,20 @@ pub fn live_files(modes: [&str; 2]) -> Vec<String> {
 
 fn strike_everywhere(modes: [&'static str; 2]) {
     let past = Past::of(modes);
-    let (stride, ways) = if thoroughness() >= 2 { (1, 2) } else { (23, 1) };
+    let (stride, ways) = match thoroughness() {
+        1 => (23, 1),
+        2..10 => (5, 2),
+        _ => (1, 2),
+    };
     let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
     for (turn, (call, error)) in FAILING.into_iter().enumerate() {
         let live = live_files(modes).into_iter().map(|file| Spot::on(call, &file));
         for (offset, spot) in std::iter::once(Spot::anywhere(call)).chain(live).enumerate() {
             for ever in ["", "+"].into_iter().cycle().skip(turn + offset).take(ways) {
                 let tally = tallies.entry(format!("{error}{ever} at {spot}")).or_default();
-                let mut n = 1 + if stride > 1 { (turn * 5 + offset * 3) % 7 } else { 0 };
+                // Of the few syncs of the live files each decides something else.
+                let stride = if call == "fsync" && spot.path.is_some() { 1 } else { stride };
+                let mut n = 1 + if stride > 5 { (turn * 5 + offset * 3) % 7 } else { 0 };
                 if n > 1 && strike(&past, &spot, &format!("error={error}:when={n}{ever}")).is_none() {
                     n = 1;
                 }

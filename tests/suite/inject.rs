@@ -5,8 +5,6 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use serde_json::Value;
-
 use crate::harness::{PROGRAM, Place, Run, eventually};
 
 /// Every kind of call by which the program changes what lies on disk. Kinds that this machine doesn't know, or that
@@ -103,7 +101,7 @@ impl Place {
             if child.try_wait().unwrap().is_some() {
                 return Some(None);
             }
-            let pid = holder(self)?;
+            let pid = traced(child.id())?;
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
             let is_stopped = stat.rsplit_once(") ")?.1.starts_with(['T', 't']);
             (is_stopped && is_still(&pid)).then_some(Some(pid))
@@ -112,10 +110,10 @@ impl Place {
     }
 }
 
-/// The pid of whoever holds the directory.
-fn holder(place: &Place) -> Option<String> {
-    let held = serde_json::from_slice::<Value>(&std::fs::read(place.backups().join(".lock")).ok()?).ok()?;
-    Some(held["pid"].as_u64()?.to_string())
+/// The pid of what strace runs.
+fn traced(strace: u32) -> Option<String> {
+    let children = std::fs::read_to_string(format!("/proc/{strace}/task/{strace}/children")).ok()?;
+    children.split_whitespace().next().map(str::to_owned)
 }
 
 /// A process that strace merely looks at goes on at once.

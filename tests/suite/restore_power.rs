@@ -36,8 +36,9 @@ impl Disk {
         self.image("mounted")
     }
 
+    /// A new file each time: a device may still have the one before in mind for a while.
     fn copy(&self, from: &str, to: &str) {
-        done("cp", &["--sparse=always", &self.image(from), &self.image(to)]);
+        done("cp", &["--remove-destination", "--sparse=always", &self.image(from), &self.image(to)]);
     }
 
     /// Puts another image in the place of the one that is mounted.

@@ -239,11 +239,12 @@ impl Session<'_> {
             deleting: false,
             extra: Map::new(),
         };
+        let restored = if create.accept_shrink { None } else { self.restored_since()? };
         let mut partials = Vec::new();
         for copy in snapshot.copies {
             let (recorded, partial) = record(&id, copy, &mut backup);
             if !create.accept_shrink {
-                self.note_shrunk(&recorded.0, &recorded.1, &mut backup);
+                self.note_shrunk(&recorded.0, &recorded.1, &mut backup, restored.as_ref());
             }
             backup.databases.insert(recorded.0, recorded.1);
             partials.push(partial);
@@ -256,9 +257,23 @@ impl Session<'_> {
         highest.max(self.catalog.last_sequence) + 1
     }
 
-    /// Compares with the newest good backup that holds this database.
-    fn note_shrunk(&self, name: &DatabaseName, copy: &DatabaseCopy, backup: &mut Backup) {
-        let good = self.catalog.standing().filter(|other| other.is_good());
+    /// The backup that was restored since the last one was taken: what it holds is no loss.
+    fn restored_since(&self) -> Result<Option<Backup>, Error> {
+        let mut restored = None;
+        self.engine.audit.newest_first(|line| {
+            let entry = &line.entry;
+            let done = entry.kind == Kind::Outcome && entry.ok == Some(true);
+            if done && entry.operation == "restore" {
+                restored = entry.id;
+            }
+            done && (entry.operation == "restore" || entry.operation == "create")
+        })?;
+        Ok(restored.and_then(|id| self.catalog.get(&id).cloned()))
+    }
+
+    /// Compares with the newest good backup that holds this database, or with the one that was restored.
+    fn note_shrunk(&self, name: &DatabaseName, copy: &DatabaseCopy, backup: &mut Backup, restored: Option<&Backup>) {
+        let good = self.catalog.standing().filter(|other| restored.map_or(other.is_good(), |it| it.id == other.id));
         let held = good.filter_map(|other| Some((other.sequence, other.id, other.databases.get(name)?)));
         let Some((_, id, before)) = held.max_by_key(|(sequence, ..)| *sequence) else { return };
         let found = shrunk(before, copy, self.engine.config.shrink_alarm);

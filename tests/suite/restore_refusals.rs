@@ -226,6 +226,19 @@ fn an_undo_needs_no_force() {
     refused(&place, told["preRestore"].as_str().unwrap(), &[], "foreign-code", &["view seen"]);
 }
 
+/// What the backup lacked is lacking because someone wanted it so.
+#[test]
+fn a_backup_after_a_restore_is_not_suspiciously_small() {
+    let (place, _, id) = changed();
+    place.sql("attendance", "CREATE TABLE more (a); INSERT INTO more VALUES (1)");
+    place.create();
+    place.ok(&["restore", &id, "--confirm", &id]);
+    assert_eq!(place.create()["flags"], json!([]));
+    // Whatever goes after that is looked at again.
+    place.sql("attendance", "DROP TABLE people; CREATE TABLE other (a)");
+    assert_eq!(place.create()["flags"], json!(["shrunk"]));
+}
+
 /// A restore that changed nothing is none to undo.
 #[test]
 fn an_undo_is_of_the_last_restore_that_changed_something() {

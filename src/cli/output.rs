@@ -111,7 +111,7 @@ impl Output {
         for (name, database) in &restored.databases {
             let proof = match database.read_back {
                 true => "read back and compared",
-                false => "the app has written since; its structure is whole",
+                false => "looked at; the app has written since, or pages of another size were taken over",
             };
             self.line(&format!("  {name}: {} of {} pages written; {proof}", database.written, database.pages))?;
         }

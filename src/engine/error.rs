@@ -353,6 +353,10 @@ impl Error {
             Misfit::Incompatible(how) => {
                 Self::NeedsOffline { reason: format!("the copy of `{name}` in {id} doesn't fit: {how}") }
             }
+            Misfit::PageSize { copy, live } => {
+                let how = format!("its page size is {copy}, that of the live database is {live}");
+                Self::NeedsOffline { reason: format!("the copy of `{name}` in {id} doesn't fit: {how}") }
+            }
         }
     }
 

@@ -83,17 +83,20 @@ impl Session<'_> {
             let file = PrivateFile::at(path.clone(), copy.clone())?;
             let kind = self.check_private(&backup, &file, name, restore.force)?;
             let force = restore.force || self.engine.is_undo(&backup.id);
-            let misfit = match self.find(&source)? {
-                Found::Usable(live) => kind.misfit(&live),
+            let misfits = match self.find(&source)? {
+                Found::Usable(live) => kind.misfits(&live),
                 Found::Ruined(reason) if !restore.force => {
                     return Err(Error::RuinedLive { name: name.clone(), reason });
                 }
-                Found::Missing | Found::Ruined(_) => None,
+                Found::Missing | Found::Ruined(_) => Vec::new(),
             };
-            match misfit {
-                None | Some(Misfit::Incompatible(_)) => {}
-                Some(Misfit::Code(_)) if force => {}
-                Some(misfit) => return Err(Error::misfit(backup.id, name, misfit)),
+            let stops = |misfit: &Misfit| match misfit {
+                Misfit::Incompatible(_) | Misfit::PageSize { .. } => false,
+                Misfit::Code(_) => !force,
+                Misfit::Empty | Misfit::Foreign(_) => true,
+            };
+            if let Some(misfit) = misfits.into_iter().find(stops) {
+                return Err(Error::misfit(backup.id, name, misfit));
             }
             files.insert(name.clone(), file);
         }

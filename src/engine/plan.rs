@@ -49,6 +49,9 @@ pub(super) struct Planned {
 pub(super) enum Sign {
     /// What the commit leaves in the live database.
     Commit(Mark),
+    /// The page size of a database that is replaced as a whole, since it had another one.
+    #[serde(rename_all = "camelCase")]
+    PageSize { page_size: u32 },
     /// Who the file is that takes the place of the live one, of an offline restore.
     File { device: u64, inode: u64 },
 }

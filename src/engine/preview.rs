@@ -15,7 +15,7 @@ use super::status::{Warning, list};
 use super::{Call, Engine, Error};
 use crate::backup::{Backup, BackupId, DatabaseCopy, DatabaseName, timestamp};
 use crate::sqlite::diff::{self, Bounds, Difference, Failure};
-use crate::sqlite::kind::Kind;
+use crate::sqlite::kind::{Kind, Misfit};
 use crate::sqlite::restore::Target;
 use crate::sqlite::{self, open_finished, situation};
 use crate::store::inode;
@@ -126,8 +126,14 @@ impl Engine {
             let Ok(kind) = open_finished(&path).and_then(|copy| Kind::of(&copy)) else { continue };
             match Target::open(&source, self.config.lock_timeout, &call.control) {
                 Ok(live) => {
-                    let misfit = kind.misfit(&live.kind).filter(|_| !self.is_undo(&backup.id));
-                    found.extend(misfit.map(|misfit| Error::misfit(backup.id, &source.name, misfit)));
+                    let is_undo = self.is_undo(&backup.id);
+                    let stops = |misfit: &Misfit| match misfit {
+                        Misfit::Empty | Misfit::Code(_) => !is_undo,
+                        Misfit::PageSize { .. } => live.is_wal(),
+                        Misfit::Foreign(_) | Misfit::Incompatible(_) => true,
+                    };
+                    let misfits = kind.misfits(&live.kind).into_iter().filter(stops);
+                    found.extend(misfits.map(|misfit| Error::misfit(backup.id, &source.name, misfit)));
                 }
                 Err(sqlite::Error::Cancelled) => return Err(sqlite::Error::Cancelled.into()),
                 Err(error) => found.push(Error::of_target(error)),

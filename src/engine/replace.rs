@@ -52,19 +52,28 @@ impl Session<'_> {
         let held = locked.within(hold, &control);
         let caught_up = self.catch_up(targets, &mut snapshot, &mut changed, &held)?;
         let too_long = |error| too_long(error, !caught_up.is_empty());
-        let marks = targets.iter().map(|target| Ok((target.name.clone(), target.draw_mark()?)));
+        let page_size = |target: &Target| job.files[&target.name].copy.page_size;
+        let (whole, by_page): (Vec<_>, Vec<_>) = targets.iter().partition(|it| it.is_replaced_by(page_size(it)));
+        let marks = by_page.iter().map(|target| Ok((target.name.clone(), target.draw_mark()?)));
         let marks = marks.collect::<Result<BTreeMap<_, _>, sqlite::Error>>()?;
-        let signs = marks.iter().map(|(name, mark)| (name.clone(), Sign::Commit(*mark)));
-        *planned = Some(self.plan_restore(job, Some(pre_restore), signs.collect())?);
+        let mut signs: BTreeMap<_, _> = marks.iter().map(|(name, mark)| (name.clone(), Sign::Commit(*mark))).collect();
+        signs.extend(whole.iter().map(|it| (it.name.clone(), Sign::PageSize { page_size: page_size(it) })));
+        *planned = Some(self.plan_restore(job, Some(pre_restore), signs)?);
         self.publish_pre_restore(job, pre_restore, snapshot)?;
         let mut written = BTreeMap::new();
-        for (target, name) in targets.iter().map(|target| (target, &target.name)) {
+        for (target, name) in by_page.iter().map(|target| (target, &target.name)) {
             let pause = || assert_held(name, &held);
             let pages = target.write(job.files[name].both(), &changed[name], marks[name], pause);
             written.insert(name.clone(), pages.map_err(too_long)?);
         }
         targets.iter().try_for_each(Target::assert_in_place)?;
         targets.last().map_or(Ok(()), |target| assert_held(&target.name, &held)).map_err(too_long)?;
+        // These commit by themselves; all others are written by now.
+        for target in whole {
+            let file = &job.files[&target.name];
+            target.replace(&file.path)?;
+            written.insert(target.name.clone(), file.pages());
+        }
         let committed = locked.commit().map_err(|uncommitted| uncommitted.error)?;
         Ok(Done { pre_restore, written, committed, caught_up })
     }
@@ -158,7 +167,7 @@ impl Session<'_> {
             else {
                 continue;
             };
-            let moved = catch_up(target.connection(), copy, held).map_err(|error| too_long(error, true))?;
+            let moved = catch_up(&target.connection(), copy, held).map_err(|error| too_long(error, true))?;
             changed.entry(target.name.clone()).or_default().extend(&moved);
             caught_up.push(target.name.clone());
         }

@@ -89,7 +89,8 @@ pub struct RestoredDatabase {
     pub pages: u64,
     /// Pages that were written, since they differed.
     pub written: u64,
-    /// Every page was read back and is the backup's; otherwise the app had written again, and its structure was looked at.
+    /// Every page was read back and is the backup's. Otherwise the app had written again, or pages of another size were taken
+    /// over, and the structure was looked at.
     pub read_back: bool,
 }
 
@@ -296,12 +297,15 @@ impl Session<'_> {
     fn assert_fits(&self, backup: &Backup, file: &PrivateFile, target: &Target, force: bool) -> Result<(), Error> {
         let (id, name) = (backup.id, &target.name);
         let kind = self.check_private(backup, file, name, force)?;
-        match kind.misfit(&target.kind) {
-            None => Ok(()),
-            Some(Misfit::Empty | Misfit::Code(_)) if self.engine.is_undo(&id) => Ok(()),
-            Some(Misfit::Code(_)) if force => Ok(()),
-            Some(misfit) => Err(Error::misfit(id, name, misfit)),
-        }
+        let is_undo = self.engine.is_undo(&id);
+        let stops = |misfit: &Misfit| match misfit {
+            Misfit::Empty => !is_undo,
+            Misfit::Code(_) => !is_undo && !force,
+            Misfit::PageSize { .. } => target.is_wal(),
+            Misfit::Foreign(_) | Misfit::Incompatible(_) => true,
+        };
+        let stop = kind.misfits(&target.kind).into_iter().find(stops);
+        stop.map_or(Ok(()), |misfit| Err(Error::misfit(id, name, misfit)))
     }
 
     /// The copy's structure is whole, as is what the catalog says of it. One that was kept of corrupt data is put back as it
@@ -335,7 +339,10 @@ impl Session<'_> {
         let (mut databases, mut notes) = (BTreeMap::new(), Vec::new());
         for target in targets {
             let (name, file) = (&target.name, &job.files[&target.name]);
-            let read_back = self.proven(job.id, target, file, &mut notes)?;
+            let read_back = match target.is_replaced_by(file.copy.page_size) {
+                false => self.proven(job.id, target, file, &mut notes)?,
+                true => self.looks_whole(job.id, target, &mut notes)?,
+            };
             let written = done.written.get(name).copied().unwrap_or_default();
             databases.insert(name.clone(), RestoredDatabase { pages: file.pages(), written, read_back });
             target.checkpoint();
@@ -353,6 +360,21 @@ impl Session<'_> {
             apart_micros: done.committed.apart.as_micros() as u64,
             notes,
         })
+    }
+
+    /// A database that was replaced as a whole: nobody kept the app out between that and a look, so no page is compared.
+    fn looks_whole(&self, id: BackupId, target: &Target, notes: &mut Vec<String>) -> Result<bool, Error> {
+        match self.look(target) {
+            Ok(Verdict::Corrupt(findings)) => {
+                let (name, reason) = (target.name.clone(), findings.join("; "));
+                Err(Error::RestoredWrong { id, name, reason })
+            }
+            Ok(_) => Ok(false),
+            Err(error) => {
+                notes.push(format!("`{}` was restored, and could not be looked at: {error}", target.name));
+                Ok(false)
+            }
+        }
     }
 
     /// Says whether every page could be compared. What is committed stays so, whatever is in the way of that: a look that

@@ -92,6 +92,7 @@ impl Session<'_> {
             let target = Target::open(source, timeout, &control)?;
             let is_marked = match plan.databases[&source.name].sign {
                 Sign::Commit(mark) => target.is_marked(mark, timeout, &control)?,
+                Sign::PageSize { page_size } => target.kind.page_size == page_size,
                 Sign::File { device, inode } => identify(source)?.is_file(device, inode),
             };
             if is_marked { &mut reached } else { &mut rest }.push(target);
@@ -113,7 +114,7 @@ impl Session<'_> {
     fn settle_files(&mut self, plan: &Plan, sources: Vec<Source>, next: &mut Option<Plan>) -> Result<Settled, Error> {
         let is_there = |source: &Source| match plan.databases[&source.name].sign {
             Sign::File { device, inode } => identify(source).is_ok_and(|it| it.is_file(device, inode)),
-            Sign::Commit(_) => false,
+            Sign::Commit(_) | Sign::PageSize { .. } => false,
         };
         let (there, rest): (Vec<_>, Vec<_>) = sources.into_iter().partition(is_there);
         // What is missing was so, or was moved aside for the new file: that comes in any case.

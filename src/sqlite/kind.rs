@@ -29,6 +29,13 @@ pub enum Misfit {
     Foreign(String),
     /// Open connections couldn't go on: in words.
     Incompatible(String),
+    /// Its pages are larger or smaller, which only a database in rollback mode can take over.
+    PageSize {
+        /// Bytes.
+        copy: u32,
+        /// Bytes.
+        live: u32,
+    },
     /// It brings code that runs within the app and that the live database doesn't have: the names.
     Code(Vec<String>),
 }
@@ -49,29 +56,31 @@ impl Kind {
         })
     }
 
-    /// Why `self` may not take the place of `live`; what needs no force comes first.
-    pub fn misfit(&self, live: &Kind) -> Option<Misfit> {
+    /// Why `self` may not take the place of `live`; what nothing helps against comes first.
+    pub fn misfits(&self, live: &Kind) -> Vec<Misfit> {
         if self.tables.is_empty() {
-            return Some(Misfit::Empty);
+            return vec![Misfit::Empty];
         }
-        if let Some(foreign) = self.foreign(live) {
-            return Some(Misfit::Foreign(foreign));
-        }
-        let differs = |what: &str, ours: &dyn std::fmt::Display, theirs: &dyn std::fmt::Display| {
-            Some(Misfit::Incompatible(format!("its {what} is {ours}, that of the live database is {theirs}")))
+        let mut found = Vec::new();
+        found.extend(self.foreign(live).map(Misfit::Foreign));
+        let mut differs = |what: &str, ours: &dyn std::fmt::Display, theirs: &dyn std::fmt::Display| {
+            found.push(Misfit::Incompatible(format!("its {what} is {ours}, that of the live database is {theirs}")));
         };
-        if self.page_size != live.page_size {
-            return differs("page size", &self.page_size, &live.page_size);
-        }
         if self.encoding != live.encoding {
-            return differs("text encoding", &self.encoding, &live.encoding);
+            differs("text encoding", &self.encoding, &live.encoding);
         }
         if self.reserved != live.reserved {
-            return differs("room at the end of each page (of an encryption, say)", &self.reserved, &live.reserved);
+            differs("room at the end of each page (of an encryption, say)", &self.reserved, &live.reserved);
         }
         let new = self.code.iter().filter(|(name, sql)| live.code.get(*name) != Some(sql));
         let new: Vec<_> = new.map(|(name, _)| name.clone()).collect();
-        (!new.is_empty()).then_some(Misfit::Code(new))
+        if !new.is_empty() {
+            found.push(Misfit::Code(new));
+        }
+        if self.page_size != live.page_size {
+            found.push(Misfit::PageSize { copy: self.page_size, live: live.page_size });
+        }
+        found
     }
 
     /// Another `application_id`, or hardly a table in common. A live database without tables has lost them.

@@ -14,12 +14,13 @@
 //!
 //! The page of SQLite's locks is left out. Nothing is attached: such a write opens a transaction on each attached database.
 
-use std::cell::Cell;
+use std::cell::{Cell, Ref, RefCell};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rusqlite::backup::{Backup, StepResult};
 use rusqlite::config::DbConfig;
 use rusqlite::types::Null;
 use rusqlite::{Connection, params};
@@ -29,7 +30,9 @@ use super::check::{self, Verdict};
 use super::kind::Kind;
 use super::page_set::{PageSet, lock_page};
 use super::snapshot::{FIRST_GATE, NEXT_GATE, is_busy, jitter, take_gate};
-use super::{Control, Error, Identity, Progress, Source, identify, is_wal, of_writing, open_live, situation};
+use super::{
+    Control, Error, Identity, Progress, Source, identify, is_wal, of_writing, open_finished, open_live, situation,
+};
 use crate::backup::{CheckKind, DatabaseName};
 use crate::disk::{self, Context};
 
@@ -46,7 +49,7 @@ pub struct Target {
     pub kind: Kind,
     source: Source,
     identity: Identity,
-    connection: Connection,
+    connection: RefCell<Connection>,
     wal: bool,
     version: Cell<i64>,
 }
@@ -97,24 +100,47 @@ impl Target {
             // Setting the size of the cache reads the schema.
             connection.execute_batch("PRAGMA cache_size=-16384")?;
             let kind = Kind::of(&connection)?;
+            let connection = RefCell::new(connection);
             Ok(Self { name: source.name.clone(), kind, source: source.clone(), identity, connection, wal, version })
         })
     }
 
     /// The connection, to read what its lock protects. After a commit it still has parts of the old pages in mind.
-    pub fn connection(&self) -> &Connection {
-        &self.connection
+    pub fn connection(&self) -> Ref<'_, Connection> {
+        self.connection.borrow()
+    }
+
+    /// Whether a copy with pages of that size takes its place as a whole: only the backup API can change their size, and only
+    /// of a database in rollback mode.
+    pub fn is_replaced_by(&self, page_size: u32) -> bool {
+        self.kind.page_size != page_size
+    }
+
+    /// Replaces all of it by a copy with pages of another size, by SQLite's backup API (sqlite.org/backup.html), in one step
+    /// and one transaction, and commits that. Nobody else comes in between: the lock of the open transaction, in which nothing
+    /// is written yet, is kept meanwhile.
+    pub fn replace(&self, copy: &Path) -> Result<(), Error> {
+        let failed = |error| of_writing(&self.name, error);
+        let mut live = self.connection.borrow_mut();
+        live.execute_batch("PRAGMA locking_mode=EXCLUSIVE; ROLLBACK").map_err(failed)?;
+        let replaced = open_finished(copy).and_then(|copy| Backup::new(&copy, &mut live)?.step(-1));
+        // The next access lets the lock go.
+        let let_go = live.execute_batch("PRAGMA locking_mode=NORMAL; SELECT count(*) FROM sqlite_schema");
+        match replaced.map_err(failed)? {
+            StepResult::Done => let_go.map_err(failed),
+            _ => Err(Error::Locked { name: self.name.clone(), waited: Duration::ZERO }),
+        }
     }
 
     /// From here on [`Target::has_moved`] tells of what others commit.
     pub fn watch(&self, timeout: Duration, control: &Control) -> Result<(), Error> {
-        self.version.set(persist(&self.name, timeout, control, || data_version(&self.connection))?);
+        self.version.set(persist(&self.name, timeout, control, || data_version(&self.connection()))?);
         Ok(())
     }
 
     /// Whether another connection has committed since this was asked last (sqlite.org/pragma.html#pragma_data_version).
     pub fn has_moved(&self) -> Result<bool, Error> {
-        let now = data_version(&self.connection).map_err(|error| self.situation(error))?;
+        let now = data_version(&self.connection()).map_err(|error| self.situation(error))?;
         Ok(self.version.replace(now) != now)
     }
 
@@ -148,13 +174,13 @@ impl Target {
         let targets = std::slice::from_ref(self);
         let locked = Locked::take(targets, timeout, control)?;
         let failed = |error| of_writing(&self.name, error);
-        let version: i32 = self.connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
-        self.connection.execute_batch(&format!("PRAGMA user_version={version}")).map_err(failed)?;
+        let version: i32 = self.connection().query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
+        self.connection().execute_batch(&format!("PRAGMA user_version={version}")).map_err(failed)?;
         locked.commit().map(drop).map_err(|uncommitted| uncommitted.error)
     }
 
     fn cookie(&self) -> rusqlite::Result<u32> {
-        self.connection.query_row("PRAGMA schema_version", [], |row| row.get::<_, i64>(0)).map(|cookie| cookie as u32)
+        self.connection().query_row("PRAGMA schema_version", [], |row| row.get::<_, i64>(0)).map(|cookie| cookie as u32)
     }
 
     fn situation(&self, error: rusqlite::Error) -> Error {
@@ -182,7 +208,8 @@ impl Target {
         let mode = self.mode_bytes().map_err(failed)?;
         self.vacuum_by_itself_no_more().map_err(failed)?;
         let sql = "INSERT OR REPLACE INTO sqlite_dbpage (pgno, data) VALUES (?1, ?2)";
-        let mut insert = self.connection.prepare(sql).map_err(failed)?;
+        let connection = self.connection();
+        let mut insert = connection.prepare(sql).map_err(failed)?;
         let mut page = vec![0; size as usize];
         let read = |number: u32, page: &mut [u8]| {
             copy.0.read_exact_at(page, u64::from(number - 1) * u64::from(size)).to("read", copy.1)
@@ -202,21 +229,21 @@ impl Target {
         insert.execute(params![i64::from(pages) + 1, Null]).map_err(failed)?;
         // As SQLite takes numbers there: with a sign.
         let cookie = format!("PRAGMA schema_version={}", mark.after as i32);
-        self.connection.execute_batch(&cookie).map_err(failed)?;
-        self.connection.cache_flush().map_err(failed)?;
+        self.connection().execute_batch(&cookie).map_err(failed)?;
+        self.connection().cache_flush().map_err(failed)?;
         Ok(written + 1)
     }
 
     /// With `auto_vacuum=FULL` the commit would move the pages that were just written, by the header that they brought. What
     /// is set here holds for this connection, and on disk page 1 is written after it.
     fn vacuum_by_itself_no_more(&self) -> rusqlite::Result<()> {
-        let full = self.connection.query_row("PRAGMA auto_vacuum", [], |row| Ok(row.get::<_, i64>(0)? == 1))?;
-        if full { self.connection.execute_batch("PRAGMA auto_vacuum=2") } else { Ok(()) }
+        let full = self.connection().query_row("PRAGMA auto_vacuum", [], |row| Ok(row.get::<_, i64>(0)? == 1))?;
+        if full { self.connection().execute_batch("PRAGMA auto_vacuum=2") } else { Ok(()) }
     }
 
     fn mode_bytes(&self) -> rusqlite::Result<[u8; 2]> {
         let sql = "SELECT substr(data, 19, 2) FROM sqlite_dbpage WHERE pgno = 1";
-        self.connection.query_row(sql, [], |row| row.get(0))
+        self.connection().query_row(sql, [], |row| row.get(0))
     }
 
     /// Compares the committed database with `copy`, page by page, on a connection that has read nothing yet, unless others
@@ -251,7 +278,7 @@ impl Target {
         let snapshot = reader.unchecked_transaction()?;
         let count: u32 = reader.query_row("PRAGMA page_count", [], |row| row.get(0))?;
         // Asked once the reader has its snapshot: what came later isn't in it.
-        if data_version(&self.connection)? != self.version.get() {
+        if data_version(&self.connection())? != self.version.get() {
             return Ok(Ok(ReadBack::Overtaken));
         }
         if count != pages {
@@ -302,7 +329,7 @@ impl Target {
     /// Brings what was committed from the WAL into the main file, as far as nobody is in the way [P13].
     pub fn checkpoint(&self) {
         if self.wal
-            && let Err(error) = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+            && let Err(error) = self.connection().query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
         {
             tracing::debug!(%error, name = %self.name, "the app's next checkpoint brings the restored pages into the main file");
         }
@@ -364,7 +391,7 @@ impl<'t> Locked<'t> {
             let mut locked = Self { targets, since: Instant::now() };
             let taken = targets.iter().enumerate().try_for_each(|(at, target)| {
                 let patience = if at == 0 { FIRST_GATE } else { NEXT_GATE };
-                take_gate(&target.connection, target.begin(), patience).map_err(|error| (target, error))?;
+                take_gate(&target.connection(), target.begin(), patience).map_err(|error| (target, error))?;
                 if at == 0 {
                     locked.since = Instant::now();
                 }
@@ -392,9 +419,11 @@ impl<'t> Locked<'t> {
     /// can't. Before the first has come to pass an error means that nothing has changed.
     pub fn commit(self) -> Result<Committed, Uncommitted> {
         let (mut committed, mut since) = (Vec::new(), None);
-        let (wal, rollback): (Vec<_>, Vec<_>) = self.targets.iter().partition(|target| target.wal);
+        // One that was replaced as a whole is committed already.
+        let open = self.targets.iter().filter(|target| !target.connection().is_autocommit());
+        let (wal, rollback): (Vec<_>, Vec<_>) = open.partition(|target| target.wal);
         for target in rollback.into_iter().chain(wal) {
-            let done = take_gate(&target.connection, "COMMIT", COMMIT_PATIENCE);
+            let done = take_gate(&target.connection(), "COMMIT", COMMIT_PATIENCE);
             if let Err(error) = done {
                 return Err(Uncommitted { committed, error: of_writing(&target.name, error) });
             }
@@ -426,9 +455,9 @@ pub struct Uncommitted {
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
         for target in self.targets {
-            if !target.connection.is_autocommit() {
+            if !target.connection().is_autocommit() {
                 // One that fails leaves a transaction that the connection's end rolls back.
-                let _ = target.connection.execute_batch("ROLLBACK");
+                let _ = target.connection().execute_batch("ROLLBACK");
             }
         }
     }

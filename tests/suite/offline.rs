@@ -63,6 +63,70 @@ fn another_page_size_wants_the_app_stopped_and_then_comes() {
     ok(&place);
 }
 
+/// In rollback mode SQLite can take over pages of another size, and the app goes on.
+fn in_rollback_mode(place: &Place) -> String {
+    for database in ["attendance", "auth"] {
+        place.sql(database, "PRAGMA journal_mode=delete");
+    }
+    let id = backup(place);
+    place.sql("attendance", "DELETE FROM people; PRAGMA page_size=8192; VACUUM; PRAGMA user_version=7");
+    place.sql("auth", "INSERT INTO users (email) VALUES ('b@school.example')");
+    id
+}
+
+#[test]
+fn another_page_size_needs_no_stop_in_rollback_mode() {
+    let place = Place::new();
+    let id = in_rollback_mode(&place);
+    assert!(!place.ok(&["preview", &id]).stdout.contains("refused"));
+    let mut app = App::on(&[&place.live("attendance"), &place.live("auth")]);
+    assert_eq!(app.ok(0, "SELECT count(*) FROM people"), "[[0]]");
+    let inode = || place.live("attendance").metadata().unwrap().ino();
+    let before = inode();
+    place.ok(&["restore", &id, "--confirm", &id]);
+    assert_eq!(app.ok(0, "SELECT count(*) FROM people"), "[[3]]");
+    assert_eq!(app.ok(1, "SELECT count(*) FROM users"), "[[1]]");
+    assert_eq!(app.ok(0, "PRAGMA integrity_check"), "[[\"ok\"]]");
+    app.ok(0, "INSERT INTO people (name) VALUES ('after')");
+    let facts = |place: &Place| place.sql("attendance", "PRAGMA page_size; PRAGMA journal_mode; PRAGMA user_version");
+    assert_eq!((facts(&place).as_str(), inode()), ("4096\ndelete\n0", before));
+    ok(&place);
+    place.ok(&["undo"]);
+    assert_eq!(app.ok(0, "SELECT count(*) FROM people"), "[[0]]");
+    assert_eq!(app.ok(1, "SELECT count(*) FROM users"), "[[2]]");
+    assert_eq!((facts(&place).as_str(), inode()), ("8192\ndelete\n7", before));
+    assert_eq!(app.ok(0, "PRAGMA integrity_check"), "[[\"ok\"]]");
+    ok(&place);
+}
+
+#[test]
+fn another_page_size_is_taken_over_whole_or_not_at_all_wherever_it_is_killed() {
+    let past = Place::new();
+    let id = in_rollback_mode(&past);
+    let args = ["restore", &id, "--confirm", &id];
+    let stride = if thoroughness() >= 2 { 1 } else { 5 };
+    let (mut points, mut restored) = (0, 0);
+    for (offset, spot) in spots(&[]).into_iter().enumerate() {
+        let mut n = 1 + offset % stride;
+        loop {
+            let place = past.twin();
+            if !place.killed(&spot, n, &args) {
+                break;
+            }
+            place.ok(&["create"]);
+            let found = [rows(&place, "attendance", "people"), rows(&place, "auth", "users")];
+            let is_new = found[0] == "3";
+            assert_eq!(found, if is_new { ["3", "1"] } else { ["0", "2"] }, "{spot} {n}");
+            ok(&place);
+            points += 1;
+            restored += usize::from(is_new);
+            n += stride;
+        }
+    }
+    println!("pages of another size: killed at {points} points, {restored} of them came out restored");
+    assert!(restored > 0 && restored < points);
+}
+
 #[test]
 fn another_encoding_too() {
     let place = Place::empty();

@@ -168,13 +168,13 @@ fn what_came_since_the_snapshot_is_in_the_copy_and_hides_no_page() {
             .unwrap();
         let locked = Locked::take(&targets, WAIT, &control).unwrap();
         assert!(targets[0].has_moved().unwrap());
-        changed.extend(&catch_up(targets[0].connection(), snapped, &control).unwrap());
+        changed.extend(&catch_up(&targets[0].connection(), snapped, &control).unwrap());
         let mark = targets[0].draw_mark().unwrap();
         targets[0].write(both, &changed, mark, || Ok(())).unwrap();
         locked.commit().unwrap();
         assert_eq!(targets[0].read_back(both, WAIT, &control).unwrap(), ReadBack::Same, "{meanwhile}");
         scene.assert_restored(&app(&scene.live.path));
-        let copy = super::super::open_finished(snapped.partial.path()).unwrap();
+        let copy = open_finished(snapped.partial.path()).unwrap();
         let held: f64 =
             copy.query_row("SELECT total(unicode(text)) + count(*) FROM marks", [], |row| row.get(0)).unwrap();
         assert_eq!(held as i64, expected, "{meanwhile}");

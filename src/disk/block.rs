@@ -91,13 +91,20 @@ impl Default for Block {
 /// A file past the page cache, for as long as this lives and the file system can.
 pub struct Direct<'a> {
     file: &'a File,
+    /// It may be.
+    wanted: bool,
 }
 
 impl<'a> Direct<'a> {
     /// Turns the cache off for `file`.
     pub fn new(file: &'a File) -> Self {
         set(file, true);
-        Self { file }
+        Self { file, wanted: true }
+    }
+
+    /// Through the cache all the same: what is read again right away.
+    pub fn cached(file: &'a File) -> Self {
+        Self { file, wanted: false }
     }
 
     /// Appends a block.
@@ -142,7 +149,9 @@ impl<'a> Direct<'a> {
 
 impl Drop for Direct<'_> {
     fn drop(&mut self) {
-        set(self.file, false);
+        if self.wanted {
+            set(self.file, false);
+        }
     }
 }
 

@@ -160,7 +160,8 @@ impl Job<'_> {
 
     /// Gives the SHA-256 of what was copied.
     fn pass_on(&self, file: &File, target: &Path) -> Result<Result<String, disk::Error>, Error> {
-        let (reader, writer) = (Direct::new(&self.from.file), Direct::new(file));
+        // It is checked, compared and restored from there.
+        let (reader, writer) = (Direct::cached(&self.from.file), Direct::cached(file));
         let (mut block, mut hash, mut done) = (Block::new(), Sha256::new(), 0);
         loop {
             self.control.check()?;

@@ -67,14 +67,15 @@ pub struct Difference {
     pub new: Fingerprint,
 }
 
-/// Compares two files, each a database of that page size.
+/// Compares two files, each a database of that page size. The new one is read through the cache: it was written just now, and
+/// is written from soon.
 pub fn differing(
     old: (&File, &Path),
     new: (&File, &Path),
     page_size: u32,
     control: &Control,
 ) -> Result<Difference, Error> {
-    let (old_file, new_file) = (Direct::new(old.0), Direct::new(new.0));
+    let (old_file, new_file) = (Direct::new(old.0), Direct::cached(new.0));
     let (mut before, mut after) = (Block::new(), Block::new());
     let (mut pages, mut sum, mut offset) = (PageSet::default(), Sum::default(), 0);
     loop {

@@ -76,6 +76,8 @@ fn tell_of_http(header: &Path, address: SocketAddr, id: &str) -> anyhow::Result<
         format!("{curl} {base}/list"),
         format!("{curl} {base}/create {json} -d '{{\"reason\": \"before the exams\"}}'"),
         format!("{curl} -X POST {base}/verify/{id}"),
+        format!("{curl} {base}/{id}/preview"),
+        format!("{curl} {base}/restore {json} -d '{{\"id\": \"{id}\", \"confirm\": \"{id}\"}}'"),
         format!("{curl} -o /tmp/auth-{}.db '{base}/download/{id}?database=auth'", address.port()),
         format!("{curl} {base}/download/{id} | tar -tv"),
         format!(
@@ -102,6 +104,9 @@ fn tell(directory: &Path, id: &str) -> anyhow::Result<()> {
         "create --reason 'before the exams'".to_owned(),
         format!("verify {id}"),
         "drill".to_owned(),
+        format!("preview {id}"),
+        format!("restore {id} --confirm {id}"),
+        "undo".to_owned(),
         format!("download {id} --database auth -o /tmp/auth-{}.db", std::process::id()),
         "config --set retention.daily=14".to_owned(),
         "doctor".to_owned(),

@@ -145,7 +145,7 @@ fn the_demo_runs_prints_commands_that_work_and_leaves_nothing_running() {
     let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     let printed: Vec<String> = lines.take_while(|line| !line.starts_with("Ctrl-C")).collect();
     let commands: Vec<_> = printed.iter().filter(|line| line.starts_with("  ")).collect();
-    assert!(commands.len() >= 17 && commands.iter().any(|line| line.starts_with("  curl")), "{printed:?}");
+    assert!(commands.len() >= 22 && commands.iter().any(|line| line.starts_with("  curl")), "{printed:?}");
     for line in commands {
         let output = Command::new("sh").args(["-c", line]).output().unwrap();
         assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));

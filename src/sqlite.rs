@@ -321,9 +321,24 @@ pub fn peek_mode(path: &Path) -> rusqlite::Result<&'static str> {
 
 /// By its header: an immutable connection takes no part in a WAL and says `delete`.
 fn is_wal(connection: &Connection) -> rusqlite::Result<bool> {
-    // Byte 18 of the header: 2 is WAL (sqlite.org/fileformat2.html, section 1.3.3).
-    let sql = "SELECT substr(data, 19, 1) = x'02' FROM sqlite_dbpage WHERE pgno = 1";
+    // 2 is WAL (sqlite.org/fileformat2.html, section 1.3.3).
+    Ok(mode_bytes(connection)?[0] == 2)
+}
+
+/// Bytes 18 and 19 of the header, which hold the journal mode.
+fn mode_bytes(connection: &Connection) -> rusqlite::Result<[u8; 2]> {
+    let sql = "SELECT substr(data, 19, 2) FROM sqlite_dbpage WHERE pgno = 1";
     connection.query_row(sql, [], |row| row.get(0))
+}
+
+/// What SQLite keeps beside a database, and takes for a part of it.
+pub const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
+
+/// The path with more letters at its end.
+pub fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
 }
 
 /// What lies in a database is data: its schema may not run functions with side effects, nor its pages lie unseen.

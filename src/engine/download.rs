@@ -13,7 +13,7 @@ use super::{Call, Engine, Error, entry, failure};
 use crate::audit::{Entry, Kind};
 use crate::backup::{Backup, BackupId, DatabaseName, hex};
 use crate::disk::{self, Context, Partial};
-use crate::sqlite::{Control, Progress};
+use crate::sqlite::{BESIDE, Control, Progress, beside};
 
 /// What to fetch, and where to.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,9 +26,6 @@ pub struct Download {
     pub target: PathBuf,
 }
 
-/// What SQLite takes for a part of the database beside it.
-const PARTS: [&str; 3] = ["-wal", "-shm", "-journal"];
-
 impl Download {
     fn assert_free(&self) -> Result<(), Error> {
         let is_there = |path: &Path| path.symlink_metadata().is_ok();
@@ -40,13 +37,9 @@ impl Download {
         if is_there(&path) {
             return Err(Error::Unfinished { path });
         }
-        let part = |ending: &str| {
-            let mut path = self.target.clone().into_os_string();
-            path.push(ending);
-            PathBuf::from(path)
-        };
         // A tar is no database.
-        let mut parts = PARTS.into_iter().filter(|_| self.database.is_some()).map(part);
+        let parts = BESIDE.into_iter().filter(|_| self.database.is_some());
+        let mut parts = parts.map(|ending| beside(&self.target, ending));
         match parts.find(|path| is_there(path)) {
             Some(path) => Err(Error::Beside { path }),
             None => Ok(()),

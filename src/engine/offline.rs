@@ -16,7 +16,7 @@
 use std::collections::BTreeMap;
 use std::fs::Metadata;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::plan::{Plan, Sign};
 use super::restore::{Job, PrivateFile, Restore, Restored, RestoredDatabase};
@@ -31,10 +31,7 @@ use crate::sqlite::kind::{Kind, Misfit};
 use crate::sqlite::pages::read_back;
 use crate::sqlite::restore::Target;
 use crate::sqlite::snapshot::Snapshot;
-use crate::sqlite::{self, Source};
-
-/// What SQLite keeps beside a database.
-const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
+use crate::sqlite::{self, BESIDE, Source, beside};
 
 /// How a live database was found.
 enum Found {
@@ -76,13 +73,12 @@ impl Session<'_> {
     fn offline_job(&self, restore: &Restore, staged: Staged) -> Result<Job, Error> {
         let Staged { backup, files: paths, folder } = staged;
         let mut files = BTreeMap::new();
-        let whole = restore.force || self.engine.is_undo(&backup.id);
-        for source in self.engine.assert_same_databases(&backup, whole)? {
+        let force = restore.force || self.engine.is_undo(&backup.id);
+        for source in self.engine.assert_same_databases(&backup, force)? {
             let name = &source.name;
             let (Some(path), Some(copy)) = (paths.get(name), backup.databases.get(name)) else { continue };
             let file = PrivateFile::at(path.clone(), copy.clone())?;
             let kind = self.check_private(&backup, &file, name, restore.force)?;
-            let force = restore.force || self.engine.is_undo(&backup.id);
             let misfits = match self.find(&source)? {
                 Found::Usable(live) => kind.misfits(&live),
                 Found::Ruined(reason) if !restore.force => {
@@ -248,11 +244,6 @@ fn owner_and_mode(path: &Path) -> Result<((u32, u32), u32), Error> {
 /// Gives what lies there of a database that is missing or ruined names that SQLite would still take for one database: it is
 /// never played into the file that comes. The database goes first: where it is missing, a crash is settled by going on.
 fn move_aside(path: &Path) -> Result<Vec<String>, Error> {
-    let beside = |path: &Path, ending: &str| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(ending);
-        PathBuf::from(name)
-    };
     let is_there = |path: &Path| path.symlink_metadata().is_ok();
     let parts = || [""].into_iter().chain(BESIDE);
     let mut number = 1;

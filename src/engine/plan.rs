@@ -6,8 +6,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::Error;
 use super::restore::Job;
+use super::{Error, staging};
 use crate::backup::{BackupId, DatabaseName};
 use crate::disk::{self, Context};
 use crate::sqlite::restore::Mark;
@@ -80,8 +80,7 @@ impl Plan {
         file.take(MAX_BYTES).read_to_string(&mut text).to("read", &path)?;
         let unreadable = |reason: String| Error::PlanUnreadable { path: path.clone(), reason };
         let plan: Self = serde_json::from_str(&text).map_err(|error| unreadable(error.to_string()))?;
-        let is_folder = plan.folder.len() == 32 && plan.folder.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if plan.version != VERSION || !is_folder || plan.databases.is_empty() {
+        if plan.version != VERSION || !staging::is_ours(&plan.folder) || plan.databases.is_empty() {
             return Err(unreadable("it is of another version, or not what was written".to_owned()));
         }
         Ok(Some(plan))

@@ -11,11 +11,12 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::read::Opened;
+use super::restore::Allowed;
 use super::status::{Warning, list};
 use super::{Call, Engine, Error};
 use crate::backup::{Backup, BackupId, DatabaseCopy, DatabaseName, timestamp};
 use crate::sqlite::diff::{self, Bounds, Difference, Failure};
-use crate::sqlite::kind::{Kind, Misfit};
+use crate::sqlite::kind::Kind;
 use crate::sqlite::restore::Target;
 use crate::sqlite::{self, open_finished, situation};
 use crate::store::inode;
@@ -117,7 +118,8 @@ impl Engine {
 
     /// Why a restore would be refused as things stand, and what it would take.
     fn obstacles(&self, backup: &Backup, call: &Call) -> Result<Vec<Warning>, Error> {
-        let same = self.assert_same_databases(backup, self.is_undo(&backup.id)).err();
+        let allowed = Allowed { force: false, is_undo: self.is_undo(&backup.id) };
+        let same = self.assert_same_databases(backup, allowed.is_undo).err();
         let mut found: Vec<Error> = same.into_iter().collect();
         for source in self.sources() {
             let Some(copy) = backup.databases.get(&source.name) else { continue };
@@ -126,14 +128,8 @@ impl Engine {
             let Ok(kind) = open_finished(&path).and_then(|copy| Kind::of(&copy)) else { continue };
             match Target::open(&source, self.config.lock_timeout, &call.control) {
                 Ok(live) => {
-                    let is_undo = self.is_undo(&backup.id);
-                    let stops = |misfit: &Misfit| match misfit {
-                        Misfit::Empty | Misfit::Code(_) => !is_undo,
-                        Misfit::PageSize { .. } => live.is_wal(),
-                        Misfit::Foreign(_) | Misfit::Incompatible(_) => true,
-                    };
-                    let misfits = kind.misfits(&live.kind).into_iter().filter(stops);
-                    found.extend(misfits.map(|misfit| Error::misfit(backup.id, &source.name, misfit)));
+                    let stops = allowed.stops(&kind, &live);
+                    found.extend(stops.map(|misfit| Error::misfit(backup.id, &source.name, misfit)));
                 }
                 Err(sqlite::Error::Cancelled) => return Err(sqlite::Error::Cancelled.into()),
                 Err(error) => found.push(Error::of_target(error)),

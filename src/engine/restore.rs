@@ -122,6 +122,28 @@ pub(super) struct Job {
     pub(super) restored: Option<Restoring>,
 }
 
+/// What may take a live database's place though it has what that lacks.
+#[derive(Clone, Copy)]
+pub(super) struct Allowed {
+    /// Someone has said so.
+    pub(super) force: bool,
+    /// It was the app's own before the last restore.
+    pub(super) is_undo: bool,
+}
+
+impl Allowed {
+    /// What stands in the way all the same.
+    pub(super) fn stops(self, copy: &Kind, live: &Target) -> impl Iterator<Item = Misfit> {
+        let is_wal = live.is_wal();
+        copy.misfits(&live.kind).into_iter().filter(move |misfit| match misfit {
+            Misfit::Empty => !self.is_undo,
+            Misfit::Code(_) => !self.is_undo && !self.force,
+            Misfit::PageSize { .. } => is_wal,
+            Misfit::Foreign(_) | Misfit::Incompatible(_) => true,
+        })
+    }
+}
+
 /// The databases that are restored already, and the backup of what was there before, if anything was.
 pub(super) type Restoring = (BTreeMap<DatabaseName, Planned>, Option<BackupId>);
 
@@ -271,15 +293,15 @@ impl Session<'_> {
     /// Step 1, but for the copying: the private copies are whole, and fit the live databases.
     fn job(&self, restore: &Restore, staged: Staged) -> Result<(Job, Vec<Target>), Error> {
         let Staged { backup, files: paths, folder } = staged;
-        let force = restore.force || self.engine.is_undo(&backup.id);
-        let sources = self.engine.assert_same_databases(&backup, force)?;
+        let allowed = Allowed { force: restore.force, is_undo: self.engine.is_undo(&backup.id) };
+        let sources = self.engine.assert_same_databases(&backup, allowed.force || allowed.is_undo)?;
         let (mut files, mut targets) = (BTreeMap::new(), Vec::new());
         for source in sources {
             let name = &source.name;
             let (Some(path), Some(copy)) = (paths.get(name), backup.databases.get(name)) else { continue };
             let file = PrivateFile::at(path.clone(), copy.clone())?;
             let target = self.target(&source)?;
-            self.assert_fits(&backup, &file, &target, restore.force)?;
+            self.assert_fits(&backup, &file, &target, allowed)?;
             files.insert(name.clone(), file);
             targets.push(target);
         }
@@ -294,17 +316,10 @@ impl Session<'_> {
         Target::open(source, self.engine.config.lock_timeout, &self.control()).map_err(Error::of_target)
     }
 
-    fn assert_fits(&self, backup: &Backup, file: &PrivateFile, target: &Target, force: bool) -> Result<(), Error> {
+    fn assert_fits(&self, backup: &Backup, file: &PrivateFile, target: &Target, allowed: Allowed) -> Result<(), Error> {
         let (id, name) = (backup.id, &target.name);
-        let kind = self.check_private(backup, file, name, force)?;
-        let is_undo = self.engine.is_undo(&id);
-        let stops = |misfit: &Misfit| match misfit {
-            Misfit::Empty => !is_undo,
-            Misfit::Code(_) => !is_undo && !force,
-            Misfit::PageSize { .. } => target.is_wal(),
-            Misfit::Foreign(_) | Misfit::Incompatible(_) => true,
-        };
-        let stop = kind.misfits(&target.kind).into_iter().find(stops);
+        let kind = self.check_private(backup, file, name, allowed.force)?;
+        let stop = allowed.stops(&kind, target).next();
         stop.map_or(Ok(()), |misfit| Err(Error::misfit(id, name, misfit)))
     }
 

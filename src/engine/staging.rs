@@ -201,6 +201,7 @@ impl Session<'_> {
     }
 }
 
-fn is_ours(name: &str) -> bool {
+/// The name of such a folder.
+pub(super) fn is_ours(name: &str) -> bool {
     name.len() == 32 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }

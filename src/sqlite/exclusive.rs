@@ -5,7 +5,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use super::restore::persist;
-use super::{Control, Error, Source, is_wal, of_writing, open_live, situation};
+use super::{Control, Error, Source, is_wal, mode_bytes, of_writing, open_live, situation};
 use crate::backup::DatabaseName;
 
 /// A connection that keeps everyone else out.
@@ -61,7 +61,6 @@ impl Exclusive {
 
     /// Bytes 18 and 19 of the header, which hold the journal mode.
     pub fn mode_bytes(&self) -> Result<[u8; 2], Error> {
-        let sql = "SELECT substr(data, 19, 2) FROM sqlite_dbpage WHERE pgno = 1";
-        self.connection.query_row(sql, [], |row| row.get(0)).map_err(|error| situation(&self.name, error))
+        mode_bytes(&self.connection).map_err(|error| situation(&self.name, error))
     }
 }

@@ -31,7 +31,8 @@ use super::kind::Kind;
 use super::page_set::{PageSet, lock_page};
 use super::snapshot::{FIRST_GATE, NEXT_GATE, is_busy, jitter, take_gate};
 use super::{
-    Control, Error, Identity, Progress, Source, identify, is_wal, of_writing, open_finished, open_live, situation,
+    Control, Error, Identity, Progress, Source, identify, is_wal, mode_bytes, of_writing, open_finished, open_live,
+    situation,
 };
 use crate::backup::{CheckKind, DatabaseName};
 use crate::disk::{self, Context};
@@ -205,7 +206,7 @@ impl Target {
         let length = copy.0.metadata().to("look at", copy.1)?.len();
         let pages = (length / u64::from(size)) as u32;
         let failed = |error| of_writing(&self.name, error);
-        let mode = self.mode_bytes().map_err(failed)?;
+        let mode = mode_bytes(&self.connection()).map_err(failed)?;
         self.vacuum_by_itself_no_more().map_err(failed)?;
         let sql = "INSERT OR REPLACE INTO sqlite_dbpage (pgno, data) VALUES (?1, ?2)";
         let connection = self.connection();
@@ -239,11 +240,6 @@ impl Target {
     fn vacuum_by_itself_no_more(&self) -> rusqlite::Result<()> {
         let full = self.connection().query_row("PRAGMA auto_vacuum", [], |row| Ok(row.get::<_, i64>(0)? == 1))?;
         if full { self.connection().execute_batch("PRAGMA auto_vacuum=2") } else { Ok(()) }
-    }
-
-    fn mode_bytes(&self) -> rusqlite::Result<[u8; 2]> {
-        let sql = "SELECT substr(data, 19, 2) FROM sqlite_dbpage WHERE pgno = 1";
-        self.connection().query_row(sql, [], |row| row.get(0))
     }
 
     /// Compares the committed database with `copy`, page by page, on a connection that has read nothing yet, unless others

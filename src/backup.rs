@@ -1,7 +1,10 @@
 //! The words of the trade: databases, tiers, ids and backups. Pure data; it touches neither disk nor clock.
 
+pub mod calendar;
 pub mod id;
 pub mod retention;
+#[cfg(test)]
+mod sample;
 pub mod schedule;
 pub mod settings;
 

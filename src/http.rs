@@ -3,24 +3,30 @@
 
 pub mod admit;
 mod api;
+pub mod assets;
 mod body;
 mod download;
+mod errands;
+mod form;
 mod headers;
 mod health;
 mod limits;
 mod log;
 pub mod openapi;
+mod pages;
 pub mod problem;
 mod settings;
+mod shown;
 mod sign_in;
 mod slot;
 mod stream;
+mod views;
 
 use std::net::TcpListener;
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix_web::body::{BoxBody, MessageBody};
@@ -41,6 +47,7 @@ use crate::sqlite::Control;
 use crate::token::Keyring;
 
 use admit::Superuser;
+use errands::Errands;
 use limits::Limits;
 use problem::Problem;
 use slot::Slot;
@@ -76,6 +83,7 @@ pub struct State {
     downloads: Arc<AtomicUsize>,
     ranges: Mutex<Vec<Told>>,
     ready: health::Ready,
+    errands: Errands,
     /// The OpenAPI document.
     document: web::Bytes,
 }
@@ -100,6 +108,7 @@ impl State {
             downloads: Arc::default(),
             ranges: Mutex::default(),
             ready: health::Ready::default(),
+            errands: Errands::default(),
         }
     }
 
@@ -179,7 +188,7 @@ impl State {
         range: Range<u64>,
         details: Map<String, Value>,
     ) -> Result<Option<Leaving>, engine::Error> {
-        let mut ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ranges = locked(&self.ranges);
         ranges.retain(|(begun, ..)| begun.elapsed() < ONE_DOWNLOAD);
         let name = handout.files.first().map(|it| it.name.clone());
         let of = (actor.by.clone(), handout.backup.id, name);
@@ -191,6 +200,11 @@ impl State {
         ranges.push((Instant::now(), of, range));
         Ok(Some(leaving))
     }
+}
+
+/// What a panic left in a mutex of ours is as good as before.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Acts when it is dropped, however that comes about.
@@ -213,7 +227,7 @@ fn id(text: &str) -> Result<BackupId, Problem> {
     })
 }
 
-/// Every route there is.
+/// Every route there is besides those of the page.
 fn routes(limits: &Limits) -> Vec<Resource> {
     let download = || {
         let route = web::to(download::download).wrap(limits.downloads_by_subject.middleware());
@@ -224,7 +238,15 @@ fn routes(limits: &Limits) -> Vec<Resource> {
         resource("/healthz", [(get(), web::to(health::alive))]),
         resource("/readyz", [(get(), web::to(health::ready))]),
         resource("/api/openapi.json", [(get(), web::to(openapi::document))]),
-        resource("/sign-in", [(post(), web::to(sign_in::sign_in))]),
+        resource("/assets/{file}", [(get(), web::to(assets::asset))]),
+        resource(
+            "/sign-in",
+            [
+                (get(), web::to(sign_in::page)),
+                (post(), web::to(sign_in::sign_in_by_form).guard(guard::Header("content-type", form::MEDIA_TYPE))),
+                (post(), web::to(sign_in::sign_in)),
+            ],
+        ),
         resource("/sign-out", [(post(), web::to(sign_in::sign_out))]),
         resource("/api/backup", [(get(), web::to(api::list)), (post(), web::to(api::create))]),
         resource("/api/backup/list", [(get(), web::to(api::list))]),
@@ -286,7 +308,7 @@ pub fn app(
         }))
         .app_data(state)
         .configure(|config| {
-            routes.into_iter().fold(config, web::ServiceConfig::service);
+            routes.into_iter().chain(pages::routes()).fold(config, web::ServiceConfig::service);
         })
         .wrap(from_fn(admit::admit))
         .wrap(from_fn(finish))
@@ -317,6 +339,7 @@ async fn finish<B: MessageBody + 'static>(
         }
         response = response.into_response(answer);
     }
+    response = pages::problem_as_wanted(response);
     headers::secure(response.headers_mut());
     if let Some(id) = id {
         response.headers_mut().insert(log::REQUEST_ID, id);

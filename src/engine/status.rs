@@ -116,6 +116,17 @@ pub struct ByTier<T> {
 }
 
 impl<T> ByTier<T> {
+    /// The figure of one.
+    pub fn of(&self, tier: Tier) -> &T {
+        match tier {
+            Tier::Daily => &self.daily,
+            Tier::Weekly => &self.weekly,
+            Tier::Monthly => &self.monthly,
+            Tier::Manual => &self.manual,
+            Tier::PreRestore => &self.pre_restore,
+        }
+    }
+
     fn by(mut of: impl FnMut(Tier) -> T) -> Self {
         Self {
             daily: of(Tier::Daily),

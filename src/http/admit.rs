@@ -15,6 +15,7 @@ use actix_web::middleware::Next;
 use actix_web::{Error, FromRequest, HttpMessage, HttpRequest, ResponseError, web};
 
 use super::State;
+use super::assets::PLACE;
 use super::limits;
 use super::problem::{self, Problem};
 use crate::config::PublicUrl;
@@ -23,7 +24,7 @@ use crate::token::{Caller, Refused};
 
 /// What anyone may read, by GET or HEAD, under exactly these paths.
 pub const OPEN: [&str; 3] = ["/healthz", "/readyz", "/api/openapi.json"];
-/// Where anyone may knock, by POST.
+/// Where anyone may knock: the page by GET, the rest by POST.
 pub const SIGN_IN: &str = "/sign-in";
 /// Bytes of all header names and values.
 const MAX_HEADERS: usize = 16 << 10;
@@ -122,7 +123,8 @@ fn passes(state: &State, request: &ServiceRequest) -> Result<Option<Caller>, Ref
     }
     let (path, method) = (request.uri().path(), request.method());
     let reads = matches!(*method, Method::GET | Method::HEAD);
-    if reads && OPEN.contains(&path) || *method == Method::POST && path == SIGN_IN {
+    let is_open = OPEN.contains(&path) || path == SIGN_IN || path.starts_with(PLACE);
+    if reads && is_open || *method == Method::POST && path == SIGN_IN {
         return Ok(None);
     }
     let (caller, by_cookie) = caller(state, headers).map_err(Refusal::Token)?;

@@ -17,7 +17,7 @@ use super::problem::{self, Problem};
 /// Bytes of a body.
 const MAX_BODY: usize = 64 << 10;
 /// How long a body may take to come.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A body as it came; empty if there was none.
 pub struct Body(Bytes);
@@ -73,7 +73,8 @@ impl FromRequest for Body {
     }
 }
 
-async fn read(mut payload: Payload) -> Result<Bytes, Problem> {
+/// All of it.
+pub(super) async fn read(mut payload: Payload) -> Result<Bytes, Problem> {
     let mut body = BytesMut::new();
     while let Some(part) = payload.next().await {
         let part =

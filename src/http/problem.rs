@@ -162,6 +162,21 @@ impl Problem {
         self.kind
     }
 
+    /// What happened and what to do.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// Each value of the body that isn't allowed.
+    pub fn fields(&self) -> &[FieldError] {
+        &self.errors
+    }
+
+    /// The operation that is under way.
+    pub fn operation(&self) -> Option<&Holder> {
+        self.operation.as_deref()
+    }
+
     /// Something that only the log may tell in full; the request's id leads there.
     pub fn internal(cause: &dyn fmt::Display) -> Self {
         tracing::error!(%cause, "a request failed");
@@ -228,6 +243,8 @@ impl ResponseError for Problem {
         let mut response = response.insert_header((header::CONTENT_TYPE, MEDIA_TYPE)).body(body);
         // Also where the answer is made beside the middleware.
         headers::secure(response.headers_mut());
+        // For those who want it told otherwise.
+        response.extensions_mut().insert(self.clone());
         response
     }
 }

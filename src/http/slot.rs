@@ -1,8 +1,8 @@
 //! What reads a whole backup is done one at a time: who is at it, and how to stop that.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
-use super::OnDrop;
+use super::{OnDrop, locked};
 use crate::engine::{Error, Holder};
 use crate::sqlite::Control;
 
@@ -13,18 +13,18 @@ pub(super) struct Slot(Arc<Mutex<Option<(Holder, Control)>>>);
 impl Slot {
     /// Takes it; free again when the place is dropped.
     pub(super) fn take(&self, holder: Holder, control: &Control) -> Result<impl Drop + Send + 'static, Error> {
-        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = locked(&self.0);
         if let Some((other, _)) = taken.as_ref() {
             return Err(Error::Held(Some(Box::new(other.clone()))));
         }
         *taken = Some((holder, control.clone()));
         let slot = Arc::clone(&self.0);
-        Ok(OnDrop(Some(move || *slot.lock().unwrap_or_else(PoisonError::into_inner) = None)))
+        Ok(OnDrop(Some(move || *locked(&slot) = None)))
     }
 
     /// Asks whoever has it to stop, and says who that is.
     pub(super) fn cancel(&self) -> Option<Holder> {
-        let taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = locked(&self.0);
         taken.as_ref().map(|(holder, control)| {
             control.cancel();
             holder.clone()

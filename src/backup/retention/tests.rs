@@ -1,37 +1,12 @@
-use std::collections::BTreeMap;
-
 use chrono::Datelike;
 use proptest::prelude::*;
-use serde_json::Map;
 
 use super::*;
-use crate::backup::{CheckKind, Checked, Flag, Verified};
+use crate::backup::Flag;
+use crate::backup::sample::backup;
 
 fn day(text: &str) -> NaiveDate {
     text.parse().unwrap()
-}
-
-/// A backup of which rotation sees what matters to it.
-fn backup(sequence: u64, tier: Tier, date: NaiveDate) -> Backup {
-    let at = date.and_hms_opt(2, 0, 0).unwrap().and_utc();
-    Backup {
-        sequence,
-        id: BackupId::new(tier, at + chrono::Duration::seconds(sequence as i64), date),
-        tier,
-        timestamp: at,
-        local_date: date,
-        databases: BTreeMap::new(),
-        promoted_from: None,
-        reason: None,
-        created_by: "test".to_owned(),
-        pinned: false,
-        flags: BTreeSet::new(),
-        findings: Vec::new(),
-        checked: Checked { at, kind: CheckKind::Quick, ok: true },
-        verified: Verified { at, ok: true },
-        deleting: false,
-        extra: Map::new(),
-    }
 }
 
 /// What the engine makes of a plan.

@@ -1,0 +1,205 @@
+//! The page at `/settings/backups`, for superusers: handlers that translate between browsers and the engine. Every address
+//! answers a browser without scripts with a whole page, and htmx with the part that it asked for.
+
+mod backup;
+mod tasks;
+
+use actix_web::body::BoxBody;
+use actix_web::dev::ServiceResponse;
+use actix_web::http::Method;
+use actix_web::http::header::{CONTENT_TYPE, HeaderValue};
+use actix_web::middleware::Compress;
+use actix_web::{HttpRequest, HttpResponse, Resource, Route, web};
+use maud::{Markup, html};
+use serde::Deserialize;
+
+use super::admit::{SIGN_IN, Superuser, address};
+use super::problem::{Problem, UNAUTHENTICATED};
+use super::shown::{Shown, changed, html};
+use super::views::list::Chosen;
+use super::views::{self, Overview, Site, Tab, card, delete, errand, list, strip};
+use super::{State, resource, sign_in};
+use crate::backup::{BackupId, Tier};
+use crate::engine::{Engine, Error};
+
+/// Every address of the page.
+pub fn routes() -> Vec<Resource> {
+    let (get, post) = (|| Method::GET, || Method::POST);
+    vec![
+        resource("/settings/backups", [(get(), page(web::to(overview)))]),
+        resource("/settings/backups/card", [(get(), page(web::to(embedded)))]),
+        resource("/settings/backups/now", [(get(), page(web::to(now)))]),
+        resource("/settings/backups/list", [(get(), page(web::to(listed)))]),
+        resource("/settings/backups/create", [(post(), web::to(tasks::create))]),
+        resource("/settings/backups/drill", [(post(), web::to(tasks::drill))]),
+        resource("/settings/backups/acknowledge", [(post(), web::to(tasks::acknowledge))]),
+        resource("/settings/backups/cancel", [(post(), web::to(tasks::cancel))]),
+        resource("/settings/backups/errand/{number}", [(get(), web::to(tasks::errand))]),
+        resource("/settings/backups/errand/{number}/cancel", [(post(), web::to(tasks::cancel_errand))]),
+        resource("/settings/backups/backup/{id}", [(get(), page(web::to(backup::backup)))]),
+        resource("/settings/backups/backup/{id}/verify", [(post(), web::to(tasks::verify))]),
+        resource("/settings/backups/backup/{id}/pin", [(post(), web::to(tasks::pin))]),
+        resource(
+            "/settings/backups/backup/{id}/restore",
+            [(get(), page(web::to(backup::preview))), (post(), web::to(backup::restore))],
+        ),
+        resource(
+            "/settings/backups/backup/{id}/delete",
+            [(get(), page(web::to(backup::ask_to_delete))), (post(), web::to(backup::delete))],
+        ),
+    ]
+}
+
+/// A route whose answers are worth compressing.
+fn page(route: Route) -> Route {
+    route.wrap(Compress::default())
+}
+
+impl State {
+    /// What every view knows.
+    pub(super) fn site(&self, request: &HttpRequest) -> Site {
+        let config = self.engine.config();
+        Site {
+            prefix: config.public_url.as_ref().map_or_else(String::new, |url| url.prefix.clone()),
+            subject: address(request).map(|admitted| admitted.subject().to_owned()).unwrap_or_default(),
+            now: self.engine.clock().now(),
+            zone: config.settings.schedule.timezone,
+        }
+    }
+
+    /// The same and the overview, with times as the schedule that is in force has them.
+    async fn overview(&self, request: &HttpRequest) -> Result<(Site, Overview), Problem> {
+        let overview = self.read(looked_up).await?;
+        let zone = overview.settings.schedule.timezone;
+        Ok((Site { zone, ..self.site(request) }, overview))
+    }
+}
+
+fn looked_up(engine: &Engine) -> Result<Overview, Error> {
+    Ok(Overview {
+        status: engine.status()?,
+        backups: engine.list()?,
+        fates: engine.fates()?,
+        settings: engine.settings()?,
+    })
+}
+
+/// What of the overview is shown.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shows {
+    /// Only backups of this type.
+    #[serde(rename = "type")]
+    tier: Option<Tier>,
+    /// The page of the list, from 0.
+    #[serde(default)]
+    page: usize,
+    /// What was begun by the request before.
+    errand: Option<String>,
+    /// What was deleted by it.
+    deleted: Option<BackupId>,
+}
+
+impl Shows {
+    fn chosen(&self) -> Chosen {
+        Chosen { tier: self.tier, page: self.page }
+    }
+}
+
+/// `GET /settings/backups`.
+async fn overview(
+    state: web::Data<State>,
+    _: Superuser,
+    shows: web::Query<Shows>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let (site, overview) = state.overview(&request).await?;
+    let begun = shows.errand.as_ref().map(|number| state.errands.find(number));
+    let outcome = match &begun {
+        Some(Some(begun)) => errand::errand(&site, begun),
+        Some(None) => errand::forgotten(&site),
+        None => {
+            let gone = shows.deleted.filter(|id| overview.backups.iter().all(|backup| backup.id != *id));
+            html! { @if let Some(id) = gone { (delete::deleted(&id)) } }
+        }
+    };
+    let runs = overview.status.operation.is_some() || begun.flatten().is_some_and(|errand| !errand.has_ended());
+    let main = html! {
+        h1.hidden { "Backups" }
+        (card::card(&site, &overview, &outcome))
+        (strip::strip(&site, &overview))
+        (list::list(&site, &overview, shows.chosen()))
+    };
+    Ok(html(views::page(&site, "Backups", Some(Tab::Backups), &main, runs)))
+}
+
+/// `GET /settings/backups/card`: for the app's own page, which takes it in by one `hx-get`.
+async fn embedded(state: web::Data<State>, _: Superuser, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let (site, overview) = state.overview(&request).await?;
+    Ok(html(card::embedded(&site, &overview)))
+}
+
+/// What the page has seen.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Seen {
+    #[serde(default)]
+    seen: String,
+}
+
+/// `GET /settings/backups/now`: how things stand. If that is not what was seen before, the page is told.
+async fn now(
+    state: web::Data<State>,
+    _: Superuser,
+    query: web::Query<Seen>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let (site, overview) = state.overview(&request).await?;
+    let part = card::now(&site, &overview);
+    if query.seen.is_empty() || query.seen == card::stamp(&overview) {
+        return Ok(html(part));
+    }
+    Ok(changed(html! { (part) (card::told(&overview)) }))
+}
+
+/// `GET /settings/backups/list`.
+async fn listed(
+    state: web::Data<State>,
+    _: Superuser,
+    shows: web::Query<Shows>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let (site, overview) = state.overview(&request).await?;
+    Ok(html(list::list(&site, &overview, shows.chosen())))
+}
+
+/// A problem, as whoever asked can read it: browsers get a page, htmx a part of one. The status and the headers stay.
+pub fn problem_as_wanted(mut response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
+    let Some(problem) = response.response_mut().extensions_mut().remove::<Problem>() else { return response };
+    let request = response.request();
+    let shown = Shown::wanted(request.headers());
+    let Some(state) = request.app_data::<web::Data<State>>().filter(|_| shown != Shown::Json) else { return response };
+    let site = state.site(request);
+    let markup = match (shown, problem.kind()) {
+        (Shown::Part, UNAUTHENTICATED) => views::problem::signed_out(&site),
+        (Shown::Part, _) => views::problem::part(&site, &problem),
+        (_, UNAUTHENTICATED) => signed_out(&site, request),
+        _ => views::problem::whole(&site, &problem),
+    };
+    let kind = HeaderValue::from_static("text/html; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response.map_body(|_, _| BoxBody::new(markup.into_string()))
+}
+
+/// The way in, and after it back to where it was wanted.
+fn signed_out(site: &Site, request: &HttpRequest) -> Markup {
+    let has_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    let address = request.uri().path_and_query().map_or("", |address| address.as_str());
+    let to = Some(address).filter(|to| has_read && sign_in::is_page(to));
+    let wrong = if request.path() == SIGN_IN {
+        Some("That token or code doesn't count, or not any more. `attendance-backup token --link` prints a new link.")
+    } else {
+        (!has_read).then_some("Your session has ended. Nothing was changed; sign in, and try again.")
+    };
+    views::sign_in::sign_in(site, None, to, wrong)
+}

@@ -1,0 +1,85 @@
+//! In which form an answer is wanted: as a page by a browser, as a part of a page by htmx, as JSON by everything else.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+
+use actix_web::dev::Payload;
+use actix_web::http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, VARY};
+use actix_web::{FromRequest, HttpRequest, HttpResponse};
+use maud::Markup;
+
+/// htmx sends it with every request of its own.
+const HX_REQUEST: HeaderName = HeaderName::from_static("hx-request");
+/// Events for the page that gets the answer.
+const HX_TRIGGER: HeaderName = HeaderName::from_static("hx-trigger");
+/// Where the answer goes instead, and how.
+const HX_RETARGET: HeaderName = HeaderName::from_static("hx-retarget");
+const HX_RESWAP: HeaderName = HeaderName::from_static("hx-reswap");
+/// The event: what lists and figures show is not what there is any more.
+const CHANGED: &str = "backups-changed";
+/// The events: the same, and what the open dialog is for is done.
+const CHANGED_BY_DIALOG: &str = "backups-changed, dialog-done";
+
+/// The form that is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shown {
+    /// For programs.
+    Json,
+    /// For browsers.
+    Page,
+    /// For htmx.
+    Part,
+}
+
+impl Shown {
+    /// By `HX-Request`, or by an `Accept` that names HTML: no program does that without wanting it.
+    pub fn wanted(headers: &HeaderMap) -> Self {
+        if headers.get(HX_REQUEST).is_some_and(|value| value == "true") {
+            return Self::Part;
+        }
+        let accepts = headers.get_all(ACCEPT).any(|value| value.to_str().is_ok_and(|text| text.contains("text/html")));
+        if accepts { Self::Page } else { Self::Json }
+    }
+}
+
+impl FromRequest for Shown {
+    type Error = Infallible;
+    type Future = Ready<Result<Self, Infallible>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(Ok(Self::wanted(request.headers())))
+    }
+}
+
+/// HTML, a whole page or a part of one.
+pub fn html(markup: Markup) -> HttpResponse {
+    HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, "text/html; charset=utf-8"))
+        .insert_header((VARY, "HX-Request"))
+        .body(markup.into_string())
+}
+
+/// The same, and what lists and figures show has changed.
+pub fn changed(markup: Markup) -> HttpResponse {
+    with(html(markup), HX_TRIGGER, CHANGED)
+}
+
+/// The same, and the dialog in which it was asked for closes.
+pub fn done_in_dialog(markup: Markup) -> HttpResponse {
+    with(html(markup), HX_TRIGGER, CHANGED_BY_DIALOG)
+}
+
+/// What takes the place of all that is in the dialog.
+pub fn in_dialog(markup: Markup) -> HttpResponse {
+    with(with(html(markup), HX_RETARGET, "#dialog"), HX_RESWAP, "innerHTML")
+}
+
+fn with(mut response: HttpResponse, name: HeaderName, value: &'static str) -> HttpResponse {
+    response.headers_mut().insert(name, HeaderValue::from_static(value));
+    response
+}
+
+/// To another address, by GET (RFC 9110 section 15.4.4).
+pub fn see_other(address: &str) -> HttpResponse {
+    HttpResponse::SeeOther().insert_header((LOCATION, address)).finish()
+}

@@ -1,0 +1,56 @@
+//! All that is known of one backup.
+
+use maud::{Markup, html};
+
+use super::list::{actions, fate_text, flag_text, verified};
+use super::{Overview, Site, icons, words};
+use crate::backup::{Backup, CheckKind};
+
+/// The page of a backup.
+pub fn backup(site: &Site, overview: &Overview, backup: &Backup) -> Markup {
+    html! {
+        section.paper.alone {
+            p { a.back href=(site.to("/settings/backups")) { (icons::back()) "All backups" } }
+            h1 { (words::id(&backup.id)) }
+            p.marks {
+                span class={ "badge " (backup.tier.name()) } { (words::tier(backup.tier)) } " " (verified(backup))
+                @if backup.pinned { " " span.mark { (icons::pin()) "Pinned" } }
+                @for flag in &backup.flags { " " span.mark.look { (icons::attention()) (flag_text(flag)) } }
+            }
+            div.backup.single { (actions(site, backup)) div.outcome id={ "outcome-" (backup.id) } {} }
+            (facts(site, overview, backup))
+            @for finding in &backup.findings { p { (words::text(finding)) } }
+            @for (name, copy) in &backup.databases {
+                section.difference {
+                    h2 { (name) span.figure { " " (words::bytes(copy.size)) } }
+                    p.small.digest { "SHA-256 " code { (copy.checksum) } }
+                    p.small { "Page size " (words::grouped(copy.page_size.into())) ", journal mode " (words::text(&copy.journal_mode)) ", user_version " (copy.user_version) }
+                    div.scroll tabindex="0" role="region" aria-label={ "Tables of " (name) } {
+                        table {
+                            thead { tr { th scope="col" { "Table" } th.number scope="col" { "Rows" } } }
+                            tbody { @for (table, rows) in &copy.tables { tr { th scope="row" { (words::text(table)) } td.number { (words::grouped(*rows)) } } } }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn facts(site: &Site, overview: &Overview, backup: &Backup) -> Markup {
+    let check = match backup.checked.kind {
+        CheckKind::Quick => "quick check",
+        CheckKind::Integrity => "full check",
+    };
+    html! {
+        dl.facts {
+            div { dt { "Taken" } dd { (site.moment(backup.timestamp)) } }
+            div { dt { "By" } dd { (words::text(&backup.created_by)) } }
+            @if let Some(reason) = &backup.reason { div { dt { "For" } dd { (words::text(reason)) } } }
+            @if let Some(before) = &backup.promoted_from { div { dt { "Was once" } dd { (words::id(before)) } } }
+            div { dt { "Structure" } dd { span.ago { @if backup.checked.ok { "Sound" } @else { "Damaged" } } " " span.exact { (check) ", " (site.exact(backup.checked.at)) } } }
+            div { dt { "Read back" } dd { (site.moment(backup.verified.at)) } }
+            @if let Some(fate) = overview.fates.get(&backup.id) { div { dt { "Kept" } dd { (fate_text(fate)) } } }
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! The card: whether the data is safe, what there is, what comes next, what is wrong and what to do.
+
+use maud::{Markup, html};
+use sha2::{Digest, Sha256};
+
+use super::notice::{Tone, announced};
+use super::{Overview, Site, errand, icons, words};
+use crate::http::assets::ASSETS;
+use crate::backup::{Tier, hex};
+use crate::engine::status::{Operation, Status, Warning};
+
+/// Between two looks, in seconds: while something runs, and otherwise.
+const PACE: [&str; 2] = ["every 1s", "every 20s"];
+/// Width of the chart, in its own units.
+const WIDTH: u64 = 1000;
+
+/// The card and what is done from it.
+pub fn card(site: &Site, overview: &Overview, outcome: &Markup) -> Markup {
+    let create = site.to("/settings/backups/create");
+    html! {
+        section.card aria-label="State of the backups" {
+            (now(site, overview))
+            form.create method="post" action=(create) hx-post=(create) hx-target="#outcome" hx-disabled-elt="find button" {
+                label for="reason" { "Reason " span.optional { "(optional)" } }
+                input #reason type="text" name="reason" maxlength="200" autocomplete="off" placeholder="before the exams";
+                button.primary type="submit" { "Create backup now" }
+            }
+            div.outcome #outcome { (outcome) }
+        }
+    }
+}
+
+/// The card alone, for a page of the app's under the same origin. It brings its styles with it.
+pub fn embedded(site: &Site, overview: &Overview) -> Markup {
+    html! {
+        div.backups.embedded {
+            link rel="stylesheet" href=(site.to(&ASSETS.style.path()));
+            (card(site, overview, &html! {}))
+            p { a href=(site.to("/settings/backups")) { "All backups and settings" } }
+        }
+    }
+}
+
+/// The part of it that is asked for again and again.
+pub fn now(site: &Site, overview: &Overview) -> Markup {
+    let status = &overview.status;
+    let (tone, sentence) = verdict(status);
+    let address = site.to(&format!("/settings/backups/now?seen={}", stamp(overview)));
+    let pace = PACE[usize::from(status.operation.is_none())];
+    html! {
+        div.now #now hx-get=(address) hx-trigger={ (pace) ", backups-changed from:body" } hx-swap="outerHTML" {
+            div class={ "state " (tone.class()) } {
+                @if tone == Tone::Good { (icons::safe()) } @else { (tone.icon()) }
+                div { h2.sentence { (sentence) } p { (because(site, status)) } }
+            }
+            @if let Some(operation) = &status.operation { (under_way(site, operation)) }
+            (facts(site, status))
+            (storage(status))
+            (warnings(site, overview))
+        }
+    }
+}
+
+/// What changes when the list isn't what was seen any more, or the state another one.
+pub fn stamp(overview: &Overview) -> String {
+    let mut sum = Sha256::new();
+    for it in &overview.backups {
+        sum.update(format!("{} {} {} {:?};", it.id, it.pinned, it.verified.ok, it.flags));
+    }
+    sum.update(verdict(&overview.status).1);
+    hex(&sum.finalize()[..8])
+}
+
+/// What a screen reader says when it has changed.
+pub fn told(overview: &Overview) -> Markup {
+    announced(&verdict(&overview.status).1)
+}
+
+/// How bad a warning is.
+fn tone(warning: &Warning) -> Tone {
+    match warning.code {
+        "stale" | "backup-failed" | "restore-unfinished" | "drill-failed" | "audit-broken" => Tone::Bad,
+        _ => Tone::Look,
+    }
+}
+
+/// One sentence.
+fn verdict(status: &Status) -> (Tone, String) {
+    let worst = status.warnings.iter().map(tone).max().unwrap_or(Tone::Good);
+    let sentence = match (worst, status.last_backup.is_some()) {
+        (_, false) if status.last_failure.is_none() => return (Tone::Look, "There is no backup yet".to_owned()),
+        (Tone::Bad, _) | (_, false) => return (Tone::Bad, "Your data is not safe".to_owned()),
+        (Tone::Look, true) => match status.warnings.len() {
+            1 => "Your data is safe; one thing wants a look".to_owned(),
+            more => format!("Your data is safe; {more} things want a look"),
+        },
+        (Tone::Good | Tone::Busy, true) => "Your data is safe".to_owned(),
+    };
+    (worst, sentence)
+}
+
+fn because(site: &Site, status: &Status) -> Markup {
+    let bad = status.warnings.iter().find(|warning| tone(warning) == Tone::Bad);
+    html! {
+        @match (&status.last_backup, bad) {
+            (_, Some(warning)) => (first_part(&warning.detail)),
+            (Some(last), None) => { "The last backup was taken " (words::relative(last.timestamp, site.now)) ", checked, and read back." }
+            (None, None) => "Take the first one now; after that the schedule does it.",
+        }
+    }
+}
+
+/// Up to what is to be done, which the warning itself says below.
+fn first_part(detail: &str) -> Markup {
+    let first = detail.split("; ").next().unwrap_or_default();
+    let mut chars = first.chars();
+    let capital: String = chars.next().into_iter().flat_map(char::to_uppercase).collect();
+    html! { (words::text(&format!("{capital}{}.", chars.as_str()))) }
+}
+
+fn under_way(site: &Site, operation: &Operation) -> Markup {
+    let what = match operation.kind.as_str() {
+        "create" => "A backup is being taken".to_owned(),
+        "restore" => "A backup is being restored".to_owned(),
+        "drill" => "A restore is being rehearsed".to_owned(),
+        other => format!("Under way: {other}"),
+    };
+    let cancel = site.to("/settings/backups/cancel");
+    let at = operation.database.as_ref().map(|name| (name.as_str(), operation.progress));
+    html! {
+        div.operation {
+            p.title { (icons::busy()) (what) span.small { ", begun " (words::relative(operation.started_at, site.now)) } }
+            (errand::bar(&what, at))
+            form method="post" action=(cancel) hx-post=(cancel) hx-target="#outcome" {
+                button #cancel type="submit" { "Cancel" }
+            }
+        }
+    }
+}
+
+fn facts(site: &Site, status: &Status) -> Markup {
+    html! {
+        dl.facts {
+            div {
+                dt { "Last backup" }
+                dd { @match &status.last_backup { Some(last) => (site.moment(last.timestamp)), None => "None yet" } }
+            }
+            div {
+                dt { "Next backup" }
+                dd { @match status.schedule.next_run { Some(at) => (site.moment(at)), None => "The schedule is off" } }
+            }
+            div {
+                dt { "Last rehearsal" }
+                dd {
+                    @match &status.last_drill {
+                        Some(last) => {
+                            (site.moment(last.at))
+                            @if last.ok { span.exact { "went well" } } @else { span.exact { "failed" } }
+                        }
+                        None => "None yet",
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What the tiers hold, as a bar and in figures.
+fn storage(status: &Status) -> Markup {
+    let total = status.storage.total;
+    let mut tiers = Vec::new();
+    let mut left = 0;
+    for tier in Tier::ALL {
+        let bytes = *status.storage.by_type.of(tier);
+        let width = if total == 0 { 0 } else { (u128::from(bytes) * u128::from(WIDTH) / u128::from(total)) as u64 };
+        tiers.push((tier, *status.counts.of(tier), bytes, left, width));
+        left += width;
+    }
+    html! {
+        div.storage {
+            h3 { "Storage " span.total { (words::bytes(total)) } }
+            svg.bar viewBox={ "0 0 " (WIDTH) " 14" } width="100%" height="14" preserveAspectRatio="none" aria-hidden="true" focusable="false" {
+                rect.rest x="0" y="0" width=(WIDTH) height="14" {}
+                @for (tier, _, _, x, width) in &tiers {
+                    @if *width > 0 { rect class=(tier.name()) x=(x) y="0" width=(width) height="14" {} }
+                }
+            }
+            ul.legend {
+                @for (tier, count, bytes, ..) in &tiers {
+                    li {
+                        svg.swatch viewBox="0 0 10 10" width="10" height="10" aria-hidden="true" focusable="false" {
+                            rect class=(tier.name()) width="10" height="10" rx="3" {}
+                        }
+                        span.tier { (words::tier(*tier)) } " "
+                        span.figure { (count) " · " (words::bytes(*bytes)) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn warnings(site: &Site, overview: &Overview) -> Markup {
+    let warnings = &overview.status.warnings;
+    html! {
+        @if !warnings.is_empty() {
+            ul.warnings aria-label="What wants a look" {
+                @for warning in warnings {
+                    @let tone = tone(warning);
+                    li class=(tone.class()) {
+                        (tone.icon())
+                        div { p { (words::text(&warning.detail)) } (fix(site, overview, warning)) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What the page itself can do about it.
+fn fix(site: &Site, overview: &Overview, warning: &Warning) -> Markup {
+    let button = |id: &str, path: &str, label: &str, fields: &Markup| {
+        let address = site.to(path);
+        html! {
+            form method="post" action=(address) hx-post=(address) hx-target="#outcome" {
+                (fields)
+                button id=(id) type="submit" { (label) }
+            }
+        }
+    };
+    let shrunk = overview.backups.iter().find(|backup| backup.tier != Tier::PreRestore).filter(|it| it.is_shrunk());
+    match (warning.code, shrunk) {
+        ("drill-failed", _) => button("drill-again", "/settings/backups/drill", "Rehearse again", &html! {}),
+        ("rotation-frozen", Some(backup)) => {
+            let id = html! { input type="hidden" name="id" value=(backup.id); };
+            button("acknowledge", "/settings/backups/acknowledge", "The live data is right: go on", &id)
+        }
+        ("disabled", _) => html! { p { a.button href=(site.to("/settings/backups/settings")) { "Open the settings" } } },
+        _ => html! {},
+    }
+}

@@ -1,0 +1,150 @@
+//! What was begun on the page: how far it is, and what came of it.
+
+use maud::{Markup, html};
+
+use super::notice::{Tone, announced, notice};
+use super::{Site, problem, words};
+use crate::backup::{Backup, BackupId, DatabaseName};
+use crate::engine::{Drilled, Restored, Verification};
+use crate::http::errands::{Done, Errand, Stage, Task};
+
+/// As it stands; while it runs, htmx asks again by itself.
+pub fn errand(site: &Site, errand: &Errand) -> Markup {
+    match errand.stage() {
+        Stage::Running(progress) => running(site, errand, progress.as_ref()),
+        Stage::Ended(Ok(done)) => ended(site, errand.task, &done),
+        Stage::Ended(Err(problem)) => problem::part(site, &problem),
+    }
+}
+
+/// What a screen reader says of it.
+pub fn told(errand: &Errand) -> Markup {
+    match errand.stage() {
+        Stage::Running(None) => announced(doing(errand.task)),
+        // Said already, or said by itself.
+        Stage::Running(Some(_)) | Stage::Ended(Err(_)) => html! {},
+        Stage::Ended(Ok(done)) => announced(&title(errand.task, &done).1),
+    }
+}
+
+/// One that nobody remembers: the program was started anew, or it was long ago.
+pub fn forgotten(site: &Site) -> Markup {
+    let more = html! {
+        p { "The service was started anew meanwhile, or it was long ago. " a href=(site.to("/settings/backups/activity")) { "The activity" } " tells how it ended." }
+    };
+    notice(Tone::Look, "What was under way is not known any more", &more)
+}
+
+fn doing(task: Task) -> &'static str {
+    match task {
+        Task::Create => "A backup is being taken",
+        Task::Verify(_) => "The backup is being read back",
+        Task::Restore(_) => "The backup is being restored",
+        Task::Drill => "A restore is being rehearsed",
+    }
+}
+
+fn running(site: &Site, errand: &Errand, progress: Option<&(DatabaseName, f64)>) -> Markup {
+    let address = format!("/settings/backups/errand/{}", errand.number);
+    let more = html! {
+        (bar(doing(errand.task), progress.map(|(name, share)| (name.as_str(), Some(*share)))))
+        form method="post" action=(site.to(&format!("{address}/cancel"))) hx-post=(site.to(&format!("{address}/cancel")))
+            hx-target="closest .errand" hx-swap="outerHTML" {
+            button id={ "cancel-" (errand.number) } type="submit" { "Cancel" }
+        }
+    };
+    html! {
+        div.errand hx-get=(site.to(&address)) hx-trigger="load delay:600ms" hx-swap="outerHTML" {
+            (notice(Tone::Busy, doing(errand.task), &more))
+        }
+    }
+}
+
+/// A bar that moves: the database it is at, and how far all of it is. Without a figure it only says that it moves.
+pub fn bar(what: &str, at: Option<(&str, Option<f64>)>) -> Markup {
+    let share = at.and_then(|(_, share)| share);
+    html! {
+        div.progress {
+            progress max="1" value=[share.map(|share| format!("{share:.3}"))] aria-label=(what) {}
+            p.small {
+                @if let Some((name, _)) = at { (name) }
+                @if let Some(share) = share { " · " (format!("{:.0} %", share * 100.0)) }
+                @if at.is_none() { "Waiting for the first figure" }
+            }
+        }
+    }
+}
+
+fn ended(site: &Site, task: Task, done: &Done) -> Markup {
+    let (tone, title) = title(task, done);
+    let more = match done {
+        Done::Created(backup) => created(backup),
+        Done::Verified(found) => verified(found),
+        Done::Restored(restored) => self::restored(site, restored),
+        Done::Drilled(drilled) => self::drilled(drilled),
+    };
+    html! { div.errand { (notice(tone, &title, &more)) } }
+}
+
+fn title(task: Task, done: &Done) -> (Tone, String) {
+    let of = |id: &BackupId| id.to_string();
+    match (done, task) {
+        (Done::Created(backup), _) if backup.is_shrunk() => {
+            (Tone::Look, format!("{} was taken, and is suspiciously small", backup.id))
+        }
+        (Done::Created(backup), _) => (Tone::Good, format!("{} was taken", backup.id)),
+        (Done::Verified(found), Task::Verify(id)) if found.ok => (Tone::Good, format!("{} is whole", of(&id))),
+        (Done::Verified(found), _) if found.is_damaged() => (Tone::Bad, "The backup is damaged".to_owned()),
+        (Done::Verified(_), _) => (Tone::Look, "Not all of the backup could be read".to_owned()),
+        (Done::Restored(restored), _) => (Tone::Good, format!("{} was restored", restored.id)),
+        (Done::Drilled(drilled), _) if drilled.ok => (Tone::Good, "The rehearsal went well".to_owned()),
+        (Done::Drilled(_), _) => (Tone::Bad, "The rehearsal failed".to_owned()),
+    }
+}
+
+fn created(backup: &Backup) -> Markup {
+    let names: Vec<_> = backup.databases.keys().map(DatabaseName::as_str).collect();
+    html! {
+        p { (names.join(", ")) ": " (words::bytes(backup.stored_size())) ", checked and read back." }
+        @for finding in &backup.findings { p { (words::text(finding)) } }
+    }
+}
+
+fn verified(found: &Verification) -> Markup {
+    html! {
+        @if found.ok { p { "Every byte was read back and is as it was recorded." } }
+        @for (name, verdict) in &found.databases {
+            @if let Some(reason) = &verdict.reason { p { (name) ": " (words::text(reason)) } }
+        }
+        @if found.is_damaged() { p { "Don't rely on it: take another backup, and look at the disk." } }
+    }
+}
+
+fn restored(site: &Site, restored: &Restored) -> Markup {
+    let names: Vec<_> = restored.databases.keys().map(DatabaseName::as_str).collect();
+    html! {
+        p { (names.join(", ")) ": as they were then. The app's writers waited for " (restored.held_millis) " ms." }
+        @for note in &restored.notes { p { (words::text(note)) } }
+        @if let Some(before) = &restored.pre_restore {
+            p { "What was there before is kept as " (words::id(before)) "." }
+            @let address = site.to(&format!("/settings/backups/backup/{before}/restore"));
+            p { a.button #undo href=(address) hx-get=(address) hx-target="#dialog" { (super::icons::back()) "Undo" } }
+        }
+    }
+}
+
+fn drilled(drilled: &Drilled) -> Markup {
+    html! {
+        ul.plain {
+            @for rehearsal in &drilled.backups {
+                li {
+                    (words::id(&rehearsal.id)) ": "
+                    @if rehearsal.ok { "could be restored (" (words::seconds(rehearsal.seconds)) ")" }
+                    @for (name, found) in &rehearsal.databases {
+                        @if let Some(reason) = &found.reason { " " (name) ": " (words::text(reason)) }
+                    }
+                }
+            }
+        }
+    }
+}

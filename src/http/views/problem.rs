@@ -1,0 +1,43 @@
+//! Problems as text, where what caused them is.
+
+use maud::{Markup, html};
+
+use super::notice::{Tone, notice};
+use super::{Site, page, words};
+use crate::http::problem::Problem;
+
+/// In the place where an answer would be.
+pub fn part(site: &Site, problem: &Problem) -> Markup {
+    notice(Tone::Bad, problem.kind().title, &text(site, problem))
+}
+
+/// A page of its own.
+pub fn whole(site: &Site, problem: &Problem) -> Markup {
+    let title = problem.kind().title;
+    let body = html! {
+        h1.hidden { (title) }
+        (part(site, problem))
+        p { a.button href=(site.to("/settings/backups")) { "Back to the backups" } }
+    };
+    page(site, title, None, &body, false)
+}
+
+/// When nobody is signed in any more: where to go.
+pub fn signed_out(site: &Site) -> Markup {
+    let text = html! {
+        p { "Nothing was changed. " a href=(site.to("/settings/backups")) { "Sign in again" } "." }
+    };
+    notice(Tone::Bad, "Your session has ended", &text)
+}
+
+fn text(site: &Site, problem: &Problem) -> Markup {
+    html! {
+        p { (words::text(problem.detail())) }
+        @if let Some(operation) = problem.operation() {
+            p.small {
+                (words::text(&operation.operation)) ", begun by " (words::text(&operation.by)) " "
+                (words::relative(operation.started_at, site.now))
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! A restore: what it would change, the question whether to, and how far it is.
+
+use maud::{Markup, html};
+
+use super::list::address;
+use super::notice::{Tone, notice};
+use super::{Site, errand, icons, problem, words};
+use crate::backup::BackupId;
+use crate::engine::status::Warning;
+use crate::engine::{DatabasePreview, Preview};
+use crate::http::errands::Errand;
+use crate::http::problem::Problem;
+use crate::sqlite::diff::{Difference, SchemaDifference, SchemaObject, TableDifference};
+
+/// What the dialog is called.
+pub fn title(id: &BackupId) -> String {
+    format!("Restore {id}")
+}
+
+/// The question. `wrong` is what was wrong with the answer before.
+pub fn ask(site: &Site, id: &BackupId, preview: Option<&Preview>, wrong: Option<&Problem>) -> Markup {
+    let to = site.to(&address(id, "/restore"));
+    let refused = preview.is_none_or(|preview| preview.warnings.iter().any(is_refusal));
+    html! {
+        @match preview {
+            Some(preview) => (previewed(site, preview)),
+            None => p { a href=(to) { "Look once more at what would change" } },
+        }
+        form.confirm method="post" action=(to) hx-post=(to) hx-target="#dialog-outcome" hx-disabled-elt="find button" {
+            label for="confirm" { "To replace the live data, type " (words::id(id)) }
+            input #confirm type="text" name="confirm" autocomplete="off" autocapitalize="off" spellcheck="false" required
+                aria-describedby="dialog-outcome";
+            @if refused {
+                label.check { input type="checkbox" name="force" value="true"; "Restore it all the same, whatever it would be refused for" }
+            }
+            div.outcome #dialog-outcome { @if let Some(wrong) = wrong { (problem::part(site, wrong)) } }
+            p.help { "The app may go on running. What is there now is kept as a backup of its own, so this can be undone." }
+            div.buttons {
+                a.button data-close href=(site.to("/settings/backups")) { "Cancel" }
+                button.dangerous type="submit" { "Restore" }
+            }
+        }
+    }
+}
+
+/// Under way, or done; the dialog stays until it is closed.
+pub fn progress(site: &Site, errand: &Errand) -> Markup {
+    html! {
+        (errand::errand(site, errand)) (errand::told(errand))
+        div.buttons { a.button data-close href=(site.to("/settings/backups")) { "Close" } }
+    }
+}
+
+fn is_refusal(warning: &Warning) -> bool {
+    warning.code == "refused"
+}
+
+fn previewed(site: &Site, preview: &Preview) -> Markup {
+    html! {
+        p.lead { "The live data goes back to " (site.exact(preview.timestamp)) ", " (words::relative(preview.timestamp, site.now)) "." }
+        @for warning in &preview.warnings {
+            div class={ "notice " (if is_refusal(warning) { Tone::Bad.class() } else { Tone::Look.class() }) } {
+                @if is_refusal(warning) { (icons::danger()) } @else { (icons::attention()) }
+                div.words { p { (words::text(&warning.detail)) } }
+            }
+        }
+        @for (name, database) in &preview.databases {
+            section.difference {
+                h3 { (name) }
+                @match database {
+                    DatabasePreview::Compared(found) => (difference(found)),
+                    DatabasePreview::NotCompared { reason } => (notice(Tone::Look, "Not compared", &html! { p { (words::text(reason)) } })),
+                }
+            }
+        }
+    }
+}
+
+fn difference(found: &Difference) -> Markup {
+    let differing: Vec<_> = found.tables.iter().filter(|(_, table)| !table.is_same()).collect();
+    let same = found.tables.len() - differing.len();
+    html! {
+        @if differing.is_empty() && found.schema.is_empty() {
+            p { "Nothing would change." }
+        }
+        @if !differing.is_empty() {
+            div.scroll tabindex="0" role="region" aria-label="Rows that would change" {
+                table {
+                    thead { tr {
+                        th scope="col" { "Table" }
+                        th.number scope="col" { "Vanish" }
+                        th.number scope="col" { "Come back" }
+                        th.number scope="col" { "Change" }
+                        th.number scope="col" { "Rows" }
+                    } }
+                    tbody { @for (name, table) in &differing { (table_row(name, table)) } }
+                }
+            }
+        }
+        @if same > 0 && !differing.is_empty() {
+            p.small { (words::count(same as u64, "other table")) " would stay as " @if same == 1 { "it is." } @else { "they are." } }
+        }
+        (schema(&found.schema))
+    }
+}
+
+fn table_row(name: &str, table: &TableDifference) -> Markup {
+    let least = if table.complete { "" } else { "at least " };
+    html! {
+        tr {
+            th scope="row" { (words::text(name)) }
+            @match &table.not_comparable {
+                Some(reason) => td colspan="3" { (words::text(reason)) },
+                None => {
+                    td.number { (least) (words::grouped(table.only_now)) }
+                    td.number { (least) (words::grouped(table.only_then)) }
+                    td.number { (least) (words::grouped(table.changed)) }
+                }
+            }
+            td.number { (words::grouped(table.now)) " → " (words::grouped(table.then)) }
+        }
+        @if let Some(columns) = &table.columns {
+            tr.note { td colspan="5" {
+                @if !columns.only_now.is_empty() { "Columns that go: " (words::text(&columns.only_now.join(", "))) ". " }
+                @if !columns.only_then.is_empty() { "Columns that come back: " (words::text(&columns.only_then.join(", "))) "." }
+            } }
+        }
+    }
+}
+
+fn schema(schema: &SchemaDifference) -> Markup {
+    let line = |what: &str, objects: &[SchemaObject]| {
+        html! {
+            @if !objects.is_empty() {
+                li { (what) ": " @for (at, it) in objects.iter().enumerate() { @if at > 0 { ", " } (words::text(&format!("{} {}", it.kind, it.name))) } }
+            }
+        }
+    };
+    html! {
+        @if !schema.is_empty() {
+            ul.plain.schema {
+                (line("Would go", &schema.only_now))
+                (line("Would come back", &schema.only_then))
+                (line("Would be another", &schema.changed))
+            }
+        }
+    }
+}

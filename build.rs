@@ -14,10 +14,14 @@ const EXPECTED: &str = "d6fdc75f204e6bdefa99b69bf1e6d4ac69b8a364f77929f45c13476b
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed={HTMX}");
     println!("cargo:rerun-if-changed=build.rs");
-    let text = std::fs::read(HTMX).map_err(|error| format!("{HTMX}: {error}; `scripts/setup build` brings it by npm"))?;
+    let text =
+        std::fs::read(HTMX).map_err(|error| format!("{HTMX}: {error}; `scripts/setup build` brings it by npm"))?;
     let found: String = Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
     if found != EXPECTED {
-        return Err(format!("{HTMX} has the SHA-256 {found} instead of {EXPECTED}; `scripts/setup build` brings the right one").into());
+        return Err(format!(
+            "{HTMX} has the SHA-256 {found} instead of {EXPECTED}; `scripts/setup build` brings the right one"
+        )
+        .into());
     }
     let target = Path::new(&std::env::var("OUT_DIR")?).join("htmx.min.js");
     Ok(std::fs::write(target, text)?)

@@ -177,7 +177,11 @@ async fn listed(
 pub fn problem_as_wanted(mut response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
     let Some(problem) = response.response_mut().extensions_mut().remove::<Problem>() else { return response };
     let request = response.request();
-    let shown = Shown::wanted(request.headers());
+    let shown = match Shown::wanted(request.headers()) {
+        // Whatever sends it there wants what everyone gets there.
+        Shown::Part if request.path().starts_with("/api/") => Shown::Json,
+        shown => shown,
+    };
     let Some(state) = request.app_data::<web::Data<State>>().filter(|_| shown != Shown::Json) else { return response };
     let site = state.site(request);
     let markup = match (shown, problem.kind()) {

@@ -172,7 +172,8 @@ impl State {
         admitted.caller = Some(caller.clone());
         self.limits.sign_in(&admitted)?;
         let actor = Actor::user(&caller.subject, admitted.address);
-        let details = Map::from_iter([("how".to_owned(), how.into()), ("superuser".to_owned(), caller.superuser.into())]);
+        let details =
+            Map::from_iter([("how".to_owned(), how.into()), ("superuser".to_owned(), caller.superuser.into())]);
         self.engine(move |engine| engine.record_access("sign-in", &actor, details)).await?;
         // Last, so that nobody loses it to a limit or a full disk; and of those who come at once one has it.
         if let Some(code) = code

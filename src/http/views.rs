@@ -28,7 +28,7 @@ use crate::engine::status::Status;
 
 /// What htmx may do: nothing that a policy without `unsafe-*` forbids, nothing with other sites. Answers that are problems
 /// are shown where an answer would be.
-const HTMX: &str = r#"{"allowEval":false,"allowScriptTags":false,"includeIndicatorStyles":false,"selfRequestsOnly":true,"historyEnabled":false,"historyCacheSize":0,"defaultSettleDelay":0,"responseHandling":[{"code":"204","swap":false},{"code":"...","swap":true}]}"#;
+const HTMX: &str = r#"{"allowEval":false,"allowScriptTags":false,"includeIndicatorStyles":false,"selfRequestsOnly":true,"historyEnabled":false,"historyCacheSize":0,"disableInheritance":true,"defaultSettleDelay":0,"responseHandling":[{"code":"204","swap":false},{"code":"...","swap":true}]}"#;
 
 /// What the page tells of, looked up at once.
 pub struct Overview {
@@ -89,7 +89,7 @@ pub fn page(site: &Site, title: &str, tab: Option<Tab>, main: &Markup, again: bo
         &html! {
             header.top {
                 div.bar {
-                    a.brand href=(site.to("/settings/backups")) { (icons::store()) span { "Backups" } }
+                    a.brand href=(site.to("/settings/backups")) { (icons::store()) span { "Attendance" } }
                     nav.tabs aria-label="Backups" {
                         @for (this, name, path) in Tab::ALL {
                             a href=(site.to(path)) aria-current=[(tab == Some(this)).then_some("page")] { (name) }

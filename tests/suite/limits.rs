@@ -2,14 +2,14 @@
 //! what is too large is refused, and what is too slow is cut while others are served.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::net::{Ipv4Addr, TcpStream};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::client::{Answer, Request, Server, superuser, token};
 use crate::harness::{PROGRAM, Place, eventually};
+use crate::nginx::Nginx;
 
 /// One more is let through every twenty seconds.
 const ALLOWED: u64 = 3;
@@ -97,54 +97,11 @@ fn downloads_are_counted_by_user_wherever_he_comes_from_and_by_whatever_route() 
     assert_eq!(counted.by("bea").from(HERE[2]).send().status, 200);
 }
 
-/// A real reverse proxy in front of it.
-struct Nginx {
-    child: Child,
-    address: SocketAddr,
-    _dir: tempfile::TempDir,
-}
-
-impl Nginx {
-    fn before(server: &Server) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let temp = |name: &str| dir.path().join(name).display().to_string();
-        let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-            .map(|name| format!("{name}_temp_path {};", temp(name)))
-            .join(" ");
-        let config = format!(
-            "daemon off; master_process off; pid {}; error_log stderr; events {{}}\n\
-             http {{ access_log off; {paths}\n\
-             server {{ listen {port}; location / {{ proxy_pass http://{};\n\
-             proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; }} }} }}",
-            temp("pid"),
-            server.address
-        );
-        std::fs::write(dir.path().join("nginx.conf"), config).unwrap();
-        let mut command = Command::new("nginx");
-        command.arg("-e").arg("stderr").arg("-c").arg(dir.path().join("nginx.conf"));
-        let child = command.stderr(Stdio::null()).spawn().expect("nginx is needed");
-        let begun = Instant::now();
-        while TcpStream::connect(port).is_err() {
-            assert!(begun.elapsed() < Duration::from_secs(20), "nginx doesn't listen");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Self { child, address: port, _dir: dir }
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// The proxy's own address is trusted and no other: a network that clients belong to must not be.
 #[test]
 fn behind_a_proxy_each_client_is_counted_and_forging_gains_nothing() {
     let counted = Counted::new(Some("127.0.0.1/32"));
-    let nginx = Nginx::before(&counted.server);
+    let nginx = Nginx::before(counted.server.address);
     for from in &HERE[1..] {
         assert_counted((0..12).map(|n| {
             let request = counted.by(&format!("{from} {n}")).to(nginx.address).from(*from);

@@ -37,7 +37,9 @@ fn found(backups: &[Backup], id: BackupId) -> Result<&Backup, Error> {
 fn dialog(site: &Site, shown: Shown, title: &str, content: &maud::Markup) -> HttpResponse {
     match shown {
         Shown::Part => html(views::dialog(title, content)),
-        Shown::Page | Shown::Json => html(views::page(site, title, Some(Tab::Backups), &views::paper(title, content), false)),
+        Shown::Page | Shown::Json => {
+            html(views::page(site, title, Some(Tab::Backups), &views::paper(title, content), false))
+        }
     }
 }
 
@@ -79,9 +81,12 @@ pub async fn restore(
 ) -> Result<HttpResponse, Problem> {
     let (id, site) = (id(&path)?, state.site(&request));
     if form.confirm.trim() != id.to_string() {
-        let problem = Problem::new(problem::BAD_BODY, format!("nothing was changed: type {id} to say which backup is meant"));
+        let problem =
+            Problem::new(problem::BAD_BODY, format!("nothing was changed: type {id} to say which backup is meant"));
         return match shown {
-            Shown::Page => Ok(dialog(&site, shown, &restore::title(&id), &restore::ask(&site, &id, None, Some(&problem)))),
+            Shown::Page => {
+                Ok(dialog(&site, shown, &restore::title(&id), &restore::ask(&site, &id, None, Some(&problem))))
+            }
             Shown::Part | Shown::Json => Err(problem),
         };
     }
@@ -132,6 +137,8 @@ pub async fn delete(
     state.engine(move |engine| engine.delete(id, force, &call)).await?;
     Ok(match shown {
         Shown::Part => done_in_dialog(html! { div #outcome hx-swap-oob="innerHTML" { (delete::deleted(&id)) } }),
-        Shown::Page | Shown::Json => see_other(&state.site(&request).to(&format!("/settings/backups?deleted={id}#outcome"))),
+        Shown::Page | Shown::Json => {
+            see_other(&state.site(&request).to(&format!("/settings/backups?deleted={id}#outcome")))
+        }
     })
 }

@@ -5,9 +5,9 @@ use sha2::{Digest, Sha256};
 
 use super::notice::{Tone, announced};
 use super::{Overview, Site, errand, icons, words};
-use crate::http::assets::ASSETS;
 use crate::backup::{Tier, hex};
 use crate::engine::status::{Operation, Status, Warning};
+use crate::http::assets::ASSETS;
 
 /// Between two looks, in seconds: while something runs, and otherwise.
 const PACE: [&str; 2] = ["every 1s", "every 20s"];
@@ -100,22 +100,12 @@ fn verdict(status: &Status) -> (Tone, String) {
 }
 
 fn because(site: &Site, status: &Status) -> Markup {
-    let bad = status.warnings.iter().find(|warning| tone(warning) == Tone::Bad);
     html! {
-        @match (&status.last_backup, bad) {
-            (_, Some(warning)) => (first_part(&warning.detail)),
-            (Some(last), None) => { "The last backup was taken " (words::relative(last.timestamp, site.now)) ", checked, and read back." }
-            (None, None) => "Take the first one now; after that the schedule does it.",
+        @match &status.last_backup {
+            Some(last) => { "The last good backup was taken " (words::relative(last.timestamp, site.now)) ", checked, and read back." }
+            None => "Take the first one now; after that the schedule does it.",
         }
     }
-}
-
-/// Up to what is to be done, which the warning itself says below.
-fn first_part(detail: &str) -> Markup {
-    let first = detail.split("; ").next().unwrap_or_default();
-    let mut chars = first.chars();
-    let capital: String = chars.next().into_iter().flat_map(char::to_uppercase).collect();
-    html! { (words::text(&format!("{capital}{}.", chars.as_str()))) }
 }
 
 fn under_way(site: &Site, operation: &Operation) -> Markup {
@@ -129,7 +119,7 @@ fn under_way(site: &Site, operation: &Operation) -> Markup {
     let at = operation.database.as_ref().map(|name| (name.as_str(), operation.progress));
     html! {
         div.operation {
-            p.title { (icons::busy()) (what) span.small { ", begun " (words::relative(operation.started_at, site.now)) } }
+            p.title { (icons::busy()) (what) span.small { "begun " (words::relative(operation.started_at, site.now)) } }
             (errand::bar(&what, at))
             form method="post" action=(cancel) hx-post=(cancel) hx-target="#outcome" {
                 button #cancel type="submit" { "Cancel" }
@@ -209,7 +199,7 @@ fn warnings(site: &Site, overview: &Overview) -> Markup {
                     @let tone = tone(warning);
                     li class=(tone.class()) {
                         (tone.icon())
-                        div { p { (words::text(&warning.detail)) } (fix(site, overview, warning)) }
+                        div { p { (words::prose(&warning.detail)) } (fix(site, overview, warning)) }
                     }
                 }
             }
@@ -235,7 +225,9 @@ fn fix(site: &Site, overview: &Overview, warning: &Warning) -> Markup {
             let id = html! { input type="hidden" name="id" value=(backup.id); };
             button("acknowledge", "/settings/backups/acknowledge", "The live data is right: go on", &id)
         }
-        ("disabled", _) => html! { p { a.button href=(site.to("/settings/backups/settings")) { "Open the settings" } } },
+        ("disabled", _) => {
+            html! { p { a.button href=(site.to("/settings/backups/settings")) { "Open the settings" } } }
+        }
         _ => html! {},
     }
 }

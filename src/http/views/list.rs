@@ -50,7 +50,8 @@ pub fn list(site: &Site, overview: &Overview, chosen: Chosen) -> Markup {
 }
 
 fn filter(site: &Site, overview: &Overview, chosen: Chosen) -> Markup {
-    let count = |tier: Option<Tier>| overview.backups.iter().filter(|it| tier.is_none_or(|tier| it.tier == tier)).count();
+    let count =
+        |tier: Option<Tier>| overview.backups.iter().filter(|it| tier.is_none_or(|tier| it.tier == tier)).count();
     let all = std::iter::once(None).chain(Tier::ALL.into_iter().map(Some));
     html! {
         nav.filter aria-label="Filter by type" {
@@ -159,30 +160,30 @@ pub fn actions(site: &Site, backup: &Backup) -> Markup {
     let id = &backup.id;
     let to = |rest: &str| site.to(&address(id, rest));
     html! {
-        form.actions method="post" action=(to("/verify")) hx-post=(to("/verify")) hx-target={ "#outcome-" (id) } {
-            a.button id={ "restore-" (id) } href=(to("/restore")) hx-get=(to("/restore")) hx-target="#dialog"
- { "Restore" span.hidden { " " (id) } "…" }
-            details.menu {
-                summary id={ "download-" (id) } { (icons::download()) span.hidden { "Download " (id) } }
-                ul {
-                    @for (name, copy) in &backup.databases {
-                        li { a href=(site.to(&format!("/api/backup/download/{id}?database={name}"))) download { (name) ".db" span.figure { (words::bytes(copy.size)) } } }
-                    }
-                    li { a href=(site.to(&format!("/api/backup/download/{id}"))) download { "All in a tar" span.figure { (words::bytes(backup.stored_size())) } } }
-                }
-            }
-            details.menu {
-                summary id={ "more-" (id) } { (icons::more()) span.hidden { "More for " (id) } }
-                ul {
-                    li { button type="submit" id={ "verify-" (id) } { "Verify" } }
-                    li {
-                        button type="submit" id={ "pin-" (id) } formaction=(to("/pin")) name="pinned" value=(!backup.pinned) {
-                            @if backup.pinned { "Unpin" } @else { "Pin" }
-                        }
-                    }
-                    li { a.bad id={ "delete-" (id) } href=(to("/delete")) hx-get=(to("/delete")) hx-target="#dialog" { "Delete…" } }
-                }
-            }
-        }
-    }
+           form.actions method="post" action=(to("/verify")) hx-post=(to("/verify")) hx-target={ "#outcome-" (id) } {
+               a.button id={ "restore-" (id) } href=(to("/restore")) hx-get=(to("/restore")) hx-target="#dialog"
+    { "Restore…" span.hidden { " " (id) } }
+               details.menu {
+                   summary id={ "download-" (id) } { (icons::download()) span.hidden { "Download " (id) } }
+                   ul {
+                       @for (name, copy) in &backup.databases {
+                           li { a href=(site.to(&format!("/api/backup/download/{id}?database={name}"))) download { (name) ".db" span.figure { (words::bytes(copy.size)) } } }
+                       }
+                       li { a href=(site.to(&format!("/api/backup/download/{id}"))) download { "All in a tar" span.figure { (words::bytes(backup.stored_size())) } } }
+                   }
+               }
+               details.menu {
+                   summary id={ "more-" (id) } { (icons::more()) span.hidden { "More for " (id) } }
+                   ul {
+                       li { button type="submit" id={ "verify-" (id) } { "Verify" } }
+                       li {
+                           button type="submit" id={ "pin-" (id) } formaction=(to("/pin")) name="pinned" value=(!backup.pinned) {
+                               @if backup.pinned { "Unpin" } @else { "Pin" }
+                           }
+                       }
+                       li { a.bad id={ "delete-" (id) } href=(to("/delete")) hx-get=(to("/delete")) hx-target="#dialog" { "Delete…" } }
+                   }
+               }
+           }
+       }
 }

@@ -32,7 +32,7 @@ pub fn signed_out(site: &Site) -> Markup {
 
 fn text(site: &Site, problem: &Problem) -> Markup {
     html! {
-        p { (words::text(problem.detail())) }
+        p { (words::prose(problem.detail())) }
         @if let Some(operation) = problem.operation() {
             p.small {
                 (words::text(&operation.operation)) ", begun by " (words::text(&operation.by)) " "

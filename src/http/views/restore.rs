@@ -61,7 +61,7 @@ fn previewed(site: &Site, preview: &Preview) -> Markup {
         @for warning in &preview.warnings {
             div class={ "notice " (if is_refusal(warning) { Tone::Bad.class() } else { Tone::Look.class() }) } {
                 @if is_refusal(warning) { (icons::danger()) } @else { (icons::attention()) }
-                div.words { p { (words::text(&warning.detail)) } }
+                div.words { p { (words::prose(&warning.detail)) } }
             }
         }
         @for (name, database) in &preview.databases {
@@ -69,7 +69,7 @@ fn previewed(site: &Site, preview: &Preview) -> Markup {
                 h3 { (name) }
                 @match database {
                     DatabasePreview::Compared(found) => (difference(found)),
-                    DatabasePreview::NotCompared { reason } => (notice(Tone::Look, "Not compared", &html! { p { (words::text(reason)) } })),
+                    DatabasePreview::NotCompared { reason } => (notice(Tone::Look, "Not compared", &html! { p { (words::prose(reason)) } })),
                 }
             }
         }

@@ -12,7 +12,7 @@ pub fn sign_in(site: &Site, code: Option<&str>, to: Option<&str>, wrong: Option<
             p.brand { (icons::store()) span { "Attendance backups" } }
             h1 { "Sign in" }
             @if let Some(wrong) = wrong {
-                div.notice.bad role="alert" { (icons::danger()) div.words { p { (words::text(wrong)) } } }
+                div.notice.bad role="alert" { (icons::danger()) div.words { p { (words::prose(wrong)) } } }
             }
             form method="post" action=(site.to("/sign-in")) {
                 @if let Some(to) = to { input type="hidden" name="to" value=(to); }

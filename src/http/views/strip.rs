@@ -12,7 +12,11 @@ pub fn strip(site: &Site, overview: &Overview) -> Markup {
     let Calendar { months, weeks, days } = calendar(&overview.backups, &overview.settings.retention, today);
     let day = |period: &Period| period.first.format("%a %-d").to_string();
     let week = |period: &Period| format!("W{:02}", period.first.iso_week().week());
-    let month = |period: &Period| period.first.format("%b %y").to_string();
+    let first = months.first().map(|period| period.first);
+    let month = |period: &Period| {
+        let names_year = period.first.month() == 1 || Some(period.first) == first;
+        period.first.format(if names_year { "%b ’%y" } else { "%b" }).to_string()
+    };
     html! {
         section.calendar aria-labelledby="calendar-title" {
             h2 #calendar-title { "What can be restored" }

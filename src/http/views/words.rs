@@ -15,7 +15,28 @@ pub fn text(text: &str) -> Markup {
     html! { bdi { (visible(text)) } }
 }
 
-/// The same, for where no markup can be.
+/// What the program itself says: as a sentence, with what belongs into code as code. It writes that between backticks.
+pub fn prose(text: &str) -> Markup {
+    let text = sentence(text);
+    html! {
+        bdi {
+            @for (at, part) in text.split('`').enumerate() {
+                @if at % 2 == 1 { code { (visible(part)) } } @else { (visible(part)) }
+            }
+        }
+    }
+}
+
+/// With a capital, unless it begins with a name.
+fn sentence(text: &str) -> String {
+    let word = text.split([' ', ';', ',']).next().unwrap_or_default();
+    match text.split_at_checked(1) {
+        Some((first, rest)) if word.bytes().all(|byte| byte.is_ascii_lowercase()) => first.to_uppercase() + rest,
+        _ => text.to_owned(),
+    }
+}
+
+/// The same as [`text`], for where no markup can be.
 pub fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -101,12 +122,6 @@ impl Site {
         html! { time datetime=(timestamp::text(at)) { (local.format("%a %-d %b %Y, %H:%M")) } }
     }
 
-    /// The same to the second.
-    pub fn to_the_second(&self, at: DateTime<Utc>) -> Markup {
-        let local = at.with_timezone(&self.zone);
-        html! { time datetime=(timestamp::text(at)) { (local.format("%-d %b %Y, %H:%M:%S")) } }
-    }
-
     /// Relative first, exact below it.
     pub fn moment(&self, at: DateTime<Utc>) -> Markup {
         html! { span.ago { (relative(at, self.now)) } " " span.exact { (self.exact(at)) } }
@@ -138,6 +153,16 @@ mod tests {
         assert_eq!(visible("\u{200b}\n\u{feff}"), "[U+200B][U+000A][U+FEFF]");
         assert_eq!(visible("Prüfung – 試験 😀"), "Prüfung – 試験 😀");
         assert_eq!(text("<b>&\"").into_string(), "<bdi>&lt;b&gt;&amp;&quot;</bdi>");
+    }
+
+    #[test]
+    fn prose_begins_with_a_capital_unless_it_begins_with_a_name() {
+        let told = |text: &str| prose(text).into_string();
+        assert_eq!(told("the disk is full; make `room`"), "<bdi>The disk is full; make <code>room</code></bdi>");
+        assert_eq!(told("daily-2026-01-08 is damaged"), "<bdi>daily-2026-01-08 is damaged</bdi>");
+        assert_eq!(told("`auth` is not there"), "<bdi><code>auth</code> is not there</bdi>");
+        assert_eq!(told("über"), "<bdi>über</bdi>");
+        assert_eq!(told(""), "<bdi></bdi>");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod app;
+mod browser;
 mod client;
 mod harness;
 mod held;
@@ -13,6 +14,7 @@ mod seasons;
 
 mod api;
 mod bad_tokens;
+mod browser_itself;
 mod contention;
 mod contract;
 mod crash;

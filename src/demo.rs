@@ -13,10 +13,11 @@ use anyhow::{Context, bail};
 use rusqlite::Connection;
 
 use crate::app::{self, Service};
-use crate::backup::{Tier, hex};
+use crate::backup::{BackupId, Tier, hex};
 use crate::config::Config;
 use crate::disk;
 use crate::engine::{Actor, Call, Create, Engine};
+use crate::session::CODE_LIFETIME;
 use crate::sqlite::Control;
 
 /// Pupils of the sample school.
@@ -54,6 +55,7 @@ pub fn run(directory: &Path, bind: SocketAddr, control: &Control) -> anyhow::Res
     let created = engine.create(&create, &call)?;
     let header = directory.join("token.header");
     write_token(&engine, &header)?;
+    tell_of_page(&engine, &directory, &created.backup.id, service.address()?)?;
     tell(&directory, &created.backup.id.to_string())?;
     tell_of_http(&header, service.address()?, &created.backup.id.to_string())?;
     service.run()
@@ -63,6 +65,16 @@ pub fn run(directory: &Path, bind: SocketAddr, control: &Control) -> anyhow::Res
 fn write_token(engine: &Engine, path: &Path) -> anyhow::Result<()> {
     let token = app::token(engine, "demo", true, TOKEN_LIFETIME)?;
     Ok(disk::write_durable(path, format!("Authorization: Bearer {token}\n").as_bytes())?)
+}
+
+fn tell_of_page(engine: &Engine, directory: &Path, id: &BackupId, address: SocketAddr) -> anyhow::Result<()> {
+    let code = app::sign_in_code(engine, "demo")?;
+    let minutes = CODE_LIFETIME.as_secs() / 60;
+    let mut out = std::io::stdout();
+    writeln!(out, "\nAn app is writing to {}/databases, and the first backup is taken: {id}.", directory.display())?;
+    writeln!(out, "\nThe page, by a link that signs in once within {minutes} minutes:\n")?;
+    writeln!(out, "  http://{address}/sign-in?code={code}")?;
+    Ok(())
 }
 
 fn tell_of_http(header: &Path, address: SocketAddr, id: &str) -> anyhow::Result<()> {
@@ -96,8 +108,7 @@ fn tell_of_http(header: &Path, address: SocketAddr, id: &str) -> anyhow::Result<
 fn tell(directory: &Path, id: &str) -> anyhow::Result<()> {
     let program = std::env::current_exe()?;
     let mut out = std::io::stdout();
-    writeln!(out, "\nAn app is writing to {0}/databases, and the first backup is taken: {id}.", directory.display())?;
-    writeln!(out, "Try, in another terminal:\n")?;
+    writeln!(out, "\nOr, in another terminal:\n")?;
     let commands = [
         "status".to_owned(),
         "list".to_owned(),

@@ -21,7 +21,7 @@ fn allowed(module: &str) -> BTreeSet<&'static str> {
         "engine" => parts(),
         "scheduler" => [parts(), vec!["engine"]].concat(),
         "http" => [parts(), vec!["engine", "token", "session"]].concat(),
-        "demo" => [parts(), vec!["engine", "token", "app"]].concat(),
+        "demo" => [parts(), vec!["engine", "session", "app"]].concat(),
         "cli" => [parts(), vec!["engine", "token", "session", "app", "demo"]].concat(),
         "app" => [parts(), vec!["engine", "token", "session", "scheduler", "http", "telemetry"]].concat(),
         "lib" | "main" => Vec::new(),

@@ -144,7 +144,14 @@ fn the_demo_runs_prints_commands_that_work_and_leaves_nothing_running() {
     let mut child = command.spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     let printed: Vec<String> = lines.take_while(|line| !line.starts_with("Ctrl-C")).collect();
-    let commands: Vec<_> = printed.iter().filter(|line| line.starts_with("  ")).collect();
+    let (links, commands): (Vec<_>, Vec<_>) =
+        printed.iter().filter(|line| line.starts_with("  ")).partition(|line| line.starts_with("  http://"));
+    let [link] = links.as_slice() else { panic!("{printed:?}") };
+    let form = "curl -sS -o /dev/null -w '%{http_code} %{redirect_url}'";
+    let (page, code) = link.split_once('?').unwrap();
+    let signed_in = Command::new("sh").args(["-c", &format!("{form} -d '{code}' {page}")]).output().unwrap();
+    let signed_in = String::from_utf8(signed_in.stdout).unwrap();
+    assert_eq!(signed_in, format!("303 {}", page.trim().replace("/sign-in", "/settings/backups")));
     assert!(commands.len() >= 22 && commands.iter().any(|line| line.starts_with("  curl")), "{printed:?}");
     for line in commands {
         let output = Command::new("sh").args(["-c", line]).output().unwrap();

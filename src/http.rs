@@ -242,7 +242,7 @@ fn routes(limits: &Limits) -> Vec<Resource> {
         resource(
             "/sign-in",
             [
-                (get(), web::to(sign_in::page)),
+                (get(), web::to(sign_in::way_in)),
                 (post(), web::to(sign_in::sign_in_by_form).guard(guard::Header("content-type", form::MEDIA_TYPE))),
                 (post(), web::to(sign_in::sign_in)),
             ],

@@ -70,13 +70,18 @@ pub async fn sign_in(state: web::Data<State>, request: HttpRequest, body: Body) 
 }
 
 /// What the link of `token --link` carries.
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct Link {
+    /// The one-time code. It is as good as before: only a press of the button redeems it.
+    #[param(nullable = false)]
     code: Option<String>,
 }
 
-/// `GET /sign-in`: the page. A code that came with the link is as good as before.
-pub async fn page(state: web::Data<State>, link: web::Query<Link>, request: HttpRequest) -> HttpResponse {
+/// The way in for browsers.
+#[utoipa::path(get, path = "/sign-in", tag = "sessions", security(()), params(Link),
+    responses((status = 200, description = "A page with a form", body = String, content_type = "text/html"), openapi::OfPage))]
+pub async fn way_in(state: web::Data<State>, link: web::Query<Link>, request: HttpRequest) -> HttpResponse {
     html(views::sign_in::sign_in(&state.site(&request), link.code.as_deref(), None, None))
 }
 

@@ -101,7 +101,7 @@ fn assert_refused(what: &str, answer: &Answer, statuses: &[u16]) {
     for (name, value) in [
         ("x-content-type-options", "nosniff"),
         ("x-frame-options", "DENY"),
-        ("referrer-policy", "no-referrer"),
+        ("referrer-policy", "same-origin"),
         ("cache-control", "no-store"),
     ] {
         assert_eq!(answer.header(name), Some(value), "{what}: {name}");

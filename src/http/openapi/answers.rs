@@ -56,6 +56,7 @@ macro_rules! problems {
 
 problems! {
     OfOpen: ANY;
+    OfPage: ANY, &[BAD_PARAMETER];
     OfReady: ANY, &[NOT_READY];
     OfList: ANY, USER, READS, &[BAD_PARAMETER];
     OfGet: ANY, USER, READS, &[NOT_FOUND, SETTINGS_UNREADABLE, AUDIT];

@@ -41,6 +41,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing_actix_web::TracingLogger;
 
 use crate::backup::{BackupId, DatabaseName};
+use crate::config::PublicUrl;
 use crate::engine::{self, Actor, Call, Engine, Handout, Holder, Leaving};
 use crate::session::Sessions;
 use crate::sqlite::Control;
@@ -341,6 +342,10 @@ async fn finish<B: MessageBody + 'static>(
     }
     response = pages::problem_as_wanted(response);
     headers::secure(response.headers_mut());
+    let state = response.request().app_data::<web::Data<State>>();
+    if !state.and_then(|state| state.engine.config().public_url.as_ref()).is_none_or(PublicUrl::is_trustworthy) {
+        headers::without_opener_policy(response.headers_mut());
+    }
     if let Some(id) = id {
         response.headers_mut().insert(log::REQUEST_ID, id);
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use chrono::{DateTime, Utc};
-use url::Url;
+use url::{Host, Url};
 
 use super::{Error, Values};
 
@@ -122,6 +122,18 @@ impl PublicUrl {
     /// Browsers reach us encrypted.
     pub fn is_https(&self) -> bool {
         self.origin.starts_with("https:")
+    }
+
+    /// Browsers trust the way to us: it is encrypted, or within one machine (W3C Secure Contexts, section 3.1).
+    pub fn is_trustworthy(&self) -> bool {
+        let url = Url::parse(&self.origin);
+        let is_here = match url.as_ref().ok().and_then(Url::host) {
+            Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+            Some(Host::Ipv4(address)) => address.is_loopback(),
+            Some(Host::Ipv6(address)) => address.is_loopback(),
+            None => false,
+        };
+        is_here || self.is_https()
     }
 
     pub(super) fn parse(text: &str) -> Option<Self> {

@@ -7,7 +7,7 @@ mod tasks;
 use actix_web::body::BoxBody;
 use actix_web::dev::ServiceResponse;
 use actix_web::http::Method;
-use actix_web::http::header::{CONTENT_TYPE, HeaderValue};
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use actix_web::middleware::Compress;
 use actix_web::{HttpRequest, HttpResponse, Resource, Route, web};
 use maud::{Markup, html};
@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::admit::{SIGN_IN, Superuser, address};
 use super::problem::{Problem, UNAUTHENTICATED};
-use super::shown::{Shown, changed, html};
+use super::shown::{Shown, changed, html, opens_dialog};
 use super::views::list::Chosen;
 use super::views::{self, Overview, Site, Tab, card, delete, errand, list, strip};
 use super::{State, resource, sign_in};
@@ -127,7 +127,7 @@ async fn overview(
     let main = html! {
         h1.hidden { "Backups" }
         (card::card(&site, &overview, &outcome))
-        (strip::strip(&site, &overview))
+        (strip::strip(&site, &overview, false))
         (list::list(&site, &overview, shows.chosen()))
     };
     Ok(html(views::page(&site, "Backups", Some(Tab::Backups), &main, runs)))
@@ -162,7 +162,7 @@ async fn now(
     Ok(changed(html! { (part) (card::told(&overview)) }))
 }
 
-/// `GET /settings/backups/list`.
+/// `GET /settings/backups/list`: the list, and the calendar that goes with it.
 async fn listed(
     state: web::Data<State>,
     _: Superuser,
@@ -170,7 +170,7 @@ async fn listed(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let (site, overview) = state.overview(&request).await?;
-    Ok(html(list::list(&site, &overview, shows.chosen())))
+    Ok(html(html! { (list::list(&site, &overview, shows.chosen())) (strip::strip(&site, &overview, true)) }))
 }
 
 /// A problem, as whoever asked can read it: browsers get a page, htmx a part of one. The status and the headers stay.
@@ -185,6 +185,7 @@ pub fn problem_as_wanted(mut response: ServiceResponse<BoxBody>) -> ServiceRespo
     let Some(state) = request.app_data::<web::Data<State>>().filter(|_| shown != Shown::Json) else { return response };
     let site = state.site(request);
     let markup = match (shown, problem.kind()) {
+        (Shown::Part, _) if opens_dialog(request.headers()) => views::problem::in_dialog(&site, &problem),
         (Shown::Part, UNAUTHENTICATED) => views::problem::signed_out(&site),
         (Shown::Part, _) => views::problem::part(&site, &problem),
         (_, UNAUTHENTICATED) => signed_out(&site, request),
@@ -192,6 +193,8 @@ pub fn problem_as_wanted(mut response: ServiceResponse<BoxBody>) -> ServiceRespo
     };
     let kind = HeaderValue::from_static("text/html; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, kind);
+    // That of the body before, which a route may have compressed.
+    response.headers_mut().remove(CONTENT_ENCODING);
     response.map_body(|_, _| BoxBody::new(markup.into_string()))
 }
 

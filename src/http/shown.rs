@@ -10,6 +10,8 @@ use maud::Markup;
 
 /// htmx sends it with every request of its own.
 const HX_REQUEST: HeaderName = HeaderName::from_static("hx-request");
+/// The id of what the answer goes into.
+const HX_TARGET: HeaderName = HeaderName::from_static("hx-target");
 /// Events for the page that gets the answer.
 const HX_TRIGGER: HeaderName = HeaderName::from_static("hx-trigger");
 /// Where the answer goes instead, and how.
@@ -51,6 +53,11 @@ impl FromRequest for Shown {
     }
 }
 
+/// Whether the answer will be all that is in a dialog.
+pub fn opens_dialog(headers: &HeaderMap) -> bool {
+    headers.get(HX_TARGET).is_some_and(|id| id == "dialog")
+}
+
 /// HTML, a whole page or a part of one.
 pub fn html(markup: Markup) -> HttpResponse {
     HttpResponse::Ok()
@@ -69,9 +76,9 @@ pub fn done_in_dialog(markup: Markup) -> HttpResponse {
     with(html(markup), HX_TRIGGER, CHANGED_BY_DIALOG)
 }
 
-/// What takes the place of all that is in the dialog.
-pub fn in_dialog(markup: Markup) -> HttpResponse {
-    with(with(html(markup), HX_RETARGET, "#dialog"), HX_RESWAP, "innerHTML")
+/// The answer takes the place of all that is in the dialog.
+pub fn in_dialog(answer: HttpResponse) -> HttpResponse {
+    with(with(answer, HX_RETARGET, "#dialog"), HX_RESWAP, "innerHTML")
 }
 
 fn with(mut response: HttpResponse, name: HeaderName, value: &'static str) -> HttpResponse {

@@ -50,8 +50,8 @@ impl Browser {
         Self::begin(true, &[])
     }
 
-    pub fn without_javascript() -> Self {
-        Self::begin(false, &[])
+    pub fn without_javascript(args: &[&str]) -> Self {
+        Self::begin(false, args)
     }
 
     /// With arguments of Chromium's, such as `--host-resolver-rules=MAP backups.example 127.0.0.1`.

@@ -149,7 +149,7 @@ fn what_people_cannot_use_is_noticed() {
 
 #[test]
 fn javascript_off_is_off() {
-    let browser = Browser::without_javascript();
+    let browser = Browser::without_javascript(&[]);
     browser.go(&format!("http://{}/script", pages()));
     assert_eq!(browser.text("#said"), "before");
     assert_eq!(browser.text("#without"), "without");

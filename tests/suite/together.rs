@@ -12,7 +12,7 @@ use crate::disk_full::SmallDisk;
 use crate::harness::{Place, eventually, sha256, thoroughness};
 use crate::inject::Spot;
 
-fn signal(pid: u32, signal: &str) {
+pub fn signal(pid: u32, signal: &str) {
     assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
 }
 
@@ -22,7 +22,7 @@ fn holder(place: &Place) -> Option<Value> {
 }
 
 /// Waits until an operation of that name is at its copies.
-fn under_way(place: &Place, operation: &str) -> Value {
+pub fn under_way(place: &Place, operation: &str) -> Value {
     let at_work = |holder: &Value| holder["operation"] == operation && holder["database"] == "attendance";
     eventually(operation, || holder(place).filter(at_work))
 }
@@ -106,7 +106,8 @@ fn twenty_clients_and_the_app_at_once_leave_everything_whole() {
     place.assert_whole();
 }
 
-struct Stopped(Child);
+/// A process that may be stopped, and that ends with the test.
+pub struct Stopped(pub Child);
 
 impl Drop for Stopped {
     fn drop(&mut self) {

@@ -8,7 +8,7 @@ use super::super::admit::Superuser;
 use super::super::errands::{self, Done, Task};
 use super::super::form::Form;
 use super::super::problem::{self, Problem};
-use super::super::shown::{Shown, done_in_dialog, html, in_dialog, see_other};
+use super::super::shown::{Shown, changed, done_in_dialog, html, in_dialog, see_other};
 use super::super::views::{self, Site, Tab, delete, restore};
 use super::super::{State, id};
 use super::tasks;
@@ -96,7 +96,10 @@ pub async fn restore(
     });
     let errand = errand.await?;
     Ok(match shown {
-        Shown::Part => in_dialog(views::dialog(&restore::title(&id), &restore::progress(&site, &errand))),
+        Shown::Part => {
+            let content = views::dialog(&restore::title(&id), &restore::progress(&site, &errand));
+            in_dialog(if errand.has_ended() { changed(content) } else { html(content) })
+        }
         Shown::Page | Shown::Json => tasks::answer(&state, &request, shown, &errand),
     })
 }

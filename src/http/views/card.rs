@@ -20,7 +20,7 @@ pub fn card(site: &Site, overview: &Overview, outcome: &Markup) -> Markup {
     html! {
         section.card aria-label="State of the backups" {
             (now(site, overview))
-            form.create method="post" action=(create) hx-post=(create) hx-target="#outcome" hx-disabled-elt="find button" {
+            form.create method="post" action=(create) hx-post=(create) hx-target="#outcome" hx-sync="this:drop" {
                 label for="reason" { "Reason " span.optional { "(optional)" } }
                 input #reason type="text" name="reason" maxlength="200" autocomplete="off" placeholder="before the exams";
                 button.primary type="submit" { "Create backup now" }

@@ -28,7 +28,7 @@ pub fn ask(site: &Site, overview: &Overview, backup: &Backup) -> Markup {
         @if !lost.is_empty() {
             (notice(Tone::Look, "These could not be restored any more", &html! { p { (lost.join(", ")) } }))
         }
-        form method="post" action=(to) hx-post=(to) hx-target="#dialog-outcome" hx-disabled-elt="find button" {
+        form method="post" action=(to) hx-post=(to) hx-target="#dialog-outcome" hx-sync="this:drop" {
             @if is_last_good || overview.backups.len() == 1 {
                 label.check {
                     input type="checkbox" name="force" value="true";

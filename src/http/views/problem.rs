@@ -3,12 +3,28 @@
 use maud::{Markup, html};
 
 use super::notice::{Tone, notice};
-use super::{Site, page, words};
-use crate::http::problem::Problem;
+use super::{Site, dialog, icons, page, words};
+use crate::http::problem::{Problem, UNAUTHENTICATED};
+
+const SIGNED_OUT: &str = "Your session has ended";
 
 /// In the place where an answer would be.
 pub fn part(site: &Site, problem: &Problem) -> Markup {
     notice(Tone::Bad, problem.kind().title, &text(site, problem))
+}
+
+/// In a dialog, in place of what was asked for.
+pub fn in_dialog(site: &Site, problem: &Problem) -> Markup {
+    let (title, text) = if problem.kind() == UNAUTHENTICATED {
+        (SIGNED_OUT, sign_in_again(site))
+    } else {
+        (problem.kind().title, text(site, problem))
+    };
+    let content = html! {
+        div.notice.bad role="alert" { (icons::danger()) div.words { (text) } }
+        div.buttons { a.button data-close href=(site.to("/settings/backups")) { "Close" } }
+    };
+    dialog(title, &content)
 }
 
 /// A page of its own.
@@ -24,10 +40,11 @@ pub fn whole(site: &Site, problem: &Problem) -> Markup {
 
 /// When nobody is signed in any more: where to go.
 pub fn signed_out(site: &Site) -> Markup {
-    let text = html! {
-        p { "Nothing was changed. " a href=(site.to("/settings/backups")) { "Sign in again" } "." }
-    };
-    notice(Tone::Bad, "Your session has ended", &text)
+    notice(Tone::Bad, SIGNED_OUT, &sign_in_again(site))
+}
+
+fn sign_in_again(site: &Site) -> Markup {
+    html! { p { "Nothing was changed. " a href=(site.to("/settings/backups")) { "Sign in again" } "." } }
 }
 
 fn text(site: &Site, problem: &Problem) -> Markup {

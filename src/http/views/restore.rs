@@ -26,7 +26,7 @@ pub fn ask(site: &Site, id: &BackupId, preview: Option<&Preview>, wrong: Option<
             Some(preview) => (previewed(site, preview)),
             None => p { a href=(to) { "Look once more at what would change" } },
         }
-        form.confirm method="post" action=(to) hx-post=(to) hx-target="#dialog-outcome" hx-disabled-elt="find button" {
+        form.confirm method="post" action=(to) hx-post=(to) hx-target="#dialog-outcome" hx-sync="this:drop" {
             label for="confirm" { "To replace the live data, type " (words::id(id)) }
             input #confirm type="text" name="confirm" autocomplete="off" autocapitalize="off" spellcheck="false" required
                 aria-describedby="dialog-outcome";

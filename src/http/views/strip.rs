@@ -6,8 +6,8 @@ use maud::{Markup, html};
 use super::{Overview, Site, words};
 use crate::backup::calendar::{Calendar, Period, State, calendar};
 
-/// Three rows of cells. Each that can be restored leads to its backup.
-pub fn strip(site: &Site, overview: &Overview) -> Markup {
+/// Three rows of cells. Each that can be restored leads to its backup. `again` in place of what the page shows.
+pub fn strip(site: &Site, overview: &Overview, again: bool) -> Markup {
     let today = overview.settings.schedule.local_date(site.now);
     let Calendar { months, weeks, days } = calendar(&overview.backups, &overview.settings.retention, today);
     let day = |period: &Period| period.first.format("%a %-d").to_string();
@@ -18,7 +18,7 @@ pub fn strip(site: &Site, overview: &Overview) -> Markup {
         period.first.format(if names_year { "%b ’%y" } else { "%b" }).to_string()
     };
     html! {
-        section.calendar aria-labelledby="calendar-title" {
+        section.calendar #calendar aria-labelledby="calendar-title" hx-swap-oob=[again.then_some("outerHTML")] {
             h2 #calendar-title { "What can be restored" }
             (row(site, "Months", &months, month))
             (row(site, "Weeks", &weeks, week))
@@ -36,12 +36,12 @@ fn row(site: &Site, name: &str, periods: &[Period], label: impl Fn(&Period) -> S
     html! {
         div.row {
             h3 { (name) }
-            ol { @for period in periods { li { (cell(site, period, &label(period))) } } }
+            ol { @for period in periods { li { (cell(site, name, period, &label(period))) } } }
         }
     }
 }
 
-fn cell(site: &Site, period: &Period, label: &str) -> Markup {
+fn cell(site: &Site, row: &str, period: &Period, label: &str) -> Markup {
     let span = if period.first == period.last {
         words::date(period.first)
     } else {
@@ -52,7 +52,7 @@ fn cell(site: &Site, period: &Period, label: &str) -> Markup {
     };
     match period.state {
         State::Kept { id, count } => html! {
-            a.cell.kept href=(site.to(&format!("/settings/backups/backup/{id}"))) title={ (span) ": " (words::count(count as u64, "backup")) } {
+            a.cell.kept id={ (row) "-" (period.first) } href=(site.to(&format!("/settings/backups/backup/{id}"))) title={ (span) ": " (words::count(count as u64, "backup")) } {
                 span.label { (label) } span.hidden { ": " (id) }
             }
         },

@@ -2,12 +2,13 @@
 //! answers a browser without scripts with a whole page, and htmx with the part that it asked for.
 
 mod backup;
+mod settings;
 mod tasks;
 
 use actix_web::body::BoxBody;
 use actix_web::dev::ServiceResponse;
 use actix_web::http::Method;
-use actix_web::http::header::{CONTENT_TYPE, HeaderValue};
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use actix_web::middleware::Compress;
 use actix_web::{HttpRequest, HttpResponse, Resource, Route, web};
 use maud::{Markup, html};
@@ -15,7 +16,7 @@ use serde::Deserialize;
 
 use super::admit::{SIGN_IN, Superuser, address};
 use super::problem::{Problem, UNAUTHENTICATED};
-use super::shown::{Shown, changed, html};
+use super::shown::{HTML, Shown, changed, html};
 use super::views::list::Chosen;
 use super::views::{self, Overview, Site, Tab, card, delete, errand, list, strip};
 use super::{State, resource, sign_in};
@@ -47,6 +48,11 @@ pub fn routes() -> Vec<Resource> {
             "/settings/backups/backup/{id}/delete",
             [(get(), page(web::to(backup::ask_to_delete))), (post(), web::to(backup::delete))],
         ),
+        resource(
+            "/settings/backups/settings",
+            [(get(), page(web::to(settings::look))), (post(), page(web::to(settings::save)))],
+        ),
+        resource("/settings/backups/settings/preview", [(post(), page(web::to(settings::preview)))]),
     ]
 }
 
@@ -186,8 +192,9 @@ pub fn problem_as_wanted(mut response: ServiceResponse<BoxBody>) -> ServiceRespo
         (_, UNAUTHENTICATED) => signed_out(&site, request),
         _ => views::problem::whole(&site, &problem),
     };
-    let kind = HeaderValue::from_static("text/html; charset=utf-8");
-    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(HTML));
+    // What was compressed is another body.
+    response.headers_mut().remove(CONTENT_ENCODING);
     response.map_body(|_, _| BoxBody::new(markup.into_string()))
 }
 

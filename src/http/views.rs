@@ -10,6 +10,7 @@ pub mod list;
 pub mod notice;
 pub mod problem;
 pub mod restore;
+pub mod settings;
 pub mod sign_in;
 pub mod strip;
 pub mod words;

@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod app;
+mod browse;
 mod client;
 mod harness;
 mod held;
@@ -31,6 +32,7 @@ mod limits;
 mod lost_catalog;
 mod no_file_calls;
 mod offline;
+mod page_settings;
 mod paths;
 mod preview;
 mod public_keys;

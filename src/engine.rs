@@ -1,5 +1,6 @@
 //! The operations on a backup directory, one at a time, by permit. Readers take no lock and change nothing.
 
+mod activity;
 mod call;
 mod create;
 pub mod doctor;
@@ -41,6 +42,7 @@ use crate::disk;
 use crate::sqlite::{self, Source};
 use crate::store::Store;
 
+pub use activity::{Activity, End};
 pub use call::{Actor, Call};
 pub use create::{Create, Created};
 pub use download::Download;

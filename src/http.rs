@@ -22,6 +22,7 @@ mod slot;
 mod stream;
 mod typed;
 mod views;
+mod wanted;
 
 use std::net::TcpListener;
 use std::ops::Range;

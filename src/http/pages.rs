@@ -1,6 +1,7 @@
 //! The page at `/settings/backups`, for superusers: handlers that translate between browsers and the engine. Every address
 //! answers a browser without scripts with a whole page, and htmx with the part that it asked for.
 
+mod activity;
 mod backup;
 mod settings;
 mod tasks;
@@ -53,6 +54,7 @@ pub fn routes() -> Vec<Resource> {
             [(get(), page(web::to(settings::look))), (post(), page(web::to(settings::save)))],
         ),
         resource("/settings/backups/settings/preview", [(post(), page(web::to(settings::preview)))]),
+        resource("/settings/backups/activity", [(get(), page(web::to(activity::look)))]),
     ]
 }
 

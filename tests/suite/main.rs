@@ -32,6 +32,7 @@ mod limits;
 mod lost_catalog;
 mod no_file_calls;
 mod offline;
+mod page_activity;
 mod page_settings;
 mod paths;
 mod preview;

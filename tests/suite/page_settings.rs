@@ -36,6 +36,12 @@ impl Filled {
         self
     }
 
+    /// A box that isn't ticked.
+    fn without(mut self, name: &str) -> Self {
+        self.0.retain(|(other, _)| other != name);
+        self
+    }
+
     fn pairs(&self) -> Vec<(&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
     }
@@ -74,17 +80,19 @@ fn help(page: &str, id: &str) -> String {
 
 #[test]
 fn what_is_typed_is_saved_where_it_differs_and_the_page_says_so() {
-    let place = Place::new();
-    place.create();
+    let mut place = Place::new();
+    // On, with nothing to catch up; so that the schedule takes nothing meanwhile it is switched off first.
+    place.set("BACKUP_ENABLED", "true").set("BACKUP_DRILL_SCHEDULE", "off");
+    place.ok(&["create", "--type", "daily"]);
     let server = Server::start(&place);
     let browser = Browser::superuser(&server);
     let (page, filled) = open(&browser);
     assert!(!page.contains("The settings are saved") && !page.contains("Take back all that was saved"));
-    let filled =
-        filled.with("time", "03:15").with("daily", "9").with("timezone", "Europe/Berlin").with("enabled", "true");
+    assert_eq!(filled.get("enabled"), "true");
+    let filled = filled.with("time", "03:15").with("daily", "9").with("timezone", "Europe/Berlin").without("enabled");
     let answer = browser.post(PLACE, &filled.pairs());
     assert_eq!(answer.status, 303, "{}", answer.text());
-    let expected = serde_json::json!({ "enabled": true, "schedule": { "hour": 3, "minute": 15, "timezone": "Europe/Berlin" },
+    let expected = serde_json::json!({ "enabled": false, "schedule": { "hour": 3, "minute": 15, "timezone": "Europe/Berlin" },
         "retention": { "daily": 9 } });
     assert_eq!(saved(&place), expected, "and nothing that was the same");
     let there = answer.header("location").unwrap().to_owned();
@@ -92,7 +100,7 @@ fn what_is_typed_is_saved_where_it_differs_and_the_page_says_so() {
     assert!(page.contains("The settings are saved"), "{page}");
     let now = Filled::from(&page);
     for (name, value) in
-        [("time", "03:15"), ("daily", "9"), ("timezone", "Europe/Berlin"), ("enabled", "true"), ("weekly", "4")]
+        [("time", "03:15"), ("daily", "9"), ("timezone", "Europe/Berlin"), ("enabled", ""), ("weekly", "4")]
     {
         assert_eq!(now.get(name), value, "{name}");
     }
@@ -202,7 +210,7 @@ fn a_form_that_was_opened_before_another_change_is_refused_and_keeps_what_was_ty
 #[test]
 fn a_preview_tells_the_next_runs_and_what_would_go_and_changes_nothing() {
     let mut place = Place::new();
-    place.set("BACKUP_ENABLED", "true");
+    place.set("BACKUP_ENABLED", "true").set("BACKUP_DRILL_SCHEDULE", "off");
     for _ in 0..3 {
         place.create();
     }
@@ -250,8 +258,7 @@ fn a_preview_tells_the_next_runs_and_what_would_go_and_changes_nothing() {
         "{}",
         again.text()
     );
-    let off =
-        browser.post_by_htmx(PREVIEW, &typed.pairs().into_iter().filter(|it| it.0 != "enabled").collect::<Vec<_>>());
+    let off = browser.post_by_htmx(PREVIEW, &typed.without("enabled").pairs());
     assert!(off.text().contains("The schedule is off"), "{}", off.text());
     assert_eq!((place.list(), place.audit().len(), saved(&place)), (list, lines, Value::Null));
     assert_eq!(crate::harness::traces(&place.backups()), seen);

@@ -168,7 +168,7 @@ fn placed(path: &str) -> String {
 }
 
 fn ask(server: &Server, method: &str, path: &str, token: Option<&String>) -> Answer {
-    let request = afresh(server.request(method, &path.replace("{id}", "daily-2020-01-01")));
+    let request = afresh(server.request(method, &placed(path)));
     token.into_iter().fold(request, |request, token| request.token(token)).send()
 }
 

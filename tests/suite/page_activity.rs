@@ -105,7 +105,7 @@ fn the_filter_shows_what_was_asked_for_with_scripts_and_without() {
         part.starts_with("<section class=\"activity") && part.contains("id=\"last-rehearsal\" hx-swap-oob"),
         "{part}"
     );
-    assert!(part.contains(">1 entry</div>") && !asked.send().text().contains("1 entry"), "{part}");
+    assert!(part.contains(">1 line</div>") && !asked.send().text().contains("1 line<"), "{part}");
     // What is no id is told beside the field.
     for (request, whole) in [
         (browser.request("GET", &format!("{PLACE}?id=%3Cb%3Ex")), true),

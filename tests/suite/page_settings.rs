@@ -354,11 +354,11 @@ fn each_value_says_where_it_comes_from() {
     let (page, _) = open(&Browser::superuser(&server));
     assert_eq!(help(&page, "daily"), "A whole number from 1 to 366. Saved here; the configuration says 7.");
     assert!(help(&page, "weekly").ends_with("From the configuration file."), "{}", help(&page, "weekly"));
-    assert!(help(&page, "monthly").ends_with("From BACKUP_RETENTION_MONTHLY."), "{}", help(&page, "monthly"));
+    assert!(help(&page, "monthly").ends_with("From BACKUP_RETENTION_MONTHLY"), "{}", help(&page, "monthly"));
     assert!(help(&page, "manual").ends_with("The default."), "{}", help(&page, "manual"));
-    assert!(help(&page, "timezone").ends_with("From BACKUP_TIMEZONE."), "{}", help(&page, "timezone"));
+    assert!(help(&page, "timezone").ends_with("From BACKUP_TIMEZONE"), "{}", help(&page, "timezone"));
     assert!(
-        help(&page, "time").ends_with("Hour: The default. Minute: From BACKUP_SCHEDULE_MINUTE."),
+        help(&page, "time").ends_with("Hour: The default. Minute: From BACKUP_SCHEDULE_MINUTE"),
         "{}",
         help(&page, "time")
     );
@@ -366,7 +366,7 @@ fn each_value_says_where_it_comes_from() {
     assert!(fixed.contains("Rehearsals monthly From the configuration file."), "{fixed}");
     assert!(fixed.contains("late after 26h The default."), "{fixed}");
     let directory = place.backups().canonicalize().unwrap().display().to_string();
-    assert!(fixed.contains(&directory) && fixed.contains("From BACKUP_DIRECTORY."), "{fixed}");
+    assert!(fixed.contains(&directory) && fixed.contains("From BACKUP_DIRECTORY"), "{fixed}");
     assert!(!page.contains(crate::harness::SECRET));
     // Every zone there is can be chosen.
     for zone in ["UTC", "Europe/Berlin", "America/Argentina/Buenos_Aires", "Pacific/Chatham", "Etc/GMT+5"] {

@@ -7,7 +7,7 @@ use maud::html;
 
 use super::super::State;
 use super::super::admit::Superuser;
-use super::super::problem::{self, Problem};
+use super::super::problem::Problem;
 use super::super::shown::{Shown, html, refused};
 use super::super::views::activity::{FILTER, Told, activity, rehearsal_in_place, rehearsals};
 use super::super::views::{self, Site, Tab, notice, words};
@@ -50,7 +50,7 @@ pub async fn look(
             html! {
                 (activity(&site, &told))
                 (rehearsal_in_place(&site, &told))
-                @if by_filter { (notice::announced(&words::count(told.lines.lines.len() as u64, "entry"))) }
+                @if by_filter { (notice::announced(&words::count(told.lines.lines.len() as u64, "line"))) }
             }
         }
         Shown::Page | Shown::Json => {

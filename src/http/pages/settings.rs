@@ -32,7 +32,7 @@ pub async fn look(
 ) -> Result<HttpResponse, Problem> {
     let stand = stand(&state, &superuser, None).await?;
     let is_saved = before.saved.as_ref().is_some_and(|version| *version == stand.view.version());
-    let said = if is_saved { Said::Saved(None) } else { Said::Nothing };
+    let said = if is_saved { Said::Saved { did: None, gone: false } } else { Said::Nothing };
     Ok(html(page(&state, &site(&state, &request, &stand), &stand, &said)))
 }
 
@@ -73,7 +73,7 @@ pub async fn save(
     let said = match (shown, ended) {
         (Shown::Json, Err(problem)) => return Err(problem),
         (Shown::Json, Ok(Ended::Asks(outlook))) => return Err(unasked(&outlook)),
-        (Shown::Part, Ok(Ended::Saved(changed))) => Said::Saved(Some(changed)),
+        (Shown::Part, Ok(Ended::Saved(did))) => Said::Saved { did: Some(did), gone: typed.drop.is_some() },
         (Shown::Page | Shown::Json, Ok(Ended::Saved(_))) => return back(&state, &request).await,
         (_, Ok(Ended::Same)) => Said::Same,
         (_, Ok(Ended::Asks(outlook))) if typed.reset.is_some() => Said::AsksToReset(outlook),
@@ -92,7 +92,7 @@ pub async fn save(
     };
     Ok(match &said {
         Said::Refused(problem, _) => refused(problem, markup),
-        Said::Saved(_) => changed(markup),
+        Said::Saved { .. } => changed(markup),
         Said::Nothing | Said::Same | Said::Asks { .. } | Said::AsksToReset(_) => html(markup),
     })
 }

@@ -43,8 +43,13 @@ impl Stand {
 pub enum Said {
     /// Nothing.
     Nothing,
-    /// It was saved; what that did, where it is known.
-    Saved(Option<Changed>),
+    /// It was saved.
+    Saved {
+        /// What that did, where it is known.
+        did: Option<Changed>,
+        /// The button that was pressed is gone.
+        gone: bool,
+    },
     /// Nothing differs from what is in force.
     Same,
     /// Whether these backups may go.
@@ -88,7 +93,7 @@ pub fn settings(site: &Site, config: &Config, stand: &Stand, said: &Said) -> Mar
 /// What a screen reader says of it; what was refused is said by itself.
 pub fn told(said: &Said) -> Markup {
     match said {
-        Said::Saved(_) => announced("The settings are saved"),
+        Said::Saved { .. } => announced("The settings are saved"),
         Said::Same => announced("Nothing was changed"),
         Said::Nothing | Said::Asks { .. } | Said::AsksToReset(_) | Said::Refused(..) => html! {},
     }
@@ -142,17 +147,23 @@ fn buttons(stand: &Stand, in_place: bool) -> Markup {
 fn notices(site: &Site, config: &Config, stand: &Stand, said: &Said) -> Markup {
     match said {
         Said::Nothing => html! {},
-        Said::Saved(changed) => notice(
-            Tone::Good,
-            "The settings are saved",
-            &html! {
-                @if let Some(changed) = changed { (outlook::steps(&changed.rotation, outlook::Tense::Past)) }
-            },
-        ),
+        Said::Saved { did, gone } => saved(did.as_ref(), *gone),
         Said::Same => notice(Tone::Good, "Nothing was changed", &html! { p { "These are the settings in force." } }),
         Said::Asks { anew } => asks(stand, *anew),
         Said::AsksToReset(outlook) => asks_to_reset(site, config, stand, outlook),
         Said::Refused(problem, by) => refused(site, problem, by.as_deref()),
+    }
+}
+
+fn saved(did: Option<&Changed>, gone: bool) -> Markup {
+    html! {
+        div.notice.good {
+            (icons::tick())
+            div.words {
+                p.title tabindex=[gone.then_some("-1")] autofocus[gone] { "The settings are saved" }
+                @if let Some(did) = did { (outlook::steps(&did.rotation, outlook::Tense::Past)) }
+            }
+        }
     }
 }
 

@@ -46,7 +46,7 @@ pub fn line(site: &Site, told: &Told, line: &Line) -> Markup {
                 @if let Some(reason) = &entry.reason { p { (words::text(reason)) } }
                 p.small { (by(&entry.by)) ", " (words::relative(line.at, site.now)) " · " (site.exact(line.at)) }
                 details {
-                    summary { "Details" span.hidden { " of entry " (line.seq) } }
+                    summary { "Details" span.hidden { " of line " (line.seq) } }
                     (details(site, line))
                 }
             }
@@ -93,7 +93,7 @@ fn details(site: &Site, line: &Line) -> Markup {
     let at = line.at.with_timezone(&site.zone).format("%-d %b %Y, %H:%M:%S %:z").to_string();
     html! {
         dl.details {
-            div { dt { "Entry" } dd { (words::grouped(line.seq)) } }
+            div { dt { "Line" } dd { (words::grouped(line.seq)) } }
             div { dt { "At" } dd { (at) } }
             div { dt { "By" } dd { (words::text(&entry.by)) } }
             div { dt { "From" } dd { (words::text(&entry.from)) } }
@@ -126,8 +126,13 @@ fn text(value: &Value) -> String {
         Value::String(text) => text.clone(),
         Value::Array(parts) => parts.iter().map(text).collect::<Vec<_>>().join(", "),
         Value::Object(fields) if fields.is_empty() => "nothing".to_owned(),
-        Value::Object(fields) => {
-            fields.iter().map(|(name, value)| format!("{name}: {}", text(value))).collect::<Vec<_>>().join("; ")
-        }
+        Value::Object(fields) => fields.iter().map(|(name, value)| field(name, value)).collect::<Vec<_>>().join("; "),
+    }
+}
+
+fn field(name: &str, value: &Value) -> String {
+    match value {
+        Value::Object(_) => format!("{name} ({})", text(value)),
+        value => format!("{name}: {}", text(value)),
     }
 }

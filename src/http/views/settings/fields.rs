@@ -197,7 +197,7 @@ pub fn from(origin: Origin, key: &str) -> Markup {
         @match origin {
             Origin::Default => "The default.",
             Origin::File => "From the configuration file.",
-            Origin::Env => { "From " code { (variable) } "." }
+            Origin::Env => { "From " code { (variable) } }
             Origin::Saved => "Saved here.",
         }
     }

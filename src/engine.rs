@@ -1,5 +1,6 @@
 //! The operations on a backup directory, one at a time, by permit. Readers take no lock and change nothing.
 
+mod activity;
 mod call;
 mod create;
 pub mod doctor;
@@ -9,6 +10,7 @@ mod error;
 mod handout;
 mod memo;
 mod offline;
+mod outlook;
 pub mod permit;
 mod plan;
 mod preview;
@@ -40,12 +42,14 @@ use crate::disk;
 use crate::sqlite::{self, Source};
 use crate::store::Store;
 
+pub use activity::{Activity, End};
 pub use call::{Actor, Call};
 pub use create::{Create, Created};
 pub use download::Download;
 pub use drill::{Drilled, LastDrill, Rehearsal, Rehearsed};
 pub use error::Error;
 pub use handout::{Broken, Handed, Handout, Leaving, SUMS, tar_header};
+pub use outlook::Outlook;
 pub use permit::Holder;
 pub use preview::{DatabasePreview, Preview};
 pub use read::{AuditPage, AuditQuery, DatabaseVerdict, Verification};

@@ -20,7 +20,9 @@ mod shown;
 mod sign_in;
 mod slot;
 mod stream;
+mod typed;
 mod views;
+mod wanted;
 
 use std::net::TcpListener;
 use std::ops::Range;
@@ -330,9 +332,10 @@ async fn finish<B: MessageBody + 'static>(
             return Err(id.into_iter().fold(problem, |problem, id| problem.header(log::REQUEST_ID, id)).into());
         }
     };
-    let problem = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == problem::MEDIA_TYPE);
+    let told = |kind: &HeaderValue| kind == problem::MEDIA_TYPE || kind == shown::HTML;
+    let is_told = response.headers().get(CONTENT_TYPE).is_some_and(told);
     let status = response.status();
-    if (status.is_client_error() || status.is_server_error()) && !problem {
+    if (status.is_client_error() || status.is_server_error()) && !is_told {
         let allowed = response.headers().get(ALLOW).cloned();
         let mut answer = Problem::of_status(status).error_response();
         if let Some(allowed) = allowed {

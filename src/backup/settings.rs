@@ -142,24 +142,46 @@ impl Saved {
     }
 }
 
+/// What the numbers may be: by name, from, to.
+const BOUNDS: [(&str, u32, u32); 7] = [
+    ("schedule.hour", 0, 23),
+    ("schedule.minute", 0, 59),
+    ("retention.daily", 1, 366),
+    ("retention.weekly", 0, 520),
+    ("retention.monthly", 0, 240),
+    ("retention.manual", 1, 1000),
+    ("retention.preRestore", 2, 100),
+];
+
+/// The least and the most that a number of that name may be.
+pub fn bounds(name: &str) -> Option<(u32, u32)> {
+    BOUNDS.iter().find(|(other, ..)| *other == name).map(|(_, least, most)| (*least, *most))
+}
+
 impl Settings {
     /// Ranges: what is wrong and what is allowed, by name.
     pub fn validate(&self) -> Result<(), (&'static str, String)> {
-        let (s, r) = (&self.schedule, &self.retention);
-        let ranges = [
-            ("schedule.hour", u32::from(s.hour), 0, 23),
-            ("schedule.minute", u32::from(s.minute), 0, 59),
-            ("retention.daily", r.daily, 1, 366),
-            ("retention.weekly", r.weekly, 0, 520),
-            ("retention.monthly", r.monthly, 0, 240),
-            ("retention.manual", r.manual, 1, 1000),
-            ("retention.preRestore", r.pre_restore, 2, 100),
-        ];
-        for (name, value, least, most) in ranges {
+        for (name, least, most) in BOUNDS {
+            let value = self.number(name).unwrap_or(least);
             if !(least..=most).contains(&value) {
                 return Err((name, format!("{value} is not allowed; it is a whole number from {least} to {most}")));
             }
         }
         Ok(())
+    }
+
+    /// The number of that name.
+    pub fn number(&self, name: &str) -> Option<u32> {
+        let (s, r) = (&self.schedule, &self.retention);
+        Some(match name {
+            "schedule.hour" => s.hour.into(),
+            "schedule.minute" => s.minute.into(),
+            "retention.daily" => r.daily,
+            "retention.weekly" => r.weekly,
+            "retention.monthly" => r.monthly,
+            "retention.manual" => r.manual,
+            "retention.preRestore" => r.pre_restore,
+            _ => return None,
+        })
     }
 }

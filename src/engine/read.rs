@@ -119,10 +119,10 @@ impl AuditQuery {
 #[derive(Clone, PartialEq, Debug, Serialize, ToSchema)]
 pub struct AuditPage {
     /// Newest first.
-    lines: Vec<Line>,
+    pub lines: Vec<Line>,
     /// The `before` of the next page; nothing if this is the last.
     #[schema(required = true)]
-    next: Option<u64>,
+    pub next: Option<u64>,
 }
 
 impl Verification {
@@ -188,10 +188,14 @@ impl Engine {
 
     /// Lines of the audit log, newest first.
     pub fn audit_page(&self, query: &AuditQuery) -> Result<AuditPage, Error> {
-        let limit = query.limit.get();
+        self.lines(query.limit.get(), |line| query.takes(line))
+    }
+
+    /// So many of those that are taken, newest first.
+    pub(super) fn lines(&self, limit: usize, mut takes: impl FnMut(&Line) -> bool) -> Result<AuditPage, Error> {
         let mut lines = Vec::new();
         self.audit.newest_first(|line| {
-            if query.takes(line) {
+            if takes(line) {
                 lines.push(line.clone());
             }
             lines.len() > limit

@@ -3,10 +3,11 @@
 use std::io::Read;
 use std::path::PathBuf;
 
+use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
 use super::{Call, Engine, Error, Unrecorded};
-use crate::audit::Entry;
+use crate::audit::{Entry, Kind};
 use crate::backup::retention::{self, Plan};
 use crate::backup::settings::{Saved, Settings};
 use crate::disk::{self, Context};
@@ -15,6 +16,10 @@ use crate::disk::{self, Context};
 const FILE: &str = "settings.json";
 /// What an audit line of a change calls the values that are saved by it.
 const AFTER: &str = "after";
+/// What a change is called in the audit log.
+const SETTINGS: &str = "settings";
+/// Audit lines among which the last change is looked for.
+const LINES: usize = 1000;
 
 /// What is to be saved.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -69,11 +74,11 @@ impl Engine {
             let rotation = retention::plan(backups, &settings.retention, self.freeze()?.as_deref());
             return Ok(Changed { settings, rotation });
         }
-        let mut session = self.begin("settings", call)?;
+        let mut session = self.begin(SETTINGS, call)?;
         let saved = match self.assert_unchanged(change).and_then(|()| self.changed(change)) {
             Ok(saved) => saved,
             Err(error) => {
-                self.refused("settings", call, None, &error);
+                self.refused(SETTINGS, call, None, &error);
                 return Err(error);
             }
         };
@@ -100,6 +105,20 @@ impl Engine {
     pub(super) fn is_saved(&self, intent: &Entry) -> bool {
         let saved = self.saved().ok().and_then(|saved| serde_json::to_value(saved).ok());
         saved.is_some_and(|saved| intent.details.get(AFTER) == Some(&saved))
+    }
+
+    /// Who has last changed them, and when, if the newest lines of the audit log tell.
+    pub fn last_change(&self) -> Result<Option<(String, DateTime<Utc>)>, Error> {
+        let (mut found, mut looked) = (None, 0);
+        self.audit.newest_first(|line| {
+            let entry = &line.entry;
+            looked += 1;
+            if entry.operation == SETTINGS && entry.kind == Kind::Outcome && entry.ok == Some(true) {
+                found = Some((entry.by.clone(), line.at));
+            }
+            found.is_some() || looked >= LINES
+        })?;
+        Ok(found)
     }
 
     fn assert_unchanged(&self, change: &Change) -> Result<(), Error> {

@@ -268,7 +268,7 @@ impl Engine {
     }
 
     /// A catch-up or a retry may come before the next planned instant.
-    fn next_run(&self, settings: &Settings, now: DateTime<Utc>) -> Result<DateTime<Utc>, Error> {
+    pub(super) fn next_run(&self, settings: &Settings, now: DateTime<Utc>) -> Result<DateTime<Utc>, Error> {
         Ok(match self.decide(settings, now)? {
             Decision::Run { .. } => now,
             Decision::Wait { until } => until,

@@ -1,7 +1,9 @@
 //! The page at `/settings/backups`, for superusers: handlers that translate between browsers and the engine. Every address
 //! answers a browser without scripts with a whole page, and htmx with the part that it asked for.
 
+mod activity;
 mod backup;
+mod settings;
 mod tasks;
 
 use actix_web::body::BoxBody;
@@ -15,7 +17,7 @@ use serde::Deserialize;
 
 use super::admit::{SIGN_IN, Superuser, address};
 use super::problem::{Problem, UNAUTHENTICATED};
-use super::shown::{Shown, changed, html, opens_dialog};
+use super::shown::{HTML, Shown, changed, html, opens_dialog};
 use super::views::list::Chosen;
 use super::views::{self, Overview, Site, Tab, card, delete, errand, list, strip};
 use super::{State, resource, sign_in};
@@ -47,6 +49,12 @@ pub fn routes() -> Vec<Resource> {
             "/settings/backups/backup/{id}/delete",
             [(get(), page(web::to(backup::ask_to_delete))), (post(), web::to(backup::delete))],
         ),
+        resource(
+            "/settings/backups/settings",
+            [(get(), page(web::to(settings::look))), (post(), page(web::to(settings::save)))],
+        ),
+        resource("/settings/backups/settings/preview", [(post(), page(web::to(settings::preview)))]),
+        resource("/settings/backups/activity", [(get(), page(web::to(activity::look)))]),
     ]
 }
 
@@ -191,9 +199,8 @@ pub fn problem_as_wanted(mut response: ServiceResponse<BoxBody>) -> ServiceRespo
         (_, UNAUTHENTICATED) => signed_out(&site, request),
         _ => views::problem::whole(&site, &problem),
     };
-    let kind = HeaderValue::from_static("text/html; charset=utf-8");
-    response.headers_mut().insert(CONTENT_TYPE, kind);
-    // That of the body before, which a route may have compressed.
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(HTML));
+    // What was compressed is another body.
     response.headers_mut().remove(CONTENT_ENCODING);
     response.map_body(|_, _| BoxBody::new(markup.into_string()))
 }

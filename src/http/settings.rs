@@ -17,11 +17,13 @@ pub fn parse(partial: &Partial, now: &Settings) -> Result<Saved, Problem> {
             Err(detail) => errors.push(FieldError { pointer, detail }),
         }
     }
-    if errors.is_empty() {
-        return Ok(set);
-    }
+    if errors.is_empty() { Ok(set) } else { Err(not_allowed(errors)) }
+}
+
+/// The problem of values that aren't allowed.
+pub fn not_allowed(errors: Vec<FieldError>) -> Problem {
     let places: Vec<_> = errors.iter().map(|error| format!("{}: {}", error.pointer, error.detail)).collect();
-    Err(Problem::new(problem::BAD_SETTING, format!("nothing was changed. {}", places.join("; "))).errors(errors))
+    Problem::new(problem::BAD_SETTING, format!("nothing was changed. {}", places.join("; "))).errors(errors)
 }
 
 /// Each value with its pointer (RFC 6901), in a tree of its own.

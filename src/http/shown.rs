@@ -3,10 +3,13 @@
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 
+use actix_web::body::BoxBody;
 use actix_web::dev::Payload;
 use actix_web::http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, VARY};
-use actix_web::{FromRequest, HttpRequest, HttpResponse};
+use actix_web::{FromRequest, HttpRequest, HttpResponse, ResponseError};
 use maud::Markup;
+
+use super::problem::Problem;
 
 /// htmx sends it with every request of its own.
 const HX_REQUEST: HeaderName = HeaderName::from_static("hx-request");
@@ -14,6 +17,8 @@ const HX_REQUEST: HeaderName = HeaderName::from_static("hx-request");
 const HX_TARGET: HeaderName = HeaderName::from_static("hx-target");
 /// Events for the page that gets the answer.
 const HX_TRIGGER: HeaderName = HeaderName::from_static("hx-trigger");
+/// What pages and parts of them are.
+pub(super) const HTML: &str = "text/html; charset=utf-8";
 /// Where the answer goes instead, and how.
 const HX_RETARGET: HeaderName = HeaderName::from_static("hx-retarget");
 const HX_RESWAP: HeaderName = HeaderName::from_static("hx-reswap");
@@ -61,7 +66,7 @@ pub fn opens_dialog(headers: &HeaderMap) -> bool {
 /// HTML, a whole page or a part of one.
 pub fn html(markup: Markup) -> HttpResponse {
     HttpResponse::Ok()
-        .insert_header((CONTENT_TYPE, "text/html; charset=utf-8"))
+        .insert_header((CONTENT_TYPE, HTML))
         .insert_header((VARY, "HX-Request"))
         .body(markup.into_string())
 }
@@ -79,6 +84,15 @@ pub fn done_in_dialog(markup: Markup) -> HttpResponse {
 /// The answer takes the place of all that is in the dialog.
 pub fn in_dialog(answer: HttpResponse) -> HttpResponse {
     with(with(answer, HX_RETARGET, "#dialog"), HX_RESWAP, "innerHTML")
+}
+
+/// A problem on a page of its own kind: its status and its headers, and this instead of its text.
+pub fn refused(problem: &Problem, markup: Markup) -> HttpResponse {
+    let mut response = problem.error_response();
+    response.extensions_mut().remove::<Problem>();
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(HTML));
+    response.headers_mut().insert(VARY, HeaderValue::from_static("HX-Request"));
+    response.set_body(BoxBody::new(markup.into_string()))
 }
 
 fn with(mut response: HttpResponse, name: HeaderName, value: &'static str) -> HttpResponse {

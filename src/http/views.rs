@@ -1,6 +1,7 @@
 //! What browsers get: markup made from what the engine says. Nothing here asks or changes anything. All text is escaped by
 //! maud; there are no styles and no scripts in it.
 
+pub mod activity;
 pub mod backup;
 pub mod card;
 pub mod delete;
@@ -10,6 +11,7 @@ pub mod list;
 pub mod notice;
 pub mod problem;
 pub mod restore;
+pub mod settings;
 pub mod sign_in;
 pub mod strip;
 pub mod words;

@@ -25,6 +25,8 @@ const ROUTES: &[(&str, &str, Who, u16)] = &[
     ("GET", "/healthz", Anyone, 200),
     ("GET", "/readyz", Anyone, 200),
     ("GET", "/api/openapi.json", Anyone, 200),
+    ("GET", "/assets/{file}", Anyone, 404),
+    ("GET", "/sign-in", Anyone, 200),
     ("POST", "/sign-in", Anyone, 400),
     ("POST", "/sign-out", User, 204),
     ("GET", "/api/backup", User, 200),
@@ -46,6 +48,27 @@ const ROUTES: &[(&str, &str, Who, u16)] = &[
     ("GET", "/api/backup/{id}", User, 404),
     ("PATCH", "/api/backup/{id}", Superuser, 400),
     ("DELETE", "/api/backup/{id}", Superuser, 404),
+    ("GET", "/settings/backups", Superuser, 200),
+    ("GET", "/settings/backups/card", Superuser, 200),
+    ("GET", "/settings/backups/now", Superuser, 200),
+    ("GET", "/settings/backups/list", Superuser, 200),
+    ("POST", "/settings/backups/create", Superuser, 303),
+    ("POST", "/settings/backups/drill", Superuser, 303),
+    ("POST", "/settings/backups/acknowledge", Superuser, 400),
+    ("POST", "/settings/backups/cancel", Superuser, 409),
+    ("GET", "/settings/backups/errand/{number}", Superuser, 200),
+    ("POST", "/settings/backups/errand/{number}/cancel", Superuser, 409),
+    ("GET", "/settings/backups/backup/{id}", Superuser, 404),
+    ("POST", "/settings/backups/backup/{id}/verify", Superuser, 404),
+    ("POST", "/settings/backups/backup/{id}/pin", Superuser, 400),
+    ("GET", "/settings/backups/backup/{id}/restore", Superuser, 404),
+    ("POST", "/settings/backups/backup/{id}/restore", Superuser, 400),
+    ("GET", "/settings/backups/backup/{id}/delete", Superuser, 404),
+    ("POST", "/settings/backups/backup/{id}/delete", Superuser, 404),
+    ("GET", "/settings/backups/settings", Superuser, 200),
+    ("POST", "/settings/backups/settings", Superuser, 422),
+    ("POST", "/settings/backups/settings/preview", Superuser, 422),
+    ("GET", "/settings/backups/activity", Superuser, 200),
 ];
 
 const METHODS: [&str; 10] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "BREW"];
@@ -81,7 +104,9 @@ pub fn somebody(role: Value) -> String {
 fn every_route_is_listed_here() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let source = std::fs::read_to_string(root.join("http.rs")).unwrap();
-    let table = source.split_once("\nfn routes(").unwrap().1.split_once("\n}\n").unwrap().0;
+    let pages = std::fs::read_to_string(root.join("http/pages.rs")).unwrap();
+    let table = |text: &str, head: &str| text.split_once(head).unwrap().1.split_once("\n}\n").unwrap().0.to_owned();
+    let table = table(&source, "\nfn routes(") + &table(&pages, "\npub fn routes(");
     let methods = [
         ("get()", "GET"),
         ("post()", "POST"),
@@ -89,18 +114,20 @@ fn every_route_is_listed_here() {
         ("Method::PATCH", "PATCH"),
         ("Method::DELETE", "DELETE"),
     ];
+    let routes =
+        ["(), web::to", "(), page(web::to", "Method::PATCH, web::to", "Method::DELETE, web::to", "(), download()"];
     let mut served = BTreeSet::new();
     for resource in table.split("resource(").skip(1) {
         let path = resource.split('"').nth(1).unwrap();
-        let found: Vec<_> = methods.iter().filter(|(text, _)| resource.contains(&format!("({text}, "))).collect();
-        assert_eq!(
-            found.len(),
-            resource.matches("(), web::to").count()
-                + resource.matches("Method::").count()
-                + resource.matches("(), download()").count(),
-            "a method that isn't known here: {resource}"
-        );
-        served.extend(found.into_iter().map(|(_, method)| (*method, path)));
+        let routes: usize = routes.iter().map(|route| resource.matches(route).count()).sum();
+        let mut known = 0;
+        for (text, method) in methods {
+            known += resource.matches(&format!("({text}, ")).count();
+            if resource.contains(&format!("({text}, ")) {
+                served.insert((method, path));
+            }
+        }
+        assert!(known > 0 && known == routes, "a method that isn't known here: {resource}");
     }
     let listed: BTreeSet<_> = ROUTES.iter().map(|(method, path, ..)| (*method, *path)).collect();
     assert_eq!(served, listed);
@@ -135,8 +162,13 @@ fn callers() -> Vec<(&'static str, Option<String>, Who)> {
     ]
 }
 
+/// With something in each place that is open.
+fn placed(path: &str) -> String {
+    path.replace("{id}", "daily-2020-01-01").replace("{number}", "0").replace("{file}", "none.css")
+}
+
 fn ask(server: &Server, method: &str, path: &str, token: Option<&String>) -> Answer {
-    let request = afresh(server.request(method, &path.replace("{id}", "daily-2020-01-01")));
+    let request = afresh(server.request(method, &placed(path)));
     token.into_iter().fold(request, |request, token| request.token(token)).send()
 }
 
@@ -164,7 +196,7 @@ fn every_route_answers_those_that_it_is_for_and_nobody_else() {
             }
         }
     }
-    assert_eq!(place.list().len(), 3, "the first and the superuser's two");
+    assert_eq!(place.list().len(), 4, "the first and the superuser's three");
     server.stop();
     place.assert_whole();
 }

@@ -3,6 +3,7 @@
 
 mod app;
 mod browser;
+mod browse;
 mod client;
 mod harness;
 mod held;
@@ -36,6 +37,8 @@ mod no_file_calls;
 mod offline;
 mod page;
 mod page_in_chromium;
+mod page_activity;
+mod page_settings;
 mod paths;
 mod preview;
 mod public_keys;

@@ -33,7 +33,7 @@ pub struct LastDrill {
     pub seconds: f64,
     /// Why it failed.
     #[serde(skip)]
-    pub(in crate::engine) reason: String,
+    pub reason: String,
 }
 
 /// What the log tells, up to a line.
@@ -48,7 +48,7 @@ pub(in crate::engine) struct History {
 
 impl Engine {
     /// The last rehearsal that came to an end.
-    pub(in crate::engine) fn last_drill(&self) -> Result<Option<LastDrill>, Error> {
+    pub fn last_drill(&self) -> Result<Option<LastDrill>, Error> {
         Ok(self.history()?.last)
     }
 

@@ -190,11 +190,6 @@ impl Catalog {
         self.backups.iter().filter(|backup| !backup.deleting)
     }
 
-    /// The newest good backup.
-    pub fn newest_good(&self) -> Option<&Backup> {
-        self.standing().filter(|backup| backup.is_good()).max_by_key(|backup| backup.sequence)
-    }
-
     /// Marks for deletion.
     pub fn mark_deleting(&mut self, id: &BackupId) {
         if let Some(backup) = self.get_mut(id) {

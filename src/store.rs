@@ -59,6 +59,19 @@ impl Store {
         backup.databases.iter().map(|(name, copy)| (name, self.path(&backup.id, name, copy.form)))
     }
 
+    /// Whether all files of a backup are there, as long as they were: a look at names and sizes.
+    pub fn is_there(&self, backup: &Backup) -> Result<bool, disk::Error> {
+        for (name, path) in self.paths(backup) {
+            let recorded = backup.databases.get(name).map(|copy| copy.stored_size);
+            match path.symlink_metadata().to("look at", &path) {
+                Ok(meta) if meta.is_file() && Some(meta.len()) == recorded => {}
+                Err(error) if !error.is_missing() => return Err(error),
+                _ => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
     /// Whether a file of that id lies about, whatever the catalog says.
     pub fn has(&self, id: &BackupId, names: &[DatabaseName]) -> bool {
         names.iter().any(|name| self.path(id, name, Form::Plain).symlink_metadata().is_ok())

@@ -56,33 +56,85 @@ pub enum State {
 /// The calendar as it is today.
 pub fn calendar(backups: &[Backup], retention: &Retention, today: NaiveDate) -> Calendar {
     let view = View { backups, today, since: backups.iter().map(|backup| backup.local_date).min() };
+    let owed = Owed::of(retention, today);
     let clamped = |count: u32, range: std::ops::RangeInclusive<u32>| count.clamp(*range.start(), *range.end());
-    // How many days back each tier reaches.
-    let daily = u64::from(retention.daily);
-    let weekly = daily + 7 * u64::from(retention.weekly);
-    let monthly = weekly + 31 * u64::from(retention.monthly);
     let days = last(clamped(retention.daily, DAYS), |back| {
         let day = before(today, back.into());
         (day, day)
     });
-    let weeks = last(clamped(retention.weekly, WEEKS), |back| {
-        let monday = before(today, u64::from(today.weekday().num_days_from_monday()) + 7 * u64::from(back));
-        (monday, after(monday, 6))
-    });
-    let months = last(MONTHS, |back| {
-        let first = today.with_day(1).unwrap_or(today);
-        let first = first.checked_sub_months(Months::new(back)).unwrap_or(first);
-        (first, before(first.checked_add_months(Months::new(1)).unwrap_or(first), 1))
-    });
+    let weeks = last(clamped(retention.weekly, WEEKS), |back| week(before(monday(today), 7 * u64::from(back))));
+    let months = last(MONTHS, |back| month(months_before(today, back)));
     Calendar {
-        months: view.periods(months, before(today, monthly)),
-        weeks: view.periods(weeks, before(today, weekly)),
-        days: view.periods(days, before(today, daily)),
+        months: view.periods(months, |period| owed.has_month(period)),
+        weeks: view.periods(weeks, |period| owed.has_week(period)),
+        days: view.periods(days, |period| owed.has_day(period)),
     }
 }
 
+/// First and last day.
+type Span = (NaiveDate, NaiveDate);
+
+/// What rotation has kept if a backup was taken each day. It counts from the newest on: a day that leaves the dailies stands
+/// for its week, a week that leaves the weeklies for its month.
+struct Owed {
+    /// The oldest day of which there is a daily backup for sure.
+    day: NaiveDate,
+    /// The Monday of the oldest week that a weekly backup stands for; nothing if there are none.
+    week: Option<NaiveDate>,
+    /// The first day of the oldest month that a monthly backup stands for; nothing if there are none.
+    month: Option<NaiveDate>,
+}
+
+impl Owed {
+    fn of(retention: &Retention, today: NaiveDate) -> Self {
+        // The newest day that has left the dailies for sure.
+        let left = before(today, retention.daily.into());
+        let weeks = u64::from(retention.weekly);
+        let week = weeks.checked_sub(1).map(|older| before(monday(left), 7 * older));
+        // A weekly backup stands for a month by its own day, which is any of its week's.
+        let left = week.map_or(left, |oldest| before(oldest, 1));
+        let month = retention.monthly.checked_sub(1).map(|older| month(months_before(left, older)).0);
+        Self { day: before(today, u64::from(retention.daily).saturating_sub(1)), week, month }
+    }
+
+    fn has_day(&self, (day, _): Span) -> bool {
+        day >= self.day
+    }
+
+    fn has_week(&self, (first, last): Span) -> bool {
+        self.week.is_some_and(|oldest| first >= oldest) || last >= self.day
+    }
+
+    /// A month is stood for by its own backup, or by that of a week which lies within it.
+    fn has_month(&self, (first, last): Span) -> bool {
+        let whole_week = self
+            .week
+            .map(|oldest| after(if monday(first) == first { first } else { after(monday(first), 7) }.max(oldest), 6));
+        self.month.is_some_and(|oldest| first >= oldest)
+            || whole_week.is_some_and(|sunday| sunday <= last)
+            || last >= self.day
+    }
+}
+
+fn monday(date: NaiveDate) -> NaiveDate {
+    before(date, date.weekday().num_days_from_monday().into())
+}
+
+fn week(monday: NaiveDate) -> Span {
+    (monday, after(monday, 6))
+}
+
+fn months_before(date: NaiveDate, months: u32) -> NaiveDate {
+    let first = date.with_day(1).unwrap_or(date);
+    first.checked_sub_months(Months::new(months)).unwrap_or(first)
+}
+
+fn month(first: NaiveDate) -> Span {
+    (first, before(first.checked_add_months(Months::new(1)).unwrap_or(first), 1))
+}
+
 /// The last `count` periods, oldest first.
-fn last(count: u32, period: impl Fn(u32) -> (NaiveDate, NaiveDate)) -> Vec<(NaiveDate, NaiveDate)> {
+fn last(count: u32, period: impl Fn(u32) -> Span) -> Vec<Span> {
     (0..count).rev().map(period).collect()
 }
 
@@ -102,20 +154,19 @@ struct View<'a> {
 }
 
 impl View<'_> {
-    /// Those that end after `reach` should be there.
-    fn periods(&self, periods: Vec<(NaiveDate, NaiveDate)>, reach: NaiveDate) -> Vec<Period> {
-        let period = |(first, last)| Period { first, last, state: self.state(first, last, last > reach) };
+    fn periods(&self, periods: Vec<Span>, is_owed: impl Fn(Span) -> bool) -> Vec<Period> {
+        let period = |span: Span| Period { first: span.0, last: span.1, state: self.state(span, is_owed(span)) };
         periods.into_iter().map(period).collect()
     }
 
-    fn state(&self, first: NaiveDate, last: NaiveDate, is_within_reach: bool) -> State {
+    fn state(&self, (first, last): Span, is_owed: bool) -> State {
         let good = self.backups.iter().filter(|it| it.is_good() && (first..=last).contains(&it.local_date));
         let good: Vec<&Backup> = good.collect();
         match good.iter().max_by_key(|backup| (backup.timestamp, backup.sequence)) {
             Some(newest) => State::Kept { id: newest.id, count: good.len() },
             None if last >= self.today => State::Open,
             None if self.since.is_none_or(|since| last < since) => State::Before,
-            None if is_within_reach => State::Gap,
+            None if is_owed => State::Gap,
             None => State::NotKept,
         }
     }

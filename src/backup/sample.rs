@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::NaiveDate;
 use serde_json::Map;
 
+use super::retention::{Plan, Step};
 use super::{Backup, BackupId, CheckKind, Checked, Tier, Verified};
 
 /// A backup of which rules see what matters to them.
@@ -27,5 +28,24 @@ pub fn backup(sequence: u64, tier: Tier, date: NaiveDate) -> Backup {
         verified: Verified { at, ok: true },
         deleting: false,
         extra: Map::new(),
+    }
+}
+
+/// What the engine makes of a plan.
+pub fn apply(backups: &mut Vec<Backup>, plan: &Plan) {
+    for step in &plan.steps {
+        match step {
+            Step::Drop { id, .. } => {
+                let before = backups.len();
+                backups.retain(|backup| backup.id != *id);
+                assert_eq!(backups.len(), before - 1, "{id} was not there to drop");
+            }
+            Step::Promote { from, to, .. } => {
+                assert!(backups.iter().all(|backup| backup.id != *to), "{to} is there already");
+                let moved = backups.iter_mut().find(|backup| backup.id == *from).expect("nothing to promote");
+                assert!(to.covers(moved.local_date), "{to} for {}", moved.local_date);
+                (moved.id, moved.tier) = (*to, to.tier());
+            }
+        }
     }
 }

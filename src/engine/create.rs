@@ -77,8 +77,8 @@ impl Engine {
         })
     }
 
-    /// Why rotation must stand still: the last backup that learned something of the live data failed because of it
-    /// [P4]. One that was cancelled, or found a lock or a full disk in its way, learned nothing.
+    /// Why rotation must stand still: the last backup or restore that learned something of the live data failed because of
+    /// it [P4]. One that was cancelled, or found a lock or a full disk in its way, learned nothing.
     pub(super) fn freeze(&self) -> Result<Option<String>, Error> {
         self.unusable.get(self.audit.path(), || self.read_freeze())
     }
@@ -87,10 +87,13 @@ impl Engine {
         let mut freeze = None;
         self.audit.newest_first(|line| {
             let entry = &line.entry;
-            if entry.kind != Kind::Outcome || entry.operation != "create" {
+            let learns = matches!(entry.operation.as_str(), "create" | "restore");
+            if entry.kind != Kind::Outcome || !learns {
                 return false;
             }
-            let unusable = entry.code.as_deref().is_some_and(|code| LIVE_DATA.contains(&code));
+            // What was written by a restore didn't come back as it was.
+            let wrong = entry.operation == "restore" && entry.code.as_deref() == Some("read-back");
+            let unusable = wrong || entry.code.as_deref().is_some_and(|code| LIVE_DATA.contains(&code));
             if unusable {
                 freeze = entry.reason.clone();
             }

@@ -64,19 +64,34 @@ impl Engine {
 
     fn previewed(&self, id: &BackupId, call: &Call) -> Result<Preview, Error> {
         let (backup, copies) = self.opened_copies(id)?;
-        let mut databases = BTreeMap::new();
+        let (mut databases, mut found) = (BTreeMap::new(), Vec::new());
         for (name, copy) in copies {
-            let compared = self.compared(&backup, &name, copy, call)?;
+            let compared = match copy.and_then(|copy| self.compared(&backup, &name, copy, call)) {
+                Ok(compared) => compared,
+                // Kept of corrupt data, and put back as it was by whoever wants that.
+                Err(error @ Error::Damaged { .. }) if !backup.checked.ok => {
+                    let reason = error.to_string();
+                    found.push(error);
+                    DatabasePreview::NotCompared { reason }
+                }
+                Err(Error::Sqlite(error @ sqlite::Error::Corrupt { .. })) => {
+                    let reason = error.to_string();
+                    found.extend(corrupt_live(error));
+                    DatabasePreview::NotCompared { reason }
+                }
+                Err(error) => return Err(error),
+            };
             databases.insert(name, compared);
         }
-        let mut warnings = self.obstacles(&backup, call)?;
+        found.extend(self.obstacles(&backup, call)?);
+        let mut warnings: Vec<Warning> = found.into_iter().map(|error| self.refusal(error)).collect();
         warnings.extend(self.warnings_of(&backup, &databases));
         Ok(Preview { id: backup.id, timestamp: backup.timestamp, databases, warnings })
     }
 
     /// Opens all copies of a backup. Rotation may take a file away, or give it another name, before SQLite has it open too:
     /// then all are looked up once more.
-    fn opened_copies(&self, id: &BackupId) -> Result<(Backup, Vec<(DatabaseName, Connection)>), Error> {
+    fn opened_copies(&self, id: &BackupId) -> Result<(Backup, Vec<(DatabaseName, Result<Connection, Error>)>), Error> {
         'opened: loop {
             let Opened { backup, files } = self.opened(id)?;
             let mut copies = Vec::new();
@@ -87,7 +102,7 @@ impl Engine {
                 if !is_at(&handed.file, &path) {
                     continue 'opened;
                 }
-                let copy = opened.map_err(|error| damaged(backup.id, &situation(&handed.name, error)))?;
+                let copy = opened.map_err(|error| damaged(backup.id, &situation(&handed.name, error)));
                 copies.push((handed.name, copy));
             }
             return Ok((backup, copies));
@@ -110,14 +125,14 @@ impl Engine {
         let rows = rows.cloned().unwrap_or_default();
         match diff::compare(&source, copy, &rows, &bounds, &call.control) {
             Ok(difference) => Ok(DatabasePreview::Compared(difference)),
-            Err(Failure::Live(error @ (sqlite::Error::Cancelled | sqlite::Error::Locked { .. }))) => Err(error.into()),
+            Err(Failure::Live(error)) if is_told(&error) => Err(error.into()),
             Err(Failure::Live(error)) => Ok(DatabasePreview::NotCompared { reason: error.to_string() }),
             Err(Failure::Copy(error)) => Err(damaged(backup.id, &error)),
         }
     }
 
     /// Why a restore would be refused as things stand, and what it would take.
-    fn obstacles(&self, backup: &Backup, call: &Call) -> Result<Vec<Warning>, Error> {
+    fn obstacles(&self, backup: &Backup, call: &Call) -> Result<Vec<Error>, Error> {
         let allowed = Allowed { force: false, is_undo: self.is_undo(&backup.id) };
         let same = self.assert_same_databases(backup, allowed.is_undo).err();
         let mut found: Vec<Error> = same.into_iter().collect();
@@ -135,9 +150,18 @@ impl Engine {
                 Err(error) => found.push(Error::of_target(error)),
             }
         }
-        let warning =
-            |error: Error| Warning { code: "refused", detail: format!("a restore would be refused: {error}") };
-        Ok(found.into_iter().map(warning).collect())
+        Ok(found)
+    }
+
+    /// As a warning, which says whether force would lift it.
+    fn refusal(&self, error: Error) -> Warning {
+        let lifted = match &error {
+            Error::OtherDatabases { not_held, .. } => not_held.len() < self.config.databases.len(),
+            Error::ForeignCode { .. } | Error::CorruptLive { .. } | Error::Damaged { .. } => true,
+            _ => false,
+        };
+        let code = if lifted { "needs-force" } else { "refused" };
+        Warning { code, detail: format!("a restore would be refused: {error}") }
     }
 
     fn warnings_of(&self, backup: &Backup, databases: &BTreeMap<DatabaseName, DatabasePreview>) -> Vec<Warning> {
@@ -168,6 +192,19 @@ impl Engine {
             warn_of(name, preview, self.config.databases.contains_key(name), &mut warn);
         }
         warnings
+    }
+}
+
+/// What the caller is to know of a live database, rather than that it wasn't compared.
+fn is_told(error: &sqlite::Error) -> bool {
+    use sqlite::Error::{Cancelled, Corrupt, Locked};
+    matches!(error, Cancelled | Locked { .. } | Corrupt { .. })
+}
+
+fn corrupt_live(error: sqlite::Error) -> Option<Error> {
+    match error {
+        sqlite::Error::Corrupt { name, findings, .. } => Some(Error::CorruptLive { name, findings }),
+        _ => None,
     }
 }
 

@@ -178,7 +178,10 @@ impl Engine {
     pub fn is_ready(&self) -> Result<bool, Error> {
         let proven = |backup: &&Backup| backup.checked.ok && backup.verified.ok;
         let backups = self.list()?;
-        let newest = backups.iter().filter(proven).max_by_key(|backup| backup.sequence);
+        // The newest that is, so that no more than one is looked at as a rule.
+        let mut proven: Vec<&Backup> = backups.iter().filter(proven).collect();
+        proven.sort_by_key(|backup| std::cmp::Reverse(backup.sequence));
+        let newest = proven.into_iter().find(|backup| self.store.is_there(backup).unwrap_or(false));
         let now = self.clock.now();
         // Of one from the future nobody knows how old it is.
         let dated = newest.filter(|backup| backup.timestamp <= now + CLOCKS_DIFFER);

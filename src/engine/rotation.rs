@@ -32,7 +32,7 @@ impl Session<'_> {
             let mut as_planned = true;
             // An id that the plan itself makes has the files of the one it comes from.
             for backup in backups.iter_mut().filter(|backup| is_promoted(&plan, &backup.id)) {
-                match self.has_files(backup) {
+                match self.engine.store.is_there(backup) {
                     Ok(true) => continue,
                     Ok(false) => self.found_damaged(backup),
                     Err(error) => {
@@ -54,19 +54,6 @@ impl Session<'_> {
         if let Some(recorded) = self.catalog.get_mut(&backup.id) {
             recorded.verified = backup.verified.clone();
         }
-    }
-
-    /// By a look at the names and sizes.
-    fn has_files(&self, backup: &Backup) -> Result<bool, disk::Error> {
-        for (name, path) in self.engine.store.paths(backup) {
-            let recorded = backup.databases.get(name).map(|copy| copy.stored_size);
-            match path.symlink_metadata().to("look at", &path) {
-                Ok(meta) if meta.is_file() && Some(meta.len()) == recorded => {}
-                Err(error) if !error.is_missing() => return Err(error),
-                _ => return Ok(false),
-            }
-        }
-        Ok(true)
     }
 
     /// Step 1, and the entries of step 2 in memory.

@@ -38,19 +38,23 @@ impl Drop for Guard {
 }
 
 impl Engine {
-    /// Asks the operation that is under way in this process to stop, and says which that is. It undoes what it has begun
-    /// and ends as `cancelled`; past its commit point it ends well.
-    pub fn cancel(&self, call: &Call) -> Result<Holder, Error> {
-        let now = self.clock.now();
-        let Some((holder, control)) = self.running.get() else {
-            return Err(match Holder::read(self.store.root(), LOCK, now) {
+    /// Asks the operation that is under way in this process to stop, and says which that is; only the `meant` one, if the
+    /// caller has one in mind. It undoes what it has begun and ends as `cancelled`; past its commit point it ends well.
+    pub fn cancel(&self, meant: impl Fn(&Holder) -> bool, call: &Call) -> Result<Holder, Error> {
+        match self.running.get().filter(|(holder, _)| meant(holder)) {
+            Some((holder, control)) => self.cancel_by(holder, &control, call),
+            None => Err(match Holder::read(self.store.root(), LOCK, self.clock.now()).filter(meant) {
                 Some(other) => Error::RunsElsewhere(Box::new(other)),
                 None => Error::NothingRuns,
-            });
-        };
+            }),
+        }
+    }
+
+    /// Asks what `holder` does to stop, by its own control.
+    pub fn cancel_by(&self, holder: Holder, control: &Control, call: &Call) -> Result<Holder, Error> {
         let mut line = Entry { ok: Some(true), ..entry(Kind::Outcome, "cancel", &call.actor, None) };
         line.details.insert("cancelled".to_owned(), format!("{} by {}", holder.operation, holder.by).into());
-        self.audit.append(now, line)?;
+        self.audit.append(self.clock.now(), line)?;
         control.cancel();
         Ok(holder)
     }

@@ -1,7 +1,6 @@
 //! How things stand, for people and programs. Reads only.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
@@ -18,8 +17,9 @@ use crate::backup::schedule::{self, Decision};
 use crate::backup::settings::Settings;
 use crate::backup::{Backup, BackupId, DatabaseName, Tier, hex, timestamp};
 use crate::catalog::Catalog;
-use crate::config::{Origin, VARIABLES};
+use crate::config::{Config, Origin, VARIABLES};
 use crate::disk;
+use crate::store::Found;
 
 /// A backup may seem to lie this far ahead.
 pub(super) const CLOCKS_DIFFER: chrono::Duration = chrono::Duration::minutes(5);
@@ -217,10 +217,15 @@ impl Engine {
         let catalog = self.standing_catalog()?;
         let catalog = catalog.as_deref();
         let backups: Vec<&Backup> = catalog.into_iter().flat_map(Catalog::standing).collect();
-        let newest = catalog.and_then(Catalog::newest_good);
-        let unmanaged = self.unmanaged(catalog, now)?;
+        let found = self.store.scan()?;
+        let missing = self.missing(&backups, &found)?;
+        let good = backups.iter().copied().filter(|backup| backup.is_good() && !missing.contains(&backup.id));
+        let newest = good.max_by_key(|backup| backup.sequence);
+        let unmanaged = self.unmanaged(catalog, found, now);
         let (failures, last_drill) = (self.failures()?, self.last_drill()?);
-        let mut warnings = self.warnings(&settings, catalog, failures.of_create.as_ref(), &unmanaged, now)?;
+        let mut warnings = self.warnings(&settings, catalog, failures.of_create.as_ref(), now)?;
+        warnings.splice(0..0, Warnings::of_age(newest, &backups, &self.config, now));
+        warnings.extend(Warnings::of_files(&missing, &unmanaged));
         warnings.extend(last_drill.as_ref().and_then(drill_failed));
         let size =
             |tier: Tier| backups.iter().filter(|backup| backup.tier == tier).map(|backup| backup.stored_size()).sum();
@@ -318,10 +323,11 @@ impl Engine {
         self.audit.newest_first(|line| {
             looked += 1;
             let entry = &line.entry;
-            // The operation that wanted a rotation tells its failure too; a client that went away is no failure of ours.
+            // The operation that wanted a rotation tells its failure too; a client that went away is no failure of ours, and
+            // what someone wanted to stop is none at all.
             let tells = entry.kind == Kind::Outcome
                 && entry.operation != super::rotation::ROTATE
-                && entry.code.as_deref() != Some(super::handout::ABORTED);
+                && !matches!(entry.code.as_deref(), Some(super::handout::ABORTED | "cancelled"));
             if tells && ended.insert(entry.operation.clone()) && entry.ok == Some(false) {
                 let failure = LastFailure {
                     at: line.at,
@@ -340,17 +346,34 @@ impl Engine {
         Ok(Failures { last, of_create })
     }
 
-    fn unmanaged(&self, catalog: Option<&Catalog>, now: DateTime<Utc>) -> Result<Vec<String>, Error> {
+    /// Backups whose files are not there, or not as long as they were. What has just been removed with its entry is looked
+    /// up once more.
+    fn missing(&self, backups: &[&Backup], found: &[Found]) -> Result<BTreeSet<BackupId>, Error> {
+        let sizes: BTreeMap<&str, u64> = found.iter().map(|found| (found.file.as_str(), found.size)).collect();
+        let is_there = |backup: &Backup| {
+            backup.databases.values().all(|copy| sizes.get(copy.file.as_str()) == Some(&copy.stored_size))
+        };
+        let mut missing: BTreeSet<BackupId> =
+            backups.iter().filter(|backup| !is_there(backup)).map(|backup| backup.id).collect();
+        if !missing.is_empty() {
+            let standing = self.standing_catalog()?;
+            let standing: BTreeSet<_> = standing.iter().flat_map(|it| it.standing()).map(|backup| backup.id).collect();
+            missing.retain(|id| standing.contains(id));
+        }
+        Ok(missing)
+    }
+
+    fn unmanaged(&self, catalog: Option<&Catalog>, found: Vec<Found>, now: DateTime<Utc>) -> Vec<String> {
         let named: BTreeSet<&str> = catalog
             .iter()
             .flat_map(|catalog| &catalog.backups)
             .flat_map(|backup| backup.databases.values().map(|copy| copy.file.as_str()))
             .collect();
-        let scanned = self.store.scan()?.into_iter().map(|found| found.file);
+        let scanned = found.into_iter().map(|found| found.file);
         let makes = |holder: Holder| holder.operation == "create" || holder.operation == "restore";
         let under_way = Holder::read(self.store.root(), LOCK, now).is_some_and(makes);
         // Between the names and the catalog of a backup that is being made there is nothing to report.
-        Ok(if under_way { Vec::new() } else { scanned.filter(|file| !named.contains(file.as_str())).collect() })
+        if under_way { Vec::new() } else { scanned.filter(|file| !named.contains(file.as_str())).collect() }
     }
 
     fn warnings(
@@ -358,12 +381,10 @@ impl Engine {
         settings: &Settings,
         catalog: Option<&Catalog>,
         failed: Option<&LastFailure>,
-        unmanaged: &[String],
         now: DateTime<Utc>,
     ) -> Result<Vec<Warning>, Error> {
         let backups: Vec<&Backup> = catalog.into_iter().flat_map(Catalog::standing).collect();
         let mut warnings = Warnings(Vec::new());
-        warnings.age(&backups, self.config.stale_after, now);
         if !settings.enabled {
             warnings.add("disabled", "scheduled backups are off (BACKUP_ENABLED, or the saved setting); turn them on");
         }
@@ -375,7 +396,12 @@ impl Engine {
             warnings.add("backup-failed", format!("the last backup failed: {}", failed.reason));
         }
         let recorded = catalog.map_or(&[][..], |catalog| &catalog.backups);
-        if let Some(frozen) = retention::plan(recorded, &settings.retention, self.freeze()?.as_deref()).frozen {
+        let unusable = self.freeze()?;
+        if let (Some(reason), None) = (&unusable, failed) {
+            let text = format!("the live data was found unusable: {reason}; look at it, or restore a backup");
+            warnings.add("live-unusable", text);
+        }
+        if let Some(frozen) = retention::plan(recorded, &settings.retention, unusable.as_deref()).frozen {
             warnings.add("rotation-frozen", format!("nothing older is dropped: {frozen}"));
         }
         for backup in backups.iter().filter(|backup| !backup.verified.ok) {
@@ -388,7 +414,6 @@ impl Engine {
             let text = "this backup directory is new; if it should not be, look whether its volume is mounted";
             warnings.add("new-store", text);
         }
-        warnings.files(unmanaged);
         if let Some(seq) = catalog.map_or(Ok(None), |catalog| self.lost_anchor(catalog))? {
             warnings.add("audit-broken", format!("the audit log no longer holds line {seq}, which the catalog remembers: its end was cut off, or it was removed; put it back from a copy. Backups go on"));
         }
@@ -431,13 +456,23 @@ impl Warnings {
         self.0.push(Warning { code, detail: detail.into() });
     }
 
-    fn age(&mut self, backups: &[&Backup], stale_after: Duration, now: DateTime<Utc>) {
-        let good = backups.iter().filter(|backup| backup.is_good()).max_by_key(|backup| backup.sequence);
-        let Some(newest) = good else {
-            return self.add("no-backup", "there is no backup yet; `create` takes one now");
-        };
+    /// Of the newest good backup: how old it is, and what it lacks.
+    fn of_age(newest: Option<&Backup>, backups: &[&Backup], config: &Config, now: DateTime<Utc>) -> Vec<Warning> {
+        let mut warnings = Self(Vec::new());
+        match newest {
+            None if backups.is_empty() => warnings.add("no-backup", "there is no backup yet; `create` takes one now"),
+            None => {
+                let text = "none of the backups is good: each is damaged, suspiciously small, or its files are gone; take another now, and look at the disk";
+                warnings.add("no-backup", text);
+            }
+            Some(newest) => warnings.of_newest(newest, config, now),
+        }
+        warnings.0
+    }
+
+    fn of_newest(&mut self, newest: &Backup, config: &Config, now: DateTime<Utc>) {
         let age = (now - newest.timestamp).to_std().unwrap_or_default();
-        if age > stale_after {
+        if age > config.stale_after {
             let hours = age.as_secs() / 3600;
             self.add(
                 "stale",
@@ -450,22 +485,34 @@ impl Warnings {
                 format!("{} lies in the future; was the clock wrong, or is it now?", newest.id),
             );
         }
+        let lacks = config.databases.keys().filter(|name| !newest.databases.contains_key(*name));
+        let lacks: Vec<_> = lacks.map(DatabaseName::as_str).collect();
+        if !lacks.is_empty() {
+            let text = format!("{} has no copy of {}; take another backup now", newest.id, lacks.join(", "));
+            self.add("not-covered", text);
+        }
     }
 
-    fn files(&mut self, unmanaged: &[String]) {
+    /// Files that should be there, and files that nobody expects.
+    fn of_files(missing: &BTreeSet<BackupId>, unmanaged: &[String]) -> Vec<Warning> {
+        let mut warnings = Self(Vec::new());
+        if !missing.is_empty() {
+            let ids: Vec<String> = missing.iter().map(ToString::to_string).collect();
+            let text = "the files of these backups are gone or not whole: ";
+            let what =
+                "bring them back, or take another backup and look at the disk; `catalog rebuild` forgets what is gone";
+            warnings.add("files-missing", format!("{text}{}; {what}", list(&ids.iter().collect::<Vec<_>>())));
+        }
         let (corrupt, other): (Vec<&String>, Vec<_>) = unmanaged.iter().partition(|file| file.ends_with(".corrupt"));
         if !corrupt.is_empty() {
-            self.add(
-                "corrupt-copies",
-                format!(
-                    "copies of corrupt data are kept for a look; remove them by hand when done: {}",
-                    list(&corrupt)
-                ),
-            );
+            let text = "copies of corrupt data are kept for a look; remove them by hand when done: ";
+            warnings.add("corrupt-copies", format!("{text}{}", list(&corrupt)));
         }
         if !other.is_empty() {
-            self.add("unmanaged", format!("files that no backup names are left alone: {}; move them away, or `catalog rebuild` takes in what is a backup", list(&other)));
+            let what = "move them away, or `catalog rebuild` takes in what is a backup";
+            warnings.add("unmanaged", format!("files that no backup names are left alone: {}; {what}", list(&other)));
         }
+        warnings.0
     }
 }
 

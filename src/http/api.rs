@@ -357,7 +357,7 @@ pub struct Cancelling {
     responses((status = 202, description = "What is asked to stop", body = Cancelling), openapi::OfCancel))]
 pub async fn cancel(state: web::Data<State>, superuser: Superuser) -> Result<HttpResponse, Problem> {
     let call = state.call(&superuser);
-    let cancelled = match state.engine(move |engine| engine.cancel(&call)).await {
+    let cancelled = match state.engine(move |engine| engine.cancel(|_| true, &call)).await {
         Err(problem) if problem.kind() == problem::NOTHING_RUNS => state.cancel_reading().ok_or(problem)?,
         cancelled => cancelled?,
     };

@@ -12,7 +12,7 @@ use super::problem::Problem;
 use super::{State, locked};
 use crate::backup::{Backup, BackupId, DatabaseName, hex};
 use crate::disk;
-use crate::engine::{self, Call, Drilled, Engine, Restored, Verification};
+use crate::engine::{self, Call, Drilled, Engine, Holder, Restored, Verification};
 use crate::sqlite::Control;
 
 /// What ends within this is told at once.
@@ -33,6 +33,18 @@ pub enum Task {
     Restore(BackupId),
     /// Backups are rehearsed.
     Drill,
+}
+
+impl Task {
+    /// As the audit log calls it.
+    fn name(self) -> &'static str {
+        match self {
+            Task::Create => "create",
+            Task::Verify(_) => "verify",
+            Task::Restore(_) => "restore",
+            Task::Drill => "drill",
+        }
+    }
 }
 
 /// What came of it.
@@ -63,7 +75,10 @@ pub struct Errand {
     pub number: String,
     /// What it does.
     pub task: Task,
-    control: Control,
+    /// Who does it, since when.
+    pub holder: Holder,
+    /// How it is stopped.
+    pub control: Control,
     stage: Mutex<Stage>,
 }
 
@@ -71,11 +86,6 @@ impl Errand {
     /// How things stand.
     pub fn stage(&self) -> Stage {
         locked(&self.stage).clone()
-    }
-
-    /// Asks it to stop.
-    pub fn cancel(&self) {
-        self.control.cancel();
     }
 
     fn reached(&self, database: &DatabaseName, share: f64) {
@@ -126,7 +136,8 @@ pub async fn begin(
     let call = state.call(superuser);
     let number = hex(&disk::random::<RANDOM>().map_err(|error| Problem::internal(&error))?);
     let stage = Mutex::new(Stage::Running(None));
-    let errand = Arc::new(Errand { number, task, control: call.control.clone(), stage });
+    let holder = Holder::new(task.name(), &call.actor.by, state.engine.clock().now());
+    let errand = Arc::new(Errand { number, task, holder, control: call.control.clone(), stage });
     state.errands.add(&errand);
     let listener = Arc::downgrade(&errand);
     let control = call.control.also(move |progress| {

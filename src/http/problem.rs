@@ -79,6 +79,7 @@ kinds! {
     TOO_MANY_REQUESTS = "too-many-requests" 429 "Too many requests";
     HEADERS_TOO_LARGE = "headers-too-large" 431 "The headers are too large";
     INTERNAL = "internal" 500 "Something is wrong here";
+    RESTORED_WRONG = "restored-wrong" 500 "What was restored is not what the backup holds";
     NOT_READY = "not-ready" 503 "No recent backup";
     BUSY = "busy" 503 "Too many downloads at once";
     ANOTHER_STORE = "another-store" 503 "It is not the backup directory that was expected";
@@ -301,7 +302,7 @@ fn kind(error: &Error) -> Kind {
         Error::ForeignCode { .. } => FOREIGN_CODE,
         Error::CorruptLive { .. } => LIVE_CORRUPT,
         Error::RestoreHold { .. } => RESTORE_HOLD,
-        Error::RestoredWrong { .. } => INTERNAL,
+        Error::RestoredWrong { .. } => RESTORED_WRONG,
         Error::RestoreUnfinished { .. } | Error::PlanUnreadable { .. } | Error::PlanNamesUnknown { .. } => {
             RESTORE_UNFINISHED
         }

@@ -2,8 +2,8 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod app;
-mod browser;
 mod browse;
+mod browser;
 mod client;
 mod harness;
 mod held;
@@ -36,8 +36,8 @@ mod lost_catalog;
 mod no_file_calls;
 mod offline;
 mod page;
-mod page_in_chromium;
 mod page_activity;
+mod page_in_chromium;
 mod page_settings;
 mod paths;
 mod preview;

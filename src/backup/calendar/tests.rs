@@ -1,6 +1,7 @@
 use super::*;
 use crate::backup::Tier;
-use crate::backup::sample::backup;
+use crate::backup::retention::plan;
+use crate::backup::sample::{apply, backup};
 
 fn day(text: &str) -> NaiveDate {
     text.parse().unwrap()
@@ -57,13 +58,53 @@ fn the_newest_good_one_stands_for_a_period_and_a_damaged_one_for_none() {
     assert_eq!(shown.weeks[3].state, State::Kept { id: backups[1].id, count: 2 });
 }
 
+/// A store that misses nothing has no gap on any day, whatever the retention; and one that missed a day has one for it.
 #[test]
-fn beyond_what_the_retention_reaches_nothing_is_missing() {
+fn a_store_that_missed_nothing_has_no_gap() {
+    let retentions = [
+        (7, 4, 12),
+        (7, 4, 6),
+        (7, 4, 3),
+        (7, 2, 12),
+        (7, 1, 1),
+        (7, 0, 3),
+        (7, 0, 0),
+        (1, 0, 0),
+        (1, 1, 1),
+        (3, 8, 0),
+        (14, 52, 24),
+    ];
+    for (daily, weekly, monthly) in retentions {
+        let retention = Retention { daily, weekly, monthly, ..Retention::default() };
+        let (mut backups, mut today) = (Vec::new(), day("2024-01-03"));
+        for sequence in 1..=800 {
+            // In the morning, before the day's backup, and after it.
+            for is_taken in [false, true] {
+                if is_taken {
+                    backups.push(backup(sequence, Tier::Daily, today));
+                    let plan = plan(&backups, &retention, None);
+                    apply(&mut backups, &plan);
+                }
+                let shown = calendar(&backups, &retention, today);
+                let all = [letters(&shown.months), letters(&shown.weeks), letters(&shown.days)];
+                assert!(all.iter().all(|letters| !letters.contains('G')), "{retention:?} {today} {is_taken}: {all:?}");
+                let kept = |letters: &String| letters.matches('k').count();
+                if is_taken && sequence > 700 && (daily, weekly, monthly) == (7, 4, 12) {
+                    assert_eq!(all.iter().map(kept).collect::<Vec<_>>(), [12, 4, 7], "{today}: {all:?}");
+                }
+            }
+            today = today.succ_opt().unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_is_gone_of_what_is_owed_is_a_gap() {
     let mut backups = of(Tier::Monthly, &["2025-02-28"]);
     backups.extend(of(Tier::Daily, &["2026-01-07"]));
     let few = Retention { daily: 1, weekly: 0, monthly: 2, ..Retention::default() };
     let shown = calendar(&backups, &few, day("2026-01-08"));
     assert_eq!(letters(&shown.days), "-----ko");
     assert_eq!(letters(&shown.weeks), "---k");
-    assert_eq!(letters(&shown.months), "k--------GGk");
+    assert_eq!(letters(&shown.months), "k---------Gk");
 }

@@ -3,29 +3,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::backup::Flag;
-use crate::backup::sample::backup;
+use crate::backup::sample::{apply, backup};
 
 fn day(text: &str) -> NaiveDate {
     text.parse().unwrap()
-}
-
-/// What the engine makes of a plan.
-fn apply(backups: &mut Vec<Backup>, plan: &Plan) {
-    for step in &plan.steps {
-        match step {
-            Step::Drop { id, .. } => {
-                let before = backups.len();
-                backups.retain(|backup| backup.id != *id);
-                assert_eq!(backups.len(), before - 1, "{id} was not there to drop");
-            }
-            Step::Promote { from, to, .. } => {
-                assert!(backups.iter().all(|backup| backup.id != *to), "{to} is there already");
-                let moved = backups.iter_mut().find(|backup| backup.id == *from).expect("nothing to promote");
-                assert!(to.covers(moved.local_date), "{to} for {}", moved.local_date);
-                (moved.id, moved.tier) = (*to, to.tier());
-            }
-        }
-    }
 }
 
 fn add_daily(backups: &mut Vec<Backup>, date: NaiveDate, retention: &Retention) {

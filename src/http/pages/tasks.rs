@@ -1,5 +1,7 @@
 //! What the page has done with a press of a button.
 
+use std::sync::Arc;
+
 use actix_web::{HttpRequest, HttpResponse, web};
 use maud::html;
 use serde::Deserialize;
@@ -11,8 +13,8 @@ use super::super::problem::{self, Problem};
 use super::super::shown::{Shown, changed, html, see_other};
 use super::super::views::{self, notice};
 use super::super::{State, id};
-use crate::backup::{BackupId, Tier, reason};
-use crate::engine::Create;
+use crate::backup::{BackupId, Tier, reason, timestamp};
+use crate::engine::{Create, Holder};
 
 /// What a form asks for that only has buttons.
 #[derive(Deserialize)]
@@ -119,16 +121,27 @@ pub async fn acknowledge(
     Ok(settled(&state, &request, shown, &format!("{id} is acknowledged: rotation goes on")))
 }
 
-/// `POST /settings/backups/cancel`: whatever operation runs.
+/// Which operation was on the page when the button was pressed.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CancelForm {
+    operation: String,
+    started: String,
+}
+
+/// `POST /settings/backups/cancel`: the operation that the page shows, and no other that has begun since.
 pub async fn cancel(
     state: web::Data<State>,
     superuser: Superuser,
     shown: Shown,
     request: HttpRequest,
-    _: Form<Nothing>,
+    Form(meant): Form<CancelForm>,
 ) -> Result<HttpResponse, Problem> {
     let call = state.call(&superuser);
-    let holder = state.engine(move |engine| engine.cancel(&call)).await?;
+    let is_meant = move |holder: &Holder| {
+        holder.operation == meant.operation && timestamp::text(holder.started_at) == meant.started
+    };
+    let holder = state.engine(move |engine| engine.cancel(is_meant, &call)).await?;
     Ok(settled(&state, &request, shown, &format!("{} is asked to stop", holder.operation)))
 }
 
@@ -157,14 +170,11 @@ pub async fn cancel_errand(
     let Some(errand) = state.errands.find(&path) else {
         return Err(Problem::new(problem::NOTHING_RUNS, "it is not known any more; the activity tells how it ended"));
     };
-    match errand.task {
-        // It holds a slot of ours, not the directory.
-        Task::Verify(_) => errand.cancel(),
-        Task::Create | Task::Restore(_) | Task::Drill => {
-            let call = state.call(&superuser);
-            state.engine(move |engine| engine.cancel(&call)).await?;
-        }
+    if errand.has_ended() {
+        return Err(Problem::new(problem::NOTHING_RUNS, "it has ended already; load the page once more"));
     }
+    let (call, meant) = (state.call(&superuser), Arc::clone(&errand));
+    state.engine(move |engine| engine.cancel_by(meant.holder.clone(), &meant.control, &call)).await?;
     Ok(answer(&state, &request, shown, &errand))
 }
 

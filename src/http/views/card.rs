@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 
 use super::notice::{Tone, announced};
 use super::{Overview, Site, errand, icons, words};
-use crate::backup::{Tier, hex};
+use crate::backup::{Tier, hex, timestamp};
 use crate::engine::status::{Operation, Status, Warning};
 use crate::http::assets::ASSETS;
 
@@ -122,6 +122,8 @@ fn under_way(site: &Site, operation: &Operation) -> Markup {
             p.title { (icons::busy()) (what) span.small { "begun " (words::relative(operation.started_at, site.now)) } }
             (errand::bar(&what, at))
             form method="post" action=(cancel) hx-post=(cancel) hx-target="#outcome" {
+                input type="hidden" name="operation" value=(operation.kind);
+                input type="hidden" name="started" value=(timestamp::text(operation.started_at));
                 button #cancel type="submit" { "Cancel" }
             }
         }

@@ -18,6 +18,8 @@ use super::State;
 use super::assets::PLACE;
 use super::limits;
 use super::problem::{self, Problem};
+use super::shown::Shown;
+use super::sign_in::PAGE;
 use crate::config::PublicUrl;
 use crate::engine::Actor;
 use crate::token::{Caller, Refused};
@@ -33,6 +35,8 @@ const MAX_URI: usize = 8 << 10;
 /// Schemes by which whoever stands in front of us keeps a door of its own (RFC 7617, RFC 4559, RFC 7616).
 const PROXY_SCHEMES: [&str; 3] = ["basic", "negotiate", "digest"];
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+const FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
 /// What is known of a request from here on.
 #[derive(Clone, Debug)]
@@ -41,6 +45,17 @@ pub struct Admitted {
     pub address: IpAddr,
     /// Who; of an open address nobody.
     pub caller: Option<Caller>,
+    /// By a session of ours, which we can end.
+    pub by_session: bool,
+}
+
+/// How a caller says who it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Means {
+    Header,
+    Session,
+    /// The app's.
+    Cookie,
 }
 
 impl Admitted {
@@ -65,13 +80,20 @@ pub async fn admit<B: MessageBody>(
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
     let peer = request.peer_addr().map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.ip());
     let config = state.engine.config();
-    let mut admitted =
-        Admitted { address: limits::client(peer, request.headers(), &config.trusted_proxies), caller: None };
+    let mut admitted = Admitted {
+        address: limits::client(peer, request.headers(), &config.trusted_proxies),
+        caller: None,
+        by_session: false,
+    };
     let passed = match passes(&state, &request) {
-        Ok(caller) => {
-            admitted.caller = caller;
+        Ok(None) => Ok(()),
+        Ok(Some((caller, means))) => {
+            admitted.caller = Some(caller);
+            admitted.by_session = means == Means::Session;
             Ok(())
         }
+        // Whoever isn't signed in is shown the way in, however many of them share an address.
+        Err(Refusal::Token(None)) if Shown::wanted(request.headers()) == Shown::Page => Err(unauthenticated()),
         Err(Refusal::Unfit(problem)) => Err(*problem),
         Err(Refusal::Token(refused)) => Err(state.turned_away(&admitted, refused).await),
         Err(Refusal::CrossSite(caller)) => {
@@ -111,7 +133,7 @@ enum Refusal {
     CrossSite(Caller),
 }
 
-fn passes(state: &State, request: &ServiceRequest) -> Result<Option<Caller>, Refusal> {
+fn passes(state: &State, request: &ServiceRequest) -> Result<Option<(Caller, Means)>, Refusal> {
     let headers = request.headers();
     let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if bytes > MAX_HEADERS {
@@ -127,26 +149,27 @@ fn passes(state: &State, request: &ServiceRequest) -> Result<Option<Caller>, Ref
     if reads && is_open || *method == Method::POST && path == SIGN_IN {
         return Ok(None);
     }
-    let (caller, by_cookie) = caller(state, headers).map_err(Refusal::Token)?;
+    let (caller, means) = caller(state, headers).map_err(Refusal::Token)?;
     let safe = reads || matches!(*method, Method::OPTIONS | Method::TRACE);
-    if by_cookie && !(if safe { is_asked_for(headers) } else { state.is_same_origin(headers) }) {
+    let is_ours = if safe { is_asked_for(headers) || is_visit(path, headers) } else { state.is_same_origin(headers) };
+    if means != Means::Header && !is_ours {
         return Err(Refusal::CrossSite(caller));
     }
-    Ok(Some(caller))
+    Ok(Some((caller, means)))
 }
 
-/// Who asks, and whether a cookie says so, which a browser sends along whoever made it ask. A header counts before a
-/// session, a session before the app's cookie.
-fn caller(state: &State, headers: &HeaderMap) -> Result<(Caller, bool), Option<Refused>> {
+/// Who asks, and what says so; cookies a browser sends along whoever made it ask. A header counts before a session, a session
+/// before the app's cookie.
+fn caller(state: &State, headers: &HeaderMap) -> Result<(Caller, Means), Option<Refused>> {
     if let Some(token) = bearer(headers) {
         let token = token.ok_or(Refused::Malformed)?;
-        return Ok((state.keyring.check(token)?, false));
+        return Ok((state.keyring.check(token)?, Means::Header));
     }
     if let Some(caller) = cookie(headers, state.session_cookie()).flatten().and_then(|it| state.sessions.check(it)) {
-        return Ok((caller, true));
+        return Ok((caller, Means::Session));
     }
     match cookie(headers, &state.engine.config().access.cookie) {
-        Some(token) => Ok((state.keyring.check(token.ok_or(Refused::Malformed)?)?, true)),
+        Some(token) => Ok((state.keyring.check(token.ok_or(Refused::Malformed)?)?, Means::Cookie)),
         // A session that is over is as good as none.
         None => Err(None),
     }
@@ -183,6 +206,14 @@ fn is_asked_for(headers: &HeaderMap) -> bool {
     sites.all(|site| site == "same-origin" || site == "none")
 }
 
+/// Whether someone follows a link to the page, from a mail or from another site, which sees nothing of it. What a look at it
+/// costs more than a look is left out.
+fn is_visit(path: &str, headers: &HeaderMap) -> bool {
+    let says = |name: HeaderName, what: &str| headers.get_all(name).map(HeaderValue::as_bytes).eq([what.as_bytes()]);
+    let is_page = path.strip_prefix(PAGE).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    is_page && !path.ends_with("/restore") && says(FETCH_MODE, "navigate") && says(FETCH_DEST, "document")
+}
+
 impl State {
     /// Whether a browser says that one of our own pages sent it.
     pub(super) fn is_same_origin(&self, headers: &HeaderMap) -> bool {
@@ -216,11 +247,12 @@ fn is_same_origin(headers: &HeaderMap, public_url: Option<&PublicUrl>) -> bool {
 impl State {
     /// Answers a request without a token that counts. A bad token is recorded, as long as they don't come in a flood.
     pub(super) async fn turned_away(&self, admitted: &Admitted, refused: Option<Refused>) -> Problem {
-        let text = "send a valid token as `Authorization: Bearer …`; `attendance-backup token` prints one";
-        // RFC 6750 section 3: with a token that doesn't count, the challenge says so.
-        let challenge = if refused.is_some() { "Bearer error=\"invalid_token\"" } else { "Bearer" };
-        let problem =
-            Problem::new(problem::UNAUTHENTICATED, text).header(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        let mut problem = unauthenticated();
+        if refused.is_some() {
+            // RFC 6750 section 3: with a token that doesn't count, the challenge says so.
+            let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+            problem = problem.header(WWW_AUTHENTICATE, challenge);
+        }
         match (self.limits.refuse(admitted), refused) {
             (Err(wait), _) => wait,
             (Ok(()), None) => problem,
@@ -253,6 +285,12 @@ impl State {
         // Whether or not it could be recorded, it is refused.
         drop(recorded.await);
     }
+}
+
+/// Without a token.
+fn unauthenticated() -> Problem {
+    let text = "send a valid token as `Authorization: Bearer …`; `attendance-backup token` prints one";
+    Problem::new(problem::UNAUTHENTICATED, text).header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
 }
 
 /// Anyone with a token that counts.

@@ -271,7 +271,8 @@ mod tests {
     #[test]
     fn a_customer_of_ipv6_is_counted_once_for_all_his_addresses() {
         let limit = Limit::new(By::Address, "downloads", 10);
-        let bucket = |text: &str| limit.keyed.bucket(&Admitted { address: address(text), caller: None });
+        let bucket =
+            |text: &str| limit.keyed.bucket(&Admitted { address: address(text), caller: None, by_session: false });
         assert_eq!(network(address("2001:db8:1:2:3:4:5:6")), address("2001:db8:1:2::"));
         assert_eq!(bucket("2001:db8:1:2::1"), bucket("2001:db8:1:2:ffff:ffff:ffff:ffff"));
         assert_eq!(network(address("192.0.2.1")), address("192.0.2.1"));

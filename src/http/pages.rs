@@ -15,7 +15,7 @@ use actix_web::{HttpRequest, HttpResponse, Resource, Route, web};
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::admit::{SIGN_IN, Superuser, address};
+use super::admit::{Superuser, address};
 use super::problem::{Problem, UNAUTHENTICATED};
 use super::shown::{HTML, Shown, changed, html, opens_dialog};
 use super::views::list::Chosen;
@@ -66,10 +66,11 @@ fn page(route: Route) -> Route {
 impl State {
     /// What every view knows.
     pub(super) fn site(&self, request: &HttpRequest) -> Site {
-        let config = self.engine.config();
+        let (config, admitted) = (self.engine.config(), address(request));
         Site {
             prefix: config.public_url.as_ref().map_or_else(String::new, |url| url.prefix.clone()),
-            subject: address(request).map(|admitted| admitted.subject().to_owned()).unwrap_or_default(),
+            subject: admitted.as_ref().map(|admitted| admitted.subject().to_owned()).unwrap_or_default(),
+            by_session: admitted.is_ok_and(|admitted| admitted.by_session),
             now: self.engine.clock().now(),
             zone: config.settings.schedule.timezone,
         }
@@ -210,10 +211,6 @@ fn signed_out(site: &Site, request: &HttpRequest) -> Markup {
     let has_read = matches!(*request.method(), Method::GET | Method::HEAD);
     let address = request.uri().path_and_query().map_or("", |address| address.as_str());
     let to = Some(address).filter(|to| has_read && sign_in::is_page(to));
-    let wrong = if request.path() == SIGN_IN {
-        Some("That token or code doesn't count, or not any more. `attendance-backup token --link` prints a new link.")
-    } else {
-        (!has_read).then_some("Your session has ended. Nothing was changed; sign in, and try again.")
-    };
+    let wrong = (!has_read).then_some("your session has ended and nothing was changed; sign in, and try again");
     views::sign_in::sign_in(site, None, to, wrong)
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use actix_web::cookie::time;
 use actix_web::cookie::{Cookie, SameSite};
+use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
@@ -111,8 +112,19 @@ pub async fn sign_in_by_form(
     } else {
         SignInBody::Code(ByCode { code: given })
     };
-    let (_, cookie) = state.open_session(&request, given).await?;
-    let to = form.to.filter(|to| is_page(to)).unwrap_or_else(|| PAGE.to_owned());
+    let to = form.to.filter(|to| is_page(to));
+    let (_, cookie) = match state.open_session(&request, given).await {
+        Err(problem) if problem.kind() == problem::UNAUTHENTICATED => {
+            let wrong = Some(
+                "that token or code doesn't count, or not any more; `attendance-backup token --link` prints a new link",
+            );
+            let mut response = html(views::sign_in::sign_in(&state.site(&request), None, to.as_deref(), wrong));
+            *response.status_mut() = StatusCode::UNAUTHORIZED;
+            return Ok(response);
+        }
+        opened => opened?,
+    };
+    let to = to.unwrap_or_else(|| PAGE.to_owned());
     let mut response = see_other(&state.site(&request).to(&to));
     response.add_cookie(&cookie).map_err(|error| Problem::internal(&error))?;
     Ok(response)

@@ -51,6 +51,8 @@ pub struct Site {
     pub prefix: String,
     /// Who looks at it; nobody, where that isn't known.
     pub subject: String,
+    /// By a session of ours, which can be ended here.
+    pub by_session: bool,
     /// When.
     pub now: DateTime<Utc>,
     /// Where times are told: where the schedule lives.

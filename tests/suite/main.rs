@@ -35,6 +35,7 @@ mod lost_catalog;
 mod no_file_calls;
 mod offline;
 mod page;
+mod page_for_all;
 mod page_in_chromium;
 mod paths;
 mod preview;

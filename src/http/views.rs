@@ -107,7 +107,7 @@ pub fn page(site: &Site, title: &str, tab: Option<Tab>, main: &Markup, again: bo
             }
             main #main tabindex="-1" { (main) }
             dialog #dialog aria-labelledby="dialog-title" {}
-            div.hidden #announcer role="status" aria-live="polite" {}
+            (notice::announcer())
         },
         again,
     )
@@ -120,7 +120,7 @@ pub fn dialog(title: &str, content: &Markup) -> Markup {
 
 /// The same on a page.
 pub fn paper(title: &str, content: &Markup) -> Markup {
-    html! { section.paper.alone { h1 { (title) } (content) } }
+    html! { h1.hidden { "Backups" } section.paper.alone { h2 { (title) } (content) } }
 }
 
 /// A page of its own, before anyone is signed in.

@@ -37,6 +37,7 @@ mod no_file_calls;
 mod offline;
 mod page;
 mod page_activity;
+mod page_for_all;
 mod page_in_chromium;
 mod page_settings;
 mod paths;

@@ -276,7 +276,7 @@ fn the_whole_page_is_light_also_with_500_backups() {
 }
 
 /// Catalog entries made from the one that there is; the files are not looked at by lists.
-fn five_hundred(place: &Place) {
+pub fn five_hundred(place: &Place) {
     let mut catalog = place.catalog();
     let entry = catalog["backups"][0].clone();
     let backups = (0..500_u64).map(|n| {

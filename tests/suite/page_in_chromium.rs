@@ -38,7 +38,7 @@ pub fn focus(browser: &Browser, id: &str) {
 }
 
 /// What has the focus, told by its id or else its tag.
-fn focused(browser: &Browser) -> String {
+pub fn focused(browser: &Browser) -> String {
     let told = browser.script("const it = document.activeElement; return it.id || it.tagName");
     told.as_str().unwrap().to_owned()
 }
@@ -249,6 +249,11 @@ fn what_is_done_elsewhere_shows_by_itself_and_disturbs_nobody() {
     browser.wait_gone("#dialog");
     assert_eq!(focused(&browser), format!("restore-{first}"));
 
+    // By its id the focus is found again in what takes the place of what had it.
+    let nameless = "return [...document.querySelectorAll(':is(#now, #list, #calendar) :is(a, button, summary, input)')]
+        .filter(it => !it.id && it.type !== 'hidden').map(it => it.outerHTML)";
+    assert_eq!(browser.script(nameless), serde_json::json!([]));
+
     // What is new comes in under an open menu.
     let second = place.ids().remove(0);
     focus(&browser, &format!("more-{second}"));
@@ -268,6 +273,7 @@ fn what_is_done_elsewhere_shows_by_itself_and_disturbs_nobody() {
 #[test]
 fn a_session_that_ends_in_the_middle_is_told_once() {
     let place = Place::new();
+    let id = place.create()["id"].as_str().unwrap().to_owned();
     place.fill(40);
     let server = Server::start(&place);
     let stopped = stopped_create(&place);
@@ -287,7 +293,11 @@ fn a_session_that_ends_in_the_middle_is_told_once() {
     browser.click_on("Create backup now");
     browser.wait_text("#outcome", "Nothing was changed. Sign in again.");
     assert_eq!(browser.property("#reason", "value").as_deref(), Some("before the exams"));
-    assert!(place.ids().is_empty());
+    assert_eq!(place.ids(), [id.as_str()]);
+    browser.expect_status(401);
+    browser.click(&format!("#restore-{id}"));
+    browser.wait_text("#dialog-title", "Your session has ended");
+    browser.click_on("Close");
     browser.expect_status(401);
     browser.click("#outcome a");
     browser.fill("#token", &superuser());

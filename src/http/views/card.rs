@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 use sha2::{Digest, Sha256};
 
-use super::notice::{Tone, announced};
+use super::notice::{Tone, announced, announcer};
 use super::{Overview, Site, errand, icons, words};
 use crate::backup::{Tier, hex, timestamp};
 use crate::engine::status::{Operation, Status, Warning};
@@ -37,6 +37,7 @@ pub fn embedded(site: &Site, overview: &Overview) -> Markup {
             link rel="stylesheet" href=(site.to(&ASSETS.style.path()));
             (card(site, overview, &html! {}))
             p { a href=(site.to("/settings/backups")) { "All backups and settings" } }
+            (announcer())
         }
     }
 }
@@ -228,7 +229,7 @@ fn fix(site: &Site, overview: &Overview, warning: &Warning) -> Markup {
             button("acknowledge", "/settings/backups/acknowledge", "The live data is right: go on", &id)
         }
         ("disabled", _) => {
-            html! { p { a.button href=(site.to("/settings/backups/settings")) { "Open the settings" } } }
+            html! { p { a.button #open-settings href=(site.to("/settings/backups/settings")) { "Open the settings" } } }
         }
         _ => html! {},
     }

@@ -99,7 +99,7 @@ fn what(site: &Site, overview: &Overview, backup: &Backup) -> Markup {
         div.what {
             h3 {
                 span class={ "badge " (backup.tier.name()) } { (words::tier(backup.tier)) } " "
-                a href=(site.to(&address(&backup.id, ""))) { (site.exact(backup.timestamp)) }
+                a id={ "at-" (backup.id) } href=(site.to(&address(&backup.id, ""))) { (site.exact(backup.timestamp)) }
             }
             p.marks {
                 (verified(backup)) " "
@@ -167,9 +167,9 @@ pub fn actions(site: &Site, backup: &Backup) -> Markup {
                    summary id={ "download-" (id) } { (icons::download()) span.hidden { "Download " (id) } }
                    ul {
                        @for (name, copy) in &backup.databases {
-                           li { a href=(site.to(&format!("/api/backup/download/{id}?database={name}"))) download { (name) ".db" span.figure { (words::bytes(copy.size)) } } }
+                           li { a id={ "file-" (id) "-" (name) } href=(site.to(&format!("/api/backup/download/{id}?database={name}"))) download { (name) ".db" span.figure { (words::bytes(copy.size)) } } }
                        }
-                       li { a href=(site.to(&format!("/api/backup/download/{id}"))) download { "All in a tar" span.figure { (words::bytes(backup.stored_size())) } } }
+                       li { a id={ "tar-" (id) } href=(site.to(&format!("/api/backup/download/{id}"))) download { "All in a tar" span.figure { (words::bytes(backup.stored_size())) } } }
                    }
                }
                details.menu {

@@ -52,6 +52,11 @@ pub fn notice(tone: Tone, title: &str, more: &Markup) -> Markup {
     }
 }
 
+/// The place from which a screen reader reads out what [`announced`] puts there.
+pub fn announcer() -> Markup {
+    html! { div.hidden #announcer role="status" aria-live="polite" {} }
+}
+
 /// In an answer to htmx: what a screen reader says.
 pub fn announced(text: &str) -> Markup {
     html! { div #announcer hx-swap-oob="innerHTML" { (text) } }

@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use super::list::address;
 use super::notice::{Tone, notice};
 use super::{Site, errand, icons, problem, words};
-use crate::backup::BackupId;
+use crate::backup::{BackupId, DatabaseName};
 use crate::engine::status::Warning;
 use crate::engine::{DatabasePreview, Preview};
 use crate::http::errands::Errand;
@@ -68,7 +68,7 @@ fn previewed(site: &Site, preview: &Preview) -> Markup {
             section.difference {
                 h3 { (name) }
                 @match database {
-                    DatabasePreview::Compared(found) => (difference(found)),
+                    DatabasePreview::Compared(found) => (difference(name, found)),
                     DatabasePreview::NotCompared { reason } => (notice(Tone::Look, "Not compared", &html! { p { (words::prose(reason)) } })),
                 }
             }
@@ -76,7 +76,7 @@ fn previewed(site: &Site, preview: &Preview) -> Markup {
     }
 }
 
-fn difference(found: &Difference) -> Markup {
+fn difference(name: &DatabaseName, found: &Difference) -> Markup {
     let differing: Vec<_> = found.tables.iter().filter(|(_, table)| !table.is_same()).collect();
     let same = found.tables.len() - differing.len();
     html! {
@@ -84,7 +84,7 @@ fn difference(found: &Difference) -> Markup {
             p { "Nothing would change." }
         }
         @if !differing.is_empty() {
-            div.scroll tabindex="0" role="region" aria-label="Rows that would change" {
+            div.scroll tabindex="0" role="region" aria-label={ "Rows of " (name) " that would change" } {
                 table {
                     thead { tr {
                         th scope="col" { "Table" }

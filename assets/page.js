@@ -2,6 +2,9 @@
 // never lost.
 "use strict";
 
+// A one-time code is not for the history of the browser.
+if (location.search.includes("code=")) history.replaceState(null, "", location.pathname);
+
 const dialog = document.getElementById("dialog");
 const body = document.body;
 const byId = (id) => document.getElementById(id);

@@ -343,7 +343,7 @@ async fn finish<B: MessageBody + 'static>(
         }
         response = response.into_response(answer);
     }
-    response = pages::problem_as_wanted(response);
+    response = pages::problems::as_wanted(response);
     headers::secure(response.headers_mut());
     let state = response.request().app_data::<web::Data<State>>();
     if !state.and_then(|state| state.engine.config().public_url.as_ref()).is_none_or(PublicUrl::is_trustworthy) {

@@ -3,7 +3,9 @@
 use serde_json::{Map, Value};
 
 use super::{Call, Engine, Error, Session, Unrecorded};
+use crate::backup::retention::{self, Plan};
 use crate::backup::{Backup, BackupId, Flag, Tier};
+use crate::catalog::Catalog;
 
 impl Engine {
     /// Deletes a backup: marked in the catalog first, then its files, then the entry. The last good one only with `force`.
@@ -46,7 +48,7 @@ impl Engine {
     pub fn acknowledge(&self, id: BackupId, call: &Call) -> Result<Backup, Error> {
         let mut session = self.begin("acknowledge", call)?;
         // Another one may have come since that nobody has looked at.
-        if session.shrunk_newest() != Some(id) {
+        if shrunk_newest(&session.catalog) != Some(id) {
             let error = Error::NotFlagged(id);
             self.refused("acknowledge", call, Some(id), &error);
             return Err(error);
@@ -63,13 +65,26 @@ impl Engine {
     }
 }
 
-impl Session<'_> {
-    /// The newest backup, if it is why rotation stands still.
-    fn shrunk_newest(&self) -> Option<BackupId> {
-        let counts = self.catalog.standing().filter(|backup| backup.tier != Tier::PreRestore);
-        counts.max_by_key(|backup| backup.sequence).filter(|backup| backup.is_shrunk()).map(|backup| backup.id)
+impl Engine {
+    /// What rotation would do once [`Engine::acknowledge`] lets it go on. Nothing is changed.
+    pub fn acknowledging(&self, id: BackupId) -> Result<Plan, Error> {
+        let catalog = self.standing_catalog()?;
+        let catalog = catalog.filter(|it| shrunk_newest(it) == Some(id)).ok_or(Error::NotFlagged(id))?;
+        let mut backups = catalog.backups.clone();
+        for backup in backups.iter_mut().filter(|backup| backup.id == id) {
+            backup.flags.remove(&Flag::Shrunk);
+        }
+        Ok(retention::plan(&backups, &self.settings()?.retention, self.freeze()?.as_deref()))
     }
+}
 
+/// The newest backup, if it is why rotation stands still.
+fn shrunk_newest(catalog: &Catalog) -> Option<BackupId> {
+    let counts = catalog.standing().filter(|backup| backup.tier != Tier::PreRestore);
+    counts.max_by_key(|backup| backup.sequence).filter(|backup| backup.is_shrunk()).map(|backup| backup.id)
+}
+
+impl Session<'_> {
     fn may_delete(&self, id: &BackupId, force: bool) -> Result<(), Error> {
         let backup = self.catalog.get(id).ok_or(Error::NotFound(*id))?;
         let good = self.catalog.standing().filter(|backup| backup.is_good()).count();

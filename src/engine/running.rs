@@ -43,11 +43,16 @@ impl Engine {
     pub fn cancel(&self, meant: impl Fn(&Holder) -> bool, call: &Call) -> Result<Holder, Error> {
         match self.running.get().filter(|(holder, _)| meant(holder)) {
             Some((holder, control)) => self.cancel_by(holder, &control, call),
-            None => Err(match Holder::read(self.store.root(), LOCK, self.clock.now()).filter(meant) {
+            None => Err(match self.under_way().filter(meant) {
                 Some(other) => Error::RunsElsewhere(Box::new(other)),
                 None => Error::NothingRuns,
             }),
         }
+    }
+
+    /// What holds the directory just now, in whichever process.
+    pub fn under_way(&self) -> Option<Holder> {
+        Holder::read(self.store.root(), LOCK, self.clock.now())
     }
 
     /// Asks what `holder` does to stop, by its own control.

@@ -18,7 +18,7 @@ use super::State;
 use super::assets::PLACE;
 use super::limits;
 use super::problem::{self, Problem};
-use super::shown::Shown;
+use super::shown::{Shown, is_navigation};
 use super::sign_in::PAGE;
 use crate::config::PublicUrl;
 use crate::engine::Actor;
@@ -35,7 +35,6 @@ const MAX_URI: usize = 8 << 10;
 /// Schemes by which whoever stands in front of us keeps a door of its own (RFC 7617, RFC 4559, RFC 7616).
 const PROXY_SCHEMES: [&str; 3] = ["basic", "negotiate", "digest"];
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
 /// What is known of a request from here on.
@@ -209,9 +208,9 @@ fn is_asked_for(headers: &HeaderMap) -> bool {
 /// Whether someone follows a link to the page, from a mail or from another site, which sees nothing of it. What a look at it
 /// costs more than a look is left out.
 fn is_visit(path: &str, headers: &HeaderMap) -> bool {
-    let says = |name: HeaderName, what: &str| headers.get_all(name).map(HeaderValue::as_bytes).eq([what.as_bytes()]);
+    let is_document = headers.get_all(FETCH_DEST).map(HeaderValue::as_bytes).eq([b"document".as_slice()]);
     let is_page = path.strip_prefix(PAGE).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    is_page && !path.ends_with("/restore") && says(FETCH_MODE, "navigate") && says(FETCH_DEST, "document")
+    is_page && !path.ends_with("/restore") && is_navigation(headers) && is_document
 }
 
 impl State {

@@ -3,24 +3,22 @@
 
 mod activity;
 mod backup;
+pub mod problems;
 mod settings;
 mod tasks;
 
-use actix_web::body::BoxBody;
-use actix_web::dev::ServiceResponse;
 use actix_web::http::Method;
-use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use actix_web::middleware::Compress;
 use actix_web::{HttpRequest, HttpResponse, Resource, Route, web};
-use maud::{Markup, html};
+use maud::html;
 use serde::Deserialize;
 
 use super::admit::{Superuser, address};
-use super::problem::{Problem, UNAUTHENTICATED};
-use super::shown::{HTML, Shown, changed, html, opens_dialog};
+use super::problem::Problem;
+use super::shown::{changed, html};
 use super::views::list::Chosen;
 use super::views::{self, Overview, Site, Tab, card, delete, errand, list, strip};
-use super::{State, resource, sign_in};
+use super::{State, resource};
 use crate::backup::{BackupId, Tier};
 use crate::engine::{Engine, Error};
 
@@ -34,7 +32,11 @@ pub fn routes() -> Vec<Resource> {
         resource("/settings/backups/list", [(get(), page(web::to(listed)))]),
         resource("/settings/backups/create", [(post(), web::to(tasks::create))]),
         resource("/settings/backups/drill", [(post(), web::to(tasks::drill))]),
-        resource("/settings/backups/acknowledge", [(post(), web::to(tasks::acknowledge))]),
+        resource(
+            "/settings/backups/acknowledge",
+            [(get(), page(web::to(tasks::ask_to_acknowledge))), (post(), web::to(tasks::acknowledge))],
+        ),
+        resource("/settings/backups/operation", [(get(), web::to(tasks::operation))]),
         resource("/settings/backups/cancel", [(post(), web::to(tasks::cancel))]),
         resource("/settings/backups/errand/{number}", [(get(), web::to(tasks::errand))]),
         resource("/settings/backups/errand/{number}/cancel", [(post(), web::to(tasks::cancel_errand))]),
@@ -180,37 +182,4 @@ async fn listed(
 ) -> Result<HttpResponse, Problem> {
     let (site, overview) = state.overview(&request).await?;
     Ok(html(html! { (list::list(&site, &overview, shows.chosen())) (strip::strip(&site, &overview, true)) }))
-}
-
-/// A problem, as whoever asked can read it: browsers get a page, htmx a part of one. The status and the headers stay.
-pub fn problem_as_wanted(mut response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
-    let Some(problem) = response.response_mut().extensions_mut().remove::<Problem>() else { return response };
-    let request = response.request();
-    let shown = match Shown::wanted(request.headers()) {
-        // Whatever sends it there wants what everyone gets there.
-        Shown::Part if request.path().starts_with("/api/") => Shown::Json,
-        shown => shown,
-    };
-    let Some(state) = request.app_data::<web::Data<State>>().filter(|_| shown != Shown::Json) else { return response };
-    let site = state.site(request);
-    let markup = match (shown, problem.kind()) {
-        (Shown::Part, _) if opens_dialog(request.headers()) => views::problem::in_dialog(&site, &problem),
-        (Shown::Part, UNAUTHENTICATED) => views::problem::signed_out(&site),
-        (Shown::Part, _) => views::problem::part(&site, &problem),
-        (_, UNAUTHENTICATED) => signed_out(&site, request),
-        _ => views::problem::whole(&site, &problem),
-    };
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(HTML));
-    // What was compressed is another body.
-    response.headers_mut().remove(CONTENT_ENCODING);
-    response.map_body(|_, _| BoxBody::new(markup.into_string()))
-}
-
-/// The way in, and after it back to where it was wanted.
-fn signed_out(site: &Site, request: &HttpRequest) -> Markup {
-    let has_read = matches!(*request.method(), Method::GET | Method::HEAD);
-    let address = request.uri().path_and_query().map_or("", |address| address.as_str());
-    let to = Some(address).filter(|to| has_read && sign_in::is_page(to));
-    let wrong = (!has_read).then_some("your session has ended and nothing was changed; sign in, and try again");
-    views::sign_in::sign_in(site, None, to, wrong)
 }

@@ -187,6 +187,12 @@ impl Problem {
         )
     }
 
+    /// With the request's id in its text, for those who see no headers.
+    pub fn of_request(mut self, id: &str) -> Self {
+        self.detail = self.detail.replace("in x-request-id", id);
+        self
+    }
+
     /// What a bare status says, for answers that were made without a problem.
     pub fn of_status(status: StatusCode) -> Self {
         let (kind, detail) = match status.as_u16() {

@@ -11,6 +11,7 @@ use maud::Markup;
 
 use super::problem::Problem;
 
+pub(super) const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 /// htmx sends it with every request of its own.
 const HX_REQUEST: HeaderName = HeaderName::from_static("hx-request");
 /// The id of what the answer goes into.
@@ -22,6 +23,9 @@ pub(super) const HTML: &str = "text/html; charset=utf-8";
 /// Where the answer goes instead, and how.
 const HX_RETARGET: HeaderName = HeaderName::from_static("hx-retarget");
 const HX_RESWAP: HeaderName = HeaderName::from_static("hx-reswap");
+const HX_REDIRECT: HeaderName = HeaderName::from_static("hx-redirect");
+/// The page from which htmx asks.
+const HX_CURRENT_URL: HeaderName = HeaderName::from_static("hx-current-url");
 /// The event: what lists and figures show is not what there is any more.
 const CHANGED: &str = "backups-changed";
 /// The events: the same, and what the open dialog is for is done.
@@ -58,6 +62,11 @@ impl FromRequest for Shown {
     }
 }
 
+/// Whether a person goes to that address, by a link or by hand (W3C Fetch Metadata).
+pub fn is_navigation(headers: &HeaderMap) -> bool {
+    headers.get_all(FETCH_MODE).map(HeaderValue::as_bytes).eq([b"navigate".as_slice()])
+}
+
 /// Whether the answer will be all that is in a dialog.
 pub fn opens_dialog(headers: &HeaderMap) -> bool {
     headers.get(HX_TARGET).is_some_and(|id| id == "dialog")
@@ -84,6 +93,26 @@ pub fn done_in_dialog(markup: Markup) -> HttpResponse {
 /// The answer takes the place of all that is in the dialog.
 pub fn in_dialog(answer: HttpResponse) -> HttpResponse {
     with(with(answer, HX_RETARGET, "#dialog"), HX_RESWAP, "innerHTML")
+}
+
+/// The answer takes the place of the element of that id; ids are ours, and fit a header.
+pub fn instead_of(id: &str, answer: HttpResponse) -> HttpResponse {
+    let mut answer = with(answer, HX_RESWAP, "outerHTML");
+    if let Ok(target) = HeaderValue::try_from(format!("#{id}")) {
+        answer.headers_mut().insert(HX_RETARGET, target);
+    }
+    answer
+}
+
+/// The page goes to another address.
+pub fn redirected(address: &str) -> HttpResponse {
+    HttpResponse::Ok().insert_header((HX_REDIRECT, address)).finish()
+}
+
+/// The path of the page from which htmx asks.
+pub fn current_path(headers: &HeaderMap) -> Option<String> {
+    let address = headers.get(HX_CURRENT_URL)?.to_str().ok()?;
+    Some(url::Url::parse(address).ok()?.path().to_owned())
 }
 
 /// A problem on a page of its own kind: its status and its headers, and this instead of its text.

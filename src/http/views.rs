@@ -1,6 +1,7 @@
 //! What browsers get: markup made from what the engine says. Nothing here asks or changes anything. All text is escaped by
 //! maud; there are no styles and no scripts in it.
 
+pub mod acknowledge;
 pub mod activity;
 pub mod backup;
 pub mod card;
@@ -29,8 +30,8 @@ use crate::backup::{Backup, BackupId};
 use crate::engine::status::Status;
 
 /// What htmx may do: nothing that a policy without `unsafe-*` forbids, nothing with other sites. Answers that are problems
-/// are shown where an answer would be.
-const HTMX: &str = r#"{"allowEval":false,"allowScriptTags":false,"includeIndicatorStyles":false,"selfRequestsOnly":true,"historyEnabled":false,"historyCacheSize":0,"disableInheritance":true,"defaultSettleDelay":0,"responseHandling":[{"code":"204","swap":false},{"code":"...","swap":true}]}"#;
+/// are shown where an answer would be; what a proxy says while nobody answers is not.
+const HTMX: &str = r#"{"allowEval":false,"allowScriptTags":false,"includeIndicatorStyles":false,"selfRequestsOnly":true,"historyEnabled":false,"historyCacheSize":0,"disableInheritance":true,"defaultSettleDelay":0,"responseHandling":[{"code":"204","swap":false},{"code":"50[24]","swap":false},{"code":"...","swap":true}]}"#;
 
 /// What the page tells of, looked up at once.
 pub struct Overview {
@@ -101,7 +102,8 @@ pub fn page(site: &Site, title: &str, tab: Option<Tab>, main: &Markup, again: bo
                     }
                     form.session method="post" action=(site.to("/sign-out")) {
                         span.subject { span.hidden { "Signed in as " } (words::text(&site.subject)) }
-                        button.plain type="submit" { "Sign out" }
+                        // A session of the app's is ended in the app.
+                        @if site.by_session { button.plain type="submit" { "Sign out" } }
                     }
                 }
             }

@@ -2,7 +2,6 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod app;
-mod browse;
 mod browser;
 mod client;
 mod harness;
@@ -12,6 +11,7 @@ mod nginx;
 mod restore_scene;
 mod scene;
 mod seasons;
+mod visitor;
 
 mod api;
 mod bad_tokens;

@@ -5,89 +5,11 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::client::{Answer, Request, Server, superuser, user};
+use crate::client::{Request, Server, superuser, user};
 use crate::harness::{Place, sha256};
 use crate::layers::{bare, sources};
 use crate::nginx::{Nginx, free_address};
-
-/// A browser that is signed in, runs no scripts and has this prefix before each path.
-pub struct Visitor<'s> {
-    server: &'s Server,
-    cookie: String,
-    prefix: String,
-    proxy: Option<std::net::SocketAddr>,
-}
-
-impl<'s> Visitor<'s> {
-    /// Signed in by a token, in the form.
-    pub fn of(server: &'s Server, token: &str) -> Self {
-        let nobody = Self { server, cookie: String::new(), prefix: String::new(), proxy: None };
-        nobody.signed_in(token)
-    }
-
-    fn signed_in(self, token: &str) -> Self {
-        let answer = self.post("/sign-in", &[("token", token)]);
-        assert_eq!(answer.status, 303, "{}", answer.text());
-        assert_eq!(answer.header("location").unwrap(), format!("{}/settings/backups", self.prefix));
-        let cookie = answer.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
-        Self { cookie, ..self }
-    }
-
-    pub fn request(&self, method: &str, path: &str) -> Request {
-        let request = self.server.request(method, &format!("{}{path}", self.prefix));
-        let request =
-            request.header("Accept", "text/html,application/xhtml+xml").header("Sec-Fetch-Site", "same-origin");
-        let request = if self.cookie.is_empty() { request } else { request.header("Cookie", &self.cookie) };
-        match self.proxy {
-            Some(proxy) => request.to(proxy),
-            None => request,
-        }
-    }
-
-    pub fn get(&self, path: &str) -> Answer {
-        self.request("GET", path).send()
-    }
-
-    /// A form, as browsers send it.
-    pub fn post(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
-        self.filled(path, fields).send()
-    }
-
-    /// The same by htmx, which wants a part of the page.
-    pub fn post_part(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
-        self.filled(path, fields).header("HX-Request", "true").send()
-    }
-
-    fn filled(&self, path: &str, fields: &[(&str, &str)]) -> Request {
-        let body =
-            fields.iter().map(|(name, value)| format!("{name}={}", encoded(value))).collect::<Vec<_>>().join("&");
-        let request = self.request("POST", path).header("Content-Type", "application/x-www-form-urlencoded");
-        request.body(body.as_bytes())
-    }
-
-    /// After a form, the page that it leads to; until what it began has ended.
-    #[track_caller]
-    pub fn follow(&self, answer: &Answer) -> String {
-        assert_eq!(answer.status, 303, "{}", answer.text());
-        let location = answer.header("location").unwrap().strip_prefix(&self.prefix).unwrap().to_owned();
-        let begun = std::time::Instant::now();
-        loop {
-            let page = self.get(location.split('#').next().unwrap());
-            assert_eq!(page.status, 200, "{}", page.text());
-            if !page.text().contains("http-equiv=\"refresh\"") {
-                return page.text();
-            }
-            assert!(begun.elapsed() < std::time::Duration::from_secs(60), "it never ends: {}", page.text());
-            std::thread::sleep(std::time::Duration::from_millis(100));
-        }
-    }
-}
-
-fn encoded(text: &str) -> String {
-    text.bytes()
-        .map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") })
-        .collect()
-}
+use crate::visitor::Visitor;
 
 /// The values of an attribute, wherever it is.
 fn values(html: &str, attribute: &str) -> Vec<String> {
@@ -122,7 +44,7 @@ fn a_link_signs_in_once_and_a_look_at_it_burns_nothing() {
     let server = Server::start(&place);
     let link = place.json(&["token", "--link", "--subject", "grace"])["link"].as_str().unwrap().to_owned();
     let path = format!("/sign-in?{}", link.split_once('?').unwrap().1);
-    let nobody = Visitor { server: &server, cookie: String::new(), prefix: String::new(), proxy: None };
+    let nobody = Visitor::nobody(&server);
     for _ in 0..3 {
         assert_eq!(nobody.get(&path).status, 200);
     }
@@ -139,7 +61,7 @@ fn a_link_signs_in_once_and_a_look_at_it_burns_nothing() {
 fn after_signing_in_nobody_is_led_elsewhere() {
     let place = Place::new();
     let server = Server::start(&place);
-    let nobody = Visitor { server: &server, cookie: String::new(), prefix: String::new(), proxy: None };
+    let nobody = Visitor::nobody(&server);
     let elsewhere = [
         "https://evil.example/",
         "//evil.example",
@@ -164,7 +86,7 @@ fn after_signing_in_nobody_is_led_elsewhere() {
 fn without_scripts_everything_works_by_forms() {
     let place = Place::new();
     let server = Server::start(&place);
-    let visitor = Visitor::of(&server, &superuser());
+    let visitor = Visitor::superuser(&server);
     assert!(visitor.get("/settings/backups").text().contains("There is no backup yet"));
     let page = visitor.follow(&visitor.post("/settings/backups/create", &[("reason", "before <b>the</b> exams")]));
     assert!(page.contains("was taken") && page.contains("before &lt;b&gt;the&lt;/b&gt; exams"), "{page}");
@@ -208,12 +130,12 @@ fn without_scripts_everything_works_by_forms() {
 fn what_is_refused_is_told_where_it_was_asked_for() {
     let place = Place::new();
     let server = Server::start(&place);
-    let visitor = Visitor::of(&server, &superuser());
+    let visitor = Visitor::superuser(&server);
     let long = "x".repeat(201);
-    let answer = visitor.post_part("/settings/backups/create", &[("reason", &long)]);
+    let answer = visitor.post_by_htmx("/settings/backups/create", &[("reason", &long)]);
     assert_eq!(answer.status, 400);
     assert!(answer.text().contains("at most 200 characters"), "{}", answer.text());
-    let answer = visitor.post_part("/settings/backups/cancel", &[]);
+    let answer = visitor.post_by_htmx("/settings/backups/cancel", &[]);
     assert_eq!(answer.status, 409);
     assert!(answer.text().contains("Nothing to cancel"), "{}", answer.text());
     let held = visitor
@@ -223,12 +145,12 @@ fn what_is_refused_is_told_where_it_was_asked_for() {
         .send();
     assert_eq!(held.status, 415);
     let id = place.create()["id"].as_str().unwrap().to_owned();
-    let answer = visitor.post_part(&format!("/settings/backups/backup/{id}/delete"), &[]);
+    let answer = visitor.post_by_htmx(&format!("/settings/backups/backup/{id}/delete"), &[]);
     assert_eq!(answer.status, 409);
     assert!(answer.text().contains("The last good backup"), "{}", answer.text());
     let forged = server
         .request("POST", "/settings/backups/create")
-        .header("Cookie", &visitor.cookie)
+        .header("Cookie", visitor.cookie())
         .header("Sec-Fetch-Site", "cross-site")
         .header("Content-Type", "application/x-www-form-urlencoded")
         .body(b"reason=forged");
@@ -243,7 +165,7 @@ fn the_whole_page_is_light_also_with_500_backups() {
     place.create();
     five_hundred(&place);
     let server = Server::start(&place);
-    let visitor = Visitor::of(&server, &superuser());
+    let visitor = Visitor::superuser(&server);
     let zipped = |path: &str| visitor.request("GET", path).header("Accept-Encoding", "gzip").send();
     let page = zipped("/settings/backups");
     assert_eq!(page.header("content-encoding"), Some("gzip"));
@@ -307,7 +229,7 @@ fn there_is_no_inline_script_or_style_and_nothing_is_put_in_unescaped() {
     }
     let place = Place::new();
     let server = Server::start(&place);
-    let visitor = Visitor::of(&server, &superuser());
+    let visitor = Visitor::superuser(&server);
     visitor.post("/settings/backups/create", &[("reason", "\"><img src=x onerror=alert(1)></script>\u{202e}x")]);
     let id = place.ids().remove(0);
     let pages = [
@@ -343,8 +265,7 @@ fn behind_a_proxy_under_a_path_every_address_has_the_prefix() {
     place.set("BACKUP_PUBLIC_URL", &format!("http://{address}/backups")).set("BACKUP_TRUSTED_PROXIES", "127.0.0.1/32");
     let server = Server::start(&place);
     let _nginx = Nginx::with(address, &snippet.replace("127.0.0.1:8080", &server.address.to_string()));
-    let nobody =
-        Visitor { server: &server, cookie: String::new(), prefix: "/backups".to_owned(), proxy: Some(address) };
+    let nobody = Visitor::behind(&server, address, "/backups");
     let way_in = nobody.get("/settings/backups");
     assert_eq!((way_in.status, values(&way_in.text(), "action")), (401, vec!["/backups/sign-in".to_owned()]));
     let visitor = nobody.signed_in(&superuser());

@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use crate::browse::{Browser, between, encoded, words};
 use crate::client::{Server, superuser, token, user};
 use crate::harness::{Place, eventually};
+use crate::visitor::{Visitor, between, encoded, words};
 
 const PLACE: &str = "/settings/backups/activity";
 
@@ -14,7 +14,7 @@ fn entries(page: &str) -> Vec<String> {
 }
 
 #[track_caller]
-fn shown(browser: &Browser, query: &str) -> Vec<String> {
+fn shown(browser: &Visitor, query: &str) -> Vec<String> {
     let answer = browser.get(&format!("{PLACE}{query}"));
     assert_eq!(answer.status, 200, "{}", answer.text());
     entries(&answer.text())
@@ -25,7 +25,7 @@ fn each_operation_is_told_once_with_who_did_it_and_how_it_ended() {
     let place = Place::new();
     let first = place.create()["id"].as_str().unwrap().to_owned();
     let server = Server::start(&place);
-    let browser = Browser::superuser(&server);
+    let browser = Visitor::superuser(&server);
     assert_eq!(browser.post(&format!("/settings/backups/backup/{first}/pin"), &[("pinned", "true")]).status, 303);
     let second = place.create()["id"].as_str().unwrap().to_owned();
     place.ok(&["delete", &second]);
@@ -73,7 +73,7 @@ fn the_filter_shows_what_was_asked_for_with_scripts_and_without() {
     let id = place.create()["id"].as_str().unwrap().to_owned();
     place.create();
     let server = Server::start(&place);
-    let browser = Browser::superuser(&server);
+    let browser = Visitor::superuser(&server);
     server.request("GET", "/api/backup/audit").token(&user()).send().problem(403, "forbidden");
     std::fs::rename(place.live("auth"), place.path("away")).unwrap();
     assert_eq!(place.run(&["create"]).code, 1);
@@ -139,7 +139,7 @@ fn older_entries_follow_page_by_page_each_once() {
     let place = Place::new();
     place.create();
     let server = Server::start(&place);
-    let browser = Browser::superuser(&server);
+    let browser = Visitor::superuser(&server);
     // Without waiting for a hundred operations: lines as the program writes them, but for the chain.
     let log = place.backups().join("audit.jsonl");
     let last = place.audit().last().unwrap().clone();
@@ -194,7 +194,7 @@ fn what_others_wrote_is_text() {
         "operation": "<i>own</i>", "by": "scheduler<script>", "from": "\"><script>alert(3)</script>", "ok": false,
         "code": "<u>", "reason": "</p><script>alert(4)</script>", "details": { "<s>key</s>": [{ "<em>": "<script>alert(5)</script>" }] } });
     std::fs::write(&log, std::fs::read_to_string(&log).unwrap() + &forged.to_string() + "\n").unwrap();
-    let page = Browser::superuser(&server).get(PLACE).text();
+    let page = Visitor::superuser(&server).get(PLACE).text();
     for bad in ["<img", "<script>", "<i>own", "<u>", "<s>", "<em>", "\u{202e}"] {
         assert!(!page.contains(bad), "{bad}: {page}");
     }
@@ -205,14 +205,14 @@ fn what_others_wrote_is_text() {
     // No subject passes for the schedule.
     let posing = token(json!({ "sub": "scheduler", "role": "superuser" }));
     assert_eq!(server.request("POST", "/api/backup").token(&posing).send().status, 201);
-    assert!(shown(&Browser::superuser(&server), "?operation=create")[0].contains("User scheduler, just now"));
+    assert!(shown(&Visitor::superuser(&server), "?operation=create")[0].contains("User scheduler, just now"));
 }
 
 #[test]
 fn rehearsals_are_told_and_begun_here() {
     let place = Place::new();
     let server = Server::start(&place);
-    let browser = Browser::superuser(&server);
+    let browser = Visitor::superuser(&server);
     assert!(browser.get(PLACE).text().contains("There was none yet."));
     let id = place.create()["id"].as_str().unwrap().to_owned();
     let answer = browser.post("/settings/backups/drill", &[]);
@@ -244,7 +244,7 @@ fn only_superusers_see_it() {
     let place = Place::new();
     place.create();
     let server = Server::start(&place);
-    let refused = Browser::of(&server, &user()).get(PLACE);
+    let refused = Visitor::of(&server, &user()).get(PLACE);
     assert!(refused.status == 403 && !refused.text().contains("class=\"line\""), "{}", refused.text());
     let nobody = server.request("GET", PLACE).header("Accept", "text/html").send();
     assert!(nobody.status == 401 && nobody.text().contains("<h1>Sign in</h1>"), "{}", nobody.text());

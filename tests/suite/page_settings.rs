@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use crate::browse::{Browser, between, words};
 use crate::client::{Server, user};
 use crate::harness::Place;
+use crate::visitor::{Visitor, between, words};
 
 const PLACE: &str = "/settings/backups/settings";
 const PREVIEW: &str = "/settings/backups/settings/preview";
@@ -62,7 +62,7 @@ fn settings_lines(place: &Place) -> Vec<Value> {
 }
 
 #[track_caller]
-fn open(browser: &Browser) -> (String, Filled) {
+fn open(browser: &Visitor) -> (String, Filled) {
     let answer = browser.get(PLACE);
     assert_eq!(answer.status, 200, "{}", answer.text());
     let filled = Filled::from(&answer.text());
@@ -85,7 +85,7 @@ fn what_is_typed_is_saved_where_it_differs_and_the_page_says_so() {
     place.set("BACKUP_ENABLED", "true").set("BACKUP_DRILL_SCHEDULE", "off");
     place.ok(&["create", "--type", "daily"]);
     let server = Server::start(&place);
-    let browser = Browser::superuser(&server);
+    let browser = Visitor::superuser(&server);
     let (page, filled) = open(&browser);
     assert!(!page.contains("The settings are saved") && !page.contains("Take back all that was saved"));
     assert_eq!(filled.get("enabled"), "true");
@@ -129,7 +129,7 @@ fn what_is_typed_is_saved_where_it_differs_and_the_page_says_so() {
 fn bad_values_are_told_beside_their_fields_and_what_was_typed_stays() {
     let place = Place::new();
     let server = Server::start(&place);
-    let browser = Browser::superuser(&server);
+    let browser = Visitor::superuser(&server);
     let (_, filled) = open(&browser);
     let filled =
         filled.with("daily", "0").with("weekly", "\"><b>x").with("time", "25:00").with("timezone", "Mars/Base");
@@ -183,7 +183,7 @@ fn bad_values_are_told_beside_their_fields_and_what_was_typed_stays() {
 fn a_form_that_was_opened_before_another_change_is_refused_and_keeps_what_was_typed() {
     let place = Place::new();
     let server = Server::start(&place);
-    let browser = Browser::superuser(&server);
+    let browser = Visitor::superuser(&server);
     let (_, filled) = open(&browser);
     place.ok(&["config", "--set", "retention.weekly=6"]);
     let before = saved(&place);
@@ -217,7 +217,7 @@ fn a_preview_tells_the_next_runs_and_what_would_go_and_changes_nothing() {
     // So that the schedule has nothing to catch up.
     place.ok(&["create", "--type", "daily"]);
     let server = Server::start(&place);
-    let browser = Browser::superuser(&server);
+    let browser = Visitor::superuser(&server);
     let (page, filled) = open(&browser);
     assert!(words(&page).contains("Nothing would be dropped."), "{page}");
     let (list, lines) = (place.list(), place.audit().len());
@@ -271,7 +271,7 @@ fn what_would_be_dropped_is_asked_about_and_only_that_goes() {
         place.create();
     }
     let server = Server::start(&place);
-    let browser = Browser::superuser(&server);
+    let browser = Visitor::superuser(&server);
     let (_, filled) = open(&browser);
     // Enter, or "Save" before the preview came.
     let typed = filled.with("manual", "2");
@@ -306,7 +306,7 @@ fn what_was_saved_can_be_taken_back_after_a_question() {
     let mut place = Place::new();
     place.set("BACKUP_RETENTION_MANUAL", "2");
     let server = Server::start(&place);
-    let browser = Browser::superuser(&server);
+    let browser = Visitor::superuser(&server);
     let (_, filled) = open(&browser);
     assert_eq!(browser.post(PLACE, &filled.with("manual", "20").with("daily", "9").pairs()).status, 303);
     for _ in 0..3 {
@@ -351,7 +351,7 @@ fn each_value_says_where_it_comes_from() {
     place.set("BACKUP_CONFIG_FILE", &file).set("BACKUP_RETENTION_MONTHLY", "24").set("BACKUP_SCHEDULE_MINUTE", "30");
     place.ok(&["config", "--set", "retention.daily=9"]);
     let server = Server::start(&place);
-    let (page, _) = open(&Browser::superuser(&server));
+    let (page, _) = open(&Visitor::superuser(&server));
     assert_eq!(help(&page, "daily"), "A whole number from 1 to 366. Saved here; the configuration says 7.");
     assert!(help(&page, "weekly").ends_with("From the configuration file."), "{}", help(&page, "weekly"));
     assert!(help(&page, "monthly").ends_with("From BACKUP_RETENTION_MONTHLY"), "{}", help(&page, "monthly"));
@@ -378,7 +378,7 @@ fn each_value_says_where_it_comes_from() {
 fn only_superusers_see_and_change_them() {
     let place = Place::new();
     let server = Server::start(&place);
-    let teacher = Browser::of(&server, &user());
+    let teacher = Visitor::of(&server, &user());
     for answer in [teacher.get(PLACE), teacher.post(PLACE, &[]), teacher.post(PREVIEW, &[])] {
         assert_eq!(answer.status, 403);
         assert!(answer.text().contains("Superusers only") && !answer.text().contains("BACKUP_"), "{}", answer.text());
@@ -387,7 +387,7 @@ fn only_superusers_see_and_change_them() {
     assert!(nobody.status == 401 && nobody.text().contains("<h1>Sign in</h1>"), "{}", nobody.text());
     assert!(nobody.text().contains(&format!("name=\"to\" value=\"{PLACE}\"")), "{}", nobody.text());
     // A page of another site can't make a browser save.
-    let superuser = Browser::superuser(&server);
+    let superuser = Visitor::superuser(&server);
     let forged = superuser.request("POST", PLACE).header("Sec-Fetch-Site", "cross-site");
     let forged =
         forged.header("Content-Type", "application/x-www-form-urlencoded").body(b"reset=true&drop=true").send();
@@ -400,7 +400,7 @@ fn only_superusers_see_and_change_them() {
 fn problems_come_as_they_say_they_are_encoded() {
     let place = Place::new();
     let server = Server::start(&place);
-    let browser = Browser::superuser(&server);
+    let browser = Visitor::superuser(&server);
     let request = browser.request("GET", "/settings/backups/backup/daily-2020-01-01").header("Accept-Encoding", "gzip");
     let answer = request.send();
     assert!(answer.status == 404 && answer.header("content-encoding").is_none(), "{:?}", answer.headers);

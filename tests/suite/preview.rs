@@ -214,7 +214,7 @@ fn what_can_not_be_compared_says_why_and_the_rest_goes_on() {
     let databases = format!("{},{}", live("attendance"), live("library"));
     place.set("BACKUP_DATABASES", &databases);
     let preview = place.json(&["preview", id(&backup)]);
-    assert_eq!(codes(&preview), ["refused", "not-in-backup", "not-live"]);
+    assert_eq!(codes(&preview), ["needs-force", "not-in-backup", "not-live"]);
     assert!(preview["databases"]["auth"]["reason"].as_str().unwrap().contains("BACKUP_DATABASES"), "{preview}");
     assert_eq!(preview["databases"].as_object().unwrap().len(), 2);
 }

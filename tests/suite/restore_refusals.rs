@@ -36,7 +36,7 @@ fn changed() -> (Place, Value, String) {
 /// What the preview says of a restore that would be refused.
 fn foretold(place: &Place, id: &str) -> Vec<String> {
     let warnings = place.json(&["preview", id])["warnings"].as_array().unwrap().clone();
-    let refusals = warnings.iter().filter(|it| it["code"] == "refused");
+    let refusals = warnings.iter().filter(|it| it["code"] == "refused" || it["code"] == "needs-force");
     refusals.map(|it| it["detail"].as_str().unwrap().to_owned()).collect()
 }
 

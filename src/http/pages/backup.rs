@@ -8,8 +8,13 @@ use super::super::admit::Superuser;
 use super::super::errands::{self, Done, Task};
 use super::super::form::Form;
 use super::super::problem::{self, Problem};
-use super::super::shown::{Shown, changed, done_in_dialog, html, in_dialog, see_other};
-use super::super::views::{self, Site, Tab, delete, restore};
+use super::super::shown::{
+    Shown, changed, current_path, done_in_dialog, html, in_dialog, redirected, refused, see_other,
+};
+use super::super::sign_in::PAGE;
+use super::super::views::list::address;
+use super::super::views::restore::{self, Known};
+use super::super::views::{self, Site, Tab, delete};
 use super::super::{State, id};
 use super::tasks;
 use crate::backup::{Backup, BackupId};
@@ -34,7 +39,7 @@ fn found(backups: &[Backup], id: BackupId) -> Result<&Backup, Error> {
 }
 
 /// A dialog, or where there are no scripts a page.
-fn dialog(site: &Site, shown: Shown, title: &str, content: &maud::Markup) -> HttpResponse {
+pub fn dialog(site: &Site, shown: Shown, title: &str, content: &maud::Markup) -> HttpResponse {
     match shown {
         Shown::Part => html(views::dialog(title, content)),
         Shown::Page | Shown::Json => {
@@ -58,7 +63,12 @@ pub async fn preview(
         engine.preview(&id, &call)
     });
     let (preview, site) = (preview.await?, state.site(&request));
-    Ok(dialog(&site, shown, &restore::title(&id), &restore::ask(&site, &id, Some(&preview), None)))
+    Ok(dialog(
+        &site,
+        shown,
+        &restore::title(&id),
+        &restore::ask(&site, &id, &Known { preview: Some(&preview), ..Known::default() }),
+    ))
 }
 
 /// The answer to the question.
@@ -83,18 +93,18 @@ pub async fn restore(
     if form.confirm.trim() != id.to_string() {
         let problem =
             Problem::new(problem::BAD_BODY, format!("nothing was changed: type {id} to say which backup is meant"));
-        return match shown {
-            Shown::Page => {
-                Ok(dialog(&site, shown, &restore::title(&id), &restore::ask(&site, &id, None, Some(&problem))))
-            }
-            Shown::Part | Shown::Json => Err(problem),
-        };
+        return Ok(asked_again(&site, shown, &id, &problem, form.force.is_some()));
     }
     let restore = Restore { id, force: form.force.is_some(), offline: None };
     let errand = errands::begin(&state, &superuser, Task::Restore(id), move |engine, call| {
         Ok(Done::Restored(engine.restore(&restore, call)?))
     });
-    let errand = errand.await?;
+    let errand = match errand.await {
+        Err(problem) if restore::yields_to_force(&problem) => {
+            return Ok(asked_again(&site, shown, &id, &problem, true));
+        }
+        errand => errand?,
+    };
     Ok(match shown {
         Shown::Part => {
             let content = views::dialog(&restore::title(&id), &restore::progress(&site, &errand));
@@ -102,6 +112,24 @@ pub async fn restore(
         }
         Shown::Page | Shown::Json => tasks::answer(&state, &request, shown, &errand),
     })
+}
+
+/// The question once more, since the answer could not be taken.
+fn asked_again(site: &Site, shown: Shown, id: &BackupId, problem: &Problem, forced: bool) -> HttpResponse {
+    match shown {
+        Shown::Part => refused(problem, restore::refused(site, problem)),
+        Shown::Page | Shown::Json => {
+            let content = restore::ask(site, id, &Known { wrong: Some(problem), forced, preview: None });
+            let page = views::page(
+                site,
+                &restore::title(id),
+                Some(Tab::Backups),
+                &views::paper(&restore::title(id), &content),
+                false,
+            );
+            refused(problem, page)
+        }
+    }
 }
 
 /// `GET /settings/backups/backup/{id}/delete`: what would be lost, and the question whether to.
@@ -114,7 +142,7 @@ pub async fn ask_to_delete(
 ) -> Result<HttpResponse, Problem> {
     let id = id(&path)?;
     let (site, overview) = state.overview(&request).await?;
-    let content = delete::ask(&site, &overview, found(&overview.backups, id)?);
+    let content = delete::ask(&site, &overview, found(&overview.backups, id)?, None);
     Ok(dialog(&site, shown, &delete::title(&id), &content))
 }
 
@@ -137,11 +165,19 @@ pub async fn delete(
 ) -> Result<HttpResponse, Problem> {
     let (id, call) = (id(&path)?, state.call(&superuser));
     let force = form.force.is_some();
-    state.engine(move |engine| engine.delete(id, force, &call)).await?;
-    Ok(match shown {
-        Shown::Part => done_in_dialog(html! { div #outcome hx-swap-oob="innerHTML" { (delete::deleted(&id)) } }),
-        Shown::Page | Shown::Json => {
-            see_other(&state.site(&request).to(&format!("/settings/backups?deleted={id}#outcome")))
+    let site = state.site(&request);
+    match state.engine(move |engine| engine.delete(id, force, &call)).await {
+        Err(problem) if problem.kind() == problem::LAST_GOOD && shown == Shown::Part => {
+            return Ok(refused(&problem, delete::refused(&site, &problem)));
         }
+        deleted => deleted?,
+    }
+    let there = site.to(&format!("{PAGE}?deleted={id}#outcome"));
+    // On its own page there is nothing left to show.
+    let is_its_page = current_path(request.headers()).is_some_and(|path| path == site.to(&address(&id, "")));
+    Ok(match shown {
+        Shown::Part if is_its_page => redirected(&there),
+        Shown::Part => done_in_dialog(html! { div #outcome hx-swap-oob="innerHTML" { (delete::deleted(&id)) } }),
+        Shown::Page | Shown::Json => see_other(&there),
     })
 }

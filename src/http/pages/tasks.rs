@@ -10,10 +10,13 @@ use super::super::admit::Superuser;
 use super::super::errands::{self, Done, Errand, Stage, Task};
 use super::super::form::Form;
 use super::super::problem::{self, Problem};
-use super::super::shown::{Shown, changed, html, see_other};
+use super::super::shown::{Shown, changed, done_in_dialog, html, instead_of, see_other};
+use super::super::sign_in::PAGE;
 use super::super::views::{self, notice};
 use super::super::{State, id};
+use super::backup::dialog;
 use crate::backup::{BackupId, Tier, reason, timestamp};
+use crate::engine::status::Operation;
 use crate::engine::{Create, Holder};
 
 /// What a form asks for that only has buttons.
@@ -98,14 +101,29 @@ pub async fn pin(
     let (id, call) = (id(&path)?, state.call(&superuser));
     state.engine(move |engine| engine.pin(id, pinned, &call)).await?;
     let done = if pinned { "is pinned: rotation leaves it alone" } else { "is not pinned any more" };
-    Ok(settled(&state, &request, shown, &format!("{id} {done}")))
+    Ok(settled(&state, &request, shown, &views::list::address(&id, ""), &format!("{id} {done}")))
 }
 
 /// Which backup was looked at.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct AcknowledgeForm {
+pub struct Flagged {
     id: BackupId,
+}
+
+/// `GET /settings/backups/acknowledge`: what goes once a small backup is said to be right, and the question whether it is.
+pub async fn ask_to_acknowledge(
+    state: web::Data<State>,
+    _: Superuser,
+    shown: Shown,
+    request: HttpRequest,
+    flagged: web::Query<Flagged>,
+) -> Result<HttpResponse, Problem> {
+    let Flagged { id } = flagged.into_inner();
+    let (backup, plan) = state.read(move |engine| Ok((engine.get(&id)?, engine.acknowledging(id)?))).await?;
+    let site = state.site(&request);
+    let content = views::acknowledge::ask(&site, &backup, &plan);
+    Ok(dialog(&site, shown, views::acknowledge::TITLE, &content))
 }
 
 /// `POST /settings/backups/acknowledge`.
@@ -114,19 +132,14 @@ pub async fn acknowledge(
     superuser: Superuser,
     shown: Shown,
     request: HttpRequest,
-    Form(AcknowledgeForm { id }): Form<AcknowledgeForm>,
+    Form(Flagged { id }): Form<Flagged>,
 ) -> Result<HttpResponse, Problem> {
     let call = state.call(&superuser);
     state.engine(move |engine| engine.acknowledge(id, &call)).await?;
-    Ok(settled(&state, &request, shown, &format!("{id} is acknowledged: rotation goes on")))
-}
-
-/// Which operation was on the page when the button was pressed.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CancelForm {
-    operation: String,
-    started: String,
+    Ok(match shown {
+        Shown::Part => done_in_dialog(notice::announced(&format!("{id} is acknowledged: rotation goes on"))),
+        Shown::Page | Shown::Json => see_other(&state.site(&request).to(PAGE)),
+    })
 }
 
 /// `POST /settings/backups/cancel`: the operation that the page shows, and no other that has begun since.
@@ -135,17 +148,14 @@ pub async fn cancel(
     superuser: Superuser,
     shown: Shown,
     request: HttpRequest,
-    Form(meant): Form<CancelForm>,
+    Form(meant): Form<Meant>,
 ) -> Result<HttpResponse, Problem> {
     let call = state.call(&superuser);
-    let is_meant = move |holder: &Holder| {
-        holder.operation == meant.operation && timestamp::text(holder.started_at) == meant.started
-    };
-    let holder = state.engine(move |engine| engine.cancel(is_meant, &call)).await?;
-    Ok(settled(&state, &request, shown, &format!("{} is asked to stop", holder.operation)))
+    let holder = state.engine(move |engine| engine.cancel(|holder| meant.is(holder), &call)).await?;
+    Ok(settled(&state, &request, shown, PAGE, &format!("{} is asked to stop", holder.operation)))
 }
 
-/// `GET /settings/backups/errand/{number}`: how far something is that was begun on the page.
+/// `GET /settings/backups/errand/{number}`: how far something is that was begun on the page, and what came of it.
 pub async fn errand(
     state: web::Data<State>,
     _: Superuser,
@@ -153,9 +163,42 @@ pub async fn errand(
     request: HttpRequest,
     path: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
-    Ok(match state.errands.find(&path) {
-        Some(errand) => answer(&state, &request, shown, &errand),
-        None => html(views::errand::forgotten(&state.site(&request))),
+    let site = state.site(&request);
+    Ok(match (state.errands.find(&path), shown) {
+        (_, Shown::Page | Shown::Json) => see_other(&site.to(&format!("/settings/backups?errand={path}#outcome"))),
+        (None, Shown::Part) => instead_of(&format!("errand-{path}"), html(views::errand::forgotten(&site))),
+        (Some(errand), Shown::Part) => match errand.stage() {
+            Stage::Running(progress) => html(views::errand::figures(&site, &errand, progress.as_ref())),
+            Stage::Ended(_) => instead_of(&views::errand::place(&errand), answer(&state, &request, shown, &errand)),
+        },
+    })
+}
+
+/// Which operation was on the page.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Meant {
+    operation: String,
+    started: String,
+}
+
+impl Meant {
+    fn is(&self, holder: &Holder) -> bool {
+        holder.operation == self.operation && timestamp::text(holder.started_at) == self.started
+    }
+}
+
+/// `GET /settings/backups/operation`: how far the operation is that the page shows. When it has ended, the page is told.
+pub async fn operation(
+    state: web::Data<State>,
+    _: Superuser,
+    request: HttpRequest,
+    meant: web::Query<Meant>,
+) -> Result<HttpResponse, Problem> {
+    let holder = state.read(|engine| Ok(engine.under_way())).await?.filter(|holder| meant.is(holder));
+    Ok(match holder.map(Operation::from) {
+        Some(operation) => html(views::card::figures(&state.site(&request), &operation)),
+        None => changed(html! {}),
     })
 }
 
@@ -188,10 +231,10 @@ pub fn answer(state: &State, request: &HttpRequest, shown: Shown, errand: &Erran
     if matches!(errand.stage(), Stage::Ended(_)) { changed(part) } else { html(part) }
 }
 
-/// What was done at once, and shows where it was done.
-fn settled(state: &State, request: &HttpRequest, shown: Shown, done: &str) -> HttpResponse {
+/// What was done at once, and shows where it was done: on the page at `place`.
+fn settled(state: &State, request: &HttpRequest, shown: Shown, place: &str, done: &str) -> HttpResponse {
     match shown {
         Shown::Part => changed(notice::announced(done)),
-        Shown::Page | Shown::Json => see_other(&state.site(request).to("/settings/backups")),
+        Shown::Page | Shown::Json => see_other(&state.site(request).to(place)),
     }
 }

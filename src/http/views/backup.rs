@@ -2,14 +2,15 @@
 
 use maud::{Markup, html};
 
-use super::list::{actions, fate_text, flag_text, verified};
+use super::list::{actions, address, fate_text, flag_text, verified};
 use super::{Overview, Site, icons, words};
 use crate::backup::{Backup, CheckKind};
 
 /// The page of a backup.
 pub fn backup(site: &Site, overview: &Overview, backup: &Backup) -> Markup {
+    let again = site.to(&address(&backup.id, ""));
     html! {
-        section.paper.alone {
+        section.paper.alone #backup hx-get=(again) hx-trigger="backups-changed from:body" hx-select="#backup" hx-swap="outerHTML" {
             p { a.back href=(site.to("/settings/backups")) { (icons::back()) "All backups" } }
             h1 { (words::id(&backup.id)) }
             p.marks {
@@ -17,7 +18,7 @@ pub fn backup(site: &Site, overview: &Overview, backup: &Backup) -> Markup {
                 @if backup.pinned { " " span.mark { (icons::pin()) "Pinned" } }
                 @for flag in &backup.flags { " " span.mark.look { (icons::attention()) (flag_text(flag)) } }
             }
-            div.backup.single { (actions(site, backup)) div.outcome id={ "outcome-" (backup.id) } {} }
+            div.backup.single { (actions(site, backup)) div.outcome id={ "outcome-" (backup.id) } hx-preserve {} }
             (facts(site, overview, backup))
             @for finding in &backup.findings { p { (words::text(finding)) } }
             @for (name, copy) in &backup.databases {

@@ -9,8 +9,8 @@ use crate::backup::{Tier, hex, timestamp};
 use crate::engine::status::{Operation, Status, Warning};
 use crate::http::assets::ASSETS;
 
-/// Between two looks, in seconds: while something runs, and otherwise.
-const PACE: [&str; 2] = ["every 1s", "every 20s"];
+/// Between two looks. What runs is looked at more often.
+const PACE: &str = "every 20s";
 /// Width of the chart, in its own units.
 const WIDTH: u64 = 1000;
 
@@ -20,7 +20,7 @@ pub fn card(site: &Site, overview: &Overview, outcome: &Markup) -> Markup {
     html! {
         section.card aria-label="State of the backups" {
             (now(site, overview))
-            form.create method="post" action=(create) hx-post=(create) hx-target="#outcome" hx-sync="this:drop" {
+            form.create method="post" action=(create) hx-post=(create) hx-target="#outcome" hx-swap="innerHTML" hx-sync="this:drop" {
                 label for="reason" { "Reason " span.optional { "(optional)" } }
                 input #reason type="text" name="reason" maxlength="200" autocomplete="off" placeholder="before the exams";
                 button.primary type="submit" { "Create backup now" }
@@ -33,7 +33,7 @@ pub fn card(site: &Site, overview: &Overview, outcome: &Markup) -> Markup {
 /// The card alone, for a page of the app's under the same origin. It brings its styles with it.
 pub fn embedded(site: &Site, overview: &Overview) -> Markup {
     html! {
-        div.backups.embedded {
+        div.backups.embedded hx-disinherit="*" {
             link rel="stylesheet" href=(site.to(&ASSETS.style.path()));
             (card(site, overview, &html! {}))
             p { a href=(site.to("/settings/backups")) { "All backups and settings" } }
@@ -45,11 +45,10 @@ pub fn embedded(site: &Site, overview: &Overview) -> Markup {
 /// The part of it that is asked for again and again.
 pub fn now(site: &Site, overview: &Overview) -> Markup {
     let status = &overview.status;
-    let (tone, sentence) = verdict(status);
+    let (tone, sentence) = verdict(overview);
     let address = site.to(&format!("/settings/backups/now?seen={}", stamp(overview)));
-    let pace = PACE[usize::from(status.operation.is_none())];
     html! {
-        div.now #now hx-get=(address) hx-trigger={ (pace) ", backups-changed from:body" } hx-swap="outerHTML" {
+        div.now #now hx-get=(address) hx-trigger={ (PACE) ", backups-changed from:body" } hx-swap="outerHTML" {
             div class={ "state " (tone.class()) } {
                 @if tone == Tone::Good { (icons::safe()) } @else { (tone.icon()) }
                 div { h2.sentence { (sentence) } p { (because(site, status)) } }
@@ -68,67 +67,83 @@ pub fn stamp(overview: &Overview) -> String {
     for it in &overview.backups {
         sum.update(format!("{} {} {} {:?};", it.id, it.pinned, it.verified.ok, it.flags));
     }
-    sum.update(verdict(&overview.status).1);
+    sum.update(verdict(overview).1);
     hex(&sum.finalize()[..8])
 }
 
 /// What a screen reader says when it has changed.
 pub fn told(overview: &Overview) -> Markup {
-    announced(&verdict(&overview.status).1)
+    announced(&verdict(overview).1)
 }
 
 /// How bad a warning is.
 fn tone(warning: &Warning) -> Tone {
     match warning.code {
-        "stale" | "backup-failed" | "restore-unfinished" | "drill-failed" | "audit-broken" => Tone::Bad,
+        "stale" | "backup-failed" | "restore-unfinished" | "drill-failed" | "audit-broken" | "files-missing"
+        | "live-unusable" | "not-covered" | "clock-implausible" => Tone::Bad,
         _ => Tone::Look,
     }
 }
 
-/// One sentence.
-fn verdict(status: &Status) -> (Tone, String) {
+/// One sentence. Nothing is called safe that wants a look.
+fn verdict(overview: &Overview) -> (Tone, String) {
+    let status = &overview.status;
     let worst = status.warnings.iter().map(tone).max().unwrap_or(Tone::Good);
-    let sentence = match (worst, status.last_backup.is_some()) {
-        (_, false) if status.last_failure.is_none() => return (Tone::Look, "There is no backup yet".to_owned()),
-        (Tone::Bad, _) | (_, false) => return (Tone::Bad, "Your data is not safe".to_owned()),
-        (Tone::Look, true) => match status.warnings.len() {
-            1 => "Your data is safe; one thing wants a look".to_owned(),
-            more => format!("Your data is safe; {more} things want a look"),
-        },
-        (Tone::Good | Tone::Busy, true) => "Your data is safe".to_owned(),
-    };
-    (worst, sentence)
+    let is_new = overview.backups.is_empty() && status.last_failure.is_none();
+    match (worst, status.last_backup.is_some()) {
+        (Tone::Good | Tone::Busy | Tone::Look, false) if is_new => (Tone::Look, "There is no backup yet".to_owned()),
+        (Tone::Bad, _) | (_, false) => (Tone::Bad, "Your data is not safe".to_owned()),
+        (Tone::Look, true) => (
+            worst,
+            match status.warnings.len() {
+                1 => "One thing wants a look".to_owned(),
+                more => format!("{more} things want a look"),
+            },
+        ),
+        (Tone::Good | Tone::Busy, true) => (Tone::Good, "Your data is safe".to_owned()),
+    }
 }
 
 fn because(site: &Site, status: &Status) -> Markup {
     html! {
         @match &status.last_backup {
             Some(last) => { "The last good backup was taken " (words::relative(last.timestamp, site.now)) ", checked, and read back." }
-            None => "Take the first one now; after that the schedule does it.",
+            None if status.enabled => "Take the first one now; after that the schedule does it.",
+            None => "Take one now; the schedule is off.",
         }
     }
 }
 
 fn under_way(site: &Site, operation: &Operation) -> Markup {
-    let what = match operation.kind.as_str() {
-        "create" => "A backup is being taken".to_owned(),
-        "restore" => "A backup is being restored".to_owned(),
-        "drill" => "A restore is being rehearsed".to_owned(),
-        other => format!("Under way: {other}"),
-    };
     let cancel = site.to("/settings/backups/cancel");
-    let at = operation.database.as_ref().map(|name| (name.as_str(), operation.progress));
     html! {
         div.operation {
-            p.title { (icons::busy()) (what) span.small { "begun " (words::relative(operation.started_at, site.now)) } }
-            (errand::bar(&what, at))
-            form method="post" action=(cancel) hx-post=(cancel) hx-target="#outcome" {
+            p.title { (icons::busy()) (doing(operation)) span.small { "begun " (words::relative(operation.started_at, site.now)) } }
+            (figures(site, operation))
+            form method="post" action=(cancel) hx-post=(cancel) hx-target="#outcome" hx-swap="innerHTML" {
                 input type="hidden" name="operation" value=(operation.kind);
                 input type="hidden" name="started" value=(timestamp::text(operation.started_at));
                 button #cancel type="submit" { "Cancel" }
             }
         }
     }
+}
+
+fn doing(operation: &Operation) -> String {
+    match operation.kind.as_str() {
+        "create" => "A backup is being taken".to_owned(),
+        "restore" => "A backup is being restored".to_owned(),
+        "drill" => "A restore is being rehearsed".to_owned(),
+        other => format!("Under way: {other}"),
+    }
+}
+
+/// How far the operation is.
+pub fn figures(site: &Site, operation: &Operation) -> Markup {
+    let (kind, started) = (&operation.kind, timestamp::text(operation.started_at));
+    let at = operation.database.as_ref().map(|name| (name.as_str(), operation.progress));
+    let address = site.to(&format!("/settings/backups/operation?operation={kind}&started={started}"));
+    errand::polled(&address, &errand::bar(&doing(operation), at))
 }
 
 fn facts(site: &Site, status: &Status) -> Markup {
@@ -212,21 +227,19 @@ fn warnings(site: &Site, overview: &Overview) -> Markup {
 
 /// What the page itself can do about it.
 fn fix(site: &Site, overview: &Overview, warning: &Warning) -> Markup {
-    let button = |id: &str, path: &str, label: &str, fields: &Markup| {
-        let address = site.to(path);
-        html! {
-            form method="post" action=(address) hx-post=(address) hx-target="#outcome" {
-                (fields)
-                button id=(id) type="submit" { (label) }
-            }
-        }
-    };
     let shrunk = overview.backups.iter().find(|backup| backup.tier != Tier::PreRestore).filter(|it| it.is_shrunk());
     match (warning.code, shrunk) {
-        ("drill-failed", _) => button("drill-again", "/settings/backups/drill", "Rehearse again", &html! {}),
+        ("drill-failed", _) => {
+            let drill = site.to("/settings/backups/drill");
+            html! {
+                form method="post" action=(drill) hx-post=(drill) hx-target="#outcome" hx-swap="innerHTML" {
+                    button #drill-again type="submit" { "Rehearse again" }
+                }
+            }
+        }
         ("rotation-frozen", Some(backup)) => {
-            let id = html! { input type="hidden" name="id" value=(backup.id); };
-            button("acknowledge", "/settings/backups/acknowledge", "The live data is right: go on", &id)
+            let ask = site.to(&format!("/settings/backups/acknowledge?id={}", backup.id));
+            html! { p { a.button #acknowledge href=(ask) hx-get=(ask) hx-target="#dialog" hx-swap="innerHTML" { "The live data is right…" } } }
         }
         ("disabled", _) => {
             html! { p { a.button #open-settings href=(site.to("/settings/backups/settings")) { "Open the settings" } } }

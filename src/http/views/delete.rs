@@ -1,23 +1,23 @@
 //! Deleting a backup: what is lost by it, and the question whether to.
 
+use chrono::{Datelike, NaiveDate};
 use maud::{Markup, html};
 
 use super::list::{address, fate_text};
 use super::notice::{Tone, notice};
-use super::{Overview, Site, words};
-use crate::backup::calendar::{Period, State, calendar};
-use crate::backup::{Backup, BackupId};
+use super::restore::insist;
+use super::{Overview, Site, problem, words};
+use crate::backup::{Backup, BackupId, Tier};
+use crate::http::problem::Problem;
 
 /// What the dialog is called.
 pub fn title(id: &BackupId) -> String {
     format!("Delete {id}")
 }
 
-/// The question.
-pub fn ask(site: &Site, overview: &Overview, backup: &Backup) -> Markup {
+/// The question. `wrong` is what was wrong with the answer before.
+pub fn ask(site: &Site, overview: &Overview, backup: &Backup, wrong: Option<&Problem>) -> Markup {
     let to = site.to(&address(&backup.id, "/delete"));
-    let lost = lost(site, overview, backup);
-    let is_last_good = backup.is_good() && overview.backups.iter().filter(|it| it.is_good()).count() == 1;
     html! {
         p.lead { "The copies of " (site.exact(backup.timestamp)) " are removed for good. This can't be undone." }
         dl.facts {
@@ -25,17 +25,11 @@ pub fn ask(site: &Site, overview: &Overview, backup: &Backup) -> Markup {
             @if let Some(reason) = &backup.reason { div { dt { "Taken for" } dd { (words::text(reason)) } } }
             @if let Some(fate) = overview.fates.get(&backup.id) { div { dt { "Otherwise" } dd { (fate_text(fate)) } } }
         }
-        @if !lost.is_empty() {
-            (notice(Tone::Look, "These could not be restored any more", &html! { p { (lost.join(", ")) } }))
-        }
-        form method="post" action=(to) hx-post=(to) hx-target="#dialog-outcome" hx-sync="this:drop" {
-            @if is_last_good || overview.backups.len() == 1 {
-                label.check {
-                    input type="checkbox" name="force" value="true";
-                    "It is the last good backup. Delete it all the same"
-                }
-            }
-            div.outcome #dialog-outcome {}
+        @for loss in losses(overview, backup) { (notice(Tone::Look, &loss, &html! {})) }
+        form method="post" action=(to) hx-post=(to) hx-target="#dialog-outcome" hx-swap="innerHTML" hx-sync="this:drop" {
+            @if is_last_good(overview, backup) { (insist("It is the last good backup. Delete it all the same")) }
+            @else if overview.backups.len() == 1 { (insist("It is the last backup that is left. Delete it all the same")) }
+            div.outcome #dialog-outcome { @if let Some(wrong) = wrong { (problem::part(site, wrong)) } }
             div.buttons {
                 a.button data-close href=(site.to("/settings/backups")) { "Keep it" }
                 button.dangerous type="submit" { "Delete" }
@@ -44,15 +38,42 @@ pub fn ask(site: &Site, overview: &Overview, backup: &Backup) -> Markup {
     }
 }
 
-/// Days, weeks and months of which it is the only good backup.
-fn lost(site: &Site, overview: &Overview, backup: &Backup) -> Vec<String> {
-    let today = overview.settings.schedule.local_date(site.now);
-    let shown = calendar(&overview.backups, &overview.settings.retention, today);
-    let alone = |period: &&Period| period.state == State::Kept { id: backup.id, count: 1 };
-    let months = shown.months.iter().filter(alone).map(|period| period.first.format("%B %Y").to_string());
-    let weeks = shown.weeks.iter().filter(alone).map(|period| format!("the week of {}", words::date(period.first)));
-    let days = shown.days.iter().filter(alone).map(|period| words::date(period.first));
-    months.chain(weeks).chain(days).collect()
+/// Why it was refused, and the box that lifts that: it was not the last good one when the question was asked.
+pub fn refused(site: &Site, problem: &Problem) -> Markup {
+    html! { (problem::part(site, problem)) (insist("Delete it all the same")) }
+}
+
+fn is_last_good(overview: &Overview, backup: &Backup) -> bool {
+    backup.is_good() && overview.backups.iter().filter(|it| it.is_good()).count() == 1
+}
+
+/// What is lost by it, besides the copies.
+fn losses(overview: &Overview, backup: &Backup) -> Vec<String> {
+    let mut losses = Vec::new();
+    if backup.pinned {
+        losses.push("It is pinned: someone wanted to keep it".to_owned());
+    }
+    if backup.tier == Tier::PreRestore {
+        losses.push("It is what a restore replaced: without it that restore can't be undone".to_owned());
+    }
+    losses.extend(only_one_of(overview, backup).map(|time| format!("{time} could not be restored any more")));
+    losses
+}
+
+/// The longest time of which it is the only good backup.
+fn only_one_of(overview: &Overview, backup: &Backup) -> Option<String> {
+    let date = backup.local_date;
+    let others = || overview.backups.iter().filter(|it| it.is_good() && it.id != backup.id).map(|it| it.local_date);
+    let month = |date: NaiveDate| (date.year(), date.month());
+    if !backup.is_good() {
+        None
+    } else if others().all(|other| month(other) != month(date)) {
+        Some(date.format("%B %Y").to_string())
+    } else if others().all(|other| other.iso_week() != date.iso_week()) {
+        Some(date.format("Week %V of %G").to_string())
+    } else {
+        others().all(|other| other != date).then(|| words::date(date))
+    }
 }
 
 /// It was done.

@@ -8,7 +8,7 @@ use crate::backup::{Backup, BackupId, DatabaseName};
 use crate::engine::{Drilled, Restored, Verification};
 use crate::http::errands::{Done, Errand, Stage, Task};
 
-/// As it stands; while it runs, htmx asks again by itself.
+/// As it stands; while it runs, htmx asks for its figures again by itself.
 pub fn errand(site: &Site, errand: &Errand) -> Markup {
     match errand.stage() {
         Stage::Running(progress) => running(site, errand, progress.as_ref()),
@@ -17,12 +17,12 @@ pub fn errand(site: &Site, errand: &Errand) -> Markup {
     }
 }
 
-/// What a screen reader says of it.
+/// What a screen reader says of it, when it has begun and when it has ended.
 pub fn told(errand: &Errand) -> Markup {
     match errand.stage() {
-        Stage::Running(None) => announced(doing(errand.task)),
-        // Said already, or said by itself.
-        Stage::Running(Some(_)) | Stage::Ended(Err(_)) => html! {},
+        Stage::Running(_) => announced(doing(errand.task)),
+        // That says itself.
+        Stage::Ended(Err(_)) => html! {},
         Stage::Ended(Ok(done)) => announced(&title(errand.task, &done).1),
     }
 }
@@ -44,19 +44,37 @@ fn doing(task: Task) -> &'static str {
     }
 }
 
+/// The id of its element.
+pub fn place(errand: &Errand) -> String {
+    format!("errand-{}", errand.number)
+}
+
+fn address(errand: &Errand, rest: &str) -> String {
+    format!("/settings/backups/errand/{}{rest}", errand.number)
+}
+
+/// The button stays where it is while the figures come and go: a press is never lost.
 fn running(site: &Site, errand: &Errand, progress: Option<&(DatabaseName, f64)>) -> Markup {
-    let address = format!("/settings/backups/errand/{}", errand.number);
+    let cancel = site.to(&address(errand, "/cancel"));
     let more = html! {
-        (bar(doing(errand.task), progress.map(|(name, share)| (name.as_str(), Some(*share)))))
-        form method="post" action=(site.to(&format!("{address}/cancel"))) hx-post=(site.to(&format!("{address}/cancel")))
-            hx-target="closest .errand" hx-swap="outerHTML" {
+        (figures(site, errand, progress))
+        form method="post" action=(cancel) hx-post=(cancel) hx-target={ "#" (place(errand)) } hx-swap="outerHTML" {
             button id={ "cancel-" (errand.number) } type="submit" { "Cancel" }
         }
     };
+    html! { div.errand id=(place(errand)) { (notice(Tone::Busy, doing(errand.task), &more)) } }
+}
+
+/// The part of it that is asked for again and again. A screen reader is spared it.
+pub fn figures(site: &Site, errand: &Errand, progress: Option<&(DatabaseName, f64)>) -> Markup {
+    let at = progress.map(|(name, share)| (name.as_str(), Some(*share)));
+    polled(&site.to(&address(errand, "")), &bar(doing(errand.task), at))
+}
+
+/// Figures that are asked for anew each second.
+pub fn polled(address: &str, figures: &Markup) -> Markup {
     html! {
-        div.errand hx-get=(site.to(&address)) hx-trigger="load delay:600ms" hx-swap="outerHTML" {
-            (notice(Tone::Busy, doing(errand.task), &more))
-        }
+        div.figures aria-live="off" hx-get=(address) hx-trigger="every 1s" hx-swap="outerHTML" { (figures) }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::backup::{BackupId, DatabaseName};
 use crate::engine::status::Warning;
 use crate::engine::{DatabasePreview, Preview};
 use crate::http::errands::Errand;
-use crate::http::problem::Problem;
+use crate::http::problem::{DAMAGED, FOREIGN_CODE, LIVE_CORRUPT, OTHER_DATABASES, Problem};
 use crate::sqlite::diff::{Difference, SchemaDifference, SchemaObject, TableDifference};
 
 /// What the dialog is called.
@@ -17,23 +17,33 @@ pub fn title(id: &BackupId) -> String {
     format!("Restore {id}")
 }
 
-/// The question. `wrong` is what was wrong with the answer before.
-pub fn ask(site: &Site, id: &BackupId, preview: Option<&Preview>, wrong: Option<&Problem>) -> Markup {
+/// What is known when it is asked.
+#[derive(Default)]
+pub struct Known<'a> {
+    /// What it would change.
+    pub preview: Option<&'a Preview>,
+    /// What was wrong with the answer before.
+    pub wrong: Option<&'a Problem>,
+    /// The answer before was given with force.
+    pub forced: bool,
+}
+
+/// The question.
+pub fn ask(site: &Site, id: &BackupId, known: &Known<'_>) -> Markup {
     let to = site.to(&address(id, "/restore"));
-    let refused = preview.is_none_or(|preview| preview.warnings.iter().any(is_refusal));
+    let all = || known.preview.iter().flat_map(|preview| &preview.warnings);
+    let force = known.forced || all().any(|it| it.code == NEEDS_FORCE) && !all().any(|it| it.code == REFUSED);
     html! {
-        @match preview {
+        @match known.preview {
             Some(preview) => (previewed(site, preview)),
             None => p { a href=(to) { "Look once more at what would change" } },
         }
-        form.confirm method="post" action=(to) hx-post=(to) hx-target="#dialog-outcome" hx-sync="this:drop" {
+        form.confirm method="post" action=(to) hx-post=(to) hx-target="#dialog-outcome" hx-swap="innerHTML" hx-sync="this:drop" {
             label for="confirm" { "To replace the live data, type " (words::id(id)) }
             input #confirm type="text" name="confirm" autocomplete="off" autocapitalize="off" spellcheck="false" required
                 aria-describedby="dialog-outcome";
-            @if refused {
-                label.check { input type="checkbox" name="force" value="true"; "Restore it all the same, whatever it would be refused for" }
-            }
-            div.outcome #dialog-outcome { @if let Some(wrong) = wrong { (problem::part(site, wrong)) } }
+            @if force { (insist("Restore it all the same, in spite of what it would be refused for")) }
+            div.outcome #dialog-outcome { @if let Some(wrong) = known.wrong { (refused(site, wrong)) } }
             p.help { "The app may go on running. What is there now is kept as a backup of its own, so this can be undone." }
             div.buttons {
                 a.button data-close href=(site.to("/settings/backups")) { "Cancel" }
@@ -43,16 +53,39 @@ pub fn ask(site: &Site, id: &BackupId, preview: Option<&Preview>, wrong: Option<
     }
 }
 
+/// Why it was refused, and the box that lifts that, if one does.
+pub fn refused(site: &Site, problem: &Problem) -> Markup {
+    html! {
+        (problem::part(site, problem))
+        @if yields_to_force(problem) { (insist("Restore it all the same")) }
+    }
+}
+
+/// Whether force would have lifted it.
+pub fn yields_to_force(problem: &Problem) -> bool {
+    [LIVE_CORRUPT, FOREIGN_CODE, OTHER_DATABASES, DAMAGED].contains(&problem.kind())
+}
+
+/// A box of the form that it is in.
+pub fn insist(what: &str) -> Markup {
+    html! { label.check { input type="checkbox" name="force" value="true"; (what) } }
+}
+
 /// Under way, or done; the dialog stays until it is closed.
 pub fn progress(site: &Site, errand: &Errand) -> Markup {
     html! {
-        (errand::errand(site, errand)) (errand::told(errand))
+        // What is outside of an open dialog nobody hears of.
+        div aria-live="polite" { (errand::errand(site, errand)) }
         div.buttons { a.button data-close href=(site.to("/settings/backups")) { "Close" } }
     }
 }
 
+/// The codes of warnings that foretell a refusal: force lifts the one and not the other.
+const NEEDS_FORCE: &str = "needs-force";
+const REFUSED: &str = "refused";
+
 fn is_refusal(warning: &Warning) -> bool {
-    warning.code == "refused"
+    [NEEDS_FORCE, REFUSED].contains(&warning.code)
 }
 
 fn previewed(site: &Site, preview: &Preview) -> Markup {

@@ -2,7 +2,7 @@
 
 mod fields;
 mod fixed;
-mod outlook;
+pub(super) mod outlook;
 
 use maud::{Markup, html};
 

@@ -179,3 +179,16 @@ fn tz_is_the_default_zone() {
     assert_eq!(load(&[("TZ", "Europe/Berlin")]).unwrap().settings.schedule.timezone, chrono_tz::Europe::Berlin);
     assert_eq!(load(&[("TZ", "CET-1CEST")]).unwrap().settings.schedule.timezone, Tz::UTC);
 }
+
+#[test]
+fn browsers_trust_https_and_their_own_machine() {
+    let trusted = |url: &str| load(&[("BACKUP_PUBLIC_URL", url)]).unwrap().public_url.unwrap().is_trustworthy();
+    for url in
+        ["https://a.example", "http://localhost:8080/x", "http://app.localhost", "http://127.0.0.2", "http://[::1]:1"]
+    {
+        assert!(trusted(url), "{url}");
+    }
+    for url in ["http://a.example", "http://localhost.example", "http://192.168.0.7:8080", "http://[fe80::1]"] {
+        assert!(!trusted(url), "{url}");
+    }
+}

@@ -95,13 +95,18 @@ pub fn in_dialog(answer: HttpResponse) -> HttpResponse {
     with(with(answer, HX_RETARGET, "#dialog"), HX_RESWAP, "innerHTML")
 }
 
-/// The answer takes the place of the element of that id; ids are ours, and fit a header.
-pub fn instead_of(id: &str, answer: HttpResponse) -> HttpResponse {
-    let mut answer = with(answer, HX_RESWAP, "outerHTML");
-    if let Ok(target) = HeaderValue::try_from(format!("#{id}")) {
-        answer.headers_mut().insert(HX_RETARGET, target);
+/// The answer takes the place of the element of that id.
+pub fn instead_of(id: &str, mut answer: HttpResponse) -> HttpResponse {
+    for (name, value) in in_place_of(id) {
+        answer.headers_mut().insert(name, value);
     }
     answer
+}
+
+/// What says so; ids are ours, and fit a header.
+pub fn in_place_of(id: &str) -> Vec<(HeaderName, HeaderValue)> {
+    let target = HeaderValue::try_from(format!("#{id}")).ok().map(|target| (HX_RETARGET, target));
+    target.into_iter().chain([(HX_RESWAP, HeaderValue::from_static("outerHTML"))]).collect()
 }
 
 /// The page goes to another address.

@@ -135,7 +135,8 @@ fn what_is_refused_is_told_where_it_was_asked_for() {
     let answer = visitor.post_by_htmx("/settings/backups/create", &[("reason", &long)]);
     assert_eq!(answer.status, 400);
     assert!(answer.text().contains("at most 200 characters"), "{}", answer.text());
-    let answer = visitor.post_by_htmx("/settings/backups/cancel", &[]);
+    let shown = [("operation", "create"), ("started", "2026-01-08T02:00:00.000Z")];
+    let answer = visitor.post_by_htmx("/settings/backups/cancel", &shown);
     assert_eq!(answer.status, 409);
     assert!(answer.text().contains("Nothing to cancel"), "{}", answer.text());
     let held = visitor

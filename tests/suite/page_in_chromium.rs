@@ -97,7 +97,7 @@ fn create_it(browser: &Browser, place: &Place) -> String {
     browser.wait_text("#outcome", "was taken");
     assert!(browser.has_focus(".create button"), "the focus went to {}", focused(browser));
     browser.wait_text("#list", SHOWN);
-    browser.wait_text(".sentence", "Your data is safe");
+    browser.wait_text(".sentence", "2 things want a look");
     // It is taken, and nobody wants the same words for the next one.
     assert_eq!(browser.property("#reason", "value").as_deref(), Some(""));
     place.ids().remove(0)
@@ -374,6 +374,7 @@ fn without_scripts_a_backup_is_taken_restored_and_deleted() {
         browser.fill("#confirm", confirm);
         browser.click("main .dangerous");
     };
+    browser.expect_status(400);
     restore(&id, "daily-2026-01-01");
     browser.wait_text("#dialog-outcome", "Nothing was changed: type");
     assert_eq!(people(), "Ada");

@@ -11,7 +11,7 @@ use crate::harness::{Place, sql_on_copy};
 const PAGE: usize = 4096;
 
 /// A place whose `attendance` has a hundred pages of marks.
-fn filled() -> Place {
+pub fn filled() -> Place {
     let place = Place::new();
     place.sql("attendance", "CREATE TABLE marks (id INTEGER PRIMARY KEY, day TEXT, note TEXT)");
     place.sql("attendance", "CREATE INDEX by_day ON marks (day)");

@@ -9,11 +9,15 @@ use maud::Markup;
 use tracing_actix_web::RequestId;
 
 use super::super::State;
-use super::super::problem::{Problem, UNAUTHENTICATED};
-use super::super::shown::{HTML, Shown, current_path, is_navigation, opens_dialog};
+use super::super::problem::{Problem, TOO_MANY_REQUESTS, UNAUTHENTICATED};
+use super::super::shown::{HTML, Shown, current_path, in_place_of, is_navigation, opens_dialog};
 use super::super::sign_in::{PAGE, is_page};
 use super::super::views::problem::{in_dialog, meanwhile, part, signed_out, whole};
 use super::super::views::{self, Site};
+
+/// What the page asks for again and again.
+const NOW: &str = "/settings/backups/now";
+const OPERATION: &str = "/settings/backups/operation";
 
 /// The same answer with its problem told as it is wanted. The status and the headers stay.
 pub fn as_wanted(mut response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
@@ -29,6 +33,12 @@ pub fn as_wanted(mut response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxB
         (_, UNAUTHENTICATED) => way_in(&site, &request),
         _ => whole(&site, &problem),
     };
+    if request.path() == OPERATION && problem.kind() == UNAUTHENTICATED {
+        // The whole of what asks again: else each part of it would be told the same.
+        for (name, value) in in_place_of("now") {
+            response.headers_mut().insert(name, value);
+        }
+    }
     if shown == Shown::Part && !is_our_page(&site, &request) {
         // The app's own htmx shows nothing of an answer that is an error.
         *response.response_mut().status_mut() = StatusCode::OK;
@@ -56,17 +66,19 @@ fn is_our_page(site: &Site, request: &HttpRequest) -> bool {
 fn told_in_part(site: &Site, request: &HttpRequest, problem: &Problem) -> Markup {
     let path = request.path();
     let errand = path.strip_prefix("/settings/backups/errand/");
-    let is_asked_again = errand.is_some() || ["/settings/backups/now", "/settings/backups/operation"].contains(&path);
     let reads = request.method() == Method::GET;
+    // It may be better soon.
+    let passes = problem.kind().status >= 500 || problem.kind() == TOO_MANY_REQUESTS;
+    let is_asked_again = reads && passes && (errand.is_some() || [NOW, OPERATION].contains(&path));
     match problem.kind() {
         _ if opens_dialog(request.headers()) => in_dialog(site, problem),
         UNAUTHENTICATED => {
             let to = errand.filter(|_| reads).map(|number| format!("{PAGE}?errand={number}"));
             signed_out(site, to.as_deref().unwrap_or(PAGE), !reads)
         }
-        _ if reads && is_asked_again => {
+        _ if is_asked_again => {
             let address = request.uri().path_and_query().map_or(path, |address| address.as_str());
-            meanwhile(site, &site.to(address), path.ends_with("/now").then_some("now"), problem)
+            meanwhile(site, &site.to(address), (path == NOW).then_some("now"), problem)
         }
         _ => part(site, problem),
     }

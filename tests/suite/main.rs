@@ -40,6 +40,7 @@ mod page_activity;
 mod page_for_all;
 mod page_in_chromium;
 mod page_settings;
+mod page_settings_in_chromium;
 mod page_truth;
 mod paths;
 mod preview;

@@ -15,7 +15,7 @@ use crate::seasons;
 
 /// Nobody is shut out from what is shown now, in light and in dark, and nothing is wider than the window.
 #[track_caller]
-fn assert_for_all(browser: &Browser, what: &str) {
+pub fn assert_for_all(browser: &Browser, what: &str) {
     println!("{what}");
     for scheme in ["dark", "light"] {
         browser.set_media("prefers-color-scheme", scheme);
@@ -26,7 +26,7 @@ fn assert_for_all(browser: &Browser, what: &str) {
 
 /// Names what sticks out at the side; what scrolls by itself may.
 #[track_caller]
-fn assert_fits(browser: &Browser) {
+pub fn assert_fits(browser: &Browser) {
     let wide = browser.script(
         "const width = document.documentElement.clientWidth;
         const out = [...document.querySelectorAll('body *')].filter(it => {

@@ -55,8 +55,9 @@ pub async fn preview(
         }
     };
     Ok(match &stand.outlook {
-        Ok(_) => html(markup),
-        Err(problem) => refused(problem, markup),
+        // What is half typed is no mistake yet: that it can't be saved so is what follows from it.
+        Err(problem) if shown != Shown::Part => refused(problem, markup),
+        _ => html(markup),
     })
 }
 

@@ -51,6 +51,9 @@ pub enum DatabasePreview {
     },
 }
 
+/// A copy that SQLite has open, or why it doesn't.
+type OpenedCopy = (DatabaseName, Result<Connection, Error>);
+
 impl Engine {
     /// What a restore of a backup would change.
     pub fn preview(&self, id: &BackupId, call: &Call) -> Result<Preview, Error> {
@@ -91,7 +94,7 @@ impl Engine {
 
     /// Opens all copies of a backup. Rotation may take a file away, or give it another name, before SQLite has it open too:
     /// then all are looked up once more.
-    fn opened_copies(&self, id: &BackupId) -> Result<(Backup, Vec<(DatabaseName, Result<Connection, Error>)>), Error> {
+    fn opened_copies(&self, id: &BackupId) -> Result<(Backup, Vec<OpenedCopy>), Error> {
         'opened: loop {
             let Opened { backup, files } = self.opened(id)?;
             let mut copies = Vec::new();

@@ -7,15 +7,18 @@ pub mod problems;
 mod settings;
 mod tasks;
 
+use std::future::{Ready, ready};
+
+use actix_web::dev::Payload;
 use actix_web::http::Method;
 use actix_web::middleware::Compress;
-use actix_web::{HttpRequest, HttpResponse, Resource, Route, web};
+use actix_web::{FromRequest, HttpRequest, HttpResponse, Resource, Route, web};
 use maud::html;
 use serde::Deserialize;
 
 use super::admit::{Superuser, address};
 use super::problem::Problem;
-use super::shown::{changed, html};
+use super::shown::{Shown, changed, html};
 use super::views::list::Chosen;
 use super::views::{self, Overview, Site, Tab, card, delete, errand, list, strip};
 use super::{State, resource};
@@ -63,6 +66,28 @@ pub fn routes() -> Vec<Resource> {
 /// A route whose answers are worth compressing.
 fn page(route: Route) -> Route {
     route.wrap(Compress::default())
+}
+
+/// A superuser at a page. Like [`Superuser`] it says at once who it isn't for.
+pub struct Visit {
+    state: web::Data<State>,
+    superuser: Superuser,
+    shown: Shown,
+    request: HttpRequest,
+}
+
+impl FromRequest for Visit {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let visit = |superuser| {
+            let state = request.app_data::<web::Data<State>>().cloned();
+            let state = state.ok_or_else(|| Problem::internal(&"a page without its state"))?;
+            Ok(Self { state, superuser, shown: Shown::wanted(request.headers()), request: request.clone() })
+        };
+        ready(Superuser::from_request(request, payload).into_inner().and_then(visit))
+    }
 }
 
 impl State {
@@ -118,12 +143,7 @@ impl Shows {
 }
 
 /// `GET /settings/backups`.
-async fn overview(
-    state: web::Data<State>,
-    _: Superuser,
-    shows: web::Query<Shows>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
+async fn overview(Visit { state, request, .. }: Visit, shows: web::Query<Shows>) -> Result<HttpResponse, Problem> {
     let (site, overview) = state.overview(&request).await?;
     let begun = shows.errand.as_ref().map(|number| state.errands.find(number));
     let outcome = match &begun {
@@ -145,7 +165,7 @@ async fn overview(
 }
 
 /// `GET /settings/backups/card`: for the app's own page, which takes it in by one `hx-get`.
-async fn embedded(state: web::Data<State>, _: Superuser, request: HttpRequest) -> Result<HttpResponse, Problem> {
+async fn embedded(Visit { state, request, .. }: Visit) -> Result<HttpResponse, Problem> {
     let (site, overview) = state.overview(&request).await?;
     Ok(html(card::embedded(&site, &overview)))
 }
@@ -159,12 +179,7 @@ pub struct Seen {
 }
 
 /// `GET /settings/backups/now`: how things stand. If that is not what was seen before, the page is told.
-async fn now(
-    state: web::Data<State>,
-    _: Superuser,
-    query: web::Query<Seen>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
+async fn now(Visit { state, request, .. }: Visit, query: web::Query<Seen>) -> Result<HttpResponse, Problem> {
     let (site, overview) = state.overview(&request).await?;
     let part = card::now(&site, &overview);
     if query.seen.is_empty() || query.seen == card::stamp(&overview) {
@@ -174,12 +189,7 @@ async fn now(
 }
 
 /// `GET /settings/backups/list`: the list, and the calendar that goes with it.
-async fn listed(
-    state: web::Data<State>,
-    _: Superuser,
-    shows: web::Query<Shows>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
+async fn listed(Visit { state, request, .. }: Visit, shows: web::Query<Shows>) -> Result<HttpResponse, Problem> {
     let (site, overview) = state.overview(&request).await?;
     Ok(html(html! { (list::list(&site, &overview, shows.chosen())) (strip::strip(&site, &overview, true)) }))
 }

@@ -2,25 +2,21 @@
 
 use std::collections::BTreeSet;
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpResponse, web};
 use maud::html;
 
-use super::super::State;
-use super::super::admit::Superuser;
 use super::super::problem::Problem;
 use super::super::shown::{Shown, html, refused};
 use super::super::views::activity::{FILTER, Told, activity, rehearsal_in_place, rehearsals};
 use super::super::views::{self, Site, Tab, notice, words};
 use super::super::wanted::Wanted;
+use super::Visit;
 use crate::engine::Engine;
 
 /// `GET /settings/backups/activity`.
 pub async fn look(
-    state: web::Data<State>,
-    _: Superuser,
-    shown: Shown,
+    Visit { state, shown, request, .. }: Visit,
     wanted: web::Query<Wanted>,
-    request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let wanted = wanted.into_inner();
     let parsed = wanted.parse();

@@ -1,12 +1,12 @@
 //! One backup: all that is known of it, putting it back, deleting it.
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpResponse, web};
 use maud::html;
 use serde::Deserialize;
 
-use super::super::admit::Superuser;
 use super::super::errands::{self, Done, Task};
 use super::super::form::Form;
+use super::super::id;
 use super::super::problem::{self, Problem};
 use super::super::shown::{
     Shown, changed, current_path, done_in_dialog, html, in_dialog, redirected, refused, see_other,
@@ -15,18 +15,13 @@ use super::super::sign_in::PAGE;
 use super::super::views::list::address;
 use super::super::views::restore::{self, Known};
 use super::super::views::{self, Site, Tab, delete};
-use super::super::{State, id};
+use super::Visit;
 use super::tasks;
 use crate::backup::{Backup, BackupId};
 use crate::engine::{Error, Restore};
 
 /// `GET /settings/backups/backup/{id}`.
-pub async fn backup(
-    state: web::Data<State>,
-    _: Superuser,
-    request: HttpRequest,
-    path: web::Path<String>,
-) -> Result<HttpResponse, Problem> {
+pub async fn backup(Visit { state, request, .. }: Visit, path: web::Path<String>) -> Result<HttpResponse, Problem> {
     let id = id(&path)?;
     let (site, overview) = state.overview(&request).await?;
     let backup = found(&overview.backups, id)?;
@@ -50,10 +45,7 @@ pub fn dialog(site: &Site, shown: Shown, title: &str, content: &maud::Markup) ->
 
 /// `GET /settings/backups/backup/{id}/restore`: what a restore would change, and the question whether to.
 pub async fn preview(
-    state: web::Data<State>,
-    superuser: Superuser,
-    shown: Shown,
-    request: HttpRequest,
+    Visit { state, superuser, shown, request }: Visit,
     path: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let (id, call) = (id(&path)?, state.call(&superuser));
@@ -82,10 +74,7 @@ pub struct RestoreForm {
 
 /// `POST /settings/backups/backup/{id}/restore`.
 pub async fn restore(
-    state: web::Data<State>,
-    superuser: Superuser,
-    shown: Shown,
-    request: HttpRequest,
+    Visit { state, superuser, shown, request }: Visit,
     path: web::Path<String>,
     Form(form): Form<RestoreForm>,
 ) -> Result<HttpResponse, Problem> {
@@ -134,10 +123,7 @@ fn asked_again(site: &Site, shown: Shown, id: &BackupId, problem: &Problem, forc
 
 /// `GET /settings/backups/backup/{id}/delete`: what would be lost, and the question whether to.
 pub async fn ask_to_delete(
-    state: web::Data<State>,
-    _: Superuser,
-    shown: Shown,
-    request: HttpRequest,
+    Visit { state, shown, request, .. }: Visit,
     path: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let id = id(&path)?;
@@ -156,10 +142,7 @@ pub struct DeleteForm {
 
 /// `POST /settings/backups/backup/{id}/delete`.
 pub async fn delete(
-    state: web::Data<State>,
-    superuser: Superuser,
-    shown: Shown,
-    request: HttpRequest,
+    Visit { state, superuser, shown, request }: Visit,
     path: web::Path<String>,
     Form(form): Form<DeleteForm>,
 ) -> Result<HttpResponse, Problem> {

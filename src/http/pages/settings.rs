@@ -12,6 +12,7 @@ use super::super::shown::{Shown, changed, html, refused, see_other};
 use super::super::typed::Typed;
 use super::super::views::settings::{PLACE, Said, Stand, previewed, settings, told};
 use super::super::views::{self, Site, Tab, words};
+use super::Visit;
 use crate::backup::settings::Saved;
 use crate::engine::{Call, Change, Changed, Engine, Error, Outlook};
 
@@ -25,10 +26,8 @@ pub struct Before {
 
 /// `GET /settings/backups/settings`.
 pub async fn look(
-    state: web::Data<State>,
-    superuser: Superuser,
+    Visit { state, superuser, request, .. }: Visit,
     before: web::Query<Before>,
-    request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let stand = stand(&state, &superuser, None).await?;
     let is_saved = before.saved.as_ref().is_some_and(|version| *version == stand.view.version());
@@ -38,10 +37,7 @@ pub async fn look(
 
 /// `POST /settings/backups/settings/preview`: what would follow from what is typed. Nothing is changed.
 pub async fn preview(
-    state: web::Data<State>,
-    superuser: Superuser,
-    shown: Shown,
-    request: HttpRequest,
+    Visit { state, superuser, shown, request }: Visit,
     Form(typed): Form<Typed>,
 ) -> Result<HttpResponse, Problem> {
     let stand = stand(&state, &superuser, Some(typed)).await?;
@@ -63,10 +59,7 @@ pub async fn preview(
 
 /// `POST /settings/backups/settings`: saves what is typed, or takes back all that was saved.
 pub async fn save(
-    state: web::Data<State>,
-    superuser: Superuser,
-    shown: Shown,
-    request: HttpRequest,
+    Visit { state, superuser, shown, request }: Visit,
     Form(typed): Form<Typed>,
 ) -> Result<HttpResponse, Problem> {
     let (call, asked) = (state.call(&superuser), typed.clone());

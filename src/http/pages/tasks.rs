@@ -6,7 +6,6 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use maud::html;
 use serde::Deserialize;
 
-use super::super::admit::Superuser;
 use super::super::errands::{self, Done, Errand, Stage, Task};
 use super::super::form::Form;
 use super::super::problem::{self, Problem};
@@ -14,6 +13,7 @@ use super::super::shown::{Shown, changed, done_in_dialog, html, instead_of, see_
 use super::super::sign_in::PAGE;
 use super::super::views::{self, notice};
 use super::super::{State, id};
+use super::Visit;
 use super::backup::dialog;
 use crate::backup::{BackupId, Tier, reason, timestamp};
 use crate::engine::status::Operation;
@@ -34,42 +34,33 @@ pub struct CreateForm {
 
 /// `POST /settings/backups/create`.
 pub async fn create(
-    state: web::Data<State>,
-    superuser: Superuser,
-    shown: Shown,
-    request: HttpRequest,
+    Visit { state, superuser, shown, request }: Visit,
     Form(form): Form<CreateForm>,
 ) -> Result<HttpResponse, Problem> {
     let text = form.reason.trim();
     let reason = (!text.is_empty()).then(|| reason(text)).transpose();
     let reason = reason.map_err(|allowed| Problem::new(problem::BAD_BODY, allowed))?;
     let create = Create { tier: Tier::Manual, reason, accept_shrink: false };
-    let act = move |engine: &crate::engine::Engine, call: &crate::engine::Call| {
+    let errand = errands::begin(&state, &superuser, Task::Create, move |engine, call| {
         Ok(Done::Created(Box::new(engine.create(&create, call)?.backup)))
-    };
-    let errand = errands::begin(&state, &superuser, Task::Create, act).await?;
+    });
+    let errand = errand.await?;
     Ok(answer(&state, &request, shown, &errand))
 }
 
 /// `POST /settings/backups/drill`.
 pub async fn drill(
-    state: web::Data<State>,
-    superuser: Superuser,
-    shown: Shown,
-    request: HttpRequest,
+    Visit { state, superuser, shown, request }: Visit,
     _: Form<Nothing>,
 ) -> Result<HttpResponse, Problem> {
-    let act = |engine: &crate::engine::Engine, call: &crate::engine::Call| Ok(Done::Drilled(engine.drill(call)?));
-    let errand = errands::begin(&state, &superuser, Task::Drill, act).await?;
+    let drill = errands::begin(&state, &superuser, Task::Drill, |engine, call| Ok(Done::Drilled(engine.drill(call)?)));
+    let errand = drill.await?;
     Ok(answer(&state, &request, shown, &errand))
 }
 
 /// `POST /settings/backups/backup/{id}/verify`.
 pub async fn verify(
-    state: web::Data<State>,
-    superuser: Superuser,
-    shown: Shown,
-    request: HttpRequest,
+    Visit { state, superuser, shown, request }: Visit,
     path: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let id = id(&path)?;
@@ -91,10 +82,7 @@ pub struct PinForm {
 
 /// `POST /settings/backups/backup/{id}/pin`.
 pub async fn pin(
-    state: web::Data<State>,
-    superuser: Superuser,
-    shown: Shown,
-    request: HttpRequest,
+    Visit { state, superuser, shown, request }: Visit,
     path: web::Path<String>,
     Form(PinForm { pinned }): Form<PinForm>,
 ) -> Result<HttpResponse, Problem> {
@@ -113,10 +101,7 @@ pub struct Flagged {
 
 /// `GET /settings/backups/acknowledge`: what goes once a small backup is said to be right, and the question whether it is.
 pub async fn ask_to_acknowledge(
-    state: web::Data<State>,
-    _: Superuser,
-    shown: Shown,
-    request: HttpRequest,
+    Visit { state, shown, request, .. }: Visit,
     flagged: web::Query<Flagged>,
 ) -> Result<HttpResponse, Problem> {
     let Flagged { id } = flagged.into_inner();
@@ -128,10 +113,7 @@ pub async fn ask_to_acknowledge(
 
 /// `POST /settings/backups/acknowledge`.
 pub async fn acknowledge(
-    state: web::Data<State>,
-    superuser: Superuser,
-    shown: Shown,
-    request: HttpRequest,
+    Visit { state, superuser, shown, request }: Visit,
     Form(Flagged { id }): Form<Flagged>,
 ) -> Result<HttpResponse, Problem> {
     let call = state.call(&superuser);
@@ -144,10 +126,7 @@ pub async fn acknowledge(
 
 /// `POST /settings/backups/cancel`: the operation that the page shows, and no other that has begun since.
 pub async fn cancel(
-    state: web::Data<State>,
-    superuser: Superuser,
-    shown: Shown,
-    request: HttpRequest,
+    Visit { state, superuser, shown, request }: Visit,
     Form(meant): Form<Meant>,
 ) -> Result<HttpResponse, Problem> {
     let call = state.call(&superuser);
@@ -157,10 +136,7 @@ pub async fn cancel(
 
 /// `GET /settings/backups/errand/{number}`: how far something is that was begun on the page, and what came of it.
 pub async fn errand(
-    state: web::Data<State>,
-    _: Superuser,
-    shown: Shown,
-    request: HttpRequest,
+    Visit { state, shown, request, .. }: Visit,
     path: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let site = state.site(&request);
@@ -189,12 +165,7 @@ impl Meant {
 }
 
 /// `GET /settings/backups/operation`: how far the operation is that the page shows. When it has ended, the page is told.
-pub async fn operation(
-    state: web::Data<State>,
-    _: Superuser,
-    request: HttpRequest,
-    meant: web::Query<Meant>,
-) -> Result<HttpResponse, Problem> {
+pub async fn operation(Visit { state, request, .. }: Visit, meant: web::Query<Meant>) -> Result<HttpResponse, Problem> {
     let holder = state.read(|engine| Ok(engine.under_way())).await?.filter(|holder| meant.is(holder));
     Ok(match holder.map(Operation::from) {
         Some(operation) => html(views::card::figures(&state.site(&request), &operation)),
@@ -204,10 +175,7 @@ pub async fn operation(
 
 /// `POST /settings/backups/errand/{number}/cancel`.
 pub async fn cancel_errand(
-    state: web::Data<State>,
-    superuser: Superuser,
-    shown: Shown,
-    request: HttpRequest,
+    Visit { state, superuser, shown, request }: Visit,
     path: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let Some(errand) = state.errands.find(&path) else {

@@ -298,7 +298,9 @@ impl fmt::Display for Fate {
 pub fn fates(backups: &[Backup], retention: &Retention, freeze: Option<&str>) -> BTreeMap<BackupId, Fate> {
     let rotation = Rotation::new(items(backups), retention);
     let frozen = freeze.is_some() || rotation.shrunk_newest().is_some();
-    let mut fates: BTreeMap<_, _> = rotation.items.iter().map(|item| (item.id, kept(&rotation, item))).collect();
+    let ranks = ranks(&rotation);
+    let kept = |item: &Item| (item.id, kept(retention, item, ranks.get(&item.id).copied().unwrap_or(0)));
+    let mut fates: BTreeMap<_, _> = rotation.items.iter().map(kept).collect();
     if frozen {
         for fate in fates.values_mut() {
             fate.kept.push_str("; rotation stands still");
@@ -310,21 +312,26 @@ pub fn fates(backups: &[Backup], retention: &Retention, freeze: Option<&str>) ->
     fates
 }
 
-fn kept(rotation: &Rotation<'_>, item: &Item) -> Fate {
+/// How many of its kind are newer than each.
+fn ranks(rotation: &Rotation<'_>) -> BTreeMap<BackupId, usize> {
+    let flagged = rotation.items.iter().filter(|item| item.shrunk && !item.pinned).copied().collect();
+    let kinds = Tier::ALL.into_iter().map(|tier| rotation.counted(tier)).chain([flagged]);
+    kinds.flat_map(|kind| kind.into_iter().rev().enumerate().map(|(rank, item)| (item.id, rank))).collect()
+}
+
+fn kept(retention: &Retention, item: &Item, rank: usize) -> Fate {
     let tier = item.id.tier();
     if item.pinned {
         return Fate { kept: "pinned".to_owned(), then: Vec::new() };
     }
-    let rank_in = |list: Vec<Item>| list.iter().rev().position(|other| other.id == item.id).unwrap_or(0);
     if !item.good && !item.shrunk {
         return Fate { kept: "damaged; look at it and delete it by hand".to_owned(), then: Vec::new() };
     }
     if item.shrunk {
-        let rank = rank_in(rotation.items.iter().filter(|other| other.shrunk && !other.pinned).copied().collect());
         let then = vec![Event::GoesAfter { newer: FLAGGED_KEPT.saturating_sub(rank) }];
         return Fate { kept: format!("flagged {} of {FLAGGED_KEPT}", rank + 1), then };
     }
-    let (limit, rank) = (rotation.retention.of(tier), rank_in(rotation.counted(tier)));
+    let limit = retention.of(tier);
     let mut then = Vec::new();
     if !tier.is_scheduled() {
         then.push(Event::GoesAfter { newer: limit.saturating_sub(rank) });

@@ -209,7 +209,8 @@ fn storage(status: &Status) -> Markup {
 }
 
 fn warnings(site: &Site, overview: &Overview) -> Markup {
-    let warnings = &overview.status.warnings;
+    let mut warnings: Vec<&Warning> = overview.status.warnings.iter().collect();
+    warnings.sort_by_key(|warning| std::cmp::Reverse(tone(warning)));
     html! {
         @if !warnings.is_empty() {
             ul.warnings aria-label="What wants a look" {
@@ -227,7 +228,9 @@ fn warnings(site: &Site, overview: &Overview) -> Markup {
 
 /// What the page itself can do about it.
 fn fix(site: &Site, overview: &Overview, warning: &Warning) -> Markup {
-    let shrunk = overview.backups.iter().find(|backup| backup.tier != Tier::PreRestore).filter(|it| it.is_shrunk());
+    let newest = overview.backups.iter().find(|backup| backup.tier != Tier::PreRestore);
+    // Rotation may stand still for another reason, which has no button.
+    let shrunk = newest.filter(|it| it.is_shrunk() && warning.detail.contains(&it.id.to_string()));
     match (warning.code, shrunk) {
         ("drill-failed", _) => {
             let drill = site.to("/settings/backups/drill");

@@ -2,9 +2,11 @@
 
 mod call;
 mod create;
+mod decode;
 pub mod doctor;
 mod download;
 mod drill;
+mod encode;
 mod error;
 mod handout;
 mod memo;
@@ -45,7 +47,7 @@ pub use create::{Create, Created};
 pub use download::Download;
 pub use drill::{Drilled, LastDrill, Rehearsal, Rehearsed};
 pub use error::Error;
-pub use handout::{Broken, Handed, Handout, Leaving, SUMS, tar_header};
+pub use handout::{Body, Broken, Handed, Handout, Leaves, Leaving, SUMS, tar_header};
 pub use permit::Holder;
 pub use preview::{DatabasePreview, Preview};
 pub use read::{AuditPage, AuditQuery, DatabaseVerdict, Verification};

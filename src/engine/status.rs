@@ -20,6 +20,7 @@ use crate::backup::{Backup, BackupId, DatabaseName, Tier, hex, timestamp};
 use crate::catalog::Catalog;
 use crate::config::{Origin, VARIABLES};
 use crate::disk;
+use crate::store::is_corrupt;
 
 /// A backup may seem to lie this far ahead.
 pub(super) const CLOCKS_DIFFER: chrono::Duration = chrono::Duration::minutes(5);
@@ -388,6 +389,7 @@ impl Engine {
             let text = "this backup directory is new; if it should not be, look whether its volume is mounted";
             warnings.add("new-store", text);
         }
+        self.warn_of_identity(&backups, &mut warnings);
         warnings.files(unmanaged);
         if let Some(seq) = catalog.map_or(Ok(None), |catalog| self.lost_anchor(catalog))? {
             warnings.add("audit-broken", format!("the audit log no longer holds line {seq}, which the catalog remembers: its end was cut off, or it was removed; put it back from a copy. Backups go on"));
@@ -397,6 +399,20 @@ impl Engine {
             warnings.add("clock-implausible", "the clock of this machine is wrong (before 2025); set it");
         }
         Ok(warnings.0)
+    }
+
+    /// Without an identity backups can be taken and not be used.
+    fn warn_of_identity(&self, backups: &[&Backup], warnings: &mut Warnings) {
+        let codec = &self.config.codec;
+        let to: Vec<_> = codec.written_to().iter().map(ToString::to_string).collect();
+        let locked = backups.iter().filter(|backup| backup.databases.values().any(|copy| !self.opens(copy))).count();
+        if locked > 0 || !codec.opens(codec.form(), &to) {
+            let text = format!(
+                "{locked} of {} backups are encrypted, and no identity at hand opens them: `verify` compares the ciphertext only, and                  they can't be rehearsed, previewed or restored here; set BACKUP_ENCRYPTION_IDENTITY_FILE where that is to be done",
+                backups.len()
+            );
+            warnings.add("no-identity", text);
+        }
     }
 
     fn warn_of_space(&self, backups: &[&Backup], warnings: &mut Warnings) {
@@ -453,7 +469,7 @@ impl Warnings {
     }
 
     fn files(&mut self, unmanaged: &[String]) {
-        let (corrupt, other): (Vec<&String>, Vec<_>) = unmanaged.iter().partition(|file| file.ends_with(".corrupt"));
+        let (corrupt, other): (Vec<&String>, Vec<_>) = unmanaged.iter().partition(|file| is_corrupt(file));
         if !corrupt.is_empty() {
             self.add(
                 "corrupt-copies",

@@ -4,6 +4,7 @@
 mod app;
 mod browser;
 mod client;
+mod forms;
 mod harness;
 mod held;
 mod inject;
@@ -15,6 +16,10 @@ mod seasons;
 mod api;
 mod bad_tokens;
 mod browser_itself;
+mod codec;
+mod codec_crash;
+mod codec_damage;
+mod codec_downloads;
 mod contention;
 mod contract;
 mod crash;

@@ -79,6 +79,18 @@ impl Engine {
         })
     }
 
+    /// Bytes that have to be free for a backup of the live databases as they are.
+    pub(super) fn room_for_backup(&self) -> u64 {
+        let sizes = self.sources().into_iter().filter_map(|source| identify(&source).ok()).map(|live| live.size);
+        let sizes: Vec<u64> = sizes.collect();
+        // A plain copy goes as soon as the encoded one beside it is proven.
+        let beside = match self.config.codec.form() {
+            Form::Plain => 0,
+            _ => sizes.iter().copied().max().unwrap_or(0),
+        };
+        sizes.iter().sum::<u64>() + beside + OVERHEAD
+    }
+
     /// Why rotation must stand still: the last backup that learned something of the live data failed because of it
     /// [P4]. One that was cancelled, or found a lock or a full disk in its way, learned nothing.
     pub(super) fn freeze(&self) -> Result<Option<String>, Error> {
@@ -141,7 +153,7 @@ impl Session<'_> {
 
     /// Step 1. The databases may be unusable: then the snapshot says so better.
     fn make_room(&mut self) -> Result<(), Error> {
-        let needed = self.needed();
+        let needed = self.engine.room_for_backup();
         let free = disk::free_space(self.engine.store.root())?;
         if free >= needed {
             return Ok(());
@@ -151,19 +163,8 @@ impl Session<'_> {
         if free >= needed { Ok(()) } else { Err(Error::Full { needed, free }) }
     }
 
-    fn needed(&self) -> u64 {
-        let sizes = self.engine.sources().into_iter().filter_map(|source| identify(&source).ok()).map(|live| live.size);
-        let sizes: Vec<u64> = sizes.collect();
-        // A plain copy goes as soon as the encoded one beside it is proven.
-        let beside = match self.engine.config.codec.form() {
-            Form::Plain => 0,
-            _ => sizes.iter().copied().max().unwrap_or(0),
-        };
-        sizes.iter().sum::<u64>() + beside + OVERHEAD
-    }
-
     fn full(&self, error: Error) -> Error {
-        let needed = self.needed();
+        let needed = self.engine.room_for_backup();
         match disk::free_space(self.engine.store.root()) {
             Ok(free) if error.is_full() && free < needed => Error::Full { needed, free },
             // A quota, or no inodes: sizes would mislead.

@@ -229,13 +229,13 @@ impl Engine {
         let root = self.store.root();
         let there = root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
         let live: u64 = self.sources().iter().filter_map(|source| identify(source).ok()).map(|live| live.size).sum();
-        let kept = self.settings_in_force().retention;
+        let (kept, needed) = (self.settings_in_force().retention, self.room_for_backup());
         let full = u64::from(kept.daily + kept.weekly + kept.monthly + kept.manual + kept.pre_restore) * live;
         match disk::free_space(there) {
             Err(error) => problem("space", error.to_string(), None),
-            Ok(free) if free < (2 * live).max(live + OVERHEAD) => {
-                let severity = if free < live + OVERHEAD { problem } else { warning };
-                let found = format!("{} are free, and a backup takes {}", bytes(free), bytes(live));
+            Ok(free) if free < (2 * live).max(needed) => {
+                let severity = if free < needed { problem } else { warning };
+                let found = format!("{} are free, and a backup takes {}", bytes(free), bytes(needed - OVERHEAD));
                 severity("space", found, Some("make room".to_owned()))
             }
             Ok(free) => ok(

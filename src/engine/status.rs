@@ -16,7 +16,7 @@ use crate::audit::Kind;
 use crate::backup::retention;
 use crate::backup::schedule::{self, Decision};
 use crate::backup::settings::Settings;
-use crate::backup::{Backup, BackupId, DatabaseName, Tier, hex, timestamp};
+use crate::backup::{Backup, BackupId, DatabaseName, Form, Tier, hex, timestamp};
 use crate::catalog::Catalog;
 use crate::config::{Origin, VARIABLES};
 use crate::disk;
@@ -416,7 +416,10 @@ impl Engine {
     }
 
     fn warn_of_space(&self, backups: &[&Backup], warnings: &mut Warnings) {
-        let largest = backups.iter().map(|backup| backup.stored_size()).max().unwrap_or(0);
+        // What is encoded lies plain beside it meanwhile.
+        let is_plain = self.config.codec.form() == Form::Plain;
+        let taken = |backup: &&Backup| if is_plain { backup.stored_size() } else { backup.size() };
+        let largest = backups.iter().map(taken).max().unwrap_or(0);
         let free = disk::free_space(self.store.root()).unwrap_or(u64::MAX);
         if free < largest.saturating_mul(2) {
             let text = format!("{} are free and a backup takes {}; make room", bytes(free), bytes(largest));

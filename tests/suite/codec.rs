@@ -6,10 +6,13 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::client::Server;
 use crate::forms::{FORMS, IDENTITY, bytes_of, decode, holds};
-use crate::harness::{Place, Run, sha256, sql_on_copy};
+use crate::harness::{Place, Run, sha256, sql_on_copy, tree};
+use crate::inject::{Spot, signal};
 use crate::restore_app::{id, restore};
 use crate::seasons;
+use crate::secrets::commands;
 
 const NAMES: [&str; 2] = ["attendance", "auth"];
 
@@ -229,4 +232,55 @@ fn the_doctor_looks_at_keys() {
     assert!(found(&place).contains("lies beside the backups"), "{}", found(&place));
     place.forgets_its_identity();
     assert!(found(&place).contains("no identity at hand"), "{}", found(&place));
+}
+
+/// A preview holds no lock of the directory: whoever takes that meanwhile leaves its private copies alone, and removes those of
+/// one that was killed.
+#[test]
+fn private_copies_of_a_preview_are_left_alone_while_it_lives() {
+    let place = Place::of_form(true, true);
+    let backup = place.create();
+    let folders = || tree(&place.backups()).iter().filter(|it| it.0.starts_with("restoring/")).count();
+    for (call, n, held) in [("mkdir", 1, 0), ("flock", 1, 1), ("write", 1, 2)] {
+        for ends in ["-CONT", "-KILL"] {
+            let (mut child, pid) = place.stopped(&Spot::anywhere(call), n, &["preview", id(&backup)]).unwrap();
+            assert_eq!(folders(), held, "{call}");
+            place.ok(&["pin", id(&backup)]);
+            assert_eq!(folders(), held, "{call}: what is in use is gone");
+            signal(&pid, ends);
+            assert_eq!(child.wait().unwrap().success(), ends == "-CONT", "{call}");
+            place.ok(&["unpin", id(&backup)]);
+            assert!(!place.backups().join("restoring").exists(), "{call} {ends}");
+            place.assert_whole();
+        }
+    }
+}
+
+/// The identity passes through the program's hands, and is in none of its outputs and files.
+#[test]
+fn an_identity_is_never_shown() {
+    let mut place = Place::of_form(true, true);
+    place.set("BACKUP_LOG", "trace");
+    let secret = std::fs::read_to_string(place.path(IDENTITY)).unwrap().lines().last().unwrap().to_owned();
+    let backup = place.create();
+    let server = Server::start(&place);
+    let mut seen = String::new();
+    for path in ["config", "status", "audit", "list"] {
+        seen += &server.get(&format!("/api/backup/{path}")).text();
+    }
+    seen += &server.get("/settings/backups").text();
+    for args in commands(&place, id(&backup)).into_iter().filter(|args| args[0] != "serve") {
+        let run = place.run(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        seen += &(run.stdout + &run.stderr);
+    }
+    seen += &server.stop();
+    // Where it doesn't belong it isn't shown either.
+    let run = place.command(&["status"]).env("BACKUP_ENCRYPTION_RECIPIENTS", &secret).output();
+    let run = Run::of(run.unwrap());
+    run.refused(2, &["there is an identity"]);
+    seen += &(run.stdout + &run.stderr);
+    assert!(seen.len() > 10_000 && seen.contains("age1"));
+    let secret = &secret["AGE-SECRET-KEY-1".len()..];
+    assert!(!seen.to_uppercase().contains(secret), "an identity is shown");
+    assert!(!holds(&bytes_of(&place), secret));
 }

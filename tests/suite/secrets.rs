@@ -184,7 +184,7 @@ fn what_may_be_secret_is_printed_by_no_command() {
 }
 
 /// Every command, in an order that lets each go well.
-fn commands(place: &Place, id: &str) -> Vec<Vec<String>> {
+pub fn commands(place: &Place, id: &str) -> Vec<Vec<String>> {
     let out = place.path("out");
     let _ = std::fs::remove_file(&out);
     let download = format!("download {id} -o {}", out.display());

@@ -68,19 +68,54 @@ impl fmt::Display for DatabaseName {
 }
 
 /// How a copy lies on disk; also how its file name ends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
 pub enum Form {
     /// The plain SQLite database.
     #[serde(rename = "db")]
     Plain,
+    /// Compressed by zstd.
+    #[serde(rename = "db.zst")]
+    Compressed,
+    /// Encrypted by age.
+    #[serde(rename = "db.age")]
+    Encrypted,
+    /// Compressed, then encrypted.
+    #[serde(rename = "db.zst.age")]
+    CompressedEncrypted,
 }
 
 impl Form {
+    /// All forms.
+    pub const ALL: [Form; 4] = [Form::Plain, Form::Compressed, Form::Encrypted, Form::CompressedEncrypted];
+
+    /// The form with these layers.
+    pub fn of(compressed: bool, encrypted: bool) -> Self {
+        match (compressed, encrypted) {
+            (false, false) => Form::Plain,
+            (true, false) => Form::Compressed,
+            (false, true) => Form::Encrypted,
+            (true, true) => Form::CompressedEncrypted,
+        }
+    }
+
     /// The file name's ending, without the dot.
     pub fn ending(self) -> &'static str {
         match self {
             Form::Plain => "db",
+            Form::Compressed => "db.zst",
+            Form::Encrypted => "db.age",
+            Form::CompressedEncrypted => "db.zst.age",
         }
+    }
+
+    /// zstd has to decompress it.
+    pub fn is_compressed(self) -> bool {
+        matches!(self, Form::Compressed | Form::CompressedEncrypted)
+    }
+
+    /// Only an identity opens it.
+    pub fn is_encrypted(self) -> bool {
+        matches!(self, Form::Encrypted | Form::CompressedEncrypted)
     }
 }
 
@@ -127,6 +162,11 @@ pub struct DatabaseCopy {
 }
 
 impl DatabaseCopy {
+    /// XXH3 of the plain database, where it is recorded.
+    pub fn plain_xxh3(&self) -> Option<&String> {
+        self.stored_xxh3.as_ref().filter(|_| self.form == Form::Plain)
+    }
+
     /// Bytes in pages that hold data: the measure of "shrunk", which a deletion without VACUUM changes too.
     pub fn used_bytes(&self) -> u64 {
         self.size.saturating_sub(self.free_pages.saturating_mul(self.page_size.into()))
@@ -192,12 +232,16 @@ pub enum CheckKind {
 
 /// When the bytes were last read back from where they lie and compared with the checksums.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct Verified {
     /// When.
     #[serde(with = "timestamp")]
     pub at: DateTime<Utc>,
     /// All bytes were as recorded.
     pub ok: bool,
+    /// No identity was at hand to decrypt them: they are the bytes that were written, and nobody has looked inside since.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ciphertext_only: bool,
 }
 
 /// One set of copies, all from one instant: an entry of the catalog, and the JSON that lists show.
@@ -260,6 +304,11 @@ impl Backup {
     /// Flagged as suspiciously small and not acknowledged.
     pub fn is_shrunk(&self) -> bool {
         self.flags.contains(&Flag::Shrunk)
+    }
+
+    /// Bytes of the plain databases.
+    pub fn size(&self) -> u64 {
+        self.databases.values().map(|copy| copy.size).sum()
     }
 
     /// Bytes on disk.

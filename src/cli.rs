@@ -4,7 +4,7 @@ mod output;
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,10 +14,13 @@ use serde_json::json;
 use crate::app;
 use crate::backup::settings::Saved;
 use crate::backup::{BackupId, DatabaseName, Tier, reason};
+use crate::clock::Clock;
+use crate::codec::Keypair;
 use crate::config::{self, Config};
 use crate::demo;
+use crate::disk;
 use crate::engine::doctor::Severity;
-use crate::engine::{Actor, Call, Change, Create, Download, Engine, Error, Offline, Restore};
+use crate::engine::{Actor, Call, Change, Create, Download, Engine, Error, Leaves, Offline, Restore};
 use crate::sqlite::Control;
 
 use output::Output;
@@ -129,12 +132,15 @@ enum Command {
         #[command(flatten)]
         wait: Wait,
     },
-    /// Copy a backup to a file: one database as it is, or all with SHA256SUMS in a tar
+    /// Copy a backup to a file: one database, or all with SHA256SUMS in a tar
     Download {
         id: BackupId,
         /// One database
         #[arg(long)]
         database: Option<DatabaseName>,
+        /// The files as they lie, compressed or encrypted
+        #[arg(long)]
+        stored: bool,
         /// A path that doesn't exist yet
         #[arg(short, long)]
         output: PathBuf,
@@ -157,6 +163,12 @@ enum Command {
     },
     /// Print a token for the HTTP API, signed with the configured secret
     Token(TokenArgs),
+    /// Make a key to encrypt backups with: a file with the identity, and the recipient that goes with it
+    Keygen {
+        /// A path that doesn't exist yet, for the identity
+        #[arg(short, long, value_name = "FILE", default_value = "attendance-backup-identity.txt")]
+        output: PathBuf,
+    },
     /// Ask a running `serve` whether it is alive (what the image's health check runs)
     Healthcheck,
 }
@@ -287,6 +299,7 @@ fn run(command: Command, out: &mut Output) -> anyhow::Result<bool> {
         Command::Serve => app::serve(&app::engine()?, &control).map(|()| true),
         Command::Demo { directory, bind } => demo::run(&directory, bind, &control).map(|()| true),
         Command::Healthcheck => app::healthcheck(&Config::from_process()?).map(|()| true),
+        Command::Keygen { output } => keygen(&output, out).map(|()| true),
         Command::DemoApp { directory } => demo::play_app(&directory).map(|()| true),
         command => operate(&app::engine()?, command, control, out),
     }
@@ -295,7 +308,11 @@ fn run(command: Command, out: &mut Output) -> anyhow::Result<bool> {
 fn operate(engine: &Engine, command: Command, control: Control, out: &mut Output) -> anyhow::Result<bool> {
     let call = |wait: Duration, control| Call { actor: Actor::cli(), wait, control };
     match command {
-        Command::Serve | Command::Demo { .. } | Command::DemoApp { .. } | Command::Healthcheck => {}
+        Command::Serve
+        | Command::Demo { .. }
+        | Command::DemoApp { .. }
+        | Command::Keygen { .. }
+        | Command::Healthcheck => {}
         Command::Create { tier, reason, accept_shrink, wait } => {
             let (bar, control) = out.progress(&control);
             let created = engine.create(&Create { tier, reason, accept_shrink }, &call(wait.wait, control))?;
@@ -335,9 +352,10 @@ fn operate(engine: &Engine, command: Command, control: Control, out: &mut Output
         }
         Command::Pin { id, wait } => out.backup("pinned", &engine.pin(id, true, &call(wait.wait, control))?)?,
         Command::Unpin { id, wait } => out.backup("unpinned", &engine.pin(id, false, &call(wait.wait, control))?)?,
-        Command::Download { id, database, output } => {
+        Command::Download { id, database, stored, output } => {
             let (bar, control) = out.progress(&control);
-            let download = Download { id, database, target: output };
+            let leaves = if stored { Leaves::Stored } else { Leaves::Plain };
+            let download = Download { id, database, leaves, target: output };
             let size = engine.download(&download, &call(Duration::ZERO, control))?;
             bar.finish_and_clear();
             out.downloaded(&download, size)?;
@@ -432,6 +450,17 @@ fn token(engine: &Engine, args: &TokenArgs, out: &mut Output) -> anyhow::Result<
     let base = config.public_url.as_ref().map_or_else(|| format!("http://{}", config.bind), ToString::to_string);
     let link = format!("{base}/sign-in?code={code}");
     out.done(&link, &json!({ "link": link, "code": code }))
+}
+
+/// A key of its own for this machine's backups. The identity goes into a file and nowhere else.
+fn keygen(path: &Path, out: &Output) -> anyhow::Result<()> {
+    let pair = Keypair::generate(Clock::system().now());
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    if path.symlink_metadata().is_ok() {
+        return Err(Error::TargetExists { path }.into());
+    }
+    disk::write_new(&path, pair.file.as_bytes())?;
+    out.generated(&path, &pair.recipient)
 }
 
 /// `retention.daily=14` as the part of the settings that it names.

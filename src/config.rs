@@ -3,6 +3,7 @@
 
 mod access;
 mod drill;
+mod encoding;
 mod variables;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use crate::backup::retention::Retention;
 use crate::backup::schedule::Schedule;
 use crate::backup::settings::Settings;
 use crate::backup::{CheckKind, DatabaseName};
+use crate::codec::Codec;
 
 pub use access::{Access, Algorithm, Key, PublicUrl, Secret};
 pub use drill::{Assertion, Drill};
@@ -53,6 +55,10 @@ pub struct Config {
     pub shrink_alarm: u8,
     /// Rehearsals.
     pub drill: Drill,
+    /// In which form copies are written, and with which keys.
+    pub codec: Codec,
+    /// Where the identities come from.
+    pub identity_file: Option<PathBuf>,
     /// Where HTTP is answered.
     pub bind: SocketAddr,
     /// Where browsers find it.
@@ -340,6 +346,8 @@ impl Values {
             stale_after: self.duration("stale_after", "1m", "365d")?,
             shrink_alarm: self
                 .parse("shrink_alarm", |text| whole(text).filter(|percent| (1..=100).contains(percent)))?,
+            codec: self.codec()?,
+            identity_file: self.optional("encryption.identity_file", absolute)?,
             bind: self.parse("bind", |text| text.parse().ok())?,
             public_url: self.optional("public_url", PublicUrl::parse)?,
             access: self.access()?,
@@ -401,6 +409,11 @@ impl Values {
             (Some(variable), Origin::Env | Origin::Default) => variable.env.to_owned(),
             _ => format!("{key} in the configuration file"),
         }
+    }
+
+    /// Something else that is wrong with it.
+    fn trouble(&self, key: &'static str, problem: &str) -> Error {
+        Error::Trouble { name: self.name(key), problem: problem.to_owned() }
     }
 
     fn duration(&self, key: &'static str, least: &str, most: &str) -> Result<Duration, Error> {

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, OFlags, RenameFlags};
+use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 /// A file call that failed: what was tried, on which path, and the system's reason.
@@ -156,6 +156,20 @@ pub fn remove_empty_dir(path: &Path) {
     let _ = std::fs::remove_dir(path);
 }
 
+/// Holds a folder for as long as the handle lives, where the file system can (flock(2)): others see that it is in use.
+pub fn hold_dir(path: &Path) -> Result<File, Error> {
+    let dir = File::open(path).to("open", path)?;
+    // Without such locks, only the time in which it is used protects it.
+    let _ = rustix::fs::flock(&dir, FlockOperation::NonBlockingLockShared);
+    Ok(dir)
+}
+
+/// Whether somebody holds a folder just now.
+pub fn is_held(path: &Path) -> bool {
+    let tried = File::open(path).map(|dir| rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive));
+    matches!(tried, Ok(Err(Errno::WOULDBLOCK)))
+}
+
 /// Bytes that nobody can guess (getrandom(2)).
 pub fn random<const N: usize>() -> Result<[u8; N], Error> {
     let mut bytes = [0; N];
@@ -260,6 +274,15 @@ pub fn write_durable(target: &Path, bytes: &[u8]) -> Result<(), Error> {
     (&partial.file).write_all(bytes).to("write", &partial.path)?;
     partial.sync()?;
     partial.publish_over()?;
+    sync_dir(parent(target))
+}
+
+/// Makes a file, 0600, under a name that is free, with these bytes, durable.
+pub fn write_new(target: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let partial = Partial::create(target)?;
+    (&partial.file).write_all(bytes).to("write", &partial.path)?;
+    partial.sync()?;
+    partial.publish_new()?;
     sync_dir(parent(target))
 }
 

@@ -42,9 +42,9 @@ use serde_json::{Map, Value};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing_actix_web::TracingLogger;
 
-use crate::backup::{BackupId, DatabaseName};
+use crate::backup::BackupId;
 use crate::config::PublicUrl;
-use crate::engine::{self, Actor, Call, Engine, Handout, Holder, Leaving};
+use crate::engine::{self, Actor, Call, Engine, Handed, Handout, Holder, Leaving};
 use crate::session::Sessions;
 use crate::sqlite::Control;
 use crate::token::Keyring;
@@ -93,7 +93,7 @@ pub struct State {
 
 /// A range that has its line in the audit log: since when, whose and of what, which bytes. Downloads are limited, so there
 /// are few in ten minutes.
-type Told = (Instant, (String, BackupId, Option<DatabaseName>), Range<u64>);
+type Told = (Instant, (String, BackupId, Option<String>), Range<u64>);
 
 impl State {
     /// Nothing was asked for yet.
@@ -193,7 +193,7 @@ impl State {
     ) -> Result<Option<Leaving>, engine::Error> {
         let mut ranges = locked(&self.ranges);
         ranges.retain(|(begun, ..)| begun.elapsed() < ONE_DOWNLOAD);
-        let name = handout.files.first().map(|it| it.name.clone());
+        let name = handout.files.first().map(Handed::file_name);
         let of = (actor.by.clone(), handout.backup.id, name);
         let told = |(_, other, told): &Told| *other == of && told.start <= range.start && range.end <= told.end;
         if ranges.iter().any(told) {

@@ -2,8 +2,8 @@
 //!
 //! Who may import whom, from the ground up (a test reads the `use` lines and holds it):
 //!
-//! - `backup`, `disk`, `clock`: nothing of ours.
-//! - `config`: `backup`. `telemetry`: `config`. `token`: `config`, `clock`. `session`: `token`
+//! - `backup`, `disk`, `clock`, the ground: nothing of ours.
+//! - `codec`: the ground. `config`: `backup`, `codec`. `telemetry`: `config`. `token`: `config`, `clock`. `session`: `token`
 //!   and the ground.
 //! - `sqlite`, `catalog`, `store`, `audit`: `backup`, `disk`, `clock`; not each other.
 //! - `engine`: all of these but `telemetry`; the only one that performs operations.
@@ -16,6 +16,7 @@ pub mod backup;
 pub mod catalog;
 pub mod cli;
 pub mod clock;
+pub mod codec;
 pub mod config;
 pub mod demo;
 pub mod disk;

@@ -28,7 +28,7 @@ pub struct Found {
 impl Found {
     /// A copy that failed its check, kept for a look.
     pub fn is_corrupt(&self) -> bool {
-        self.file.ends_with(".corrupt")
+        is_corrupt(&self.file)
     }
 }
 
@@ -74,7 +74,24 @@ impl Store {
 
     /// Whether a file of that id lies about, whatever the catalog says.
     pub fn has(&self, id: &BackupId, names: &[DatabaseName]) -> bool {
-        names.iter().any(|name| self.path(id, name, Form::Plain).symlink_metadata().is_ok())
+        names.iter().any(|name| self.form_of(id, name).is_some())
+    }
+
+    /// In which form a file of that name lies about.
+    pub fn form_of(&self, id: &BackupId, name: &DatabaseName) -> Option<Form> {
+        Form::ALL.into_iter().find(|form| self.path(id, name, *form).symlink_metadata().is_ok())
+    }
+
+    /// A free name for a copy of corrupt data that lies there under `plain`, in another form.
+    pub fn corrupt_path(&self, plain: &str, form: Form) -> PathBuf {
+        let layers = form.ending().trim_start_matches(Form::Plain.ending());
+        let stem = plain.trim_end_matches(CORRUPT);
+        let named = |number: u32| match number {
+            1 => format!("{stem}{CORRUPT}{layers}"),
+            _ => format!("{stem}.{number}{CORRUPT}{layers}"),
+        };
+        let free = (1..).map(|number| self.root.join(named(number))).find(|path| path.symlink_metadata().is_err());
+        free.unwrap_or_else(|| self.root.join(named(1)))
     }
 
     /// Makes the folders of these tiers durable.
@@ -123,12 +140,21 @@ pub fn inode(meta: &std::fs::Metadata) -> (u64, u64) {
     (meta.dev(), meta.ino())
 }
 
+/// How the name of a copy ends that failed its check.
+const CORRUPT: &str = ".corrupt";
+
+/// The name of a copy that failed its check, in whatever form.
+pub fn is_corrupt(file: &str) -> bool {
+    file.trim_end_matches(".age").trim_end_matches(".zst").ends_with(CORRUPT)
+}
+
 fn is_partial(name: &str) -> bool {
     name.starts_with('.') && name.ends_with(".partial")
 }
 
 fn parse(tier: Tier, name: &str) -> Option<(BackupId, DatabaseName, Form)> {
-    let (stem, form) = (name.strip_suffix(".db")?, Form::Plain);
+    let ends = |form: Form| Some((name.strip_suffix(form.ending())?.strip_suffix('.')?, form));
+    let (stem, form) = Form::ALL.into_iter().find_map(ends)?;
     let (database, stem) = stem.split_once('-')?;
     Some((BackupId::from_stem(tier, stem)?, DatabaseName::from_str(database).ok()?, form))
 }
@@ -160,9 +186,31 @@ mod tests {
         let id: BackupId = "weekly-2026-W02".parse().unwrap();
         let name: DatabaseName = "a_b".parse().unwrap();
         assert_eq!(id.file(&name, Form::Plain), "weekly/a_b-2026-W02.db");
-        assert_eq!(parse(Tier::Weekly, "a_b-2026-W02.db"), Some((id, name, Form::Plain)));
+        assert_eq!(id.file(&name, Form::CompressedEncrypted), "weekly/a_b-2026-W02.db.zst.age");
+        for form in Form::ALL {
+            let file = id.file(&name, form);
+            assert_eq!(parse(Tier::Weekly, &file["weekly/".len()..]), Some((id, name.clone(), form)));
+        }
         for strange in ["a-b-2026-W02.db", "a_b-2026-W02.db.corrupt", "a_b-2026-01.db", "-2026-W02.db", "notes.txt"] {
             assert_eq!(parse(Tier::Weekly, strange), None, "{strange}");
         }
+        for strange in ["a_b-2026-W02.zst", "a_b-2026-W02.db.age.zst", "a_b-2026-W02.db.gz", "a_b-2026-W02db"] {
+            assert_eq!(parse(Tier::Weekly, strange), None, "{strange}");
+        }
+    }
+
+    #[test]
+    fn a_corrupt_copy_is_known_in_every_form_and_gets_a_free_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::at(dir.path());
+        for form in Form::ALL {
+            let path = store.corrupt_path("daily/a-2026-01-08.db.corrupt", form);
+            assert!(is_corrupt(path.to_str().unwrap()), "{path:?}");
+        }
+        std::fs::create_dir(dir.path().join("daily")).unwrap();
+        std::fs::write(dir.path().join("daily/a-2026-01-08.db.corrupt.zst"), "").unwrap();
+        let free = store.corrupt_path("daily/a-2026-01-08.db.corrupt", Form::Compressed);
+        assert!(free.ends_with("daily/a-2026-01-08.db.2.corrupt.zst"), "{free:?}");
+        assert!(!is_corrupt("daily/a-2026-01-08.db.zst.age"));
     }
 }

@@ -25,7 +25,7 @@ pub fn backup(sequence: u64, tier: Tier, date: NaiveDate) -> Backup {
         flags: BTreeSet::new(),
         findings: Vec::new(),
         checked: Checked { at, kind: CheckKind::Quick, ok: true },
-        verified: Verified { at, ok: true },
+        verified: Verified { at, ok: true, ciphertext_only: false },
         deleting: false,
         extra: Map::new(),
     }

@@ -3,6 +3,7 @@
 mod preview;
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -12,7 +13,8 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::backup::retention::{Plan, Step};
-use crate::backup::{Backup, BackupId};
+use crate::backup::{Backup, BackupId, DatabaseCopy, Form};
+use crate::codec::Recipient;
 use crate::config::{Origin, VARIABLES};
 use crate::engine::doctor::{Finding, Severity};
 use crate::engine::status::Status;
@@ -86,14 +88,16 @@ impl Output {
             return self.json(&created.backup);
         }
         let backup = &created.backup;
-        let parts: Vec<_> =
-            backup.databases.iter().map(|(name, copy)| format!("{name} {}", bytes(copy.size))).collect();
+        let parts: Vec<_> = backup.databases.iter().map(|(name, copy)| format!("{name} {}", copied(copy))).collect();
         let held = created.barrier.as_secs_f64() * 1000.0;
         self.line(&format!(
             "{}: {}; checked and read back, writers held for {held:.1} ms",
             backup.id,
             parts.join(", ")
         ))?;
+        if backup.verified.ciphertext_only {
+            self.line(&format!("  note: {CIPHERTEXT_ONLY}"))?;
+        }
         for finding in &backup.findings {
             self.line(&format!("  note: {finding}"))?;
         }
@@ -189,6 +193,9 @@ impl Output {
                 false => "can't be read just now; look at the disk and try again",
             };
             self.line(&format!("{id}: {found}"))?;
+            if result.is_ciphertext_only() {
+                self.line(&format!("  note: {CIPHERTEXT_ONLY}"))?;
+            }
             for (name, verdict) in result.databases.iter().filter(|(_, verdict)| !verdict.ok) {
                 self.line(&format!("  {name}: {}", verdict.reason.as_deref().unwrap_or("damaged")))?;
             }
@@ -209,6 +216,21 @@ impl Output {
             }
         }
         Ok(())
+    }
+
+    /// The recipient is for everyone, and the identity for nobody else.
+    pub fn generated(&self, path: &Path, recipient: &Recipient) -> anyhow::Result<()> {
+        let (shown, recipient) = (path.display().to_string(), recipient.to_string());
+        let text = format!(
+            "{recipient}\n\
+             \n\
+             The identity that opens what is encrypted to this recipient is in {shown}, for you alone to read.\n\
+             Keep it where the backups are not, and print a copy: without it the backups are lost, and whoever has it can read them.\n\
+             \n\
+             Encrypt from now on:       BACKUP_ENCRYPTION_RECIPIENTS={recipient}  and  BACKUP_ENCRYPT_LOCAL=true\n\
+             Where it is to be opened:  BACKUP_ENCRYPTION_IDENTITY_FILE={shown}"
+        );
+        self.done(&text, &json!({ "recipient": recipient, "identityFile": shown }))
     }
 
     pub fn downloaded(&self, download: &Download, size: u64) -> anyhow::Result<()> {
@@ -361,8 +383,20 @@ fn whole(error: &anyhow::Error) -> String {
         .fold(error.to_string(), |text, cause| if text.contains(&cause) { text } else { format!("{text}: {cause}") })
 }
 
+/// Said wherever an identity would have let us look further.
+const CIPHERTEXT_ONLY: &str = "encrypted, and compared as ciphertext only: no identity is at hand to decrypt it (BACKUP_ENCRYPTION_IDENTITY_FILE)";
+
+/// The database, and what is left of it where it lies in another form.
+fn copied(copy: &DatabaseCopy) -> String {
+    match copy.form {
+        Form::Plain => bytes(copy.size),
+        form => format!("{} ({} as {})", bytes(copy.size), bytes(copy.stored_size), form.ending()),
+    }
+}
+
 fn state(backup: &Backup) -> String {
-    let mut words = vec![if backup.verified.ok { "verified" } else { "DAMAGED" }.to_owned()];
+    let verified = if backup.verified.ciphertext_only { "verified (ciphertext)" } else { "verified" };
+    let mut words = vec![if backup.verified.ok { verified } else { "DAMAGED" }.to_owned()];
     words.extend(backup.flags.iter().map(ToString::to_string));
     if backup.pinned {
         words.push("pinned".to_owned());

@@ -205,10 +205,6 @@ impl Values {
         };
         Ok(Some(Key { algorithm, current, previous }))
     }
-
-    fn trouble(&self, key: &'static str, problem: &str) -> Error {
-        Error::Trouble { name: self.name(key), problem: problem.to_owned() }
-    }
 }
 
 fn algorithm(text: &str) -> Option<Algorithm> {

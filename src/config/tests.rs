@@ -67,6 +67,11 @@ fn bad_values_are_refused_by_name() {
         ("BACKUP_STALE_AFTER", &["0s", "26"]),
         ("BACKUP_SHRINK_ALARM", &["0", "101", "50%"]),
         ("BACKUP_DRILL_SCHEDULE", &["", "hourly", "Weekly", "1"]),
+        ("BACKUP_COMPRESSION", &["", "gzip", "Zstd", "true"]),
+        ("BACKUP_COMPRESSION_LEVEL", &["", "0", "20", "-5", "fast"]),
+        ("BACKUP_ENCRYPT_LOCAL", &["", "yes", "1"]),
+        ("BACKUP_ENCRYPTION_RECIPIENTS", &["", "age1", "ssh-ed25519 AAAA", ",", "age1yubikey1q", "#age1"]),
+        ("BACKUP_ENCRYPTION_IDENTITY_FILE", &[""]),
         ("BACKUP_LOG", &["loud", "info,sqlite=debug"]),
         ("BACKUP_LOG_FORMAT", &["xml"]),
     ];
@@ -172,6 +177,59 @@ fn assertions_are_named_after_databases() {
     assert!(twice.to_string().contains("BACKUP_DRILL_SQL_AUTH and BACKUP_DRILL_SQL_AUTH_FILE are both set"), "{twice}");
     let said = refusal("BACKUP_CONFIG_FILE", &file("other", "[drill.sql]\nstaff = 'SELECT 1'\n"));
     assert!(said.contains("drill.sql.staff in the configuration file"), "{said}");
+}
+
+/// Two keys, each with the file of its secret half.
+fn keys(dir: &Path) -> [(String, String); 2] {
+    ["one", "two"].map(|name| {
+        let pair = crate::codec::Keypair::generate(crate::clock::Clock::system().now());
+        std::fs::write(dir.join(name), &pair.file).unwrap();
+        (pair.recipient.to_string(), dir.join(name).display().to_string())
+    })
+}
+
+#[test]
+fn encryption_that_cannot_be_honoured_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let [(one, file), (two, other)] = keys(dir.path());
+    let (recipients, identity) = ("BACKUP_ENCRYPTION_RECIPIENTS", "BACKUP_ENCRYPTION_IDENTITY_FILE");
+    assert!(refusal("BACKUP_ENCRYPT_LOCAL", "true").contains("set BACKUP_ENCRYPTION_RECIPIENTS"));
+    let said = refusal(recipients, &format!("{one},{}", &two[..60]));
+    assert!(said.contains("number 2 is none of those"), "{said}");
+    let secret = std::fs::read_to_string(&file).unwrap().lines().last().unwrap().to_owned();
+    let said = refusal(recipients, &format!("{one},{secret}"));
+    assert!(said.contains("there is an identity") && !said.contains(&secret[20..]), "{said}");
+    assert!(refusal(identity, "/nonexistent/x").contains("cannot read /nonexistent/x"));
+    let empty = dir.path().join("empty");
+    std::fs::write(&empty, "# nothing\n").unwrap();
+    assert!(refusal(identity, empty.to_str().unwrap()).contains("no identity in it"));
+    std::fs::write(&empty, &secret[..70]).unwrap();
+    let said = refusal(identity, empty.to_str().unwrap());
+    assert!(said.contains("line 1 is not an identity") && !said.contains(&secret[20..70]), "{said}");
+    let said = load(&[(recipients, &one), (identity, &other)]).unwrap_err().to_string();
+    assert!(said.contains(identity) && said.contains("none of its identities") && said.contains(&two), "{said}");
+}
+
+#[test]
+fn recipients_and_identities_come_from_lists_and_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let [(one, file), (two, _)] = keys(dir.path());
+    let list = dir.path().join("recipients");
+    std::fs::write(&list, format!("# the school\n{one}\r\n\n{two}\n{one}\n")).unwrap();
+    let listed = [
+        ("BACKUP_ENCRYPTION_RECIPIENTS_FILE", list.to_str().unwrap()),
+        ("BACKUP_ENCRYPTION_IDENTITY_FILE", &file),
+        ("BACKUP_ENCRYPT_LOCAL", "true"),
+        ("BACKUP_COMPRESSION", "zstd"),
+    ];
+    let codec = load(&listed).unwrap().codec;
+    assert_eq!(codec.recipients.iter().map(ToString::to_string).collect::<Vec<_>>(), [one.clone(), two.clone()]);
+    assert_eq!((codec.form(), codec.level), (crate::backup::Form::CompressedEncrypted, Some(3)));
+    assert_eq!(codec.identities.len(), 1);
+    let codec = load(&[("BACKUP_ENCRYPTION_RECIPIENTS", &format!("{one}, {two}"))]).unwrap().codec;
+    assert_eq!((codec.recipients.len(), codec.form()), (2, crate::backup::Form::Plain));
+    // To read what was encrypted once, an identity alone will do.
+    assert_eq!(load(&[listed[1]]).unwrap().codec.identities.len(), 1);
 }
 
 #[test]

@@ -101,6 +101,21 @@ pub const VARIABLES: &[Variable] = &[
         "a percentage from 1 to 100 (100: only missing and emptied tables alarm)",
     ),
     variable("BACKUP_DRILL_SCHEDULE", "drill.schedule", "weekly", "off, daily, weekly or monthly"),
+    variable("BACKUP_COMPRESSION", "compression", "none", "none or zstd"),
+    variable("BACKUP_COMPRESSION_LEVEL", "compression_level", "3", "a whole number from 1 to 19"),
+    variable("BACKUP_ENCRYPT_LOCAL", "encrypt_local", "false", "true or false"),
+    variable(
+        "BACKUP_ENCRYPTION_RECIPIENTS",
+        "encryption.recipients",
+        "",
+        "recipients of age (X25519: age1…), one a line or divided by commas",
+    ),
+    variable(
+        "BACKUP_ENCRYPTION_IDENTITY_FILE",
+        "encryption.identity_file",
+        "",
+        "the path of a file with identities of age (AGE-SECRET-KEY-1…), as `keygen` makes it",
+    ),
     variable("BACKUP_LOG", "log", "info", "error, warn, info, debug or trace"),
     variable("BACKUP_LOG_FORMAT", "log_format", "text", "text or json"),
 ];

@@ -2,7 +2,7 @@
 //! what is read back comes from it, and the app's pages stay in memory. Where it can't, the same calls go through the cache.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -155,6 +155,71 @@ impl Drop for Direct<'_> {
     }
 }
 
+/// Reads a file from its start, block by block.
+pub struct BlockReader<'a> {
+    file: Direct<'a>,
+    block: Block,
+    /// Where the next block begins, and how much of this one was taken.
+    next: u64,
+    taken: usize,
+}
+
+impl<'a> BlockReader<'a> {
+    /// At the start.
+    pub fn new(file: Direct<'a>) -> Self {
+        Self { file, block: Block::new(), next: 0, taken: 0 }
+    }
+}
+
+impl Read for BlockReader<'_> {
+    fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
+        if self.taken == self.block.bytes().len() {
+            self.block.fill(&self.file, self.next)?;
+            self.next += self.block.bytes().len() as u64;
+            self.taken = 0;
+        }
+        let mut left = &self.block.bytes()[self.taken..];
+        let read = left.read(space)?;
+        self.taken += read;
+        Ok(read)
+    }
+}
+
+/// Writes a file from its start, block by block. What fills no block is written when it is finished.
+pub struct BlockWriter<'a> {
+    file: Direct<'a>,
+    block: Block,
+}
+
+impl<'a> BlockWriter<'a> {
+    /// At the start.
+    pub fn new(file: Direct<'a>) -> Self {
+        Self { file, block: Block::new() }
+    }
+
+    /// Writes the rest.
+    pub fn finish(self) -> io::Result<()> {
+        if self.block.is_empty() { Ok(()) } else { self.file.write(&self.block) }
+    }
+}
+
+impl Write for BlockWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.block.is_full() {
+            self.file.write(&self.block)?;
+            self.block.clear();
+        }
+        let fits = bytes.len().min(BLOCK - self.block.bytes().len());
+        // It was cut to what fits.
+        let _ = self.block.push(&bytes[..fits]);
+        Ok(fits)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 fn is_refused(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::InvalidInput
 }
@@ -194,6 +259,20 @@ mod tests {
                 read.extend_from_slice(block.bytes());
             }
             assert_eq!(read, bytes);
+        }
+    }
+
+    #[test]
+    fn what_is_written_in_pieces_reads_back_in_others() {
+        for size in [0, 1, 4096, BLOCK, BLOCK + 1, 3 * BLOCK + 12_345] {
+            let bytes: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
+            let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+            let mut writer = BlockWriter::new(Direct::new(&file));
+            bytes.chunks(70_001).for_each(|part| writer.write_all(part).unwrap());
+            writer.finish().unwrap();
+            let mut read = Vec::new();
+            BlockReader::new(Direct::new(&file)).read_to_end(&mut read).unwrap();
+            assert!(read == bytes, "{size}");
         }
     }
 

@@ -1,7 +1,8 @@
 //! Taking a backup. The order of steps:
 //!
 //! 1. Preflight: room, a free id. The intent is recorded.
-//! 2. Snapshot into partial files, checked, durable, read back (`sqlite::snapshot`).
+//! 2. Snapshot into partial files, checked, durable, read back (`sqlite::snapshot`); then, where copies are to be compressed or
+//!    encrypted, each in its form, read back as well (`encode`).
 //! 3. The entry: what it holds, what is remarkable about it, and the rotation that follows from it.
 //! 4. Promoted files get their second names; the new files get their final names; the folders are synced.
 //! 5. One catalog write: the backup, the promoted entries, what goes. The backup exists from here on [P1].
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::encode::{AllStored, Stored};
 use super::{Call, Engine, Error, LIVE_DATA, Session, Unrecorded};
 use crate::audit::Kind;
 use crate::backup::retention::{Plan, Step, free_id};
@@ -77,6 +79,18 @@ impl Engine {
         })
     }
 
+    /// Bytes that have to be free for a backup of the live databases as they are.
+    pub(super) fn room_for_backup(&self) -> u64 {
+        let sizes = self.sources().into_iter().filter_map(|source| identify(&source).ok()).map(|live| live.size);
+        let sizes: Vec<u64> = sizes.collect();
+        // A plain copy goes as soon as the encoded one beside it is proven.
+        let beside = match self.config.codec.form() {
+            Form::Plain => 0,
+            _ => sizes.iter().copied().max().unwrap_or(0),
+        };
+        sizes.iter().sum::<u64>() + beside + OVERHEAD
+    }
+
     /// Why rotation must stand still: the last backup or restore that learned something of the live data failed because of
     /// it [P4]. One that was cancelled, or found a lock or a full disk in its way, learned nothing.
     pub(super) fn freeze(&self) -> Result<Option<String>, Error> {
@@ -115,26 +129,34 @@ impl Session<'_> {
 
     fn create(&mut self, create: &Create, id: BackupId) -> Result<Created, Error> {
         self.make_room()?;
-        let snapshot = match self.snapshot(&id, self.engine.sources(), self.care()) {
+        let (snapshot, stored) = match self.taken(&id) {
             // Our own partials are gone already: they are removed when they are dropped.
             Err(error) if error.is_full() => {
                 tracing::warn!(%error, "applying the rotation that is due, then trying once more");
                 self.rotate_due()?;
-                self.snapshot(&id, self.engine.sources(), self.care()).map_err(|error| self.full(error))?
+                self.taken(&id).map_err(|error| self.full(error))?
             }
-            snapshot => snapshot?,
+            taken => taken?,
         };
         let barrier = snapshot.barrier;
-        let (backup, partials) = self.entry(create, id, snapshot)?;
+        let (backup, partials) = self.entry(create, id, snapshot, stored)?;
         let rotation = self.publish(&backup, partials)?;
         // From here on the backup exists.
         self.finish_deletions();
         Ok(Created { backup, rotation, barrier })
     }
 
+    /// Step 2.
+    fn taken(&self, id: &BackupId) -> Result<(Snapshot, AllStored), Error> {
+        let mut snapshot = self.snapshot(id, self.engine.sources(), self.care())?;
+        let control = self.call.control.also(self.permit.noting());
+        let stored = self.encode_in_place(id, &mut snapshot, &control)?;
+        Ok((snapshot, stored))
+    }
+
     /// Step 1. The databases may be unusable: then the snapshot says so better.
     fn make_room(&mut self) -> Result<(), Error> {
-        let needed = self.needed();
+        let needed = self.engine.room_for_backup();
         let free = disk::free_space(self.engine.store.root())?;
         if free >= needed {
             return Ok(());
@@ -144,14 +166,8 @@ impl Session<'_> {
         if free >= needed { Ok(()) } else { Err(Error::Full { needed, free }) }
     }
 
-    fn needed(&self) -> u64 {
-        let sizes =
-            self.engine.sources().iter().filter_map(|source| identify(source).ok()).map(|live| live.size).sum::<u64>();
-        sizes + OVERHEAD
-    }
-
     fn full(&self, error: Error) -> Error {
-        let needed = self.needed();
+        let needed = self.engine.room_for_backup();
         match disk::free_space(self.engine.store.root()) {
             Ok(free) if error.is_full() && free < needed => Error::Full { needed, free },
             // A quota, or no inodes: sizes would mislead.
@@ -169,7 +185,7 @@ impl Session<'_> {
         self.rotate_now(&retention, freeze.as_deref())
     }
 
-    /// Step 2.
+    /// Step 2, the snapshot.
     pub(super) fn snapshot(&self, id: &BackupId, sources: Vec<sqlite::Source>, care: Care) -> Result<Snapshot, Error> {
         let (engine, config) = (self.engine, &self.engine.config);
         engine.assert_distinct()?;
@@ -182,11 +198,12 @@ impl Session<'_> {
             corrupt_too: care.corrupt_too,
         };
         let control = self.call.control.also(self.permit.noting());
-        let snapshot = snapshot::take(&sources, targets, &options, &engine.clock, &control);
-        if let Err(sqlite::Error::Corrupt { name, .. }) = &snapshot
-            && let Err(error) = self.thin_corrupt(name)
-        {
-            tracing::warn!(%error, "older copies of corrupt data are still there");
+        let mut snapshot = snapshot::take(&sources, targets, &options, &engine.clock, &control);
+        if let Err(sqlite::Error::Corrupt { name, kept, .. }) = &mut snapshot {
+            *kept = kept.take().and_then(|kept| self.encode_corrupt(name, kept));
+            if let Err(error) = self.thin_corrupt(name) {
+                tracing::warn!(%error, "older copies of corrupt data are still there");
+            }
         }
         let snapshot = snapshot?;
         // The snapshot holds the files that links led to; a link that was turned meanwhile leads elsewhere.
@@ -217,6 +234,7 @@ impl Session<'_> {
         create: &Create,
         id: BackupId,
         snapshot: Snapshot,
+        mut stored: AllStored,
     ) -> Result<(Backup, Vec<Partial>), Error> {
         // A daily is of the date that its id says, also if midnight came before its instant.
         let local_date = match id.tier() {
@@ -238,14 +256,15 @@ impl Session<'_> {
             flags: BTreeSet::new(),
             findings: Vec::new(),
             checked: Checked { at: now, kind: self.engine.config.check, ok: true },
-            verified: Verified { at: now, ok: true },
+            verified: Verified { at: now, ok: true, ciphertext_only: stored.values().any(|it| it.ciphertext_only) },
             deleting: false,
             extra: Map::new(),
         };
         let restored = if create.accept_shrink { None } else { self.restored_since()? };
         let mut partials = Vec::new();
         for copy in snapshot.copies {
-            let (recorded, partial) = record(&id, copy, &mut backup);
+            let stored = stored.remove(&copy.name);
+            let (recorded, partial) = record(&id, copy, stored, &mut backup);
             if !create.accept_shrink {
                 self.note_shrunk(&recorded.0, &recorded.1, &mut backup, restored.as_ref());
             }
@@ -374,7 +393,12 @@ impl Session<'_> {
 }
 
 /// One database's part of the entry.
-fn record(id: &BackupId, copy: snapshot::Copy, backup: &mut Backup) -> ((DatabaseName, DatabaseCopy), Partial) {
+fn record(
+    id: &BackupId,
+    copy: snapshot::Copy,
+    stored: Option<Stored>,
+    backup: &mut Backup,
+) -> ((DatabaseName, DatabaseCopy), Partial) {
     let snapshot::Copy { name, partial, content, facts, report } = copy;
     match &report.verdict {
         Verdict::Whole => {}
@@ -392,27 +416,31 @@ fn record(id: &BackupId, copy: snapshot::Copy, backup: &mut Backup) -> ((Databas
     if let Some(rows) = report.orphans.filter(|rows| *rows > 0) {
         backup.findings.push(format!("{name}: {rows} rows refer to rows that don't exist (foreign_key_check)"));
     }
-    let recorded = plain_copy(id, &name, content, facts, report);
+    let recorded = recorded(id, &name, content, stored, facts, report);
     ((name, recorded), partial)
 }
 
-/// The catalog's record of a plain file.
-pub(super) fn plain_copy(
+/// The catalog's record of a file; without a form of its own it is the plain database itself.
+pub(super) fn recorded(
     id: &BackupId,
     name: &DatabaseName,
-    content: Content,
+    plain: Content,
+    stored: Option<Stored>,
     facts: Facts,
     report: Report,
 ) -> DatabaseCopy {
+    let itself =
+        || Stored { form: Form::Plain, content: plain.clone(), recipients: Vec::new(), ciphertext_only: false };
+    let Stored { form, content, recipients, .. } = stored.unwrap_or_else(itself);
     DatabaseCopy {
-        file: id.file(name, Form::Plain),
-        form: Form::Plain,
-        size: content.size(),
-        checksum: content.checksum.clone(),
+        file: id.file(name, form),
+        form,
+        size: plain.size(),
+        checksum: plain.checksum,
         stored_size: content.size(),
         stored_xxh3: Some(content.fingerprint.xxh3()),
         stored_checksum: content.checksum,
-        recipients: Vec::new(),
+        recipients,
         page_size: facts.page_size,
         free_pages: facts.free_pages,
         journal_mode: facts.journal_mode,

@@ -55,6 +55,7 @@ impl Engine {
         }
         self.directory(&mut findings);
         findings.push(self.space());
+        findings.extend(self.encryption());
         match self.status() {
             Ok(status) => findings.extend(status.warnings.into_iter().map(|it| warning(it.code, it.detail, None))),
             Err(error) => findings.push(problem("backups", error.to_string(), None)),
@@ -183,17 +184,58 @@ impl Engine {
         }
     }
 
+    /// That no identity is at hand is told by the status.
+    fn encryption(&self) -> Vec<Finding> {
+        let (about, codec) = ("encryption", &self.config.codec);
+        let mut findings = Vec::new();
+        if codec.encrypts {
+            let found =
+                format!("copies are encrypted to {} recipients ({})", codec.recipients.len(), codec.form().ending());
+            findings.push(ok(about, found));
+        } else if !codec.recipients.is_empty() {
+            let found = "recipients are set, but copies lie unencrypted".to_owned();
+            findings.push(warning(about, found, Some("set BACKUP_ENCRYPT_LOCAL=true".to_owned())));
+        }
+        let Some(path) = &self.config.identity_file else { return findings };
+        findings.extend(self.identity(path));
+        findings
+    }
+
+    /// The identity is as precious as all backups together.
+    fn identity(&self, path: &Path) -> Vec<Finding> {
+        use std::os::unix::fs::MetadataExt;
+        let (about, shown) = ("identity", path.display());
+        let mut findings = Vec::new();
+        if let Ok(mode) = path.metadata().map(|meta| meta.mode() & 0o777)
+            && mode & 0o077 != 0
+        {
+            let found = format!("{shown} can be read by others (mode {mode:o})");
+            findings.push(warning(about, found, Some(format!("chmod 600 {shown}"))));
+        }
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        if real(path).starts_with(real(self.store.root())) {
+            let found =
+                format!("{shown} lies beside the backups: who has them can decrypt them, and it goes when they go");
+            let fix = "move it to another disk, and keep a printed copy elsewhere".to_owned();
+            findings.push(warning(about, found, Some(fix)));
+        }
+        if findings.is_empty() {
+            findings.push(ok(about, format!("{shown}, for its owner only")));
+        }
+        findings
+    }
+
     fn space(&self) -> Finding {
         let root = self.store.root();
         let there = root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
         let live: u64 = self.sources().iter().filter_map(|source| identify(source).ok()).map(|live| live.size).sum();
-        let kept = self.settings_in_force().retention;
+        let (kept, needed) = (self.settings_in_force().retention, self.room_for_backup());
         let full = u64::from(kept.daily + kept.weekly + kept.monthly + kept.manual + kept.pre_restore) * live;
         match disk::free_space(there) {
             Err(error) => problem("space", error.to_string(), None),
-            Ok(free) if free < (2 * live).max(live + OVERHEAD) => {
-                let severity = if free < live + OVERHEAD { problem } else { warning };
-                let found = format!("{} are free, and a backup takes {}", bytes(free), bytes(live));
+            Ok(free) if free < (2 * live).max(needed) => {
+                let severity = if free < needed { problem } else { warning };
+                let found = format!("{} are free, and a backup takes {}", bytes(free), bytes(needed - OVERHEAD));
                 severity("space", found, Some("make room".to_owned()))
             }
             Ok(free) => ok(

@@ -1,17 +1,19 @@
-//! Handing out a copy: one database as it is, or all of them in a tar. No lock is taken.
+//! Handing out a copy: one database, or all of them in a tar; plain, whatever the form in which they lie, unless the files are
+//! wanted as they lie. No lock is taken.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::Map;
 use sha2::{Digest, Sha256};
 
-use super::handout::{Handed, SUMS, file_name, tar_header};
+use super::decode::{Fault, locked, undecodable};
+use super::handout::{Body, Handed, Leaves, SUMS, tar_header};
 use super::read::{OpenFile, Opened, Share, other_bytes};
 use super::{Call, Engine, Error, entry, failure};
 use crate::audit::{Entry, Kind};
 use crate::backup::{Backup, BackupId, DatabaseName, hex};
+use crate::codec;
 use crate::disk::{self, Context, Partial};
 use crate::sqlite::{BESIDE, Control, Progress, beside};
 
@@ -20,8 +22,10 @@ use crate::sqlite::{BESIDE, Control, Progress, beside};
 pub struct Download {
     /// Which backup.
     pub id: BackupId,
-    /// One database as it is; without a name all of them and `SHA256SUMS` in a tar.
+    /// One database by itself; without a name all of them and `SHA256SUMS` in a tar.
     pub database: Option<DatabaseName>,
+    /// Plain, or as they lie.
+    pub leaves: Leaves,
     /// A path that doesn't exist yet.
     pub target: PathBuf,
 }
@@ -37,8 +41,8 @@ impl Download {
         if is_there(&path) {
             return Err(Error::Unfinished { path });
         }
-        // A tar is no database.
-        let parts = BESIDE.into_iter().filter(|_| self.database.is_some());
+        // A tar is no database, nor what is encoded.
+        let parts = BESIDE.into_iter().filter(|_| self.database.is_some() && self.leaves == Leaves::Plain);
         let mut parts = parts.map(|ending| beside(&self.target, ending));
         match parts.find(|path| is_there(path)) {
             Some(path) => Err(Error::Beside { path }),
@@ -51,9 +55,14 @@ impl Engine {
     /// Hands out a copy. It is complete and compared with the checksum, or it isn't there.
     pub fn download(&self, download: &Download, call: &Call) -> Result<u64, Error> {
         let result = self.audited_download(download, call);
-        use Error::{Beside, NoSuchDatabase, NotFound, TargetExists, Unfinished};
+        use Error::{Beside, NeedsIdentity, NoSuchDatabase, NotFound, TargetExists, Unfinished};
         if let Err(
-            error @ (NotFound(_) | NoSuchDatabase { .. } | TargetExists { .. } | Unfinished { .. } | Beside { .. }),
+            error @ (NotFound(_)
+            | NoSuchDatabase { .. }
+            | NeedsIdentity { .. }
+            | TargetExists { .. }
+            | Unfinished { .. }
+            | Beside { .. }),
         ) = &result
         {
             self.refused("download", call, Some(download.id), error);
@@ -65,6 +74,9 @@ impl Engine {
         let Opened { backup, files } = self.opened(&download.id)?;
         let chosen = chosen(&backup, files, download.database.as_ref())?;
         download.assert_free()?;
+        if download.leaves == Leaves::Plain {
+            chosen.iter().try_for_each(|it| self.assert_opens(backup.id, &it.name, &it.copy))?;
+        }
         let names = chosen.iter().map(|it| it.name.to_string()).collect::<Vec<_>>().join(",");
         let line = |kind| {
             let mut line = entry(kind, "download", &call.actor, Some(backup.id));
@@ -91,7 +103,12 @@ impl Engine {
     ) -> Result<u64, Error> {
         let target = std::path::absolute(&download.target).unwrap_or_else(|_| download.target.clone());
         let partial = Partial::create(&target)?;
-        let total = chosen.iter().map(|it| it.copy.stored_size).sum();
+        let leaving = |it: OpenFile| {
+            let path = it.path.clone();
+            Ok((self.handed(backup.id, it.usable(backup.id)?, download.leaves)?, path))
+        };
+        let chosen = chosen.into_iter().map(leaving).collect::<Result<Vec<_>, Error>>()?;
+        let total = chosen.iter().map(|(it, _)| it.size()).sum();
         let mut out = Out { backup, partial: &partial, share: Share { before: 0, total }, control };
         match download.database {
             Some(_) => {
@@ -124,14 +141,14 @@ pub(super) fn chosen(
     Ok(files)
 }
 
-fn write_tar(chosen: Vec<OpenFile>, out: &mut Out<'_>) -> Result<(), Error> {
+fn write_tar(chosen: Vec<(Handed, PathBuf)>, out: &mut Out<'_>) -> Result<(), Error> {
     let (backup, partial) = (out.backup, out.partial);
     let mut tar = tar::Builder::new(partial.file());
     let mut sums = String::new();
     for it in chosen {
-        let file = file_name(&it.name, &it.copy);
-        let header = tar_header(backup, &file, it.copy.stored_size);
-        sums.push_str(&format!("{}  {file}\n", it.copy.stored_checksum));
+        let file = it.0.file_name();
+        let header = tar_header(backup, &file, it.0.size());
+        sums.push_str(&format!("{}  {file}\n", it.0.checksum()));
         out.checked(it, |input| tar.append(&header, input))?;
     }
     tar.append(&tar_header(backup, SUMS, sums.len() as u64), sums.as_bytes())
@@ -152,13 +169,14 @@ impl Out<'_> {
     /// Lets `write` take the whole file, and compares what it took with the catalog.
     fn checked(
         &mut self,
-        it: OpenFile,
+        (it, path): (Handed, PathBuf),
         write: impl FnOnce(&mut Hashing<'_>) -> std::io::Result<()>,
     ) -> Result<(), Error> {
-        let path = it.path.clone();
-        let Handed { name, copy, file } = it.usable(self.backup.id)?;
+        let (id, size, checksum) = (self.backup.id, it.size(), it.checksum().to_owned());
+        let file = self.backup.databases.get(&it.name).map_or_else(String::new, |copy| copy.file.clone());
+        let Handed { name, body, .. } = it;
         let mut input = Hashing {
-            file,
+            body,
             name: &name,
             failed: None,
             hash: Sha256::new(),
@@ -168,21 +186,23 @@ impl Out<'_> {
         };
         let written = write(&mut input);
         self.control.check()?;
-        if let Some(failed) = input.failed {
-            Err(failed).to("read", &path)?;
+        match input.failed.map(|failed| Fault::of(codec::Error::of(failed), &path)) {
+            None => written.to("write", self.partial.path())?,
+            Some(Fault::Unread(error)) => return Err(error.into()),
+            Some(Fault::Damaged(reason)) => return Err(Error::Damaged { id, reason: undecodable(&file, &reason) }),
+            Some(Fault::Locked) => return Err(locked(id, &name, &[])),
         }
-        written.to("write", self.partial.path())?;
-        if hex(&input.hash.finalize()) != copy.stored_checksum {
-            return Err(Error::Damaged { id: self.backup.id, reason: other_bytes(&copy.file) });
+        if hex(&input.hash.finalize()) != checksum {
+            return Err(Error::Damaged { id, reason: other_bytes(&file) });
         }
-        self.share.before += copy.stored_size;
+        self.share.before += size;
         Ok(())
     }
 }
 
 /// Hashes and reports what is read through it; ends with an error when cancelled.
 struct Hashing<'a> {
-    file: File,
+    body: Body,
     name: &'a DatabaseName,
     /// Why it couldn't be read; whoever writes what it gives takes that for its own failure.
     failed: Option<std::io::Error>,
@@ -197,7 +217,11 @@ impl Read for Hashing<'_> {
         if self.control.is_cancelled() {
             return Err(std::io::Error::other("cancelled"));
         }
-        let read = match self.file.read(buffer) {
+        let read = match &mut self.body {
+            Body::File(file) => file.read(buffer),
+            Body::Decoded(decoder) => decoder.read(buffer),
+        };
+        let read = match read {
             Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
                 self.failed = Some(error);
                 return Err(std::io::Error::other("the copy can't be read"));

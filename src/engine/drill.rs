@@ -23,6 +23,7 @@ use super::staging::Copies;
 use super::{Actor, Call, Engine, Error, Session, Unrecorded, entry, failure};
 use crate::audit::{Entry, Kind};
 use crate::backup::{Backup, BackupId, CheckKind, DatabaseCopy, DatabaseName, Flag, Tier, Verified};
+use crate::catalog::Catalog;
 use crate::sqlite::check::{self, Report, Verdict};
 use crate::sqlite::snapshot::{facts, patient};
 use crate::sqlite::{self, Control, assertion, open_finished};
@@ -103,6 +104,10 @@ impl Engine {
             self.refused(DRILL, call, None, &Error::NoBackups);
             return Err(Error::NoBackups);
         };
+        if let Err(error) = chosen.iter().try_for_each(|(id, _)| session.engine.assert_drillable(id)) {
+            self.refused(DRILL, call, Some(newest), &error);
+            return Err(error);
+        }
         let ids = chosen.iter().map(|(id, _)| id.to_string().into()).collect();
         let details = Map::from_iter([("backups".to_owned(), Value::Array(ids))]);
         let line = |kind| entry(kind, DRILL, &call.actor, Some(newest));
@@ -111,6 +116,22 @@ impl Engine {
         let result = session.rehearse_all(&chosen, begun);
         session.record(outcome(line(Kind::Outcome), &result, begun, call), Unrecorded::GoesOn)?;
         result
+    }
+}
+
+/// What is rehearsed, the newest first.
+fn newest_of_each_tier(catalog: &Catalog) -> Vec<&Backup> {
+    let of = |tier| catalog.standing().filter(move |it| it.tier == tier).max_by_key(|it| it.sequence);
+    let mut newest: Vec<_> = Tier::ALL.into_iter().filter_map(of).collect();
+    newest.sort_by_key(|backup| std::cmp::Reverse(backup.sequence));
+    newest
+}
+
+impl Engine {
+    /// An identity is at hand wherever one is needed.
+    fn assert_drillable(&self, id: &BackupId) -> Result<(), Error> {
+        let backup = self.get(id)?;
+        backup.databases.iter().try_for_each(|(name, copy)| self.assert_opens(*id, name, copy))
     }
 }
 
@@ -146,10 +167,7 @@ fn seconds(begun: Instant) -> f64 {
 impl Session<'_> {
     /// Ids and bytes, the newest first.
     fn newest_of_each_tier(&self) -> Vec<(BackupId, u64)> {
-        let of = |tier| self.catalog.standing().filter(move |it| it.tier == tier).max_by_key(|it| it.sequence);
-        let mut newest: Vec<_> = Tier::ALL.into_iter().filter_map(of).collect();
-        newest.sort_by_key(|backup| std::cmp::Reverse(backup.sequence));
-        newest.into_iter().map(|backup| (backup.id, backup.stored_size())).collect()
+        newest_of_each_tier(&self.catalog).into_iter().map(|backup| (backup.id, backup.size())).collect()
     }
 
     fn rehearse_all(&mut self, chosen: &[(BackupId, u64)], begun: Instant) -> Result<Drilled, Error> {
@@ -189,7 +207,7 @@ impl Session<'_> {
         if !damaged && files.values().any(Result::is_err) {
             return;
         }
-        let verified = Verified { at: self.engine.clock.now(), ok: !damaged };
+        let verified = Verified { at: self.engine.clock.now(), ok: !damaged, ciphertext_only: false };
         if let Some(backup) = self.catalog.get_mut(id) {
             backup.verified = verified;
         }

@@ -44,6 +44,19 @@ pub enum Error {
         /// What was found.
         reason: String,
     },
+    /// A copy is encrypted, and nothing at hand opens it.
+    #[error(
+        "the copy of `{name}` in {id} is encrypted, and no identity at hand opens it; set BACKUP_ENCRYPTION_IDENTITY_FILE to the file with the identity of {}",
+        of_recipients(recipients)
+    )]
+    NeedsIdentity {
+        /// The backup.
+        id: BackupId,
+        /// Which.
+        name: DatabaseName,
+        /// Those that it is encrypted to, where they are known.
+        recipients: Vec<String>,
+    },
     /// The place to put a copy is taken.
     #[error("{} exists already and is not overwritten; choose another name or remove it", path.display())]
     TargetExists {
@@ -281,6 +294,7 @@ impl Error {
             Error::NoSuchDatabase { .. } => "no-such-database",
             Error::LastGood(_) => "last-good",
             Error::Damaged { .. } => "damaged",
+            Error::NeedsIdentity { .. } => "needs-identity",
             Error::TargetExists { .. } => "target-exists",
             Error::Unfinished { .. } => "target-unfinished",
             Error::Beside { .. } => "target-beside",
@@ -376,6 +390,11 @@ impl Error {
             _ => false,
         }
     }
+}
+
+/// Those whose identity is wanted.
+fn of_recipients(recipients: &[String]) -> String {
+    if recipients.is_empty() { "whoever it was encrypted to".to_owned() } else { recipients.join(" or ") }
 }
 
 /// "it has no copy of `x`, and one of `y`".

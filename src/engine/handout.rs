@@ -2,14 +2,18 @@
 //! before its first byte (intent) and after its last (outcome).
 
 use std::fs::File;
+use std::path::PathBuf;
 
+use serde::Deserialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::download::chosen;
 use super::read::{OpenFile, Opened};
 use super::{Actor, Call, Engine, Error, entry};
 use crate::audit::{Entry, Kind};
-use crate::backup::{Backup, BackupId, DatabaseCopy, DatabaseName};
+use crate::backup::{Backup, BackupId, DatabaseCopy, DatabaseName, Form};
+use crate::codec::Decoder;
 use crate::disk::Context;
 
 /// The code of a download that the client didn't take whole.
@@ -23,14 +27,40 @@ pub struct Handout {
     pub files: Vec<Handed>,
 }
 
-/// One copy, held open; as long as the catalog says.
+/// In which form copies leave.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Leaves {
+    /// As the plain database, whatever lies there.
+    #[default]
+    Plain,
+    /// As the file lies.
+    Stored,
+}
+
+/// One copy on its way out.
 pub struct Handed {
     /// The database.
     pub name: DatabaseName,
-    /// What the catalog says of the copy.
-    pub copy: DatabaseCopy,
-    /// The copy.
-    pub file: File,
+    /// What leaves of it.
+    pub body: Body,
+    copy: DatabaseCopy,
+}
+
+/// Where its bytes come from.
+pub enum Body {
+    /// The file as it lies, held open; as long as the catalog says.
+    File(File),
+    /// The database that comes out of it.
+    Decoded(Decoder<'static>),
+}
+
+/// One copy, held open; as long as the catalog says.
+pub(super) struct Usable {
+    pub(super) name: DatabaseName,
+    pub(super) copy: DatabaseCopy,
+    pub(super) file: File,
+    pub(super) path: PathBuf,
 }
 
 /// A download whose intent is recorded.
@@ -41,13 +71,32 @@ pub struct Leaving {
 
 impl Engine {
     /// Opens one database of a backup, or all of them. Nothing is recorded but a refusal.
-    pub fn hand_out(&self, id: BackupId, database: Option<&DatabaseName>, call: &Call) -> Result<Handout, Error> {
+    pub fn hand_out(
+        &self,
+        id: BackupId,
+        database: Option<&DatabaseName>,
+        leaves: Leaves,
+        call: &Call,
+    ) -> Result<Handout, Error> {
         let opened = self.opened(&id).and_then(|Opened { backup, files }| {
-            let chosen = chosen(&backup, files, database)?;
-            let files = chosen.into_iter().map(|file| file.usable(backup.id)).collect::<Result<_, _>>()?;
+            let chosen = chosen(&backup, files, database)?.into_iter();
+            let files = chosen.map(|file| self.handed(backup.id, file.usable(backup.id)?, leaves));
+            let files = files.collect::<Result<_, _>>()?;
             Ok(Handout { backup, files })
         });
         opened.inspect_err(|error| self.refused("download", call, Some(id), error))
+    }
+
+    /// One copy as it is to leave. What can't be decoded here leaves only as it lies.
+    pub(super) fn handed(&self, id: BackupId, usable: Usable, leaves: Leaves) -> Result<Handed, Error> {
+        let Usable { name, copy, file, path } = usable;
+        let body = match leaves {
+            Leaves::Plain if copy.form != Form::Plain => {
+                Body::Decoded(self.decoder(id, &name, &copy, (file, &path))?)
+            }
+            Leaves::Plain | Leaves::Stored => Body::File(file),
+        };
+        Ok(Handed { name, body, copy })
     }
 
     /// Records that a handout is about to leave; without that line it doesn't.
@@ -98,15 +147,34 @@ impl Leaving {
 }
 
 impl Handed {
+    fn is_decoded(&self) -> bool {
+        matches!(self.body, Body::Decoded(_))
+    }
+
+    /// In which form it leaves.
+    pub fn form(&self) -> Form {
+        if self.is_decoded() { Form::Plain } else { self.copy.form }
+    }
+
+    /// Bytes that leave.
+    pub fn size(&self) -> u64 {
+        if self.is_decoded() { self.copy.size } else { self.copy.stored_size }
+    }
+
+    /// Their SHA-256, 64 hex digits.
+    pub fn checksum(&self) -> &str {
+        if self.is_decoded() { &self.copy.checksum } else { &self.copy.stored_checksum }
+    }
+
+    /// Their XXH3, where it is recorded.
+    pub fn xxh3(&self) -> Option<&String> {
+        if self.is_decoded() { None } else { self.copy.stored_xxh3.as_ref() }
+    }
+
     /// What it is called in a tar.
     pub fn file_name(&self) -> String {
-        file_name(&self.name, &self.copy)
+        format!("{}.{}", self.name, self.form().ending())
     }
-}
-
-/// What a database is called in a tar.
-pub(super) fn file_name(name: &DatabaseName, copy: &DatabaseCopy) -> String {
-    format!("{name}.{}", copy.form.ending())
 }
 
 /// The last file of a tar: the checksums of the others, as `sha256sum -c` reads them.
@@ -127,7 +195,7 @@ pub fn tar_header(backup: &Backup, name: &str, size: u64) -> tar::Header {
 
 impl OpenFile {
     /// The file, if it is there and as long as it was.
-    pub(super) fn usable(self, id: BackupId) -> Result<Handed, Error> {
+    pub(super) fn usable(self, id: BackupId) -> Result<Usable, Error> {
         let Self { name, copy, path, file } = self;
         let damaged = |reason: String| Error::Damaged { id, reason };
         let file = file.map_err(|error| if error.is_no_file() { damaged(error.to_string()) } else { error.into() })?;
@@ -135,6 +203,6 @@ impl OpenFile {
         if size != copy.stored_size {
             return Err(damaged(format!("{} has {size} bytes instead of {}", copy.file, copy.stored_size)));
         }
-        Ok(Handed { name, copy, file })
+        Ok(Usable { name, copy, file, path })
     }
 }

@@ -18,6 +18,7 @@ use std::fs::Metadata;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
+use super::encode::AllEncoded;
 use super::plan::{Plan, Sign};
 use super::restore::{Job, PrivateFile, Restore, Restored, RestoredDatabase};
 use super::settle::Settled;
@@ -134,12 +135,16 @@ impl Session<'_> {
             }
         };
         let ready = self.ready(job, app_is_stopped, snapshot.as_mut().map(|(_, snapshot)| snapshot))?;
+        let encoded = match &snapshot {
+            Some((id, snapshot)) => self.encode_beside(id, snapshot, &self.control())?,
+            None => AllEncoded::new(),
+        };
         let signs = ready.iter().map(|it| Ok((it.source.name.clone(), sign(&it.partial)?)));
         let signs = signs.collect::<Result<_, Error>>()?;
         let pre_restore = snapshot.as_ref().map(|(id, _)| *id);
         *planned = Some(self.plan_restore(job, pre_restore, signs)?);
         if let Some((id, snapshot)) = snapshot {
-            self.publish_pre_restore(job, id, snapshot)?;
+            self.publish_pre_restore(job, id, snapshot, encoded)?;
         }
         let mut notes = Vec::new();
         for Ready { source, partial, held } in ready {

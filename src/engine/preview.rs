@@ -1,5 +1,6 @@
 //! What a restore would change, told beforehand: the live databases compared with a backup's. No lock is taken and nothing
-//! changed. What is told is true of the moment in which each database was looked at.
+//! changed. A copy that is compressed or encrypted is decoded into a private folder (`staging`), which goes as soon as SQLite has
+//! the copy open. What is told is true of the moment in which each database was looked at.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,11 +11,14 @@ use rusqlite::Connection;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::decode::Coded;
+use super::handout::Usable;
 use super::read::Opened;
 use super::restore::Allowed;
 use super::status::{Warning, list};
 use super::{Call, Engine, Error};
-use crate::backup::{Backup, BackupId, DatabaseCopy, DatabaseName, timestamp};
+use crate::backup::{Backup, BackupId, DatabaseCopy, DatabaseName, Form, timestamp};
+use crate::disk::block::Direct;
 use crate::sqlite::diff::{self, Bounds, Difference, Failure};
 use crate::sqlite::kind::Kind;
 use crate::sqlite::restore::Target;
@@ -59,16 +63,22 @@ impl Engine {
     pub fn preview(&self, id: &BackupId, call: &Call) -> Result<Preview, Error> {
         self.previewed(id, call).inspect_err(|error| {
             use sqlite::Error::Locked;
-            if matches!(error, Error::NotFound(_) | Error::Damaged { .. } | Error::Sqlite(Locked { .. })) {
+            if matches!(
+                error,
+                Error::NotFound(_) | Error::Damaged { .. } | Error::NeedsIdentity { .. } | Error::Sqlite(Locked { .. })
+            ) {
                 self.refused("preview", call, Some(*id), error);
             }
         })
     }
 
     fn previewed(&self, id: &BackupId, call: &Call) -> Result<Preview, Error> {
-        let (backup, copies) = self.opened_copies(id)?;
-        let (mut databases, mut found) = (BTreeMap::new(), Vec::new());
+        let (backup, copies) = self.opened_copies(id, call)?;
+        let (mut databases, mut kinds, mut found) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         for (name, copy) in copies {
+            // What is wrong with the copy is told by the comparison.
+            let kind = copy.as_ref().ok().and_then(|copy| Kind::of(copy).ok());
+            kinds.extend(kind.map(|kind| (name.clone(), kind)));
             let compared = match copy.and_then(|copy| self.compared(&backup, &name, copy, call)) {
                 Ok(compared) => compared,
                 // Kept of corrupt data, and put back as it was by whoever wants that.
@@ -86,7 +96,7 @@ impl Engine {
             };
             databases.insert(name, compared);
         }
-        found.extend(self.obstacles(&backup, call)?);
+        found.extend(self.obstacles(&backup, &kinds, call)?);
         let mut warnings: Vec<Warning> = found.into_iter().map(|error| self.refusal(error)).collect();
         warnings.extend(self.warnings_of(&backup, &databases));
         Ok(Preview { id: backup.id, timestamp: backup.timestamp, databases, warnings })
@@ -94,21 +104,38 @@ impl Engine {
 
     /// Opens all copies of a backup. Rotation may take a file away, or give it another name, before SQLite has it open too:
     /// then all are looked up once more.
-    fn opened_copies(&self, id: &BackupId) -> Result<(Backup, Vec<OpenedCopy>), Error> {
+    fn opened_copies(&self, id: &BackupId, call: &Call) -> Result<(Backup, Vec<OpenedCopy>), Error> {
         'opened: loop {
             let Opened { backup, files } = self.opened(id)?;
             let mut copies = Vec::new();
             for file in files {
-                let path = file.path.clone();
-                let handed = file.usable(backup.id)?;
-                let opened = open_finished(&path);
-                if !is_at(&handed.file, &path) {
-                    continue 'opened;
-                }
-                let copy = opened.map_err(|error| damaged(backup.id, &situation(&handed.name, error)));
-                copies.push((handed.name, copy));
+                let usable = file.usable(backup.id)?;
+                let opened = match usable.copy.form {
+                    Form::Plain => {
+                        let opened = open_finished(&usable.path);
+                        if !is_at(&usable.file, &usable.path) {
+                            continue 'opened;
+                        }
+                        opened
+                    }
+                    _ => self.opened_aside(backup.id, &usable, call)?,
+                };
+                let copy = opened.map_err(|error| damaged(backup.id, &situation(&usable.name, error)));
+                copies.push((usable.name, copy));
             }
             return Ok((backup, copies));
+        }
+    }
+
+    /// A copy that is no plain database.
+    fn opened_aside(&self, id: BackupId, usable: &Usable, call: &Call) -> Result<rusqlite::Result<Connection>, Error> {
+        let Usable { name, copy, file, path } = usable;
+        self.assert_opens(id, name, copy)?;
+        let coded = Coded { file: Direct::cached(file), path, form: copy.form, size: Some(copy.size) };
+        let aside = self.decode_aside(name, coded, &call.control)?.map_err(|fault| fault.told(id, name, copy))?;
+        match aside.decoded.differs(copy) {
+            Some(reason) => Err(Error::Damaged { id, reason }),
+            None => Ok(open_finished(&aside.path)),
         }
     }
 
@@ -135,18 +162,20 @@ impl Engine {
     }
 
     /// Why a restore would be refused as things stand, and what it would take.
-    fn obstacles(&self, backup: &Backup, call: &Call) -> Result<Vec<Error>, Error> {
+    fn obstacles(
+        &self,
+        backup: &Backup,
+        kinds: &BTreeMap<DatabaseName, Kind>,
+        call: &Call,
+    ) -> Result<Vec<Error>, Error> {
         let allowed = Allowed { force: false, is_undo: self.is_undo(&backup.id) };
         let same = self.assert_same_databases(backup, allowed.is_undo).err();
         let mut found: Vec<Error> = same.into_iter().collect();
         for source in self.sources() {
-            let Some(copy) = backup.databases.get(&source.name) else { continue };
-            let path = self.store.path(&backup.id, &source.name, copy.form);
-            // What is wrong with the copy was told by the comparison.
-            let Ok(kind) = open_finished(&path).and_then(|copy| Kind::of(&copy)) else { continue };
+            let Some(kind) = kinds.get(&source.name) else { continue };
             match Target::open(&source, self.config.lock_timeout, &call.control) {
                 Ok(live) => {
-                    let stops = allowed.stops(&kind, &live);
+                    let stops = allowed.stops(kind, &live);
                     found.extend(stops.map(|misfit| Error::misfit(backup.id, &source.name, misfit)));
                 }
                 Err(sqlite::Error::Cancelled) => return Err(sqlite::Error::Cancelled.into()),

@@ -8,12 +8,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::decode::{Coded, Fault, undecodable};
 use super::status::CLOCKS_DIFFER;
 use super::{Call, Engine, Error};
 use crate::audit::{Kind, Line};
 use crate::backup::retention::{Fate, fates};
-use crate::backup::{Backup, BackupId, DatabaseCopy, DatabaseName, Verified};
+use crate::backup::{Backup, BackupId, DatabaseCopy, DatabaseName, Form, Verified};
 use crate::catalog::Catalog;
+use crate::disk::block::Direct;
 use crate::disk::{self, Context};
 use crate::sqlite::pages::read_back;
 use crate::sqlite::{self, Control, Progress};
@@ -32,6 +34,7 @@ pub struct Verification {
 
 /// What was found of one file.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct DatabaseVerdict {
     /// It is as recorded.
     pub ok: bool,
@@ -39,6 +42,9 @@ pub struct DatabaseVerdict {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub reason: Option<String>,
+    /// No identity was at hand to decrypt it, so only its bytes as they lie were compared.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub ciphertext_only: bool,
     /// It couldn't be read just now, which says nothing of what it holds.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub unread: bool,
@@ -130,15 +136,20 @@ impl Verification {
     pub fn is_damaged(&self) -> bool {
         self.databases.values().any(|verdict| !verdict.ok && !verdict.unread)
     }
+
+    /// Of a part at least no more than the ciphertext was compared.
+    pub fn is_ciphertext_only(&self) -> bool {
+        self.databases.values().any(|verdict| verdict.ciphertext_only)
+    }
 }
 
 impl DatabaseVerdict {
     fn as_recorded() -> Self {
-        Self { ok: true, reason: None, unread: false }
+        Self { ok: true, reason: None, ciphertext_only: false, unread: false }
     }
 
     fn differs(reason: String) -> Self {
-        Self { ok: false, reason: Some(reason), unread: false }
+        Self { ok: false, reason: Some(reason), ciphertext_only: false, unread: false }
     }
 
     fn failed(error: &disk::Error) -> Self {
@@ -208,7 +219,8 @@ impl Engine {
         Ok(AuditPage { next: lines.last().filter(|_| more).map(|line| line.seq), lines })
     }
 
-    /// Reads every byte of a backup back and compares it with what was recorded [P8]. The result goes into the catalog
+    /// Reads every byte of a backup back and compares it with what was recorded [P8]; what is compressed or encrypted is decoded
+    /// as well, where that can be done. The result goes into the catalog
     /// if the directory can be had for that moment.
     pub fn verify(&self, id: &BackupId, call: &Call) -> Result<Verification, Error> {
         let Opened { backup, files } = self.opened(id)?;
@@ -217,7 +229,7 @@ impl Engine {
         for OpenFile { name, copy, path, file } in files {
             call.control.tell(Progress { database: &name, done: share.before, total: share.total });
             let verdict = match file {
-                Ok(file) => compare(&copy, &file, &path, &call.control)?,
+                Ok(file) => self.compare(&copy, &file, &path, &call.control)?,
                 Err(error) => DatabaseVerdict::failed(&error),
             };
             share.before += copy.stored_size;
@@ -260,10 +272,46 @@ impl Engine {
         backup.databases.iter().map(open).collect()
     }
 
+    fn compare(
+        &self,
+        copy: &DatabaseCopy,
+        file: &File,
+        path: &Path,
+        control: &Control,
+    ) -> Result<DatabaseVerdict, Error> {
+        let size = file.metadata().to("look at", path)?.len();
+        if size != copy.stored_size {
+            return Ok(DatabaseVerdict::differs(format!(
+                "{} has {size} bytes instead of {}",
+                copy.file, copy.stored_size
+            )));
+        }
+        if copy.form != Form::Plain && self.opens(copy) {
+            let coded = Coded { file: Direct::new(file), path, form: copy.form, size: Some(copy.size) };
+            return Ok(match self.decode(coded, control, |_| Ok(()))? {
+                Ok(decoded) => {
+                    decoded.differs(copy).map_or_else(DatabaseVerdict::as_recorded, DatabaseVerdict::differs)
+                }
+                Err(Fault::Unread(error)) => DatabaseVerdict::failed(&error),
+                Err(Fault::Damaged(reason)) => DatabaseVerdict::differs(undecodable(&copy.file, &reason)),
+                Err(Fault::Locked) => DatabaseVerdict::differs(undecodable(&copy.file, "its header was changed")),
+            });
+        }
+        match read_back(file, path, control) {
+            Ok(read) if read.checksum == copy.stored_checksum => {
+                Ok(DatabaseVerdict { ciphertext_only: copy.form.is_encrypted(), ..DatabaseVerdict::as_recorded() })
+            }
+            Ok(_) => Ok(DatabaseVerdict::differs(other_bytes(&copy.file))),
+            Err(sqlite::Error::Disk(error)) => Ok(DatabaseVerdict::failed(&error)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     fn record_verification(&self, backup: &Backup, verification: &Verification, call: &Call) {
         let call = Call { wait: RECORD_WAIT, ..call.clone() };
         let recorded = self.begin("verify", &call).and_then(|mut session| {
-            let verified = Verified { at: self.clock.now(), ok: verification.ok };
+            let (ok, ciphertext_only) = (verification.ok, verification.is_ciphertext_only());
+            let verified = Verified { at: self.clock.now(), ok, ciphertext_only };
             // Promoted meanwhile, it has another id; damage is only told of the very files that were read.
             let same = session
                 .catalog
@@ -282,19 +330,6 @@ impl Engine {
     pub fn verify_audit(&self) -> Result<u64, Error> {
         let anchor = self.standing_catalog()?.and_then(|catalog| catalog.audit.clone());
         Ok(self.audit.verify(anchor.as_ref().map(|anchor| (anchor.seq, anchor.hash.as_str())))?)
-    }
-}
-
-fn compare(copy: &DatabaseCopy, file: &File, path: &Path, control: &Control) -> Result<DatabaseVerdict, Error> {
-    let size = file.metadata().to("look at", path)?.len();
-    if size != copy.stored_size {
-        return Ok(DatabaseVerdict::differs(format!("{} has {size} bytes instead of {}", copy.file, copy.stored_size)));
-    }
-    match read_back(file, path, control) {
-        Ok(read) if read.checksum == copy.stored_checksum => Ok(DatabaseVerdict::as_recorded()),
-        Ok(_) => Ok(DatabaseVerdict::differs(other_bytes(&copy.file))),
-        Err(sqlite::Error::Disk(error)) => Ok(DatabaseVerdict::failed(&error)),
-        Err(error) => Err(error.into()),
     }
 }
 

@@ -1,22 +1,32 @@
 //! `catalog rebuild`: a new catalog from the files themselves. Times, pins and reasons come from the catalog before and
-//! from the audit log; every file is read and looked at. Nothing is deleted; the bad catalog is kept beside.
+//! from the audit log; every file is read and looked at, decoded into a private copy where it is no plain database. Of what is
+//! encrypted, and no identity opens, only a catalog can still tell what is in it: its bytes as they lie are compared with that.
+//! Nothing is deleted; the bad catalog is kept beside.
+
+mod files;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::create::plain_copy;
+use super::create::recorded;
+use super::decode::{Coded, Fault, locked, undecodable};
+use super::encode::Stored;
+use super::read::other_bytes;
 use super::{Call, Engine, Error, Session, Unrecorded};
 use crate::audit::{Kind, Line};
 use crate::backup::{Backup, BackupId, Checked, DatabaseCopy, DatabaseName, Flag, Form, Tier, Verified};
 use crate::catalog::{self, Catalog};
 use crate::disk;
+use crate::disk::block::Direct;
 use crate::sqlite::check::{self, Verdict};
-use crate::sqlite::pages::read_back;
+use crate::sqlite::pages::{Content, read_back};
 use crate::sqlite::{open_finished, situation, snapshot};
-use crate::store::Found;
+
+use files::{Files, in_order, sets, twins};
 
 /// What a rebuild found.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -126,7 +136,9 @@ impl Session<'_> {
         let found = self.engine.store.scan()?;
         let twins = twins(&found, memory);
         let configured: BTreeSet<_> = self.engine.config.databases.keys().cloned().collect();
-        let (sets, mut left_out) = sets(found, |id| memory.names(id).unwrap_or_else(|| configured.clone()));
+        let wanted = |id: &BackupId| memory.names(id).unwrap_or_else(|| configured.clone());
+        let form = |id: &BackupId, name: &DatabaseName| Some(memory.copy(id, name)?.form);
+        let (sets, mut left_out) = sets(found, wanted, form);
         for (id, names) in sets {
             if let Some(twin) = twins.get(&id) {
                 left_out.push(format!("{id}: another name of {twin}"));
@@ -149,14 +161,18 @@ impl Session<'_> {
     }
 
     /// The entry of a set of files, from the files.
-    fn remade(&self, id: &BackupId, names: &BTreeSet<DatabaseName>, memory: &Memory) -> Result<Backup, Error> {
+    fn remade(&self, id: &BackupId, files: &Files, memory: &Memory) -> Result<Backup, Error> {
         let now = self.engine.clock.now();
         let mut backup = memory.known(id).cloned().unwrap_or_else(|| self.guessed(id, memory));
         backup.pinned = memory.pins.get(id).copied().unwrap_or(backup.pinned);
         backup.flags.insert(Flag::Recovered);
         backup.databases = BTreeMap::new();
-        for name in names {
-            let copy = self.looked_at(id, name, &mut backup)?;
+        let mut ciphertext_only = false;
+        for (name, form) in files {
+            let copy = match form {
+                Form::Plain => self.looked_at(id, name, &mut backup)?,
+                form => self.decoded(id, name, *form, memory, &mut backup, &mut ciphertext_only)?,
+            };
             if memory.checksum(id, name).is_some_and(|was| was != copy.checksum) {
                 return Err(Error::Damaged {
                     id: *id,
@@ -166,7 +182,7 @@ impl Session<'_> {
             backup.databases.insert(name.clone(), copy);
         }
         backup.checked = Checked { at: now, kind: self.engine.config.check, ok: true };
-        backup.verified = Verified { at: now, ok: true };
+        backup.verified = Verified { at: now, ok: true, ciphertext_only };
         Ok(backup)
     }
 
@@ -174,7 +190,8 @@ impl Session<'_> {
     fn guessed(&self, id: &BackupId, memory: &Memory) -> Backup {
         let line = memory.origin(id);
         let written = self.engine.config.databases.keys().find_map(|name| {
-            let meta = self.engine.store.path(id, name, Form::Plain).metadata().ok()?;
+            let form = self.engine.store.form_of(id, name)?;
+            let meta = self.engine.store.path(id, name, form).metadata().ok()?;
             Some(DateTime::<Utc>::from(meta.modified().ok()?))
         });
         let timestamp = line.and_then(|line| text(line, "timestamp")?.parse().ok()).or(written);
@@ -195,7 +212,7 @@ impl Session<'_> {
             flags: line.and_then(|line| list(line, "flags")).unwrap_or_default(),
             findings: line.and_then(|line| list(line, "findings")).unwrap_or_default(),
             checked: Checked { at: timestamp, kind: self.engine.config.check, ok: true },
-            verified: Verified { at: timestamp, ok: true },
+            verified: Verified { at: timestamp, ok: true, ciphertext_only: false },
             deleting: false,
             extra: Map::new(),
         }
@@ -203,15 +220,79 @@ impl Session<'_> {
 
     /// Every byte, and the structure.
     fn looked_at(&self, id: &BackupId, name: &DatabaseName, backup: &mut Backup) -> Result<DatabaseCopy, Error> {
-        let control = &self.call.control;
         let path = self.engine.store.path(id, name, Form::Plain);
-        let content = read_back(&disk::open_regular(&path)?, &path, control)?;
+        let content = read_back(&disk::open_regular(&path)?, &path, &self.call.control)?;
+        self.structure(id, name, (&path, content), None, backup)
+    }
+
+    /// The same of what isn't plain.
+    fn decoded(
+        &self,
+        id: &BackupId,
+        name: &DatabaseName,
+        form: Form,
+        memory: &Memory,
+        backup: &mut Backup,
+        ciphertext_only: &mut bool,
+    ) -> Result<DatabaseCopy, Error> {
+        let path = self.engine.store.path(id, name, form);
+        let known = memory.copy(id, name).filter(|copy| copy.form == form);
+        let file = disk::open_regular(&path)?;
+        let coded = Coded { file: Direct::new(&file), path: &path, form, size: known.map(|copy| copy.size) };
+        let aside = match self.engine.decode_aside(name, coded, &self.call.control)? {
+            Ok(aside) => aside,
+            Err(Fault::Locked) => {
+                *ciphertext_only = true;
+                return self.as_remembered(id, name, &path, known);
+            }
+            Err(Fault::Unread(error)) => return Err(error.into()),
+            Err(Fault::Damaged(reason)) => {
+                return Err(Error::Damaged { id: *id, reason: undecodable(&id.file(name, form), &reason) });
+            }
+        };
+        let (content, plain) = (aside.decoded.stored.clone(), aside.decoded.plain.clone());
+        let opener = || self.engine.config.codec.opener(|| disk::open_regular(&path).ok()).map(|it| it.to_string());
+        let recipients = match known {
+            Some(known) if known.stored_checksum == content.checksum => known.recipients.clone(),
+            _ if form.is_encrypted() => opener().into_iter().collect(),
+            _ => Vec::new(),
+        };
+        let stored = Stored { form, content, recipients, ciphertext_only: false };
+        self.structure(id, name, (&aside.path, plain), Some(stored), backup)
+    }
+
+    /// What a catalog says of a file that can't be opened here, if it is that very file.
+    fn as_remembered(
+        &self,
+        id: &BackupId,
+        name: &DatabaseName,
+        path: &Path,
+        known: Option<&DatabaseCopy>,
+    ) -> Result<DatabaseCopy, Error> {
+        let Some(known) = known else { return Err(locked(*id, name, &[])) };
+        let read = read_back(&disk::open_regular(path)?, path, &self.call.control)?;
+        if read.checksum == known.stored_checksum {
+            return Ok(known.clone());
+        }
+        Err(Error::Damaged { id: *id, reason: other_bytes(&known.file) })
+    }
+
+    /// What SQLite says of a plain file.
+    fn structure(
+        &self,
+        id: &BackupId,
+        name: &DatabaseName,
+        (path, content): (&Path, Content),
+        stored: Option<Stored>,
+        backup: &mut Backup,
+    ) -> Result<DatabaseCopy, Error> {
+        let control = &self.call.control;
         let damaged = |reason: String| Error::Damaged { id: *id, reason };
         if content.size() == 0 {
             return Err(damaged(format!("{name} is empty")));
         }
         let open = |error| damaged(situation(name, error).to_string());
-        let mut copy = open_finished(&path).map_err(open)?;
+        let mut copy = open_finished(path).map_err(open)?;
         let facts = snapshot::facts(&copy).map_err(open)?;
         let report = check::check(&mut copy, name, self.engine.config.check, control)?;
         match &report.verdict {
@@ -222,7 +303,7 @@ impl Session<'_> {
         if facts.bytes() != content.size() {
             return Err(damaged(format!("{name} has {} bytes instead of {}", content.size(), facts.bytes())));
         }
-        Ok(plain_copy(id, name, content, facts, report))
+        Ok(recorded(id, name, content, stored, facts, report))
     }
 
     /// New numbers, above all that were ever given, in the order of the old ones: a clock may have been wrong. Only
@@ -268,6 +349,11 @@ impl Memory {
         checksums.keys().map(|name| name.parse().ok()).collect()
     }
 
+    /// What a catalog says of a copy.
+    fn copy(&self, id: &BackupId, name: &DatabaseName) -> Option<&DatabaseCopy> {
+        self.known(id)?.databases.get(name)
+    }
+
     fn checksum(&self, id: &BackupId, name: &DatabaseName) -> Option<&str> {
         if let Some(known) = self.known(id) {
             return known.databases.get(name).map(|copy| copy.checksum.as_str());
@@ -311,64 +397,6 @@ fn sequence(line: &Line) -> Option<u64> {
     line.entry.details.get("sequence")?.as_u64()
 }
 
-/// By their numbers. One without a number comes where it stands against the time of the fewest others, so that a wrong
-/// clock misplaces no neighbours.
-fn in_order(backups: Vec<Backup>) -> Vec<Backup> {
-    let (mut ordered, mut others): (Vec<_>, Vec<_>) = backups.into_iter().partition(|backup| backup.sequence > 0);
-    ordered.sort_by_key(|backup| (backup.sequence, backup.timestamp, backup.id));
-    others.sort_by_key(|backup| (backup.timestamp, backup.id));
-    for other in others {
-        let (mut place, mut against, mut fewest) = (0, 0, 0);
-        for (index, backup) in ordered.iter().enumerate() {
-            against += if backup.timestamp <= other.timestamp { -1 } else { 1 };
-            if against <= fewest {
-                (place, fewest) = (index + 1, against);
-            }
-        }
-        ordered.insert(place, other);
-    }
-    ordered
-}
-
 fn list<T: serde::de::DeserializeOwned>(line: &Line, key: &str) -> Option<T> {
     serde_json::from_value(line.entry.details.get(key)?.clone()).ok()
-}
-
-/// Ids whose files are those of another id: a promotion that was cut short. The one that a catalog knew stays, else the
-/// one it was promoted from.
-fn twins(found: &[Found], memory: &Memory) -> BTreeMap<BackupId, BackupId> {
-    let known = |id: &BackupId| memory.known(id).is_some();
-    let mut named: Vec<_> = found.iter().filter_map(|file| Some((file.name.as_ref()?.0, file.inode))).collect();
-    named.sort_by_key(|(id, _)| (!known(id), *id));
-    let (mut first, mut twins) = (BTreeMap::new(), BTreeMap::new());
-    for (id, inode) in named {
-        let kept = *first.entry(inode).or_insert(id);
-        if kept != id {
-            twins.insert(id, kept);
-        }
-    }
-    twins
-}
-
-/// Files by id; a set that lacks a database is no backup [P1].
-fn sets(
-    found: Vec<Found>,
-    wanted: impl Fn(&BackupId) -> BTreeSet<DatabaseName>,
-) -> (BTreeMap<BackupId, BTreeSet<DatabaseName>>, Vec<String>) {
-    let mut sets: BTreeMap<BackupId, BTreeSet<DatabaseName>> = BTreeMap::new();
-    let mut left_out = Vec::new();
-    for file in found {
-        match file.name {
-            Some((id, name, _)) => drop(sets.entry(id).or_default().insert(name)),
-            None => left_out.push(format!("{}: not a backup's file", file.file)),
-        }
-    }
-    sets.retain(|id, names| {
-        let missing: Vec<_> = wanted(id).difference(names).map(ToString::to_string).collect();
-        if !missing.is_empty() {
-            left_out.push(format!("{id}: {} is missing", missing.join(", ")));
-        }
-        missing.is_empty()
-    });
-    (sets, left_out)
 }

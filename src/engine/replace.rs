@@ -5,11 +5,12 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use super::create::{Care, Create, OVERHEAD};
+use super::encode::{AllEncoded, AllStored, Encoded};
 use super::plan::{Plan, Sign};
 use super::restore::Job;
 use super::{Error, Session};
 use crate::backup::{Backup, BackupId, DatabaseName, Tier};
-use crate::disk::{self, Context};
+use crate::disk::{self, Context, Partial};
 use crate::sqlite::catch_up::catch_up;
 use crate::sqlite::page_set::{PageSet, differing};
 use crate::sqlite::pages::read_back;
@@ -32,6 +33,8 @@ pub(super) struct Done {
     pub(super) committed: Committed,
     /// Databases whose pre-restore copy was completed under the locks.
     pub(super) caught_up: Vec<DatabaseName>,
+    /// The plain files of pre-restore copies that lie in another form.
+    pub(super) plain: BTreeMap<DatabaseName, Partial>,
 }
 
 type Changed = BTreeMap<DatabaseName, PageSet>;
@@ -46,11 +49,13 @@ impl Session<'_> {
         let hold = self.hold(job);
         let mut snapshot = self.pre_restore_snapshot(&pre_restore, self.sources_of(job), job)?;
         let mut changed = self.changed(job, &snapshot)?;
+        let mut encoded = self.encode_beside(&pre_restore, &snapshot, &control)?;
         assert_data_room(job, targets, &changed)?;
         let locked = Locked::take(targets, timeout, &control)?;
         targets.iter().try_for_each(Target::assert_in_place)?;
         let held = locked.within(hold, &control);
         let caught_up = self.catch_up(targets, &mut snapshot, &mut changed, &held)?;
+        self.encode_again(&pre_restore, &snapshot, &caught_up, &mut encoded, &held)?;
         let too_long = |error| too_long(error, !caught_up.is_empty());
         let page_size = |target: &Target| job.files[&target.name].copy.page_size;
         let (whole, by_page): (Vec<_>, Vec<_>) = targets.iter().partition(|it| it.is_replaced_by(page_size(it)));
@@ -59,7 +64,7 @@ impl Session<'_> {
         let mut signs: BTreeMap<_, _> = marks.iter().map(|(name, mark)| (name.clone(), Sign::Commit(*mark))).collect();
         signs.extend(whole.iter().map(|it| (it.name.clone(), Sign::PageSize { page_size: page_size(it) })));
         *planned = Some(self.plan_restore(job, Some(pre_restore), signs)?);
-        self.publish_pre_restore(job, pre_restore, snapshot)?;
+        let plain = self.publish_pre_restore(job, pre_restore, snapshot, encoded)?;
         let mut written = BTreeMap::new();
         for (target, name) in by_page.iter().map(|target| (target, &target.name)) {
             let pause = || assert_held(name, &held);
@@ -75,7 +80,7 @@ impl Session<'_> {
             written.insert(target.name.clone(), file.pages());
         }
         let committed = locked.commit().map_err(|uncommitted| uncommitted.error)?;
-        Ok(Done { pre_restore, written, committed, caught_up })
+        Ok(Done { pre_restore, written, committed, caught_up, plain })
     }
 
     /// Step 4, first half: what settles a crash from here on.
@@ -90,13 +95,27 @@ impl Session<'_> {
         Ok(plan)
     }
 
-    /// Step 4, second half.
-    pub(super) fn publish_pre_restore(&mut self, job: &Job, id: BackupId, snapshot: Snapshot) -> Result<(), Error> {
+    /// Step 4, second half. Gives the plain files of what is published in another form.
+    pub(super) fn publish_pre_restore(
+        &mut self,
+        job: &Job,
+        id: BackupId,
+        mut snapshot: Snapshot,
+        mut encoded: AllEncoded,
+    ) -> Result<BTreeMap<DatabaseName, Partial>, Error> {
+        let (mut plain, mut all_stored) = (BTreeMap::new(), AllStored::new());
+        for copy in &mut snapshot.copies {
+            if let Some(Encoded { partial, stored }) = encoded.remove(&copy.name) {
+                plain.insert(copy.name.clone(), std::mem::replace(&mut copy.partial, partial));
+                all_stored.insert(copy.name.clone(), stored);
+            }
+        }
         let reason = Some(format!("before restoring {}", job.id));
         let create = Create { tier: Tier::PreRestore, reason, accept_shrink: true };
-        let (mut backup, partials) = self.entry(&create, id, snapshot)?;
+        let (mut backup, partials) = self.entry(&create, id, snapshot, all_stored)?;
         self.complete(job, &mut backup)?;
-        self.publish_as_it_is(&backup, partials)
+        self.publish_as_it_is(&backup, partials)?;
+        Ok(plain)
     }
 
     /// Step 2. Corrupt data is kept as it is, with force; and when other databases are restored already, whatever it is.
@@ -139,7 +158,7 @@ impl Session<'_> {
             let file = &job.files[&copy.name];
             let old = (copy.partial.file(), copy.partial.path());
             let found = differing(old, file.both(), file.copy.page_size, &self.control())?;
-            let same = match &file.copy.stored_xxh3 {
+            let same = match file.copy.plain_xxh3() {
                 Some(recorded) => *recorded == found.new.xxh3(),
                 None => read_back(&file.file, &file.path, &self.control())?.checksum == file.copy.checksum,
             };
@@ -175,6 +194,28 @@ impl Session<'_> {
             snapshot.at = self.engine.clock.now();
         }
         Ok(caught_up)
+    }
+
+    /// Step 3 of copies that lie in another form: whatever was brought into the plain file is encoded once more.
+    fn encode_again(
+        &self,
+        id: &BackupId,
+        snapshot: &Snapshot,
+        caught_up: &[DatabaseName],
+        encoded: &mut AllEncoded,
+        held: &Control,
+    ) -> Result<(), Error> {
+        for copy in snapshot.copies.iter().filter(|copy| caught_up.contains(&copy.name)) {
+            // The name has to be free.
+            if encoded.remove(&copy.name).is_some() {
+                let again = self.encode(id, copy, held).map_err(|error| match error {
+                    Error::Sqlite(error) => too_long(error, true),
+                    other => other,
+                })?;
+                encoded.extend(again.map(|again| (copy.name.clone(), again)));
+            }
+        }
+        Ok(())
     }
 
     /// Databases that an earlier attempt has restored are in the new pre-restore backup as they were before that one.

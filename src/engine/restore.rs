@@ -30,8 +30,8 @@ use super::settle::Settled;
 use super::staging::Staged;
 use super::{Call, Engine, Error, Session, Unrecorded};
 use crate::audit::Kind as Line;
-use crate::backup::{Backup, BackupId, DatabaseCopy, DatabaseName};
-use crate::disk;
+use crate::backup::{Backup, BackupId, DatabaseCopy, DatabaseName, Form};
+use crate::disk::{self, Partial};
 use crate::sqlite::check::{self, Verdict};
 use crate::sqlite::kind::{Kind, Misfit};
 use crate::sqlite::restore::{ReadBack, Target};
@@ -284,9 +284,11 @@ impl Session<'_> {
 
     /// Room for the private copies and the pre-restore backup together.
     pub(super) fn assert_room(&self, id: &BackupId) -> Result<(), Error> {
-        let private = self.catalog.get(id).map_or(0, Backup::stored_size);
+        let private = self.catalog.get(id).map_or(0, Backup::size);
         let live: u64 = self.engine.sources().iter().filter_map(|it| sqlite::identify(it).ok()).map(|it| it.size).sum();
-        let (needed, free) = (private + live + OVERHEAD, disk::free_space(self.engine.store.root())?);
+        // Its plain files stay until the encoded ones are published.
+        let encoded = if self.engine.config.codec.form() == Form::Plain { 0 } else { live };
+        let (needed, free) = (private + live + encoded + OVERHEAD, disk::free_space(self.engine.store.root())?);
         if free < needed { Err(Error::Full { needed, free }) } else { Ok(()) }
     }
 
@@ -444,7 +446,8 @@ impl Session<'_> {
 
     /// What was brought into the pre-restore backup under the locks had its structure looked at as it was before.
     fn look_at_caught_up(&mut self, done: &Done) -> Vec<String> {
-        let looked = done.caught_up.iter().try_for_each(|name| self.look_at_copy(&done.pre_restore, name));
+        let look = |name| self.look_at_copy(&done.pre_restore, name, done.plain.get(name));
+        let looked = done.caught_up.iter().try_for_each(look);
         let looked = looked.and_then(|()| if done.caught_up.is_empty() { Ok(()) } else { self.commit() });
         match looked {
             Ok(()) => Vec::new(),
@@ -452,12 +455,14 @@ impl Session<'_> {
         }
     }
 
-    fn look_at_copy(&mut self, id: &BackupId, name: &DatabaseName) -> Result<(), Error> {
+    /// An encoded one has its plain file still.
+    fn look_at_copy(&mut self, id: &BackupId, name: &DatabaseName, plain: Option<&Partial>) -> Result<(), Error> {
         let damaged = |error: rusqlite::Error| Error::Damaged { id: *id, reason: error.to_string() };
         let Some(form) = self.catalog.get(id).and_then(|it| it.databases.get(name)).map(|copy| copy.form) else {
             return Ok(());
         };
-        let mut copy = open_finished(&self.engine.store.path(id, name, form)).map_err(damaged)?;
+        let path = plain.map_or_else(|| self.engine.store.path(id, name, form), |plain| plain.path().to_owned());
+        let mut copy = open_finished(&path).map_err(damaged)?;
         let patient = sqlite::snapshot::patient(&facts(&copy).map_err(damaged)?, &self.control());
         let report = check::check(&mut copy, name, self.engine.config.check, &patient)?;
         let Some(backup) = self.catalog.get_mut(id) else { return Ok(()) };

@@ -50,7 +50,7 @@ impl Session<'_> {
 
     fn found_damaged(&mut self, backup: &mut Backup) {
         tracing::warn!(id = %backup.id, "its files are not what was recorded, so it is not promoted");
-        backup.verified = Verified { at: self.engine.clock.now(), ok: false };
+        backup.verified = Verified { at: self.engine.clock.now(), ok: false, ciphertext_only: false };
         if let Some(recorded) = self.catalog.get_mut(&backup.id) {
             recorded.verified = backup.verified.clone();
         }

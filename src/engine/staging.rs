@@ -1,23 +1,26 @@
 //! Private copies of a backup's files in a folder of their own, `restoring/<32 hex digits>`: what is done with them touches
 //! neither the backup nor what rotation does to it. The folder goes when it is let go; what a crash leaves of it, the next
-//! operation removes.
+//! operation removes. It knows a folder that is in use by its lock: a preview holds no `.lock`.
 //!
 //! 1. The backup's files are opened: rotation can't take them away any more. They are there, and as long as they were.
 //! 2. There is room for all of them.
 //! 3. Each is copied while it is hashed, as many bytes as the catalog says, and made durable. Its checksum is the recorded one.
+//!    What is compressed or encrypted is decoded on the way: the private copies are plain databases, whatever the backup is.
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
 use super::create::OVERHEAD;
-use super::handout::Handed;
+use super::decode::{Coded, Decoded, Fault};
+use super::handout::Usable;
 use super::read::{Opened, Share, other_bytes};
-use super::{Engine, Error, Session, random_id};
-use crate::backup::{Backup, BackupId, DatabaseName, hex};
-use crate::disk::block::{Block, Direct};
+use super::{Engine, Error, Session};
+use crate::backup::{Backup, BackupId, DatabaseName, Form, hex};
+use crate::disk::block::{Block, BlockWriter, Direct};
 use crate::disk::{self, Context};
 use crate::sqlite::{Control, Progress};
 
@@ -30,7 +33,12 @@ pub struct Staging {
     path: PathBuf,
     name: String,
     kept: bool,
+    /// That it is in use.
+    _held: File,
 }
+
+/// How often a folder is made anew that went before it could be held.
+const TRIES: usize = 10;
 
 /// A backup's files, copied into a private folder and compared with the catalog.
 #[derive(Debug)]
@@ -44,12 +52,25 @@ pub struct Staged {
 }
 
 impl Staging {
-    fn create(root: &Path) -> Result<Self, Error> {
+    pub(super) fn create(root: &Path) -> Result<Self, Error> {
+        let mut tries = 1;
+        loop {
+            match Self::try_create(root) {
+                // Whoever has just begun an operation takes what nobody holds for a leftover.
+                Err(error) if error.is_missing() && tries < TRIES => tries += 1,
+                created => return Ok(created?),
+            }
+        }
+    }
+
+    fn try_create(root: &Path) -> Result<Self, disk::Error> {
         let parent = root.join(RESTORING);
         disk::make_own_dir(&parent)?;
-        let name = random_id()?;
-        let staging = Self { path: parent.join(&name), name, kept: false };
-        disk::make_own_dir(&staging.path)?;
+        let name = hex(&disk::random::<16>()?);
+        let path = parent.join(&name);
+        disk::make_own_dir(&path)?;
+        let staging = Self { _held: disk::hold_dir(&path)?, path, name, kept: false };
+        staging.path.symlink_metadata().to("look at", &staging.path)?;
         Ok(staging)
     }
 
@@ -102,7 +123,7 @@ impl Engine {
 
     /// Copies a backup into a private folder. Only whoever holds `.lock` may call it: the next one removes what is there.
     pub fn stage(&self, id: &BackupId, control: &Control) -> Result<Staged, Error> {
-        let share = Share { before: 0, total: self.get(id)?.stored_size() };
+        let share = Share { before: 0, total: self.get(id)?.size() };
         let Copies { backup, files, folder } = self.copies(id, share, control)?;
         let files = files.into_iter().map(|(name, file)| Ok((name, file?))).collect::<Result<_, Error>>()?;
         Ok(Staged { backup, files, folder })
@@ -111,16 +132,19 @@ impl Engine {
     /// The same, as a part of more, and with a word for each file.
     pub(super) fn copies(&self, id: &BackupId, mut share: Share, control: &Control) -> Result<Copies, Error> {
         let Opened { backup, files } = self.opened(id)?;
-        let (needed, free) = (backup.stored_size() + OVERHEAD, disk::free_space(self.store.root())?);
+        let (needed, free) = (backup.size() + OVERHEAD, disk::free_space(self.store.root())?);
         if free < needed {
             return Err(Error::Full { needed, free });
         }
         let folder = Staging::create(self.store.root())?;
         let mut copies = BTreeMap::new();
         for it in files {
-            let (name, size, path) = (it.name.clone(), it.copy.stored_size, it.path.clone());
+            let (name, size, path) = (it.name.clone(), it.copy.size, it.path.clone());
             let copied = match it.usable(backup.id) {
-                Ok(from) => Job { id: backup.id, from, path: &path, folder: folder.path(), share, control }.copy()?,
+                Ok(from) => {
+                    let folder = folder.path();
+                    Job { engine: self, id: backup.id, from, path: &path, folder, share, control }.copy()?
+                }
                 Err(error) => Err(error),
             };
             share.before += size;
@@ -131,10 +155,45 @@ impl Engine {
     }
 }
 
+/// The plain copy of one file.
+pub(super) struct Aside {
+    pub(super) path: PathBuf,
+    pub(super) decoded: Decoded,
+    /// It goes with this.
+    _folder: Staging,
+}
+
+impl Engine {
+    /// Decodes a file into a private folder, for as long as there is room: how much comes of it may not be known.
+    pub(super) fn decode_aside(
+        &self,
+        name: &DatabaseName,
+        coded: Coded<'_>,
+        control: &Control,
+    ) -> Result<Result<Aside, Fault>, Error> {
+        let root = self.store.root();
+        let folder = Staging::create(root)?;
+        let path = folder.path().join(private_name(name));
+        let file = disk::create_private(&path)?;
+        let (mut writer, mut needed) = (BlockWriter::new(Direct::cached(&file)), OVERHEAD);
+        let free = disk::free_space(root)?;
+        let decoded = self.decode(coded, control, |bytes| {
+            needed += bytes.len() as u64;
+            if needed > free {
+                return Err(Error::Full { needed, free });
+            }
+            Ok(writer.write_all(bytes).to("write", &path)?)
+        })?;
+        writer.finish().to("write", &path)?;
+        Ok(decoded.map(|decoded| Aside { path, decoded, _folder: folder }))
+    }
+}
+
 /// One file to be copied.
 struct Job<'a> {
+    engine: &'a Engine,
     id: BackupId,
-    from: Handed,
+    from: Usable,
     path: &'a Path,
     folder: &'a Path,
     share: Share,
@@ -147,6 +206,11 @@ impl Job<'_> {
     fn copy(&self) -> Result<Result<PathBuf, Error>, Error> {
         let target = self.folder.join(private_name(&self.from.name));
         let file = disk::create_private(&target)?;
+        if self.from.copy.form != Form::Plain {
+            let decoded = self.decode(&file, &target)?;
+            file.sync_all().to("sync", &target)?;
+            return Ok(decoded.map(|()| target));
+        }
         let hash = match self.pass_on(&file, &target)? {
             Ok(hash) => hash,
             Err(error) => return Ok(Err(error.into())),
@@ -156,6 +220,31 @@ impl Job<'_> {
             return Ok(Ok(target));
         }
         Ok(Err(Error::Damaged { id: self.id, reason: other_bytes(&self.from.copy.file) }))
+    }
+
+    /// The same of a file that is no plain database.
+    fn decode(&self, file: &File, target: &Path) -> Result<Result<(), Error>, Error> {
+        let Usable { name, copy, file: stored, .. } = &self.from;
+        if let Err(error) = self.engine.assert_opens(self.id, name, copy) {
+            return Ok(Err(error));
+        }
+        let mut writer = BlockWriter::new(Direct::cached(file));
+        let mut done = self.share.before;
+        let coded = Coded { file: Direct::cached(stored), path: self.path, form: copy.form, size: Some(copy.size) };
+        let decoded = self.engine.decode(coded, self.control, |bytes| {
+            self.control.tell(Progress { database: name, done, total: self.share.total });
+            done += bytes.len() as u64;
+            Ok(writer.write_all(bytes).to("write", target)?)
+        })?;
+        writer.finish().to("write", target)?;
+        Ok(match decoded {
+            Ok(decoded) => match decoded.differs(copy) {
+                None => Ok(()),
+                Some(reason) => Err(Error::Damaged { id: self.id, reason }),
+            },
+            Err(Fault::Locked) => Err(Fault::Damaged("its header was changed".to_owned()).told(self.id, name, copy)),
+            Err(fault) => Err(fault.told(self.id, name, copy)),
+        })
     }
 
     /// Gives the SHA-256 of what was copied.
@@ -192,8 +281,11 @@ impl Session<'_> {
         }
         let names = std::fs::read_dir(&parent).into_iter().flatten().flatten();
         let names = names.filter_map(|entry| entry.file_name().into_string().ok());
-        for name in names.filter(|name| is_ours(name)) {
-            if let Err(error) = disk::remove_tree(&parent.join(&name)) {
+        for path in names.filter(|name| is_ours(name)).map(|name| parent.join(name)) {
+            if disk::is_held(&path) {
+                continue;
+            }
+            if let Err(error) = disk::remove_tree(&path) {
                 tracing::warn!(%error, "private copies are still there");
             }
         }

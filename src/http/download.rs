@@ -1,5 +1,5 @@
-//! Downloads: one database with ranges, or the whole backup as a tar. The bytes are those that lie on the disk; the
-//! checksum in the catalog is the strong `ETag` (RFC 9110 section 8.8.3) and the `Repr-Digest` (RFC 9530).
+//! Downloads: one database with ranges, or the whole backup as a tar. The bytes are those of the plain database, decoded on
+//! their way where it lies otherwise, or with `form=stored` those that lie on the disk. Their checksum in the catalog is the strong `ETag` (RFC 9110 section 8.8.3) and the `Repr-Digest` (RFC 9530).
 
 use actix_files::HttpRange;
 use actix_web::http::header::{
@@ -19,8 +19,8 @@ use super::openapi;
 use super::problem::{self, Problem};
 use super::stream::{Announced, Part, Slice, Stream};
 use super::{State, id};
-use crate::backup::{Backup, DatabaseName};
-use crate::engine::{Actor, Handed, Handout, SUMS, tar_header};
+use crate::backup::{Backup, DatabaseName, Form};
+use crate::engine::{Actor, Handed, Handout, Leaves, SUMS, tar_header};
 
 const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 /// A tar's header, and the unit that its parts are filled up to.
@@ -31,7 +31,11 @@ const TAR_BLOCK: usize = 512;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct Which {
-    /// One database as it is; without it all of them and `SHA256SUMS` in a tar.
+    /// `plain` for the databases, whatever the form in which they lie; `stored` for the files as they lie.
+    #[serde(default)]
+    #[param(value_type = Option<Leaves>, nullable = false, default = "plain")]
+    form: Leaves,
+    /// One database by itself; without it all of them and `SHA256SUMS` in a tar.
     #[param(value_type = Option<String>, nullable = false, pattern = "^[a-z][a-z0-9_]{0,31}$")]
     database: Option<DatabaseName>,
 }
@@ -53,10 +57,10 @@ pub async fn download(
 ) -> Result<HttpResponse, Problem> {
     let id = id(&path)?;
     let call = state.call(&superuser);
-    let database = which.into_inner().database;
+    let Which { form, database } = which.into_inner();
     let single = database.is_some();
-    let handout = state.engine(move |engine| engine.hand_out(id, database.as_ref(), &call)).await?;
-    let answer = if single { Answer::database(handout, &request)? } else { Answer::tar(handout, &request)? };
+    let handout = state.engine(move |engine| engine.hand_out(id, database.as_ref(), form, &call)).await?;
+    let answer = if single { Answer::database(handout, &request)? } else { Answer::tar(handout, form, &request)? };
     answer.send(&state, superuser.actor(), &request).await
 }
 
@@ -76,15 +80,15 @@ enum Parts {
 impl Answer {
     fn database(handout: Handout, request: &HttpRequest) -> Result<Self, Problem> {
         let Some(it) = handout.files.first() else { return Err(Problem::internal(&"a handout of nothing")) };
-        let tag = EntityTag::new_strong(it.copy.stored_checksum.clone());
-        let size = it.copy.stored_size;
+        let tag = EntityTag::new_strong(it.checksum().to_owned());
+        let size = it.size();
         let mut response = HttpResponse::Ok();
         response
-            .insert_header((CONTENT_TYPE, "application/vnd.sqlite3"))
-            .insert_header((CONTENT_DISPOSITION, attachment(&handout.backup, it.name.as_str(), it.copy.form.ending())))
+            .insert_header((CONTENT_TYPE, media_type(it.form())))
+            .insert_header((CONTENT_DISPOSITION, attachment(&handout.backup, it.name.as_str(), it.form().ending())))
             .insert_header((ETAG, tag.to_string()))
             .insert_header((ACCEPT_RANGES, "bytes"))
-            .insert_header((REPR_DIGEST, digest(&it.copy.stored_checksum)));
+            .insert_header((REPR_DIGEST, digest(it.checksum())));
         let answer = Self { response, handout, parts: Some(Parts::Whole) };
         let mut answer = answer.conditioned(request, &tag)?;
         if answer.parts.is_some() {
@@ -140,11 +144,12 @@ impl Answer {
         }
     }
 
-    fn tar(handout: Handout, request: &HttpRequest) -> Result<Self, Problem> {
-        let lines = handout.files.iter().map(|it| format!("{}  {}\n", it.copy.stored_checksum, it.file_name()));
+    fn tar(handout: Handout, form: Leaves, request: &HttpRequest) -> Result<Self, Problem> {
+        let lines = handout.files.iter().map(|it| format!("{}  {}\n", it.checksum(), it.file_name()));
         let sums = Bytes::from(lines.collect::<String>());
         let mut response = HttpResponse::Ok();
-        let name = attachment(&handout.backup, "", "tar");
+        let ending = if form == Leaves::Stored { "stored.tar" } else { "tar" };
+        let name = attachment(&handout.backup, "", ending);
         response.insert_header((CONTENT_TYPE, "application/x-tar")).insert_header((CONTENT_DISPOSITION, name));
         // The same for as long as the copies are: it names all that goes into the tar.
         let tag = crate::backup::hex(&Sha256::digest(format!(
@@ -173,8 +178,10 @@ impl Answer {
             Parts::Range { start, length } => Some(*start..start + length),
             Parts::Whole | Parts::Tar { .. } => None,
         };
-        let details =
-            range.iter().map(|it| ("range".to_owned(), format!("{}-{}", it.start, it.end - 1).into())).collect();
+        let details = range.iter().map(|it| ("range", format!("{}-{}", it.start, it.end - 1)));
+        let encoded = self.handout.files.iter().find(|it| it.form() != Form::Plain);
+        let details = details.chain(encoded.map(|it| ("form", it.form().ending().to_owned())));
+        let details = details.map(|(key, value)| (key.to_owned(), value.into())).collect();
         let (handout, state_of_ranges) = (self.handout, state.clone());
         let (handout, leaving) = state
             .engine(move |engine| {
@@ -223,6 +230,15 @@ fn is_known(request: &HttpRequest, tag: &EntityTag) -> bool {
     }
 }
 
+/// Of what leaves; a form that only age opens has none of its own.
+fn media_type(form: Form) -> &'static str {
+    match form {
+        Form::Plain => "application/vnd.sqlite3",
+        Form::Compressed => "application/zstd",
+        Form::Encrypted | Form::CompressedEncrypted => "application/octet-stream",
+    }
+}
+
 /// Names of ids, databases and forms only: nothing in them needs to be quoted away.
 fn attachment(backup: &Backup, name: &str, ending: &str) -> String {
     let name = if name.is_empty() { String::new() } else { format!("{name}-") };
@@ -238,7 +254,7 @@ fn digest(hex: &str) -> String {
 
 fn body_size(handout: &Handout, parts: &Parts) -> u64 {
     let padded = |size: u64| TAR_BLOCK as u64 + size.next_multiple_of(TAR_BLOCK as u64);
-    let sizes = || handout.files.iter().map(|it| it.copy.stored_size);
+    let sizes = || handout.files.iter().map(Handed::size);
     match parts {
         Parts::Range { length, .. } => *length,
         Parts::Whole => sizes().sum(),
@@ -252,15 +268,13 @@ fn body_parts(handout: Handout, parts: Parts) -> Vec<Part> {
     match parts {
         // All of it in a range is all of it: then it can be compared on its way.
         Parts::Range { start, length } => files
-            .map(|it| {
-                if length == it.copy.stored_size { whole(it) } else { Part::File(Slice::range(it.file, start, length)) }
-            })
+            .map(|it| if length == it.size() { whole(it) } else { Part::File(Slice::range(it, start, length)) })
             .collect(),
         Parts::Whole => files.map(whole).collect(),
         Parts::Tar { sums } => {
             let mut body = Vec::new();
             for it in files.by_ref() {
-                let size = it.copy.stored_size;
+                let size = it.size();
                 body.push(header(&backup, &it.file_name(), size));
                 body.push(whole(it));
                 body.extend(tar_fill(size));
@@ -277,7 +291,7 @@ fn body_parts(handout: Handout, parts: Parts) -> Vec<Part> {
 }
 
 fn whole(it: Handed) -> Part {
-    Part::File(Slice::whole(it.file, &it.copy))
+    Part::File(Slice::whole(it))
 }
 
 fn header(backup: &Backup, name: &str, size: u64) -> Part {

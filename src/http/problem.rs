@@ -63,6 +63,7 @@ kinds! {
     BAD_RANGE = "bad-range" 416 "The range lies outside of the file";
     BAD_SETTING = "bad-setting" 422 "A setting is not allowed";
     DAMAGED = "damaged" 422 "The backup is damaged";
+    NEEDS_IDENTITY = "needs-identity" 422 "The backup is encrypted, and the identity is missing";
     FOREIGN = "foreign" 422 "The backup is of another kind of database";
     FOREIGN_CODE = "foreign-code" 422 "The backup brings code that the live database doesn't have";
     OTHER_DATABASES = "other-databases" 422 "The backup is of other databases";
@@ -295,6 +296,7 @@ fn kind(error: &Error) -> Kind {
         Error::NoSuchDatabase { .. } => NO_SUCH_DATABASE,
         Error::LastGood(_) => LAST_GOOD,
         Error::Damaged { .. } => DAMAGED,
+        Error::NeedsIdentity { .. } => NEEDS_IDENTITY,
         Error::AnotherStore { .. } | Error::StoreGone { .. } => ANOTHER_STORE,
         Error::SameFile(..) => SAME_FILE,
         Error::Stale => STALE,

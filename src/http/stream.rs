@@ -1,11 +1,12 @@
 //! Bodies of downloads: parts of files and of memory, one after the other, in bounded memory. Files are read on blocking
 //! threads, one block ahead of what is being sent, and only as fast as the client takes it. A whole file is compared with
 //! its checksum on the way: if it differs, the last block is held back and the connection broken, so that nobody takes a
-//! damaged copy for a whole one.
+//! damaged copy for a whole one. What is decoded on its way is decoded from its start, also for a range: what comes before that
+//! is thrown away, a bounded part at each visit to a blocking thread.
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -17,8 +18,9 @@ use sha2::{Digest, Sha256};
 use twox_hash::XxHash3_128;
 
 use super::OnDrop;
-use crate::backup::{DatabaseCopy, hex, xxh3};
-use crate::engine::Broken;
+use crate::backup::{hex, xxh3};
+use crate::codec;
+use crate::engine::{Body, Broken, Handed};
 
 /// Bytes read at once, by one visit to a blocking thread. Two blocks are in memory, and both are read into again.
 const BLOCK: usize = 1 << 20;
@@ -34,13 +36,63 @@ pub enum Part {
     File(Slice),
 }
 
-/// Some bytes of a file.
+/// Bytes that are decoded and thrown away by one visit to a blocking thread: whoever goes away meanwhile is noticed soon.
+const SKIPPED: u64 = 16 << 20;
+
+/// Some bytes of a copy.
 pub struct Slice {
-    file: File,
-    at: u64,
+    source: Source,
     left: u64,
     /// Of a whole file: the hash so far, and what it must be at the end.
     expected: Option<(Sum, String)>,
+}
+
+/// Where they come from.
+enum Source {
+    File { file: File, at: u64 },
+    Decoded { decoder: codec::Decoder<'static>, skip: u64 },
+}
+
+impl Source {
+    fn of(body: Body, start: u64) -> Self {
+        match body {
+            Body::File(file) => Source::File { file, at: start },
+            Body::Decoded(decoder) => Source::Decoded { decoder, skip: start },
+        }
+    }
+
+    fn fill(&mut self, piece: &mut [u8]) -> io::Result<()> {
+        match self {
+            Source::File { file, at } => {
+                file.read_exact_at(piece, *at).map_err(|error| match error.kind() {
+                    io::ErrorKind::UnexpectedEof => damaged("the copy has become shorter"),
+                    _ => error,
+                })?;
+                *at += piece.len() as u64;
+                Ok(())
+            }
+            Source::Decoded { decoder, .. } => {
+                decoder.read_exact(piece).map_err(|error| match codec::Error::of(error) {
+                    codec::Error::Unread(error) => error,
+                    error => damaged(&format!("the copy can't be decoded: {error}")),
+                })
+            }
+        }
+    }
+
+    /// Goes on towards the first byte that is wanted. Says whether it is there.
+    fn advance(&mut self, piece: &mut BytesMut) -> io::Result<bool> {
+        let Source::Decoded { skip, .. } = self else { return Ok(true) };
+        let mut now = (*skip).min(SKIPPED);
+        *skip -= now;
+        let there = *skip == 0;
+        while now > 0 {
+            piece.resize(now.min(PIECE as u64) as usize, 0);
+            self.fill(piece)?;
+            now -= piece.len() as u64;
+        }
+        Ok(there)
+    }
 }
 
 /// What a whole file is known by. SHA-256 would be most of what a download costs; XXH3 notices a damaged copy as well, and
@@ -68,29 +120,29 @@ impl Sum {
 }
 
 impl Slice {
-    /// All of a file, which must be what the catalog says of it.
-    pub fn whole(file: File, copy: &DatabaseCopy) -> Self {
-        let expected = match &copy.stored_xxh3 {
+    /// All of a copy, which must be what the catalog says of it.
+    pub fn whole(it: Handed) -> Self {
+        let expected = match it.xxh3() {
             Some(sum) => (Sum::Xxh3(Box::default()), sum.clone()),
-            None => (Sum::Sha256(Box::default()), copy.stored_checksum.clone()),
+            None => (Sum::Sha256(Box::default()), it.checksum().to_owned()),
         };
-        Self { file, at: 0, left: copy.stored_size, expected: Some(expected) }
+        let left = it.size();
+        Self { source: Source::of(it.body, 0), left, expected: Some(expected) }
     }
 
     /// `length` bytes from `start` on.
-    pub fn range(file: File, start: u64, length: u64) -> Self {
-        Self { file, at: start, left: length, expected: None }
+    pub fn range(it: Handed, start: u64, length: u64) -> Self {
+        Self { source: Source::of(it.body, start), left: length, expected: None }
     }
 
-    /// The next block, in the memory of one that was sent.
+    /// The next block, in the memory of one that was sent; an empty one while the first byte is still ahead.
     fn read(&mut self, mut block: BytesMut) -> io::Result<Bytes> {
+        if !self.source.advance(&mut block)? {
+            return Ok(Bytes::new());
+        }
         block.resize(self.left.min(BLOCK as u64) as usize, 0);
         for piece in block.chunks_mut(PIECE) {
-            self.file.read_exact_at(piece, self.at).map_err(|error| match error.kind() {
-                io::ErrorKind::UnexpectedEof => damaged("the copy has become shorter"),
-                _ => error,
-            })?;
-            self.at += piece.len() as u64;
+            self.source.fill(piece)?;
             self.left -= piece.len() as u64;
             if let Some((sum, _)) = &mut self.expected {
                 sum.update(piece);
@@ -208,7 +260,7 @@ impl MessageBody for Stream {
     }
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
-        if self.taken == self.block.len() {
+        while self.taken == self.block.len() && self.reading.is_some() {
             ready!(self.poll_block(context))?;
         }
         Poll::Ready(self.piece().map(Ok))

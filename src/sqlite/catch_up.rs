@@ -3,13 +3,11 @@
 use std::sync::mpsc::{Receiver, Sender};
 
 use rusqlite::Connection;
-use sha2::{Digest, Sha256};
 
 use super::page_set::{PageSet, insert_differing};
-use super::pages::{Content, Share, Sum, stream};
+use super::pages::{Content, Hasher, Share, stream};
 use super::snapshot::{Copy, facts};
 use super::{Control, Error, situation};
-use crate::backup::hex;
 use crate::disk::block::{Block, Direct};
 use crate::disk::{self, Context, Partial};
 
@@ -47,7 +45,7 @@ fn bring(
     free: &Sender<Block>,
 ) -> Result<Brought, disk::Error> {
     let (file, mut held) = (Direct::new(partial.file()), Block::new());
-    let (mut sha256, mut sum) = (Sha256::new(), Sum::default());
+    let mut hasher = Hasher::default();
     let (mut changed, mut written, mut offset) = (PageSet::default(), Vec::new(), 0);
     while let Ok(mut block) = full.recv() {
         held.fill(&file, offset).to("read", partial.path())?;
@@ -57,15 +55,13 @@ fn bring(
             file.write_at(&block, offset).to("write", partial.path())?;
             written.push((offset, twox_hash::XxHash3_128::oneshot(block.bytes())));
         }
-        sha256.update(block.bytes());
-        sum.add(block.bytes());
+        hasher.add(block.bytes());
         offset += block.bytes().len() as u64;
         block.clear();
         // The reader may have ended.
         let _ = free.send(block);
     }
-    let content = Content { fingerprint: sum.fingerprint(), checksum: hex(&sha256.finalize()) };
-    Ok(Brought { content, changed, written })
+    Ok(Brought { content: hasher.content(), changed, written })
 }
 
 impl Brought {

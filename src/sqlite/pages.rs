@@ -182,29 +182,51 @@ fn write(target: &Partial, full: &Receiver<Block>, free: &Sender<Block>) -> Resu
 }
 
 fn hash(full: &Receiver<Block>, free: &Sender<Block>) -> Content {
-    let (mut sha256, mut sum) = (Sha256::new(), Sum::default());
+    let mut hasher = Hasher::default();
     while let Ok(block) = full.recv() {
-        sha256.update(block.bytes());
-        sum.add(block.bytes());
+        hasher.add(block.bytes());
         // The reader may have ended.
         let _ = free.send(block);
     }
-    Content { fingerprint: sum.fingerprint(), checksum: hex(&sha256.finalize()) }
+    hasher.content()
 }
 
+/// Hashes what a file holds, piece by piece.
 #[derive(Default)]
-pub(super) struct Sum {
+pub struct Hasher {
+    sha256: Sha256,
+    sum: Sum,
+}
+
+impl Hasher {
+    /// The next bytes.
+    pub fn add(&mut self, bytes: &[u8]) {
+        self.sha256.update(bytes);
+        self.sum.add(bytes);
+    }
+
+    /// What all of them are.
+    pub fn content(self) -> Content {
+        Content { fingerprint: self.sum.fingerprint(), checksum: hex(&self.sha256.finalize()) }
+    }
+}
+
+/// The fingerprint of what a file holds, piece by piece.
+#[derive(Default)]
+pub struct Sum {
     size: u64,
     xxh3: twox_hash::XxHash3_128,
 }
 
 impl Sum {
-    pub(super) fn add(&mut self, bytes: &[u8]) {
+    /// The next bytes.
+    pub fn add(&mut self, bytes: &[u8]) {
         self.size += bytes.len() as u64;
         self.xxh3.write(bytes);
     }
 
-    pub(super) fn fingerprint(&self) -> Fingerprint {
+    /// That of all of them.
+    pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint { size: self.size, xxh3: self.xxh3.finish_128() }
     }
 }

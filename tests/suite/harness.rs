@@ -56,6 +56,12 @@ impl Place {
         self
     }
 
+    /// Takes a setting back.
+    pub fn unset(&mut self, name: &str) -> &mut Self {
+        self.env.retain(|(known, _)| known != name);
+        self
+    }
+
     /// The same once more, second names of files included.
     pub fn twin(&self) -> Self {
         let twin = Self { dir: tempfile::tempdir().unwrap(), env: self.env.clone() };
@@ -179,7 +185,7 @@ impl Place {
     /// lies about unreported, all of it is private, and the audit log is whole.
     pub fn assert_whole(&self) {
         let catalog = self.catalog();
-        let (mut named, mut opened) = (BTreeSet::new(), Vec::new());
+        let (mut named, mut opened, aside) = (BTreeSet::new(), Vec::new(), tempfile::tempdir().unwrap());
         for backup in catalog["backups"].as_array().unwrap() {
             assert_ne!(backup["deleting"], true, "a deletion was left half done: {}", backup["id"]);
             for copy in backup["databases"].as_object().unwrap().values() {
@@ -188,7 +194,7 @@ impl Place {
                 let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{file}: {error}"));
                 assert_eq!(bytes.len() as u64, copy["storedSize"].as_u64().unwrap(), "{file}");
                 assert_eq!(sha256(&bytes), copy["storedChecksum"].as_str().unwrap(), "{file}");
-                opened.push(path);
+                opened.extend(self.decoded(copy, aside.path()));
                 named.insert(file.to_owned());
             }
         }

@@ -10,10 +10,11 @@ const PARTS: &[&str] = &["sqlite", "catalog", "store", "audit"];
 
 /// What each module may use.
 fn allowed(module: &str) -> BTreeSet<&'static str> {
-    let parts = || [GROUND, PARTS, &["config"]].concat();
+    let parts = || [GROUND, PARTS, &["codec", "config"]].concat();
     let used = match module {
         "backup" | "disk" | "clock" => Vec::new(),
-        "config" => vec!["backup"],
+        "codec" => GROUND.to_vec(),
+        "config" => vec!["backup", "codec"],
         "telemetry" => vec!["config"],
         "token" => vec!["config", "clock"],
         "session" => [GROUND, &["config", "token"]].concat(),

@@ -4,6 +4,7 @@
 mod app;
 mod browser;
 mod client;
+mod forms;
 mod harness;
 mod held;
 mod inject;
@@ -16,6 +17,10 @@ mod visitor;
 mod api;
 mod bad_tokens;
 mod browser_itself;
+mod codec;
+mod codec_crash;
+mod codec_damage;
+mod codec_downloads;
 mod contention;
 mod contract;
 mod crash;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::harness::{Place, thoroughness};
 
 /// The most memory that the process has used, in bytes (proc(5)).
-fn peak(pid: u32) -> Option<u64> {
+pub fn peak(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
     line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib << 10)

@@ -60,6 +60,11 @@ const BAD: &[(&str, &[&str], &str)] = &[
     ("BACKUP_STALE_AFTER", &["59s", "366d", "26"], "from 1m to 365d"),
     ("BACKUP_SHRINK_ALARM", &["0", "101", "50%"], "from 1 to 100"),
     ("BACKUP_DRILL_SCHEDULE", &["hourly", "Weekly", ""], "off, daily, weekly or monthly"),
+    ("BACKUP_COMPRESSION", &["gzip", "ZSTD", ""], "none or zstd"),
+    ("BACKUP_COMPRESSION_LEVEL", &["0", "20", "max"], "from 1 to 19"),
+    ("BACKUP_ENCRYPT_LOCAL", &["yes", "", "1"], "true or false"),
+    ("BACKUP_ENCRYPTION_RECIPIENTS", &["", "age1", "ssh-ed25519 AAAA", "a, b"], "recipients of age"),
+    ("BACKUP_ENCRYPTION_IDENTITY_FILE", &[""], "the path of a file with identities of age"),
     ("BACKUP_LOG", &["loud", "INFO", ""], "error, warn, info, debug or trace"),
     ("BACKUP_LOG_FORMAT", &["xml", "JSON"], "text or json"),
 ];
@@ -179,7 +184,7 @@ fn what_may_be_secret_is_printed_by_no_command() {
 }
 
 /// Every command, in an order that lets each go well.
-fn commands(place: &Place, id: &str) -> Vec<Vec<String>> {
+pub fn commands(place: &Place, id: &str) -> Vec<Vec<String>> {
     let out = place.path("out");
     let _ = std::fs::remove_file(&out);
     let download = format!("download {id} -o {}", out.display());

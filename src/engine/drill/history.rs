@@ -5,11 +5,11 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::DRILL;
+use super::{DRILL, newest_of_each_tier};
 use crate::audit::{Kind, Line};
 use crate::backup::schedule::{self, DrillSchedule};
 use crate::backup::settings::Settings;
-use crate::backup::{BackupId, timestamp};
+use crate::backup::{Backup, BackupId, timestamp};
 use crate::engine::{Engine, Error};
 
 /// In the details of an outcome: how long it took.
@@ -65,8 +65,11 @@ impl Engine {
         if every == DrillSchedule::Off || !due(last) {
             return Ok(false);
         }
-        let has_backups = self.standing_catalog()?.is_some_and(|catalog| catalog.standing().next().is_some());
-        Ok(has_backups && due(self.history()?.counted))
+        let Some(catalog) = self.standing_catalog()? else { return Ok(false) };
+        let chosen = newest_of_each_tier(&catalog);
+        // What can't be decrypted here can't be rehearsed here; the status says so.
+        let opens = |backup: &&Backup| backup.databases.values().all(|copy| self.opens(copy));
+        Ok(!chosen.is_empty() && chosen.iter().all(opens) && due(self.history()?.counted))
     }
 
     /// Only lines that came since the last look are read.

@@ -7,14 +7,14 @@ use chrono::{DateTime, Utc};
 use super::{CLOCKS_DIFFER, LastFailure, Warning, clock_is_implausible};
 use crate::backup::retention;
 use crate::backup::settings::Settings;
-use crate::backup::{Backup, BackupId, DatabaseName};
+use crate::backup::{Backup, BackupId, DatabaseName, Form};
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::disk;
 use crate::engine::permit::{Holder, LOCK};
 use crate::engine::plan::Plan;
 use crate::engine::{Engine, Error, LastDrill, bytes};
-use crate::store::Found;
+use crate::store::{Found, is_corrupt};
 
 impl Engine {
     /// Backups whose files are not there, or not as long as they were. What has just been removed with its entry is looked
@@ -85,6 +85,7 @@ impl Engine {
             let text = "this backup directory is new; if it should not be, look whether its volume is mounted";
             warnings.add("new-store", text);
         }
+        self.warn_of_identity(&backups, &mut warnings);
         if let Some(seq) = catalog.map_or(Ok(None), |catalog| self.lost_anchor(catalog))? {
             warnings.add("audit-broken", format!("the audit log no longer holds line {seq}, which the catalog remembers: its end was cut off, or it was removed; put it back from a copy. Backups go on"));
         }
@@ -95,8 +96,26 @@ impl Engine {
         Ok(warnings.0)
     }
 
+    /// Without an identity backups can be taken and not be used.
+    fn warn_of_identity(&self, backups: &[&Backup], warnings: &mut Warnings) {
+        let codec = &self.config.codec;
+        let to: Vec<_> = codec.written_to().iter().map(ToString::to_string).collect();
+        let locked = backups.iter().filter(|backup| backup.databases.values().any(|copy| !self.opens(copy))).count();
+        if locked > 0 || !codec.opens(codec.form(), &to) {
+            let text = format!(
+                "{locked} of {} backups are encrypted, and no identity at hand opens them: `verify` compares the ciphertext only, and \
+                 they can't be rehearsed, previewed or restored here; set BACKUP_ENCRYPTION_IDENTITY_FILE where that is to be done",
+                backups.len()
+            );
+            warnings.add("no-identity", text);
+        }
+    }
+
     fn warn_of_space(&self, backups: &[&Backup], warnings: &mut Warnings) {
-        let largest = backups.iter().map(|backup| backup.stored_size()).max().unwrap_or(0);
+        // What is encoded lies plain beside it meanwhile.
+        let is_plain = self.config.codec.form() == Form::Plain;
+        let taken = |backup: &&Backup| if is_plain { backup.stored_size() } else { backup.size() };
+        let largest = backups.iter().map(taken).max().unwrap_or(0);
         let free = disk::free_space(self.store.root()).unwrap_or(u64::MAX);
         if free < largest.saturating_mul(2) {
             let text = format!("{} are free and a backup takes {}; make room", bytes(free), bytes(largest));
@@ -173,7 +192,7 @@ impl Warnings {
                 "bring them back, or take another backup and look at the disk; `catalog rebuild` forgets what is gone";
             warnings.add("files-missing", format!("{text}{}; {what}", list(&ids.iter().collect::<Vec<_>>())));
         }
-        let (corrupt, other): (Vec<&String>, Vec<_>) = unmanaged.iter().partition(|file| file.ends_with(".corrupt"));
+        let (corrupt, other): (Vec<&String>, Vec<_>) = unmanaged.iter().partition(|file| is_corrupt(file));
         if !corrupt.is_empty() {
             let text = "copies of corrupt data are kept for a look; remove them by hand when done: ";
             warnings.add("corrupt-copies", format!("{text}{}", list(&corrupt)));

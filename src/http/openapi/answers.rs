@@ -64,17 +64,17 @@ problems! {
     OfConfig: ANY, USER, &[SETTINGS_UNREADABLE];
     OfAudit: ANY, SUPERUSER, &[BAD_PARAMETER, AUDIT];
     OfDownload: ANY, SUPERUSER, READS,
-        &[BAD_PARAMETER, NOT_FOUND, NO_SUCH_DATABASE, PRECONDITION_FAILED, BAD_RANGE, DAMAGED, BUSY, AUDIT, DISK_FULL];
+        &[BAD_PARAMETER, NOT_FOUND, NO_SUCH_DATABASE, PRECONDITION_FAILED, BAD_RANGE, DAMAGED, NEEDS_IDENTITY, BUSY, AUDIT, DISK_FULL];
     OfCreate: ANY, SUPERUSER, UNSAFE, CHANGES, BODY, LIVE;
     OfConfigure: ANY, SUPERUSER, UNSAFE, CHANGES, BODY, &[BAD_PARAMETER, PRECONDITION_REQUIRED, STALE, BAD_SETTING];
     OfPatch: ANY, SUPERUSER, UNSAFE, CHANGES, BODY, &[NOT_FOUND];
     OfDelete: ANY, SUPERUSER, UNSAFE, CHANGES, &[BAD_PARAMETER, NOT_FOUND, LAST_GOOD];
     OfVerify: ANY, SUPERUSER, UNSAFE, READS, &[NOT_FOUND, HELD, CANCELLED];
-    OfDrill: ANY, SUPERUSER, UNSAFE, CHANGES, &[NO_BACKUPS];
-    OfPreview: ANY, SUPERUSER, READS, &[NOT_FOUND, HELD, CANCELLED, LIVE_LOCKED, DAMAGED];
+    OfDrill: ANY, SUPERUSER, UNSAFE, CHANGES, &[NO_BACKUPS, NEEDS_IDENTITY];
+    OfPreview: ANY, SUPERUSER, READS, &[NOT_FOUND, HELD, CANCELLED, LIVE_LOCKED, DAMAGED, NEEDS_IDENTITY, DISK_FULL];
     OfAcknowledge: ANY, SUPERUSER, UNSAFE, CHANGES, BODY, &[NOT_FLAGGED];
     OfRestore: ANY, SUPERUSER, UNSAFE, CHANGES, BODY, LIVE,
-        &[NOT_FOUND, RESTORE_HOLD, NEEDS_OFFLINE, DAMAGED, FOREIGN, FOREIGN_CODE, OTHER_DATABASES, RESTORED_WRONG];
+        &[NOT_FOUND, RESTORE_HOLD, NEEDS_OFFLINE, DAMAGED, NEEDS_IDENTITY, FOREIGN, FOREIGN_CODE, OTHER_DATABASES, RESTORED_WRONG];
     OfSignIn: ANY, UNSAFE, BODY, &[UNAUTHENTICATED, TOO_MANY_REQUESTS, ANOTHER_STORE, CATALOG, AUDIT, DISK_FULL];
     OfSignOut: ANY, USER, UNSAFE, READS;
     OfCancel: ANY, SUPERUSER, UNSAFE, &[NOTHING_RUNS, RUNS_ELSEWHERE, AUDIT, DISK_FULL];
@@ -129,8 +129,12 @@ impl IntoResponses for Copies {
         let binary = || Content::new(Some(Object::builder().schema_type(Type::String).format(Some(format.clone()))));
         let answer = |text: &str| headers(ResponseBuilder::new().description(text), COPY);
         let database = "application/vnd.sqlite3";
-        let whole = answer("The copy").content(database, binary()).content("application/x-tar", binary());
-        let part = answer("A part of it").content(database, binary());
+        let stored = |answer: ResponseBuilder| {
+            let answer = answer.content(database, binary()).content("application/zstd", binary());
+            answer.content("application/octet-stream", binary())
+        };
+        let whole = stored(answer("The copy")).content("application/x-tar", binary());
+        let part = stored(answer("A part of it"));
         let part = headers(part, &[("Content-Range", "Which part")]);
         let known = ResponseBuilder::new().description("The copy is known already");
         let known = headers(known, &[("ETag", "The one that is known")]);

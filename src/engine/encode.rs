@@ -1,0 +1,225 @@
+//! Copies in the form in which they are to lie: compressed, encrypted, or both.
+//!
+//! The databases are copied and checked as plain files first (`sqlite::snapshot`), private ones that are removed when this is
+//! done. So neither the app's writers nor its WAL wait for zstd, whatever its level [P3]; the structure is looked at in the
+//! very file, as of any copy; and a restore compares its pages. It costs room for a plain copy while a backup is made, and it
+//! means that plain pages reach the disk of the backup directory for that time. Each copy then goes through these steps:
+//!
+//! 1. The plain file is read once more, block by block, and encoded into a file of its own. What is encoded has the fingerprint of
+//!    what was checked.
+//! 2. The encoded file is made durable, and read back from the disk. Its bytes are those that were written [P8].
+//! 3. Where it can be decoded here, the same pass decodes it: the SHA-256 of what comes out is that of the database. Without an
+//!    identity the ciphertext is all that can be compared, and the backup says so.
+//! 4. The plain file is removed.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use super::decode::{Coded, Fault};
+use super::{Error, Session};
+use crate::backup::{BackupId, DatabaseName, Form};
+use crate::codec::{Codec, Recipient};
+use crate::disk::block::{BlockReader, BlockWriter, Direct};
+use crate::disk::{self, Context, Partial};
+use crate::sqlite::pages::{Content, Fingerprint, Sum, read_back};
+use crate::sqlite::snapshot::{Copy, Snapshot};
+use crate::sqlite::{self, Control, Progress};
+
+/// Bytes that are encoded at once.
+const PIECE: usize = 256 << 10;
+
+/// A file as it lies, for the catalog.
+#[derive(Clone)]
+pub(super) struct Stored {
+    pub(super) form: Form,
+    pub(super) content: Content,
+    pub(super) recipients: Vec<String>,
+    /// It could not be decoded here.
+    pub(super) ciphertext_only: bool,
+}
+
+/// A copy that was encoded, not under its final name yet.
+pub(super) struct Encoded {
+    pub(super) partial: Partial,
+    pub(super) stored: Stored,
+}
+
+/// Encoded copies by database; those that lie plain have none.
+pub(super) type AllEncoded = BTreeMap<DatabaseName, Encoded>;
+/// What is recorded of them.
+pub(super) type AllStored = BTreeMap<DatabaseName, Stored>;
+
+impl Session<'_> {
+    /// All copies of a snapshot, whose plain files stay: they are written to and compared with once more.
+    pub(super) fn encode_beside(
+        &self,
+        id: &BackupId,
+        snapshot: &Snapshot,
+        control: &Control,
+    ) -> Result<AllEncoded, Error> {
+        let mut all = AllEncoded::new();
+        for copy in &snapshot.copies {
+            all.extend(self.encode(id, copy, control)?.map(|encoded| (copy.name.clone(), encoded)));
+        }
+        Ok(all)
+    }
+
+    /// All copies of a snapshot, each plain file removed as soon as its encoded one is proven.
+    pub(super) fn encode_in_place(
+        &self,
+        id: &BackupId,
+        snapshot: &mut Snapshot,
+        control: &Control,
+    ) -> Result<AllStored, Error> {
+        let mut all = AllStored::new();
+        for copy in &mut snapshot.copies {
+            if let Some(Encoded { partial, stored }) = self.encode(id, copy, control)? {
+                copy.partial = partial;
+                all.insert(copy.name.clone(), stored);
+            }
+        }
+        Ok(all)
+    }
+
+    /// One copy; nothing if it lies as it is to lie already.
+    pub(super) fn encode(&self, id: &BackupId, copy: &Copy, control: &Control) -> Result<Option<Encoded>, Error> {
+        let (codec, name) = (&self.engine.config.codec, &copy.name);
+        let form = codec.form();
+        if form == Form::Plain {
+            return Ok(None);
+        }
+        let partial = Partial::create(&self.engine.store.path(id, name, form))?;
+        let written = Job { codec, name, control, size: copy.content.size() }.write(
+            (copy.partial.file(), copy.partial.path()),
+            &partial,
+            Some(copy.content.fingerprint),
+        )?;
+        let recipients: Vec<_> = codec.written_to().iter().map(Recipient::to_string).collect();
+        let ciphertext_only = !codec.opens(form, &recipients);
+        let content = match ciphertext_only {
+            true => read_back(partial.file(), partial.path(), control)?,
+            false => self.decoded_again(&partial, form, copy, control)?,
+        };
+        if content.fingerprint != written {
+            return Err(sqlite::Error::ReadBack { name: name.clone() }.into());
+        }
+        Ok(Some(Encoded { partial, stored: Stored { form, content, recipients, ciphertext_only } }))
+    }
+
+    /// Steps 2 and 3 in one pass.
+    fn decoded_again(&self, partial: &Partial, form: Form, copy: &Copy, control: &Control) -> Result<Content, Error> {
+        let size = Some(copy.content.size());
+        let coded = Coded { file: Direct::new(partial.file()), path: partial.path(), form, size };
+        let timely = |_: &[u8]| in_time(&copy.name, control);
+        match self.engine.decode(coded, control, timely)? {
+            Ok(decoded) if decoded.plain.checksum == copy.content.checksum => Ok(decoded.stored),
+            Err(Fault::Unread(error)) => Err(error.into()),
+            Ok(_) | Err(Fault::Damaged(_) | Fault::Locked) => {
+                Err(sqlite::Error::ReadBack { name: copy.name.clone() }.into())
+            }
+        }
+    }
+
+    /// A copy of corrupt data that was kept for a look, in the form in which copies are to lie. Gives its name; where that
+    /// can't be done it is not kept plain where copies have to be encrypted.
+    pub(super) fn encode_corrupt(&self, name: &DatabaseName, kept: String) -> Option<String> {
+        let (codec, store) = (&self.engine.config.codec, &self.engine.store);
+        if codec.form() == Form::Plain {
+            return Some(kept);
+        }
+        let plain = store.root().join(&kept);
+        let encoded = self.encode_file(name, &plain, &store.corrupt_path(&kept, codec.form()));
+        if let Err(error) = &encoded {
+            tracing::warn!(%error, "the corrupt copy is not kept in the form that is configured");
+        }
+        if encoded.is_ok() || codec.encrypts {
+            let _ = disk::remove(&plain);
+        }
+        match encoded {
+            Ok(file) => Some(file),
+            Err(_) => (!codec.encrypts).then_some(kept),
+        }
+    }
+
+    fn encode_file(&self, name: &DatabaseName, plain: &Path, target: &Path) -> Result<String, Error> {
+        let (codec, file) = (&self.engine.config.codec, disk::open_regular(plain)?);
+        let size = file.metadata().to("look at", plain)?.len();
+        let partial = Partial::create(target)?;
+        let control = &self.call.control.unstoppable();
+        Job { codec, name, control, size }.write((&file, plain), &partial, None)?;
+        partial.publish_new()?;
+        disk::sync_dir(disk::parent(target))?;
+        let below = target.strip_prefix(self.engine.store.root()).unwrap_or(target);
+        Ok(below.to_string_lossy().into_owned())
+    }
+}
+
+/// One file on its way through the codec.
+struct Job<'a> {
+    codec: &'a Codec,
+    name: &'a DatabaseName,
+    control: &'a Control,
+    size: u64,
+}
+
+impl Job<'_> {
+    /// Steps 1 and the first half of 2. What is read has to be what was checked, where that is known.
+    fn write(
+        &self,
+        (from, path): (&std::fs::File, &Path),
+        partial: &Partial,
+        checked: Option<Fingerprint>,
+    ) -> Result<Fingerprint, Error> {
+        let (mut plain, mut stored) = (Sum::default(), Sum::default());
+        let out = Summed { out: BlockWriter::new(Direct::new(partial.file())), sum: &mut stored };
+        let mut encoder = self.codec.encode(out, self.size).to("write", partial.path())?;
+        let mut input = BlockReader::new(Direct::new(from));
+        let (mut piece, mut done) = (vec![0; PIECE], 0);
+        loop {
+            in_time(self.name, self.control)?;
+            self.control.tell(Progress { database: self.name, done, total: self.size });
+            let read = input.read(&mut piece).to("read", path)?;
+            if read == 0 {
+                break;
+            }
+            plain.add(&piece[..read]);
+            encoder.write_all(&piece[..read]).to("write", partial.path())?;
+            done += read as u64;
+        }
+        let finished = encoder.finish().and_then(|out| out.out.finish());
+        finished.to("write", partial.path())?;
+        partial.sync()?;
+        if checked.is_some_and(|checked| checked != plain.fingerprint()) {
+            return Err(sqlite::Error::ReadBack { name: self.name.clone() }.into());
+        }
+        Ok(stored.fingerprint())
+    }
+}
+
+/// Under the locks of a restore the time is up sooner or later.
+fn in_time(name: &DatabaseName, control: &Control) -> Result<(), Error> {
+    control.check()?;
+    if control.is_late() {
+        return Err(sqlite::Error::TooSlow { name: name.clone(), limit: control.limit() }.into());
+    }
+    Ok(())
+}
+
+/// Sums up what is written through it.
+struct Summed<'a> {
+    out: BlockWriter<'a>,
+    sum: &'a mut Sum,
+}
+
+impl Write for Summed<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.sum.add(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -137,6 +137,7 @@ fn a_bomb_ends_at_the_recorded_size() {
     let (mut buffer, mut made) = ([0; 8192], 0);
     let error = loop {
         match decoder.read(&mut buffer) {
+            Ok(0) => panic!("all of it was made"),
             Ok(read) => made += read,
             Err(error) => break error,
         }

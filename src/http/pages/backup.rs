@@ -156,8 +156,9 @@ pub async fn delete(
         deleted => deleted?,
     }
     let there = site.to(&format!("{PAGE}?deleted={id}#outcome"));
-    // On its own page there is nothing left to show.
-    let is_its_page = current_path(request.headers()).is_some_and(|path| path == site.to(&address(&id, "")));
+    // On its own page, or that of the question, there is nothing left to show.
+    let its_pages = ["", "/delete"].map(|rest| site.to(&address(&id, rest)));
+    let is_its_page = current_path(request.headers()).is_some_and(|path| its_pages.contains(&path));
     Ok(match shown {
         Shown::Part if is_its_page => redirected(&there),
         Shown::Part => done_in_dialog(html! { div #outcome hx-swap-oob="innerHTML" { (delete::deleted(&id)) } }),

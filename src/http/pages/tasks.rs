@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::super::errands::{self, Done, Errand, Stage, Task};
 use super::super::form::Form;
 use super::super::problem::{self, Problem};
-use super::super::shown::{Shown, changed, done_in_dialog, html, instead_of, see_other};
+use super::super::shown::{Shown, changed, html, instead_of, redirected, see_other};
 use super::super::sign_in::PAGE;
 use super::super::views::{self, notice};
 use super::super::{State, id};
@@ -118,10 +118,8 @@ pub async fn acknowledge(
 ) -> Result<HttpResponse, Problem> {
     let call = state.call(&superuser);
     state.engine(move |engine| engine.acknowledge(id, &call)).await?;
-    Ok(match shown {
-        Shown::Part => done_in_dialog(notice::announced(&format!("{id} is acknowledged: rotation goes on"))),
-        Shown::Page | Shown::Json => see_other(&state.site(&request).to(PAGE)),
-    })
+    let there = state.site(&request).to(PAGE);
+    Ok(if shown == Shown::Part { redirected(&there) } else { see_other(&there) })
 }
 
 /// `POST /settings/backups/cancel`: the operation that the page shows, and no other that has begun since.

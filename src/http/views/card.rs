@@ -242,7 +242,7 @@ fn fix(site: &Site, overview: &Overview, warning: &Warning) -> Markup {
         }
         ("rotation-frozen", Some(backup)) => {
             let ask = site.to(&format!("/settings/backups/acknowledge?id={}", backup.id));
-            html! { p { a.button #acknowledge href=(ask) hx-get=(ask) hx-target="#dialog" hx-swap="innerHTML" { "The live data is right…" } } }
+            html! { p { a.button #acknowledge href=(ask) { "The live data is right…" } } }
         }
         ("disabled", _) => {
             html! { p { a.button #open-settings href=(site.to("/settings/backups/settings")) { "Open the settings" } } }

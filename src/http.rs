@@ -44,7 +44,7 @@ use tracing_actix_web::TracingLogger;
 
 use crate::backup::BackupId;
 use crate::config::PublicUrl;
-use crate::engine::{self, Actor, Call, Engine, Handed, Handout, Holder, Leaving};
+use crate::engine::{self, Actor, Call, Engine, Handed, Handout, Holder, Leaving, Preview};
 use crate::session::Sessions;
 use crate::sqlite::Control;
 use crate::token::Keyring;
@@ -161,6 +161,18 @@ impl State {
     /// A place in a slot, for what is called `kind` to those that find it taken.
     fn place(&self, slot: &Slot, kind: &str, call: &Call) -> Result<impl Drop + Send + 'static, engine::Error> {
         slot.take(Holder::new(kind, &call.actor.by, self.engine.clock().now()), &call.control)
+    }
+
+    /// What a restore would change; one preview at a time.
+    async fn preview(&self, id: BackupId, superuser: &Superuser) -> Result<Preview, Problem> {
+        let call = self.call(superuser);
+        let slot = self.place(&self.previewing, &format!("preview {id}"), &call)?;
+        self.engine(move |engine| {
+            // Held until it is done, whether or not anyone still waits for it.
+            let _slot = slot;
+            engine.preview(&id, &call)
+        })
+        .await
     }
 
     /// Asks the verification or the preview that is under way to stop, and says which that is.

@@ -216,13 +216,7 @@ pub async fn preview(
     superuser: Superuser,
     path: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
-    let (id, call) = (id(&path)?, state.call(&superuser));
-    let slot = state.place(&state.previewing, &format!("preview {id}"), &call)?;
-    let found = state.engine(move |engine| {
-        let _slot = slot;
-        engine.preview(&id, &call)
-    });
-    Ok(HttpResponse::Ok().json(found.await?))
+    Ok(HttpResponse::Ok().json(state.preview(id(&path)?, &superuser).await?))
 }
 
 /// How things stand, and what is wrong.

@@ -1,15 +1,15 @@
 //! Whether it is alive, and whether the backups can be relied on; open to anyone, so they say no more than that.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use actix_web::{HttpResponse, web};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::State;
 use super::openapi;
 use super::problem::{self, Problem};
+use super::{State, locked};
 use crate::engine::Engine;
 
 /// How long an answer of `/readyz` counts: anyone may ask, as often as they like.
@@ -47,12 +47,12 @@ pub async fn alive() -> HttpResponse {
 #[utoipa::path(get, path = "/readyz", tag = "open", security(()),
     responses((status = 200, description = "They can", body = Readiness), openapi::OfReady))]
 pub async fn ready(state: web::Data<State>) -> Result<HttpResponse, Problem> {
-    let known = *state.ready.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = *locked(&state.ready.0);
     let ready = match known.filter(|(at, _)| at.elapsed() < FRESH) {
         Some((_, ready)) => ready,
         None => {
             let ready = state.read(Engine::is_ready).await.unwrap_or(false);
-            *state.ready.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), ready));
+            *locked(&state.ready.0) = Some((Instant::now(), ready));
             ready
         }
     };

@@ -1,6 +1,8 @@
 //! Encoded copies that are damaged, and copies that no identity at hand opens: said clearly, and the live data untouched
 //! [P4, P8].
 
+use std::path::PathBuf;
+
 use serde_json::{Value, json};
 
 use crate::client::Server;
@@ -16,14 +18,20 @@ fn assert_not_restored(place: &Place, backup: &Value, code: i32, words: &[&str])
     assert!(!place.backups().join("restoring").exists() && !place.backups().join("restore.json").exists());
 }
 
+/// A backup in that form, with the file of `attendance` and what is in it.
+fn backed_up(compressed: bool, encrypted: bool) -> (Place, Value, PathBuf, Vec<u8>) {
+    let place = Place::of_form(compressed, encrypted);
+    place.sql("attendance", "CREATE TABLE t (a); INSERT INTO t VALUES (randomblob(150000))");
+    let backup = place.create();
+    let path = place.copy(&backup, "attendance");
+    let whole = std::fs::read(&path).unwrap();
+    (place, backup, path, whole)
+}
+
 #[test]
 fn verify_finds_every_one_of_two_hundred_flipped_bits() {
     for (form, compressed, encrypted) in FORMS {
-        let place = Place::of_form(compressed, encrypted);
-        place.sql("attendance", "CREATE TABLE t (a); INSERT INTO t VALUES (randomblob(150000))");
-        let backup = place.create();
-        let path = place.copy(&backup, "attendance");
-        let whole = std::fs::read(&path).unwrap();
+        let (place, backup, path, whole) = backed_up(compressed, encrypted);
         for step in 0..200 {
             let mut bytes = whole.clone();
             let at = step * (whole.len() - 1) / 199;
@@ -75,11 +83,7 @@ fn a_file_that_is_as_recorded_and_decodes_to_something_else_is_damaged() {
 #[test]
 fn a_rebuild_takes_nothing_that_was_cut_short_or_goes_on() {
     for (form, compressed, encrypted) in FORMS {
-        let place = Place::of_form(compressed, encrypted);
-        place.sql("attendance", "CREATE TABLE t (a); INSERT INTO t VALUES (randomblob(150000))");
-        let backup = place.create();
-        let path = place.copy(&backup, "attendance");
-        let whole = std::fs::read(&path).unwrap();
+        let (place, backup, path, whole) = backed_up(compressed, encrypted);
         let forget =
             || ["metadata.json", "metadata.json.previous"].map(|it| std::fs::remove_file(place.backups().join(it)));
         for bytes in

@@ -1,7 +1,7 @@
 //! One backup: all that is known of it, putting it back, deleting it.
 
 use actix_web::{HttpResponse, web};
-use maud::html;
+use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::super::errands::{self, Done, Task};
@@ -33,13 +33,16 @@ fn found(backups: &[Backup], id: BackupId) -> Result<&Backup, Error> {
     backups.iter().find(|backup| backup.id == id).ok_or(Error::NotFound(id))
 }
 
+/// The question on a page.
+fn on_paper(site: &Site, title: &str, content: &Markup) -> Markup {
+    views::page(site, title, Some(Tab::Backups), &views::paper(title, content), false)
+}
+
 /// A dialog, or where there are no scripts a page.
-pub fn dialog(site: &Site, shown: Shown, title: &str, content: &maud::Markup) -> HttpResponse {
+pub fn dialog(site: &Site, shown: Shown, title: &str, content: &Markup) -> HttpResponse {
     match shown {
         Shown::Part => html(views::dialog(title, content)),
-        Shown::Page | Shown::Json => {
-            html(views::page(site, title, Some(Tab::Backups), &views::paper(title, content), false))
-        }
+        Shown::Page | Shown::Json => html(on_paper(site, title, content)),
     }
 }
 
@@ -48,13 +51,8 @@ pub async fn preview(
     Visit { state, superuser, shown, request }: Visit,
     path: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
-    let (id, call) = (id(&path)?, state.call(&superuser));
-    let slot = state.place(&state.previewing, &format!("preview {id}"), &call)?;
-    let preview = state.engine(move |engine| {
-        let _slot = slot;
-        engine.preview(&id, &call)
-    });
-    let (preview, site) = (preview.await?, state.site(&request));
+    let id = id(&path)?;
+    let (preview, site) = (state.preview(id, &superuser).await?, state.site(&request));
     Ok(dialog(
         &site,
         shown,
@@ -109,14 +107,7 @@ fn asked_again(site: &Site, shown: Shown, id: &BackupId, problem: &Problem, forc
         Shown::Part => refused(problem, restore::refused(site, problem)),
         Shown::Page | Shown::Json => {
             let content = restore::ask(site, id, &Known { wrong: Some(problem), forced, preview: None });
-            let page = views::page(
-                site,
-                &restore::title(id),
-                Some(Tab::Backups),
-                &views::paper(&restore::title(id), &content),
-                false,
-            );
-            refused(problem, page)
+            refused(problem, on_paper(site, &restore::title(id), &content))
         }
     }
 }
@@ -128,7 +119,7 @@ pub async fn ask_to_delete(
 ) -> Result<HttpResponse, Problem> {
     let id = id(&path)?;
     let (site, overview) = state.overview(&request).await?;
-    let content = delete::ask(&site, &overview, found(&overview.backups, id)?, None);
+    let content = delete::ask(&site, &overview, found(&overview.backups, id)?);
     Ok(dialog(&site, shown, &delete::title(&id), &content))
 }
 

@@ -15,8 +15,8 @@ pub fn title(id: &BackupId) -> String {
     format!("Delete {id}")
 }
 
-/// The question. `wrong` is what was wrong with the answer before.
-pub fn ask(site: &Site, overview: &Overview, backup: &Backup, wrong: Option<&Problem>) -> Markup {
+/// The question.
+pub fn ask(site: &Site, overview: &Overview, backup: &Backup) -> Markup {
     let to = site.to(&address(&backup.id, "/delete"));
     html! {
         p.lead { "The copies of " (site.exact(backup.timestamp)) " are removed for good. This can't be undone." }
@@ -29,7 +29,7 @@ pub fn ask(site: &Site, overview: &Overview, backup: &Backup, wrong: Option<&Pro
         form method="post" action=(to) hx-post=(to) hx-target="#dialog-outcome" hx-swap="innerHTML" hx-sync="this:drop" {
             @if is_last_good(overview, backup) { (insist("It is the last good backup. Delete it all the same")) }
             @else if overview.backups.len() == 1 { (insist("It is the last backup that is left. Delete it all the same")) }
-            div.outcome #dialog-outcome { @if let Some(wrong) = wrong { (problem::part(site, wrong)) } }
+            div.outcome #dialog-outcome {}
             div.buttons {
                 a.button data-close href=(site.to("/settings/backups")) { "Keep it" }
                 button.dangerous type="submit" { "Delete" }

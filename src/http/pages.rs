@@ -20,7 +20,7 @@ use super::admit::{Superuser, address};
 use super::problem::Problem;
 use super::shown::{Shown, changed, html};
 use super::views::list::Chosen;
-use super::views::{self, Overview, Site, Tab, card, delete, errand, list, strip};
+use super::views::{self, Overview, Shelf, Site, Tab, card, delete, errand, list, strip};
 use super::{State, resource};
 use crate::backup::{BackupId, Tier};
 use crate::engine::{Engine, Error};
@@ -105,19 +105,19 @@ impl State {
 
     /// The same and the overview, with times as the schedule that is in force has them.
     async fn overview(&self, request: &HttpRequest) -> Result<(Site, Overview), Problem> {
-        let overview = self.read(looked_up).await?;
-        let zone = overview.settings.schedule.timezone;
-        Ok((Site { zone, ..self.site(request) }, overview))
+        let overview = self.read(|engine| Ok(Overview { status: engine.status()?, shelf: shelf(engine)? })).await?;
+        Ok((self.site(request).of(&overview.shelf), overview))
+    }
+
+    /// The same without a look at how things stand.
+    async fn shelf(&self, request: &HttpRequest) -> Result<(Site, Shelf), Problem> {
+        let shelf = self.read(shelf).await?;
+        Ok((self.site(request).of(&shelf), shelf))
     }
 }
 
-fn looked_up(engine: &Engine) -> Result<Overview, Error> {
-    Ok(Overview {
-        status: engine.status()?,
-        backups: engine.list()?,
-        fates: engine.fates()?,
-        settings: engine.settings()?,
-    })
+fn shelf(engine: &Engine) -> Result<Shelf, Error> {
+    Ok(Shelf { backups: engine.list()?, fates: engine.fates()?, settings: engine.settings()? })
 }
 
 /// What of the overview is shown.
@@ -150,7 +150,7 @@ async fn overview(Visit { state, request, .. }: Visit, shows: web::Query<Shows>)
         Some(Some(begun)) => errand::errand(&site, begun),
         Some(None) => errand::forgotten(&site),
         None => {
-            let gone = shows.deleted.filter(|id| overview.backups.iter().all(|backup| backup.id != *id));
+            let gone = shows.deleted.filter(|id| overview.shelf.backups.iter().all(|backup| backup.id != *id));
             html! { @if let Some(id) = gone { (delete::deleted(&id)) } }
         }
     };
@@ -158,8 +158,8 @@ async fn overview(Visit { state, request, .. }: Visit, shows: web::Query<Shows>)
     let main = html! {
         h1.hidden { "Backups" }
         (card::card(&site, &overview, &outcome))
-        (strip::strip(&site, &overview, false))
-        (list::list(&site, &overview, shows.chosen()))
+        (strip::strip(&site, &overview.shelf, false))
+        (list::list(&site, &overview.shelf, shows.chosen()))
     };
     Ok(html(views::page(&site, "Backups", Some(Tab::Backups), &main, runs)))
 }
@@ -190,6 +190,6 @@ async fn now(Visit { state, request, .. }: Visit, query: web::Query<Seen>) -> Re
 
 /// `GET /settings/backups/list`: the list, and the calendar that goes with it.
 async fn listed(Visit { state, request, .. }: Visit, shows: web::Query<Shows>) -> Result<HttpResponse, Problem> {
-    let (site, overview) = state.overview(&request).await?;
-    Ok(html(html! { (list::list(&site, &overview, shows.chosen())) (strip::strip(&site, &overview, true)) }))
+    let (site, shelf) = state.shelf(&request).await?;
+    Ok(html(html! { (list::list(&site, &shelf, shows.chosen())) (strip::strip(&site, &shelf, true)) }))
 }

@@ -37,6 +37,12 @@ const HTMX: &str = r#"{"allowEval":false,"allowScriptTags":false,"includeIndicat
 pub struct Overview {
     /// How things stand.
     pub status: Status,
+    /// What there is.
+    pub shelf: Shelf,
+}
+
+/// The backups that there are.
+pub struct Shelf {
     /// Newest first.
     pub backups: Vec<Backup>,
     /// Why each is kept and when it would go.
@@ -61,6 +67,11 @@ pub struct Site {
 }
 
 impl Site {
+    /// With times as the schedule that is in force has them.
+    pub fn of(self, shelf: &Shelf) -> Self {
+        Self { zone: shelf.settings.schedule.timezone, ..self }
+    }
+
     /// An address of ours, as browsers ask for it.
     pub fn to(&self, path: &str) -> String {
         format!("{}{path}", self.prefix)

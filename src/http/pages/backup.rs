@@ -23,9 +23,9 @@ use crate::engine::{Error, Restore};
 /// `GET /settings/backups/backup/{id}`.
 pub async fn backup(Visit { state, request, .. }: Visit, path: web::Path<String>) -> Result<HttpResponse, Problem> {
     let id = id(&path)?;
-    let (site, overview) = state.overview(&request).await?;
-    let backup = found(&overview.backups, id)?;
-    let main = views::backup::backup(&site, &overview, backup);
+    let (site, shelf) = state.shelf(&request).await?;
+    let backup = found(&shelf.backups, id)?;
+    let main = views::backup::backup(&site, &shelf, backup);
     Ok(html(views::page(&site, &id.to_string(), Some(Tab::Backups), &main, false)))
 }
 
@@ -118,8 +118,8 @@ pub async fn ask_to_delete(
     path: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let id = id(&path)?;
-    let (site, overview) = state.overview(&request).await?;
-    let content = delete::ask(&site, &overview, found(&overview.backups, id)?);
+    let (site, shelf) = state.shelf(&request).await?;
+    let content = delete::ask(&site, &shelf, found(&shelf.backups, id)?);
     Ok(dialog(&site, shown, &delete::title(&id), &content))
 }
 

@@ -3,11 +3,11 @@
 use maud::{Markup, html};
 
 use super::list::{actions, address, fate_text, flag_text, verified};
-use super::{Overview, Site, icons, words};
+use super::{Shelf, Site, icons, words};
 use crate::backup::{Backup, CheckKind};
 
 /// The page of a backup.
-pub fn backup(site: &Site, overview: &Overview, backup: &Backup) -> Markup {
+pub fn backup(site: &Site, shelf: &Shelf, backup: &Backup) -> Markup {
     let again = site.to(&address(&backup.id, ""));
     html! {
         section.paper.alone #backup hx-get=(again) hx-trigger="backups-changed from:body" hx-select="#backup" hx-swap="outerHTML" {
@@ -19,7 +19,7 @@ pub fn backup(site: &Site, overview: &Overview, backup: &Backup) -> Markup {
                 @for flag in &backup.flags { " " span.mark.look { (icons::attention()) (flag_text(flag)) } }
             }
             div.backup.single { (actions(site, backup)) div.outcome id={ "outcome-" (backup.id) } hx-preserve {} }
-            (facts(site, overview, backup))
+            (facts(site, shelf, backup))
             @for finding in &backup.findings { p { (words::text(finding)) } }
             @for (name, copy) in &backup.databases {
                 section.difference {
@@ -38,7 +38,7 @@ pub fn backup(site: &Site, overview: &Overview, backup: &Backup) -> Markup {
     }
 }
 
-fn facts(site: &Site, overview: &Overview, backup: &Backup) -> Markup {
+fn facts(site: &Site, shelf: &Shelf, backup: &Backup) -> Markup {
     let check = match backup.checked.kind {
         CheckKind::Quick => "quick check",
         CheckKind::Integrity => "full check",
@@ -51,7 +51,7 @@ fn facts(site: &Site, overview: &Overview, backup: &Backup) -> Markup {
             @if let Some(before) = &backup.promoted_from { div { dt { "Was once" } dd { (words::id(before)) } } }
             div { dt { "Structure" } dd { span.ago { @if backup.checked.ok { "Sound" } @else { "Damaged" } } " " span.exact { (check) ", " (site.exact(backup.checked.at)) } } }
             div { dt { "Read back" } dd { (site.moment(backup.verified.at)) } }
-            @if let Some(fate) = overview.fates.get(&backup.id) { div { dt { "Kept" } dd { (fate_text(fate)) } } }
+            @if let Some(fate) = shelf.fates.get(&backup.id) { div { dt { "Kept" } dd { (fate_text(fate)) } } }
         }
     }
 }

@@ -64,7 +64,7 @@ pub fn now(site: &Site, overview: &Overview) -> Markup {
 /// What changes when the list isn't what was seen any more, or the state another one.
 pub fn stamp(overview: &Overview) -> String {
     let mut sum = Sha256::new();
-    for it in &overview.backups {
+    for it in &overview.shelf.backups {
         sum.update(format!("{} {} {} {:?};", it.id, it.pinned, it.verified.ok, it.flags));
     }
     sum.update(verdict(overview).1);
@@ -89,7 +89,7 @@ fn tone(warning: &Warning) -> Tone {
 fn verdict(overview: &Overview) -> (Tone, String) {
     let status = &overview.status;
     let worst = status.warnings.iter().map(tone).max().unwrap_or(Tone::Good);
-    let is_new = overview.backups.is_empty() && status.last_failure.is_none();
+    let is_new = overview.shelf.backups.is_empty() && status.last_failure.is_none();
     match (worst, status.last_backup.is_some()) {
         (Tone::Good | Tone::Busy | Tone::Look, false) if is_new => (Tone::Look, "There is no backup yet".to_owned()),
         (Tone::Bad, _) | (_, false) => (Tone::Bad, "Your data is not safe".to_owned()),
@@ -228,7 +228,7 @@ fn warnings(site: &Site, overview: &Overview) -> Markup {
 
 /// What the page itself can do about it.
 fn fix(site: &Site, overview: &Overview, warning: &Warning) -> Markup {
-    let newest = overview.backups.iter().find(|backup| backup.tier != Tier::PreRestore);
+    let newest = overview.shelf.backups.iter().find(|backup| backup.tier != Tier::PreRestore);
     // Rotation may stand still for another reason, which has no button.
     let shrunk = newest.filter(|it| it.is_shrunk() && warning.detail.contains(&it.id.to_string()));
     match (warning.code, shrunk) {

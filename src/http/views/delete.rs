@@ -6,7 +6,7 @@ use maud::{Markup, html};
 use super::list::{address, fate_text};
 use super::notice::{Tone, notice};
 use super::restore::insist;
-use super::{Overview, Site, problem, words};
+use super::{Shelf, Site, problem, words};
 use crate::backup::{Backup, BackupId, Tier};
 use crate::http::problem::Problem;
 
@@ -16,19 +16,19 @@ pub fn title(id: &BackupId) -> String {
 }
 
 /// The question.
-pub fn ask(site: &Site, overview: &Overview, backup: &Backup) -> Markup {
+pub fn ask(site: &Site, shelf: &Shelf, backup: &Backup) -> Markup {
     let to = site.to(&address(&backup.id, "/delete"));
     html! {
         p.lead { "The copies of " (site.exact(backup.timestamp)) " are removed for good. This can't be undone." }
         dl.facts {
             div { dt { "Holds" } dd { @for (name, copy) in &backup.databases { (name) " " span.figure { (words::bytes(copy.size)) } " " } } }
             @if let Some(reason) = &backup.reason { div { dt { "Taken for" } dd { (words::text(reason)) } } }
-            @if let Some(fate) = overview.fates.get(&backup.id) { div { dt { "Otherwise" } dd { (fate_text(fate)) } } }
+            @if let Some(fate) = shelf.fates.get(&backup.id) { div { dt { "Otherwise" } dd { (fate_text(fate)) } } }
         }
-        @for loss in losses(overview, backup) { (notice(Tone::Look, &loss, &html! {})) }
+        @for loss in losses(shelf, backup) { (notice(Tone::Look, &loss, &html! {})) }
         form method="post" action=(to) hx-post=(to) hx-target="#dialog-outcome" hx-swap="innerHTML" hx-sync="this:drop" {
-            @if is_last_good(overview, backup) { (insist("It is the last good backup. Delete it all the same")) }
-            @else if overview.backups.len() == 1 { (insist("It is the last backup that is left. Delete it all the same")) }
+            @if is_last_good(shelf, backup) { (insist("It is the last good backup. Delete it all the same")) }
+            @else if shelf.backups.len() == 1 { (insist("It is the last backup that is left. Delete it all the same")) }
             div.outcome #dialog-outcome {}
             div.buttons {
                 a.button data-close href=(site.to("/settings/backups")) { "Keep it" }
@@ -43,12 +43,12 @@ pub fn refused(site: &Site, problem: &Problem) -> Markup {
     html! { (problem::part(site, problem)) (insist("Delete it all the same")) }
 }
 
-fn is_last_good(overview: &Overview, backup: &Backup) -> bool {
-    backup.is_good() && overview.backups.iter().filter(|it| it.is_good()).count() == 1
+fn is_last_good(shelf: &Shelf, backup: &Backup) -> bool {
+    backup.is_good() && shelf.backups.iter().filter(|it| it.is_good()).count() == 1
 }
 
 /// What is lost by it, besides the copies.
-fn losses(overview: &Overview, backup: &Backup) -> Vec<String> {
+fn losses(shelf: &Shelf, backup: &Backup) -> Vec<String> {
     let mut losses = Vec::new();
     if backup.pinned {
         losses.push("It is pinned: someone wanted to keep it".to_owned());
@@ -56,14 +56,14 @@ fn losses(overview: &Overview, backup: &Backup) -> Vec<String> {
     if backup.tier == Tier::PreRestore {
         losses.push("It is what a restore replaced: without it that restore can't be undone".to_owned());
     }
-    losses.extend(only_one_of(overview, backup).map(|time| format!("{time} could not be restored any more")));
+    losses.extend(only_one_of(shelf, backup).map(|time| format!("{time} could not be restored any more")));
     losses
 }
 
 /// The longest time of which it is the only good backup.
-fn only_one_of(overview: &Overview, backup: &Backup) -> Option<String> {
+fn only_one_of(shelf: &Shelf, backup: &Backup) -> Option<String> {
     let date = backup.local_date;
-    let others = || overview.backups.iter().filter(|it| it.is_good() && it.id != backup.id).map(|it| it.local_date);
+    let others = || shelf.backups.iter().filter(|it| it.is_good() && it.id != backup.id).map(|it| it.local_date);
     let month = |date: NaiveDate| (date.year(), date.month());
     if !backup.is_good() {
         None

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::{Overview, Site, icons, words};
+use super::{Shelf, Site, icons, words};
 use crate::backup::retention::{Event, Fate};
 use crate::backup::{Backup, BackupId, Flag, Tier};
 
@@ -28,9 +28,9 @@ impl Chosen {
 }
 
 /// The list with its filter.
-pub fn list(site: &Site, overview: &Overview, chosen: Chosen) -> Markup {
+pub fn list(site: &Site, shelf: &Shelf, chosen: Chosen) -> Markup {
     let of_tier: Vec<&Backup> =
-        overview.backups.iter().filter(|it| chosen.tier.is_none_or(|tier| it.tier == tier)).collect();
+        shelf.backups.iter().filter(|it| chosen.tier.is_none_or(|tier| it.tier == tier)).collect();
     let pages = of_tier.len().div_ceil(PAGE).max(1);
     let chosen = Chosen { page: chosen.page.min(pages - 1), ..chosen };
     let shown = of_tier.iter().skip(chosen.page * PAGE).take(PAGE);
@@ -38,20 +38,19 @@ pub fn list(site: &Site, overview: &Overview, chosen: Chosen) -> Markup {
     html! {
         section.list #list aria-labelledby="list-title" hx-get=(again) hx-trigger="backups-changed from:body" hx-swap="outerHTML" {
             h2 #list-title tabindex="-1" { "Backups" }
-            (filter(site, overview, chosen))
+            (filter(site, shelf, chosen))
             @if of_tier.is_empty() {
                 p.empty { @if chosen.tier.is_some() { "There is none of this type." } @else { "There is no backup yet." } }
             } @else {
-                ol.backups-list { @for backup in shown { (entry(site, overview, backup)) } }
+                ol.backups-list { @for backup in shown { (entry(site, shelf, backup)) } }
             }
             @if pages > 1 { (pager(site, chosen, pages)) }
         }
     }
 }
 
-fn filter(site: &Site, overview: &Overview, chosen: Chosen) -> Markup {
-    let count =
-        |tier: Option<Tier>| overview.backups.iter().filter(|it| tier.is_none_or(|tier| it.tier == tier)).count();
+fn filter(site: &Site, shelf: &Shelf, chosen: Chosen) -> Markup {
+    let count = |tier: Option<Tier>| shelf.backups.iter().filter(|it| tier.is_none_or(|tier| it.tier == tier)).count();
     let all = std::iter::once(None).chain(Tier::ALL.into_iter().map(Some));
     html! {
         nav.filter aria-label="Filter by type" {
@@ -84,17 +83,17 @@ fn pager(site: &Site, chosen: Chosen, pages: usize) -> Markup {
     }
 }
 
-fn entry(site: &Site, overview: &Overview, backup: &Backup) -> Markup {
+fn entry(site: &Site, shelf: &Shelf, backup: &Backup) -> Markup {
     html! {
         li.backup {
-            (what(site, overview, backup))
+            (what(site, shelf, backup))
             (actions(site, backup))
             div.outcome id={ "outcome-" (backup.id) } hx-preserve {}
         }
     }
 }
 
-fn what(site: &Site, overview: &Overview, backup: &Backup) -> Markup {
+fn what(site: &Site, shelf: &Shelf, backup: &Backup) -> Markup {
     html! {
         div.what {
             h3 {
@@ -108,7 +107,7 @@ fn what(site: &Site, overview: &Overview, backup: &Backup) -> Markup {
                 @for flag in &backup.flags { " " span.mark.look { (icons::attention()) (flag_text(flag)) } }
             }
             @if let Some(reason) = &backup.reason { p.reason { (words::text(reason)) } }
-            @if let Some(fate) = overview.fates.get(&backup.id) { p.fate { (fate_text(fate)) } }
+            @if let Some(fate) = shelf.fates.get(&backup.id) { p.fate { (fate_text(fate)) } }
         }
     }
 }

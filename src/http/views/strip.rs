@@ -3,13 +3,13 @@
 use chrono::Datelike;
 use maud::{Markup, html};
 
-use super::{Overview, Site, words};
+use super::{Shelf, Site, words};
 use crate::backup::calendar::{Calendar, Period, State, calendar};
 
 /// Three rows of cells. Each that can be restored leads to its backup. `again` in place of what the page shows.
-pub fn strip(site: &Site, overview: &Overview, again: bool) -> Markup {
-    let today = overview.settings.schedule.local_date(site.now);
-    let Calendar { months, weeks, days } = calendar(&overview.backups, &overview.settings.retention, today);
+pub fn strip(site: &Site, shelf: &Shelf, again: bool) -> Markup {
+    let today = shelf.settings.schedule.local_date(site.now);
+    let Calendar { months, weeks, days } = calendar(&shelf.backups, &shelf.settings.retention, today);
     let day = |period: &Period| period.first.format("%a %-d").to_string();
     let week = |period: &Period| format!("W{:02}", period.first.iso_week().week());
     let first = months.first().map(|period| period.first);

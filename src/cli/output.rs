@@ -1,6 +1,7 @@
 //! What commands print: tables and sentences for people, JSON for scripts.
 
 mod preview;
+mod replica;
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -282,6 +283,12 @@ impl Output {
         if let Some(drill) = &status.last_drill {
             let (ended, how) = (local(drill.at, zone), if drill.ok { "went well" } else { "FAILED" });
             self.line(&format!("last drill    {ended}, {how} in {:.1} s", drill.seconds))?;
+        }
+        for replica in &status.replicas {
+            let success = replica.last_success.map_or("never complete".to_owned(), |at| format!("complete at {}", local(at, zone)));
+            let pending = if replica.pending > 0 { format!(", {} to send", replica.pending) } else { String::new() };
+            let (name, held) = (replica.name.as_str(), replica.held);
+            self.line(&format!("replica       {name}: {held} backups, {success}{pending}"))?;
         }
         // A failed backup and a failed drill stand among the warnings.
         let told = ["create", "drill"];

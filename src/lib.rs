@@ -3,8 +3,8 @@
 //! Who may import whom, from the ground up (a test reads the `use` lines and holds it):
 //!
 //! - `backup`, `disk`, `clock`, the ground: nothing of ours.
-//! - `codec`: the ground. `config`: `backup`, `codec`. `telemetry`: `config`. `token`: `config`, `clock`. `session`: `token`
-//!   and the ground.
+//! - `remote`: `disk`. `codec`: the ground. `config`: `backup`, `codec`, `remote`. `telemetry`: `config`. `token`: `config`,
+//!   `clock`. `session`: `token` and the ground.
 //! - `sqlite`, `catalog`, `store`, `audit`: `backup`, `disk`, `clock`; not each other.
 //! - `engine`: all of these but `telemetry`; the only one that performs operations.
 //! - `scheduler`, `replicator`: `engine` and below. `http`: `engine`, `session` and below.

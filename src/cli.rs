@@ -21,7 +21,7 @@ use crate::config::{self, Config};
 use crate::demo;
 use crate::disk;
 use crate::engine::doctor::Severity;
-use crate::engine::{Actor, Call, Change, Create, Download, Engine, Error, From, Leaves, Offline, Restore, Which};
+use crate::engine::{Actor, Call, Change, Create, Download, Elsewhere, Engine, Error, Leaves, Offline, Restore, Which};
 use crate::sqlite::Control;
 
 use output::Output;
@@ -93,7 +93,7 @@ enum Command {
         confirm: Option<Which>,
         /// Bring it from this replica first: a name, or a URL such as s3://bucket/prefix. On an empty machine this is all
         #[arg(long, value_name = "REPLICA")]
-        from: Option<From>,
+        from: Option<Elsewhere>,
         #[command(flatten)]
         force: Force,
         #[command(flatten)]
@@ -425,7 +425,13 @@ fn verify(engine: &Engine, id: Option<BackupId>, control: &Control, out: &mut Ou
 }
 
 /// The live data is replaced only by whoever says so twice.
-fn confirmed(engine: &Engine, which: Which, from: Option<&From>, confirm: Option<Which>, out: &Output) -> anyhow::Result<()> {
+fn confirmed(
+    engine: &Engine,
+    which: Which,
+    from: Option<&Elsewhere>,
+    confirm: Option<Which>,
+    out: &Output,
+) -> anyhow::Result<()> {
     let confirm = match confirm {
         Some(confirm) => Some(confirm),
         None if std::io::stdin().is_terminal() => {

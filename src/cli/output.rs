@@ -285,7 +285,9 @@ impl Output {
             self.line(&format!("last drill    {ended}, {how} in {:.1} s", drill.seconds))?;
         }
         for replica in &status.replicas {
-            let success = replica.last_success.map_or("never complete".to_owned(), |at| format!("complete at {}", local(at, zone)));
+            let success = replica
+                .last_success
+                .map_or("never complete".to_owned(), |at| format!("complete at {}", local(at, zone)));
             let pending = if replica.pending > 0 { format!(", {} to send", replica.pending) } else { String::new() };
             let (name, held) = (replica.name.as_str(), replica.held);
             self.line(&format!("replica       {name}: {held} backups, {success}{pending}"))?;

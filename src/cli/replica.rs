@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::output::Output;
 use crate::backup::{BackupId, ReplicaName};
-use crate::engine::{Actor, Call, Engine, Elsewhere, Pulled, Which};
+use crate::engine::{Actor, Call, Elsewhere, Engine, Pulled, Which};
 use crate::sqlite::Control;
 
 #[derive(Subcommand, Debug)]
@@ -52,7 +52,12 @@ pub(super) struct Push {
 }
 
 /// `false` is a replica that isn't as it should be.
-pub(super) fn operate(engine: &Engine, command: ReplicaCommand, control: &Control, out: &Output) -> anyhow::Result<bool> {
+pub(super) fn operate(
+    engine: &Engine,
+    command: ReplicaCommand,
+    control: &Control,
+    out: &Output,
+) -> anyhow::Result<bool> {
     let (bar, control) = out.progress(control);
     let call = |wait: Duration| Call { actor: Actor::cli(), wait, control: control.clone() };
     match command {
@@ -81,7 +86,14 @@ pub(super) fn operate(engine: &Engine, command: ReplicaCommand, control: &Contro
 }
 
 /// Brings the backup that is to be restored; its id here.
-pub(super) fn bring(engine: &Engine, from: &Elsewhere, which: Which, wait: Duration, control: &Control, out: &Output) -> anyhow::Result<BackupId> {
+pub(super) fn bring(
+    engine: &Engine,
+    from: &Elsewhere,
+    which: Which,
+    wait: Duration,
+    control: &Control,
+    out: &Output,
+) -> anyhow::Result<BackupId> {
     let (bar, control) = out.progress(control);
     let pulled = engine.pull(from, which, &Call { actor: Actor::cli(), wait, control })?;
     bar.finish_and_clear();

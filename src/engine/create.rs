@@ -274,7 +274,7 @@ impl Session<'_> {
         Ok((backup, partials))
     }
 
-    fn next_sequence(&self) -> u64 {
+    pub(super) fn next_sequence(&self) -> u64 {
         let highest = self.catalog.backups.iter().map(|backup| backup.sequence).max().unwrap_or(0);
         highest.max(self.catalog.last_sequence) + 1
     }

@@ -267,15 +267,19 @@ pub enum Error {
         problem: String,
     },
     /// The store of a replica doesn't do what it was asked for.
-    #[error("the replica {at}: {error}")]
+    #[error("the replica {at}: {}", error.to_string().replace("<NAME>", name))]
     Replica {
         /// Its name or URL.
         at: String,
+        /// As its variables have it.
+        name: String,
         /// What it was.
         error: remote::Error,
     },
     /// Nothing is there to be taken.
-    #[error("the replica {at} holds no backup that could be taken; is it the right place? `replica list` shows what is configured")]
+    #[error(
+        "the replica {at} holds no backup that could be taken; is it the right place? `replica list` shows what is configured"
+    )]
     ReplicaEmpty {
         /// Its name or URL.
         at: String,
@@ -289,7 +293,9 @@ pub enum Error {
         reason: String,
     },
     /// Objects without a catalog.
-    #[error("the replica {at} has no catalog that could be read, but {remains} objects of backups: bring the folder `catalog` back from the store's trash or its older versions, or give this replica an empty place. Nothing was changed there")]
+    #[error(
+        "the replica {at} has no catalog that could be read, but {remains} objects of backups: bring the folder `catalog` back from the store's trash or its older versions, or give this replica an empty place. Nothing was changed there"
+    )]
     ReplicaCatalogLost {
         /// Its name or URL.
         at: String,
@@ -297,7 +303,9 @@ pub enum Error {
         remains: usize,
     },
     /// It was written to before, and is empty now.
-    #[error("the replica {at} is empty, though backups were sent there: is it the right place? If it was emptied, `replica push {name} --take-over` sends all of them again")]
+    #[error(
+        "the replica {at} is empty, though backups were sent there: is it the right place? If it was emptied, `replica push {name} --take-over` sends all of them again"
+    )]
     ReplicaEmptied {
         /// Its name or URL.
         at: String,
@@ -305,7 +313,9 @@ pub enum Error {
         name: ReplicaName,
     },
     /// It belongs to another store.
-    #[error("the replica {at} holds {backups} backups of another store ({theirs}; this one is {ours}), and they are not touched: give this one a place of its own in BACKUP_REPLICA_<NAME>_URL")]
+    #[error(
+        "the replica {at} holds {backups} backups of another store ({theirs}; this one is {ours}), and they are not touched: give this one a place of its own in BACKUP_REPLICA_<NAME>_URL"
+    )]
     ReplicaForeign {
         /// Its name or URL.
         at: String,
@@ -317,7 +327,9 @@ pub enum Error {
         backups: usize,
     },
     /// Another directory writes to it just now.
-    #[error("another machine ({host}) writes to the replica {at} until {until}; if it is gone for good, `replica push {name} --take-over` doesn't wait for that")]
+    #[error(
+        "another machine ({host}) writes to the replica {at} until {until}; if it is gone for good, `replica push {name} --take-over` doesn't wait for that"
+    )]
     ReplicaHeld {
         /// Its name or URL.
         at: String,
@@ -343,7 +355,9 @@ pub enum Error {
         wrote: bool,
     },
     /// An identity is missing to take a backup from there.
-    #[error("{id} in the replica {at} is encrypted, and no identity at hand opens it; set BACKUP_ENCRYPTION_IDENTITY_FILE to the file that `keygen` made")]
+    #[error(
+        "{id} in the replica {at} is encrypted, and no identity at hand opens it; set BACKUP_ENCRYPTION_IDENTITY_FILE to the file that `keygen` made"
+    )]
     ReplicaNeedsIdentity {
         /// Its name or URL.
         at: String,

@@ -27,7 +27,7 @@ use serde_json::{Map, Value};
 
 use super::{Engine, Error};
 use crate::backup::{BackupId, ReplicaName};
-use crate::remote::{Pace, Place, Remote};
+use crate::remote::{self, Pace, Place, Remote};
 use crate::sqlite::Control;
 
 pub use fetch::{Pulled, Which};
@@ -54,14 +54,20 @@ impl std::str::FromStr for Elsewhere {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.contains("://") {
             true => Ok(Elsewhere::Url(text.to_owned())),
-            false => text.parse().map(Elsewhere::Name).map_err(|error| format!("{error}; or give a URL such as s3://bucket/prefix")),
+            false => text
+                .parse()
+                .map(Elsewhere::Name)
+                .map_err(|error| format!("{error}; or give a URL such as s3://bucket/prefix")),
         }
     }
 }
 
 /// A place with what it is called.
+#[derive(Clone)]
 struct Target {
     label: String,
+    /// As its variables have it.
+    name: String,
     place: Place,
     pace: Pace,
 }
@@ -71,24 +77,35 @@ impl Engine {
         match from {
             Elsewhere::Name(name) => {
                 let replica = self.config.replicas.get(name).ok_or_else(|| self.unknown(name))?;
-                Ok(Target { label: format!("`{name}`"), place: replica.place.clone(), pace: replica.pace.clone() })
+                let (label, name) = (format!("`{name}`"), name.as_str().to_uppercase());
+                Ok(Target { label, name, place: replica.place.clone(), pace: replica.pace.clone() })
             }
             Elsewhere::Url(url) => {
-                let place = self.config.place(url).map_err(|problem| Error::BadPlace { problem })?;
-                Ok(Target { label: place.url().to_owned(), place, pace: self.config.from.pace.clone() })
+                let (place, pace) = self.config.place(url).map_err(|problem| Error::BadPlace { problem })?;
+                Ok(Target { label: place.url().to_owned(), name: "FROM".to_owned(), place, pace })
             }
         }
     }
 
     fn unknown(&self, name: &ReplicaName) -> Error {
-        Error::ReplicaUnknown { name: name.to_string(), known: self.config.replicas.keys().map(ToString::to_string).collect() }
+        Error::ReplicaUnknown {
+            name: name.to_string(),
+            known: self.config.replicas.keys().map(ToString::to_string).collect(),
+        }
     }
 }
 
 impl Target {
+    fn failed(&self, error: remote::Error) -> Error {
+        match error {
+            remote::Error::Cancelled => crate::sqlite::Error::Cancelled.into(),
+            error => Error::Replica { at: self.label.clone(), name: self.name.clone(), error },
+        }
+    }
+
     fn remote(&self, control: &Control) -> Result<Remote, Error> {
         let control = control.clone();
-        let remote = Remote::open(&self.place, &self.pace).map_err(|error| Error::Replica { at: self.label.clone(), error })?;
+        let remote = Remote::open(&self.place, &self.pace).map_err(|error| self.failed(error))?;
         Ok(remote.cancelled_by(move || control.is_cancelled()))
     }
 }

@@ -228,7 +228,8 @@ impl Engine {
         warnings.extend(Warnings::of_files(&missing, &unmanaged));
         warnings.extend(last_drill.as_ref().and_then(drill_failed));
         let replicas = self.replicas()?;
-        let is_local = |name: &ReplicaName| self.config.replicas.get(name).is_some_and(|it| it.place.is_on_this_machine());
+        let is_local =
+            |name: &ReplicaName| self.config.replicas.get(name).is_some_and(|it| it.place.is_on_this_machine());
         warnings.extend(replica::warnings(&replicas, is_local, now));
         let size =
             |tier: Tier| backups.iter().filter(|backup| backup.tier == tier).map(|backup| backup.stored_size()).sum();
@@ -358,7 +359,10 @@ pub(super) struct Failures {
     of_create: Option<LastFailure>,
 }
 
-pub(super) fn optional_timestamp<S: serde::Serializer>(at: &Option<DateTime<Utc>>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn optional_timestamp<S: serde::Serializer>(
+    at: &Option<DateTime<Utc>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     match at {
         Some(at) => timestamp::serialize(at, serializer),
         None => serializer.serialize_none(),

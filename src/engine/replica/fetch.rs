@@ -122,7 +122,11 @@ impl Engine {
     }
 
     /// What a replica says of a backup, opened. Nothing is believed of it that the catalog there doesn't say too.
-    pub(super) fn entry_there(&self, site: &Site, held: &Held) -> Result<Result<Option<ReplicaEntry>, Unopened>, Error> {
+    pub(super) fn entry_there(
+        &self,
+        site: &Site,
+        held: &Held,
+    ) -> Result<Result<Option<ReplicaEntry>, Unopened>, Error> {
         let key = held.origin.entry(held.entry.encrypted);
         let damaged = |reason: String| Ok(Err(Unopened::Damaged(reason)));
         let Some(bytes) = site.at(site.remote.get(&key, MAX_ENTRY))? else { return damaged(format!("{key} is gone")) };
@@ -131,7 +135,12 @@ impl Engine {
         }
         let form = if held.entry.encrypted { Form::Encrypted } else { Form::Plain };
         let mut plain = Vec::new();
-        match self.config.codec.decode(bytes.as_slice(), form, None).map(|decoder| decoder.take(MAX_ENTRY).read_to_end(&mut plain)) {
+        match self
+            .config
+            .codec
+            .decode(bytes.as_slice(), form, None)
+            .map(|decoder| decoder.take(MAX_ENTRY).read_to_end(&mut plain))
+        {
             Ok(Ok(_)) => {}
             Err(codec::Error::Locked) => return Ok(Err(Unopened::Locked)),
             Ok(Err(error)) => return damaged(undecodable(&key, &error.to_string())),
@@ -188,7 +197,9 @@ impl Session<'_> {
         let entry = match self.engine.entry_there(site, held)? {
             Ok(Some(entry)) => entry,
             Err(Unopened::Damaged(reason)) => return Err(site.damaged(format!("{}: {reason}", held.id))),
-            Ok(None) | Err(Unopened::Locked) => return Err(Error::ReplicaNeedsIdentity { at: site.label.clone(), id: held.id }),
+            Ok(None) | Err(Unopened::Locked) => {
+                return Err(Error::ReplicaNeedsIdentity { at: site.label.clone(), id: held.id });
+            }
         };
         let (needed, free) = (held.size().saturating_add(OVERHEAD), disk::free_space(self.engine.store.root())?);
         if free < needed {
@@ -244,11 +255,18 @@ impl Session<'_> {
         if is_same_store {
             return came;
         }
-        let reason = came.reason.map_or_else(|| format!("{} of the store {}", held.id, entry.store_id), |reason| reason);
+        let reason =
+            came.reason.unwrap_or_else(|| format!("{} of the store {}", held.id, entry.store_id));
         let from = serde_json::json!({ "storeId": entry.store_id, "origin": held.origin });
         let mut extra = Map::clone(&came.extra);
         extra.insert(CAME_FROM.to_owned(), from);
-        Backup { sequence: self.next_sequence(), promoted_from: None, reason: crate::backup::reason(&reason).ok(), extra, ..came }
+        Backup {
+            sequence: self.next_sequence(),
+            promoted_from: None,
+            reason: crate::backup::reason(&reason).ok(),
+            extra,
+            ..came
+        }
     }
 }
 
@@ -307,7 +325,11 @@ impl Arriving<'_> {
         let mut piece = vec![0; PIECE];
         loop {
             self.control.check()?;
-            self.control.tell(Progress { database: self.name, done: self.before + coming.sum.size, total: self.held.size() });
+            self.control.tell(Progress {
+                database: self.name,
+                done: self.before + coming.sum.size,
+                total: self.held.size(),
+            });
             match coming.read(&mut piece) {
                 Ok(0) => break,
                 Ok(length) => out.write_all(&piece[..length]).to("write", partial.path())?,
@@ -321,7 +343,9 @@ impl Arriving<'_> {
         }
         out.finish().to("write", partial.path())?;
         if coming.sum.size != object.size || coming.sum.checksum() != object.checksum {
-            return Err(self.site.damaged(format!("{}: {key} holds other bytes than were recorded (SHA-256)", self.held.id)));
+            return Err(self
+                .site
+                .damaged(format!("{}: {key} holds other bytes than were recorded (SHA-256)", self.held.id)));
         }
         Ok(())
     }

@@ -75,29 +75,37 @@ impl Engine {
     pub fn replicas(&self) -> Result<Vec<ReplicaStatus>, Error> {
         let catalog = self.standing_catalog()?;
         let here: Vec<&Backup> = catalog.iter().flat_map(|catalog| catalog.standing()).collect();
-        self.config.replicas.iter().map(|(name, replica)| {
-            let state = State::load(self.store.root(), name, replica.place.url())?;
-            let pending = pending(here.iter().copied(), &state, replica.retention.is_own());
-            Ok(ReplicaStatus {
-                name: name.clone(),
-                url: replica.place.url().to_owned(),
-                encrypted: !self.config.codec.recipients.is_empty(),
-                held: state.held.len(),
-                size: state.size,
-                pending: pending.len(),
-                pending_since: pending.iter().map(|backup| backup.timestamp).min(),
-                last_success: state.last_success,
-                last_verified: state.last_verified,
-                damaged: state.damaged.len(),
-                last_error: state.last_error,
-                next_try: state.next_try,
+        self.config
+            .replicas
+            .iter()
+            .map(|(name, replica)| {
+                let state = State::load(self.store.root(), name, replica.place.url())?;
+                let pending = pending(here.iter().copied(), &state, replica.retention.is_own());
+                Ok(ReplicaStatus {
+                    name: name.clone(),
+                    url: replica.place.url().to_owned(),
+                    encrypted: !self.config.codec.recipients.is_empty(),
+                    held: state.held.len(),
+                    size: state.size,
+                    pending: pending.len(),
+                    pending_since: pending.iter().map(|backup| backup.timestamp).min(),
+                    last_success: state.last_success,
+                    last_verified: state.last_verified,
+                    damaged: state.damaged.len(),
+                    last_error: state.last_error,
+                    next_try: state.next_try,
+                })
             })
-        }).collect()
+            .collect()
     }
 }
 
 /// What of it wants a look.
-pub(in crate::engine) fn warnings(replicas: &[ReplicaStatus], is_local: impl Fn(&ReplicaName) -> bool, now: DateTime<Utc>) -> Vec<Warning> {
+pub(in crate::engine) fn warnings(
+    replicas: &[ReplicaStatus],
+    is_local: impl Fn(&ReplicaName) -> bool,
+    now: DateTime<Utc>,
+) -> Vec<Warning> {
     let mut warnings = Vec::new();
     for replica in replicas {
         let name = &replica.name;
@@ -109,15 +117,23 @@ pub(in crate::engine) fn warnings(replicas: &[ReplicaStatus], is_local: impl Fn(
             };
             warn("replica-failing", format!("replica {name}: {}; {pending}", error.detail));
         } else if replica.pending_since.is_some_and(|since| now - since > BEHIND) {
-            let text = format!("replica {name} lacks {} of the backups that are here, and none of it is under way; is `serve` running? `replica push {name}` sends them now", replica.pending);
+            let text = format!(
+                "replica {name} lacks {} of the backups that are here, and none of it is under way; is `serve` running? `replica push {name}` sends them now",
+                replica.pending
+            );
             warn("replica-behind", text);
         }
         if replica.damaged > 0 {
-            let text = format!("replica {name}: {} of its backups were found damaged there; what is whole here is sent again by itself, look at that store", replica.damaged);
+            let text = format!(
+                "replica {name}: {} of its backups were found damaged there; what is whole here is sent again by itself, look at that store",
+                replica.damaged
+            );
             warn("replica-damaged", text);
         }
         if !replica.encrypted && !is_local(name) {
-            let text = format!("what lies in replica {name} can be read by whoever holds it; set BACKUP_ENCRYPTION_RECIPIENTS to what `keygen` prints");
+            let text = format!(
+                "what lies in replica {name} can be read by whoever holds it; set BACKUP_ENCRYPTION_RECIPIENTS to what `keygen` prints"
+            );
             warn("replica-plain", text);
         }
     }

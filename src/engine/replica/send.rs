@@ -12,7 +12,9 @@ use std::io::{self, Read, Write};
 use sha2::{Digest, Sha256};
 
 use super::site::{Site, Writable};
-use crate::backup::replica::{Held, HeldDatabase, HeldEntry, MAX_PARTS, Object, Origin, ReplicaEntry, Sending, VERSION};
+use crate::backup::replica::{
+    Held, HeldDatabase, HeldEntry, MAX_PARTS, Object, Origin, ReplicaEntry, Sending, VERSION,
+};
 use crate::backup::{Backup, DatabaseCopy, DatabaseName, Form, hex};
 use crate::codec::{self, Codec, Recipient};
 use crate::disk::Context;
@@ -129,11 +131,7 @@ impl Writable<'_> {
     }
 
     /// Step 3.
-    fn send_entry(
-        &self,
-        backup: &Backup,
-        recipients: BTreeMap<DatabaseName, Vec<String>>,
-    ) -> Result<HeldEntry, Error> {
+    fn send_entry(&self, backup: &Backup, recipients: BTreeMap<DatabaseName, Vec<String>>) -> Result<HeldEntry, Error> {
         let codec = Codec { level: None, ..self.engine.codec_there(Form::Plain) };
         let encrypted = codec.encrypts;
         let (version, store_id) = (VERSION, self.store_id.clone());
@@ -216,12 +214,11 @@ impl Engine {
         size: Option<u64>,
         control: &Control,
     ) -> Result<Result<Sum, String>, Error> {
-        let decoder = self.config.codec.decode(&mut *coming, form, size);
-        let decoded = match decoder {
-            Ok(mut decoder) => drain(&mut decoder, control)?,
-            Err(codec::Error::Locked) => Err("its header was changed".to_owned()),
-            Err(error) => Err(error.to_string()),
-        };
+        let decoded = match self.config.codec.decode(&mut *coming, form, size) {
+            Ok(mut decoder) => drain(&mut decoder, control),
+            Err(codec::Error::Locked) => Ok(Err("its header was changed".to_owned())),
+            Err(error) => Ok(Err(error.to_string())),
+        }?;
         // What decodes badly may still be the very bytes that were sent.
         drain(coming, control)?.ok();
         Ok(decoded)

@@ -5,7 +5,9 @@ use sha2::{Digest, Sha256};
 
 use super::Target;
 use super::state::{Mark, State};
-use crate::backup::replica::{self, BACKUPS, CATALOGS, Held, LEASE, Lease, ReplicaCatalog, catalog_key, parse_catalog_key};
+use crate::backup::replica::{
+    self, BACKUPS, CATALOGS, Held, LEASE, Lease, ReplicaCatalog, catalog_key, parse_catalog_key,
+};
 use crate::backup::{ReplicaName, hex, timestamp};
 use crate::engine::permit::host;
 use crate::engine::{Engine, Error};
@@ -25,6 +27,7 @@ const RENEWAL: TimeDelta = TimeDelta::minutes(4);
 
 /// A replica, its catalog read.
 pub(super) struct Site {
+    target: Target,
     pub(super) label: String,
     pub(super) remote: Remote,
     pub(super) catalog: Option<ReplicaCatalog>,
@@ -37,7 +40,8 @@ impl Site {
     /// Finds out what is there; nothing is changed.
     pub(super) fn look(target: &Target, control: &Control) -> Result<Self, Error> {
         let remote = target.remote(control)?;
-        let mut site = Self { label: target.label.clone(), remote, catalog: None, mark: None, catalogs: Vec::new() };
+        let (label, target) = (target.label.clone(), target.clone());
+        let mut site = Self { target, label, remote, catalog: None, mark: None, catalogs: Vec::new() };
         for _ in 0..LOOKS {
             if site.read()? {
                 return Ok(site);
@@ -51,10 +55,7 @@ impl Site {
     }
 
     pub(super) fn failed(&self, error: remote::Error) -> Error {
-        match error {
-            remote::Error::Cancelled => crate::sqlite::Error::Cancelled.into(),
-            error => Error::Replica { at: self.label.clone(), error },
-        }
+        self.target.failed(error)
     }
 
     pub(super) fn damaged(&self, reason: impl Into<String>) -> Error {
@@ -88,7 +89,8 @@ impl Site {
             self.catalog = Some(catalog);
             return Ok(true);
         }
-        let remains = self.at(self.remote.list(BACKUPS))?.into_iter().filter(|listed| replica::is_ours(&listed.key)).count();
+        let remains =
+            self.at(self.remote.list(BACKUPS))?.into_iter().filter(|listed| replica::is_ours(&listed.key)).count();
         match found.len() + remains {
             0 => Ok(true),
             remains => Err(Error::ReplicaCatalogLost { at: self.label.clone(), remains }),
@@ -127,7 +129,8 @@ impl<'e> Writable<'e> {
                 let theirs = catalog.store_id.clone();
                 return Err(Error::ReplicaForeign { at, theirs, ours: store_id, backups: catalog.backups.len() });
             }
-            let ours = [&state.written, &state.writing].into_iter().flatten().any(|mark| Some(mark) == site.mark.as_ref());
+            let ours =
+                [&state.written, &state.writing].into_iter().flatten().any(|mark| Some(mark) == site.mark.as_ref());
             if !ours && !take_over {
                 return Err(Error::ReplicaTakenOver {
                     at,

@@ -78,7 +78,11 @@ impl State {
                 let mut bytes = Vec::new();
                 file?.take(MAX_BYTES).read_to_end(&mut bytes).to("read", &path)?;
                 let parsed = serde_json::from_slice::<Self>(&bytes);
-                parsed.inspect_err(|error| tracing::warn!(path = %path.display(), %error, "it can't be read; a new one is made")).ok()
+                parsed
+                    .inspect_err(
+                        |error| tracing::warn!(path = %path.display(), %error, "it can't be read; a new one is made"),
+                    )
+                    .ok()
             }
         };
         Ok(read.filter(|state| state.url == url).unwrap_or_else(|| Self { url: url.to_owned(), ..Self::default() }))
@@ -113,7 +117,8 @@ impl State {
 
     /// Not yet. A clock that went back makes nobody wait for longer than a pause.
     pub(super) fn waits(&self, now: DateTime<Utc>) -> bool {
-        self.next_try.is_some_and(|next| now < next && next - now <= chrono::TimeDelta::seconds(2 * LONGEST.as_secs() as i64))
+        self.next_try
+            .is_some_and(|next| now < next && next - now <= chrono::TimeDelta::seconds(2 * LONGEST.as_secs() as i64))
     }
 }
 

@@ -92,7 +92,9 @@ impl Engine {
     /// it isn't to be left alone after a failure.
     pub fn replication_is_due(&self, name: &ReplicaName) -> Result<bool, Error> {
         let now = self.clock.now();
-        let (Some(replica), Some(wanted)) = (self.config.replicas.get(name), self.wanted(name)?) else { return Ok(false) };
+        let (Some(replica), Some(wanted)) = (self.config.replicas.get(name), self.wanted(name)?) else {
+            return Ok(false);
+        };
         let state = State::load(self.store.root(), name, replica.place.url())?;
         let looked = state.last_success.is_some_and(|at| (now - at).abs() < LOOK_AGAIN);
         Ok(!state.waits(now) && (state.done != wanted.digest || !state.damaged.is_empty() || !looked))
@@ -106,7 +108,12 @@ impl Engine {
         let retention = replica.retention.over(settings.retention);
         let own = replica.retention.is_own();
         let freeze = self.freeze()?.filter(|_| own);
-        let here: Vec<_> = catalog.standing().map(|backup| (backup.sequence, backup.timestamp, backup.id, backup.pinned, &backup.flags, is_sendable(backup))).collect();
+        let here: Vec<_> = catalog
+            .standing()
+            .map(|backup| {
+                (backup.sequence, backup.timestamp, backup.id, backup.pinned, &backup.flags, is_sendable(backup))
+            })
+            .collect();
         let text = serde_json::to_vec(&(&here, retention, own, &freeze, replica.place.url())).unwrap_or_default();
         let digest = hex(&Sha256::digest(&text));
         Ok(Some(Wanted { catalog, retention, own, freeze, digest }))
@@ -137,7 +144,7 @@ impl Engine {
                 }
             },
             // That it was to stop is no failure of the replica.
-            Err(error) if matches!(error, Error::Sqlite(sqlite::Error::Cancelled)) => {}
+            Err(Error::Sqlite(sqlite::Error::Cancelled)) => {}
             Err(error) => state.failed(now, error, chance()?),
         }
         state.save(self.store.root(), name)?;
@@ -200,7 +207,8 @@ impl Writable<'_> {
                 let parts: Option<Vec<u64>> = object.keys(key).iter().map(|key| sizes.get(key).copied()).collect();
                 parts.is_some_and(|parts| parts.into_iter().fold(0, u64::saturating_add) == object.size)
             };
-            let gone: Vec<_> = held.objects().filter(|(key, object)| !is_there(key, object)).map(|(key, _)| key).collect();
+            let gone: Vec<_> =
+                held.objects().filter(|(key, object)| !is_there(key, object)).map(|(key, _)| key).collect();
             if !gone.is_empty() {
                 self.state.damaged.insert(held.origin);
                 lost.extend(gone);
@@ -231,7 +239,9 @@ impl Writable<'_> {
         let outcome = Entry { details: done.details(&self.name), ..entry(Kind::Outcome, REPLICATE, &call.actor, None) };
         let outcome = match (&result, done.not_sent.first()) {
             (Ok(()), None) => Entry { ok: Some(true), ..outcome },
-            (Ok(()), Some(not)) => failure(Entry { ok: Some(false), ..outcome }, &Error::NotSent { reason: not.reason.clone() }),
+            (Ok(()), Some(not)) => {
+                failure(Entry { ok: Some(false), ..outcome }, &Error::NotSent { reason: not.reason.clone() })
+            }
             (Err(error), _) => failure(Entry { ok: Some(false), ..outcome }, error),
         };
         if let Err(error) = engine.audit.append(engine.clock.now(), outcome) {

@@ -8,8 +8,8 @@ use utoipa::ToSchema;
 use super::Elsewhere;
 use super::site::Site;
 use super::state::State;
-use crate::backup::replica::{Held, Origin, ReplicaEntry};
 use crate::backup::BackupId;
+use crate::backup::replica::{Held, Origin, ReplicaEntry};
 use crate::engine::{Call, Engine, Error};
 use crate::sqlite::{Control, Progress};
 
@@ -39,17 +39,27 @@ pub struct BackupVerdict {
 
 impl Engine {
     /// Reads a replica back, or one backup of it. What is found damaged is remembered, and sent again with the next replication.
-    pub fn verify_replica(&self, from: &Elsewhere, id: Option<BackupId>, call: &Call) -> Result<ReplicaVerification, Error> {
+    pub fn verify_replica(
+        &self,
+        from: &Elsewhere,
+        id: Option<BackupId>,
+        call: &Call,
+    ) -> Result<ReplicaVerification, Error> {
         let target = self.target(from)?;
         let site = Site::look(&target, &call.control)?;
         let (mut backups, mut whole, mut damaged) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        let chosen: Vec<&Held> = site.catalog()?.backups.iter().filter(|held| id.is_none_or(|id| held.id == id)).collect();
+        let chosen: Vec<&Held> =
+            site.catalog()?.backups.iter().filter(|held| id.is_none_or(|id| held.id == id)).collect();
         if let (Some(id), true) = (id, chosen.is_empty()) {
             return Err(Error::NotFound(id));
         }
         for held in chosen {
             let verdict = self.verdict(&site, held, &call.control)?;
-            if verdict.ok { whole.insert(held.origin) } else { damaged.insert(held.origin) };
+            if verdict.ok {
+                whole.insert(held.origin)
+            } else {
+                damaged.insert(held.origin)
+            };
             backups.insert(held.id, verdict);
         }
         if let Elsewhere::Name(_) = from {

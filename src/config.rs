@@ -4,7 +4,6 @@
 mod access;
 mod drill;
 mod encoding;
-mod replica;
 mod variables;
 
 use std::collections::BTreeMap;
@@ -23,12 +22,11 @@ use utoipa::ToSchema;
 use crate::backup::retention::Retention;
 use crate::backup::schedule::Schedule;
 use crate::backup::settings::Settings;
-use crate::backup::{CheckKind, DatabaseName, ReplicaName};
+use crate::backup::{CheckKind, DatabaseName};
 use crate::codec::Codec;
 
 pub use access::{Access, Algorithm, Key, PublicUrl, Secret};
 pub use drill::{Assertion, Drill};
-pub use replica::{OwnRetention, Replica};
 use variables::nearest;
 pub use variables::{VARIABLES, Variable};
 
@@ -59,10 +57,6 @@ pub struct Config {
     pub drill: Drill,
     /// In which form copies are written, and with which keys.
     pub codec: Codec,
-    /// zstd's level, for what is compressed whatever `codec` says.
-    pub compression_level: i32,
-    /// Copies elsewhere.
-    pub replicas: BTreeMap<ReplicaName, Replica>,
     /// Where the identities come from.
     pub identity_file: Option<PathBuf>,
     /// Where HTTP is answered.
@@ -353,8 +347,6 @@ impl Values {
             shrink_alarm: self
                 .parse("shrink_alarm", |text| whole(text).filter(|percent| (1..=100).contains(percent)))?,
             codec: self.codec()?,
-            compression_level: self.compression_level()?,
-            replicas: BTreeMap::new(),
             identity_file: self.optional("encryption.identity_file", absolute)?,
             bind: self.parse("bind", |text| text.parse().ok())?,
             public_url: self.optional("public_url", PublicUrl::parse)?,

@@ -352,7 +352,10 @@ impl Output {
             let line = it.text.split_whitespace().collect::<Vec<_>>().join(" ");
             [it.variable.clone(), line, format!("{:?}", it.origin).to_lowercase()]
         });
-        self.table(["VARIABLE", "VALUE", "FROM"], rows.chain(assertions).collect())
+        let replicas = engine.config().replica_values.iter();
+        let replicas =
+            replicas.map(|it| [it.variable.clone(), it.text.clone(), format!("{:?}", it.origin).to_lowercase()]);
+        self.table(["VARIABLE", "VALUE", "FROM"], rows.chain(assertions).chain(replicas).collect())
     }
 
     pub fn changed(&self, engine: &Engine, changed: &Changed, dry_run: bool) -> anyhow::Result<()> {

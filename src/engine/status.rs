@@ -268,11 +268,12 @@ impl Engine {
         };
         let sources = VARIABLES.iter().filter_map(|v| Some(origin(v.json_key(), *self.config.origins.get(v.key)?)));
         let assertions = self.config.drill.sql.iter().map(|(name, it)| (format!("drill.sql.{name}"), it.origin));
+        let replicas = self.config.replica_values.iter().map(|it| (it.key.clone(), it.origin));
         Ok(ConfigView {
             settings: self.settings()?,
             directory: self.store.root().display().to_string(),
             databases: self.config.databases.keys().cloned().collect(),
-            sources: sources.chain(assertions).collect(),
+            sources: sources.chain(assertions).chain(replicas).collect(),
         })
     }
 

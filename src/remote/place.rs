@@ -1,7 +1,7 @@
 //! What a place elsewhere is: its URL, taken apart, and the credentials for it.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use percent_encoding::percent_decode_str;
 use url::Url;
@@ -112,6 +112,11 @@ impl Place {
     /// A folder, here or mounted here.
     pub fn is_on_this_machine(&self) -> bool {
         matches!(self.kind, Kind::Folder { .. })
+    }
+
+    /// The folder that it is, if it is one.
+    pub fn folder(&self) -> Option<&Path> {
+        if let Kind::Folder { root } = &self.kind { Some(root) } else { None }
     }
 
     /// The variable, without its beginning, of a credential that this store has no use for.

@@ -62,6 +62,8 @@ pub struct Config {
     pub codec: Codec,
     /// Where the identities come from.
     pub identity_file: Option<PathBuf>,
+    /// zstd's level, for what is compressed whatever `codec` says.
+    pub compression_level: i32,
     /// Copies of the backups elsewhere.
     pub replicas: BTreeMap<ReplicaName, Replica>,
     /// What a place is shown that is named on the command line only.
@@ -368,6 +370,7 @@ impl Values {
             shrink_alarm: self
                 .parse("shrink_alarm", |text| whole(text).filter(|percent| (1..=100).contains(percent)))?,
             codec: self.codec()?,
+            compression_level: self.compression_level()?,
             identity_file: self.optional("encryption.identity_file", absolute)?,
             replicas,
             elsewhere,

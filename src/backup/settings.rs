@@ -82,6 +82,11 @@ pub struct SavedRetention {
 }
 
 impl SavedRetention {
+    /// Nothing is said.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// This on top of `base`.
     pub fn over(&self, base: &Retention) -> Retention {
         Retention {

@@ -62,6 +62,9 @@ impl std::str::FromStr for Elsewhere {
     }
 }
 
+/// Instead of a name in the variables of what `--from URL` shows.
+const FROM: &str = "FROM";
+
 /// A place with what it is called.
 #[derive(Clone)]
 struct Target {
@@ -81,8 +84,11 @@ impl Engine {
                 Ok(Target { label, name, place: replica.place.clone(), pace: replica.pace.clone() })
             }
             Elsewhere::Url(url) => {
-                let (place, pace) = self.config.place(url).map_err(|problem| Error::BadPlace { problem })?;
-                Ok(Target { label: place.url().to_owned(), name: "FROM".to_owned(), place, pace })
+                let from = &self.config.elsewhere;
+                let place = Place::parse(url, from.credentials.clone()).map_err(|problem| Error::BadPlace {
+                    problem: format!("the URL of the replica: {}", problem.replace("<NAME>", FROM)),
+                })?;
+                Ok(Target { label: place.url().to_owned(), name: FROM.to_owned(), place, pace: from.pace.clone() })
             }
         }
     }

@@ -255,8 +255,7 @@ impl Session<'_> {
         if is_same_store {
             return came;
         }
-        let reason =
-            came.reason.unwrap_or_else(|| format!("{} of the store {}", held.id, entry.store_id));
+        let reason = came.reason.unwrap_or_else(|| format!("{} of the store {}", held.id, entry.store_id));
         let from = serde_json::json!({ "storeId": entry.store_id, "origin": held.origin });
         let mut extra = Map::clone(&came.extra);
         extra.insert(CAME_FROM.to_owned(), from);

@@ -80,7 +80,7 @@ impl Engine {
             .iter()
             .map(|(name, replica)| {
                 let state = State::load(self.store.root(), name, replica.place.url())?;
-                let pending = pending(here.iter().copied(), &state, replica.retention.is_own());
+                let pending = pending(here.iter().copied(), &state, !replica.retention.is_empty());
                 Ok(ReplicaStatus {
                     name: name.clone(),
                     url: replica.place.url().to_owned(),

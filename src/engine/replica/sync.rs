@@ -105,8 +105,8 @@ impl Engine {
         let Some(catalog) = self.standing_catalog()? else { return Ok(None) };
         let replica = self.config.replicas.get(name).ok_or_else(|| self.unknown(name))?;
         let settings = self.settings()?;
-        let retention = replica.retention.over(settings.retention);
-        let own = replica.retention.is_own();
+        let retention = replica.retention.over(&settings.retention);
+        let own = !replica.retention.is_empty();
         let freeze = self.freeze()?.filter(|_| own);
         let here: Vec<_> = catalog
             .standing()

@@ -16,7 +16,7 @@ use crate::http::{self, OnDrop};
 use crate::session::{CODE_LIFETIME, Sessions};
 use crate::sqlite::{self, Control};
 use crate::token::Keyring;
-use crate::{scheduler, telemetry};
+use crate::{replicator, scheduler, telemetry};
 
 /// How long a health check waits.
 const HEALTH_PATIENCE: Duration = Duration::from_secs(5);
@@ -94,7 +94,10 @@ impl<'a> Service<'a> {
                     let _stop = OnDrop(Some(|| drop(handle.stop(true))));
                     recover(engine, control);
                     announce(engine, address);
-                    scheduler::run(engine, control);
+                    std::thread::scope(|scope| {
+                        scope.spawn(|| replicator::run(engine, control));
+                        scheduler::run(engine, control);
+                    });
                 });
                 let _stop = OnDrop(Some(|| control.cancel()));
                 server.await

@@ -2,6 +2,7 @@
 
 pub mod calendar;
 pub mod id;
+pub mod replica;
 pub mod retention;
 #[cfg(test)]
 mod sample;
@@ -20,6 +21,7 @@ use utoipa::openapi::schema::Type;
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
 
 pub use id::{BackupId, Tier};
+pub use replica::ReplicaName;
 
 /// The short name of a live database: `[a-z][a-z0-9_]{0,31}`. File names and routes are built from it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, ToSchema)]

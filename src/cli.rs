@@ -1,6 +1,7 @@
 //! The command line. Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 another operation holds the directory.
 
 mod output;
+mod replica;
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
@@ -20,7 +21,7 @@ use crate::config::{self, Config};
 use crate::demo;
 use crate::disk;
 use crate::engine::doctor::Severity;
-use crate::engine::{Actor, Call, Change, Create, Download, Engine, Error, Leaves, Offline, Restore};
+use crate::engine::{Actor, Call, Change, Create, Download, Elsewhere, Engine, Error, Leaves, Offline, Restore, Which};
 use crate::sqlite::Control;
 
 use output::Output;
@@ -84,10 +85,15 @@ enum Command {
     },
     /// Put the live databases back to what a backup holds, while the app has them open
     Restore {
-        id: BackupId,
+        /// Its id; or latest, of a replica
+        #[arg(value_name = "ID")]
+        which: Which,
         /// The id once more; asked for on a terminal
         #[arg(long, value_name = "ID")]
-        confirm: Option<BackupId>,
+        confirm: Option<Which>,
+        /// Bring it from this replica first: a name, or a URL such as s3://bucket/prefix. On an empty machine this is all
+        #[arg(long, value_name = "REPLICA")]
+        from: Option<Elsewhere>,
         #[command(flatten)]
         force: Force,
         #[command(flatten)]
@@ -155,6 +161,11 @@ enum Command {
     Catalog {
         #[command(subcommand)]
         command: CatalogCommand,
+    },
+    /// Copies elsewhere
+    Replica {
+        #[command(subcommand)]
+        command: replica::ReplicaCommand,
     },
     /// The audit log
     Audit {
@@ -281,7 +292,7 @@ pub fn main() -> ExitCode {
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
-    if error.is::<config::Error>() || error.is::<Unconfirmed>() {
+    if error.is::<config::Error>() || error.is::<Unconfirmed>() || error.is::<Unnamed>() {
         return 2;
     }
     match error.downcast_ref::<Error>() {
@@ -324,9 +335,22 @@ fn operate(engine: &Engine, command: Command, control: Control, out: &mut Output
             out.list(engine, backups)?;
         }
         Command::Verify { id, .. } => return verify(engine, id, &control, out),
-        Command::Restore { id, confirm, force, offline, wait } => {
-            confirmed(engine, id, confirm, out)?;
-            let wanted = Restore { id, force: force.force, offline: offline.word() };
+        Command::Restore { which, confirm, from, force, offline, wait } => {
+            let id = match (&from, which) {
+                (Some(from), which) => {
+                    confirmed(engine, which, Some(from), confirm, out)?;
+                    replica::bring(engine, from, which, wait.wait, &control, out)?
+                }
+                (None, Which::Id(id)) => {
+                    confirmed(engine, which, None, confirm, out)?;
+                    id
+                }
+                (None, Which::Latest | Which::All) => return Err(Unnamed.into()),
+            };
+            // Where no live database is, nobody has one open.
+            let is_new = from.is_some() && !engine.has_live_databases();
+            let offline = offline.word().or(is_new.then_some(Offline { app_is_stopped: false }));
+            let wanted = Restore { id, force: force.force, offline };
             let (bar, control) = out.progress(&control);
             let restored = engine.restore(&wanted, &call(wait.wait, control))?;
             bar.finish_and_clear();
@@ -370,6 +394,7 @@ fn operate(engine: &Engine, command: Command, control: Control, out: &mut Output
         Command::Catalog { command: CatalogCommand::Rebuild { wait } } => {
             out.rebuilt(&engine.rebuild(&call(wait.wait, control))?)?;
         }
+        Command::Replica { command } => return replica::operate(engine, command, &control, out),
         Command::Token(args) => token(engine, &args, out)?,
         Command::Audit { command: AuditCommand::Verify } => {
             let lines = engine.verify_audit()?;
@@ -400,36 +425,52 @@ fn verify(engine: &Engine, id: Option<BackupId>, control: &Control, out: &mut Ou
 }
 
 /// The live data is replaced only by whoever says so twice.
-fn confirmed(engine: &Engine, id: BackupId, confirm: Option<BackupId>, out: &Output) -> anyhow::Result<()> {
+fn confirmed(
+    engine: &Engine,
+    which: Which,
+    from: Option<&Elsewhere>,
+    confirm: Option<Which>,
+    out: &Output,
+) -> anyhow::Result<()> {
     let confirm = match confirm {
         Some(confirm) => Some(confirm),
         None if std::io::stdin().is_terminal() => {
-            let backup = engine.get(&id)?;
-            let names: Vec<_> = backup.databases.keys().map(|name| name.as_str()).collect();
-            let taken =
-                backup.timestamp.with_timezone(&engine.settings()?.schedule.timezone).format("%A, %Y-%m-%d %H:%M");
+            let taken = match (which, from) {
+                (Which::Id(id), None) => {
+                    let zone = engine.settings()?.schedule.timezone;
+                    let taken = engine.get(&id)?.timestamp.with_timezone(&zone).format("%A, %Y-%m-%d %H:%M");
+                    format!("they held on {taken}")
+                }
+                _ => format!("{which} of the replica holds"),
+            };
+            let names: Vec<_> = engine.config().databases.keys().map(|name| name.as_str()).collect();
             let answer = out.ask(&format!(
-                "This puts {} back to what they held on {taken}.\n\
+                "This puts {} back to what {taken}.\n\
                  What they hold now is kept as a backup; `undo` brings it back.\n\
-                 Type the id of the backup to go on: ",
+                 Type {which} once more to go on: ",
                 names.join(" and ")
             ))?;
             answer.parse().ok()
         }
         None => None,
     };
-    if confirm == Some(id) {
+    if confirm == Some(which) {
         return Ok(());
     }
-    Err(Unconfirmed { id }.into())
+    Err(Unconfirmed { which }.into())
 }
 
 /// A restore that was not said twice.
 #[derive(Debug, thiserror::Error)]
-#[error("nothing was changed: this replaces the live data, so say which backup once more: --confirm {id}")]
+#[error("nothing was changed: this replaces the live data, so say which backup once more: --confirm {which}")]
 struct Unconfirmed {
-    id: BackupId,
+    which: Which,
 }
+
+/// A restore of nothing in particular.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing was changed: `latest` is for replicas (--from); `list` shows the ids of the backups that are here")]
+struct Unnamed;
 
 fn configure(engine: &Engine, args: &ConfigArgs, control: Control, out: &mut Output) -> anyhow::Result<()> {
     if args.set.is_empty() && !args.reset {

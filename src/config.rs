@@ -4,6 +4,7 @@
 mod access;
 mod drill;
 mod encoding;
+mod replica;
 mod variables;
 
 use std::collections::BTreeMap;
@@ -22,11 +23,13 @@ use utoipa::ToSchema;
 use crate::backup::retention::Retention;
 use crate::backup::schedule::Schedule;
 use crate::backup::settings::Settings;
-use crate::backup::{CheckKind, DatabaseName};
+use crate::backup::{CheckKind, DatabaseName, ReplicaName};
 use crate::codec::Codec;
 
 pub use access::{Access, Algorithm, Key, PublicUrl, Secret};
 pub use drill::{Assertion, Drill};
+use replica::All;
+pub use replica::{Elsewhere, Listed, REPLICA_VARIABLES, Replica};
 use variables::nearest;
 pub use variables::{VARIABLES, Variable};
 
@@ -59,6 +62,14 @@ pub struct Config {
     pub codec: Codec,
     /// Where the identities come from.
     pub identity_file: Option<PathBuf>,
+    /// zstd's level, for what is compressed whatever `codec` says.
+    pub compression_level: i32,
+    /// Copies of the backups elsewhere.
+    pub replicas: BTreeMap<ReplicaName, Replica>,
+    /// What a place is shown that is named on the command line only.
+    pub elsewhere: Elsewhere,
+    /// What is said of replicas, as listings show it.
+    pub replica_values: Vec<Listed>,
     /// Where HTTP is answered.
     pub bind: SocketAddr,
     /// Where browsers find it.
@@ -197,13 +208,20 @@ struct Environment {
     values: BTreeMap<&'static str, String>,
     /// Variables of assertions, each named after a database.
     assertions: BTreeMap<String, String>,
+    /// Variables of replicas, each with a replica's name in its own.
+    replicas: BTreeMap<String, String>,
     /// Keys whose value came from a file: never shown.
     hidden: Vec<&'static str>,
 }
 
 impl Environment {
     fn read(environment: &BTreeMap<String, String>) -> Result<Self, Error> {
-        let mut read = Self { values: BTreeMap::new(), assertions: BTreeMap::new(), hidden: Vec::new() };
+        let mut read = Self {
+            values: BTreeMap::new(),
+            assertions: BTreeMap::new(),
+            replicas: BTreeMap::new(),
+            hidden: Vec::new(),
+        };
         for (name, value) in environment.iter().filter(|(name, _)| name.starts_with("BACKUP_") && *name != CONFIG_FILE)
         {
             let (variable, value) = if let Some(variable) = Variable::find(name) {
@@ -213,6 +231,9 @@ impl Environment {
                 (variable, content(name, Path::new(value))?)
             } else if name.starts_with(drill::VARIABLE) {
                 read.assertions.insert(name.clone(), value.clone());
+                continue;
+            } else if name.starts_with(replica::VARIABLE) {
+                read.replicas.insert(name.clone(), value.clone());
                 continue;
             } else {
                 return Err(Error::Unknown {
@@ -246,7 +267,8 @@ fn file_layer(environment: &BTreeMap<String, String>) -> Result<Dict, Error> {
     let dict: Dict =
         Figment::from(Toml::string(&text)).extract().map_err(|_| trouble(format!("{path} is not valid TOML")))?;
     for key in flat(dict.clone()).keys() {
-        if !VARIABLES.iter().any(|variable| variable.key == key || is_database(key) || key.starts_with(drill::TABLE)) {
+        let is_named = is_database(key) || key.starts_with(drill::TABLE) || key.starts_with(replica::TABLE);
+        if !is_named && !VARIABLES.iter().any(|variable| variable.key == key) {
             return Err(Error::Unknown {
                 name: format!("{key} in {path}"),
                 near: nearest(key, VARIABLES.iter().map(|variable| variable.key)),
@@ -333,7 +355,8 @@ impl Values {
             return Err(self.invalid(key, self.merged.get(key).map_or("", String::as_str)));
         }
         let databases = self.databases()?;
-        Ok(Config {
+        let All { replicas, elsewhere, listed: replica_values } = self.replicas()?;
+        let config = Config {
             directory: self.parse("directory", absolute)?,
             drill: self.drill(&databases)?,
             databases,
@@ -347,7 +370,11 @@ impl Values {
             shrink_alarm: self
                 .parse("shrink_alarm", |text| whole(text).filter(|percent| (1..=100).contains(percent)))?,
             codec: self.codec()?,
+            compression_level: self.compression_level()?,
             identity_file: self.optional("encryption.identity_file", absolute)?,
+            replicas,
+            elsewhere,
+            replica_values,
             bind: self.parse("bind", |text| text.parse().ok())?,
             public_url: self.optional("public_url", PublicUrl::parse)?,
             access: self.access()?,
@@ -358,7 +385,9 @@ impl Values {
             log_format: self.parse("log_format", log_format)?,
             origins: VARIABLES.iter().map(|variable| (variable.key, self.origin(variable.key))).collect(),
             texts: VARIABLES.iter().map(|variable| (variable.key, self.shown(variable.key))).collect(),
-        })
+        };
+        replica::apart(&config)?;
+        Ok(config)
     }
 
     fn origin(&self, key: &str) -> Origin {

@@ -21,6 +21,7 @@ mod rebuild;
 mod recovery;
 mod remove;
 mod replace;
+mod replica;
 mod restore;
 mod rotation;
 mod running;
@@ -56,6 +57,9 @@ pub use permit::Holder;
 pub use preview::{DatabasePreview, Preview};
 pub use read::{AuditPage, AuditQuery, DatabaseVerdict, Verification};
 pub use rebuild::Rebuilt;
+pub use replica::{
+    BackupVerdict, Elsewhere, LastError, NotSent, Pulled, ReplicaStatus, ReplicaVerification, Replicated, Which,
+};
 pub use restore::{Offline, Restore, Restored, RestoredDatabase};
 pub use settings::{Change, Changed};
 pub use staging::{Staged, Staging};
@@ -129,6 +133,11 @@ impl Engine {
     pub fn sources(&self) -> Vec<Source> {
         let resolve = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
         self.config.databases.iter().map(|(name, path)| Source { name: name.clone(), path: resolve(path) }).collect()
+    }
+
+    /// Whether anything is there that could be replaced, or that someone could have open.
+    pub fn has_live_databases(&self) -> bool {
+        self.sources().iter().any(|source| source.path.symlink_metadata().is_ok())
     }
 
     fn assert_distinct(&self) -> Result<(), Error> {

@@ -42,7 +42,7 @@ use serde_json::{Map, Value};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing_actix_web::TracingLogger;
 
-use crate::backup::BackupId;
+use crate::backup::{BackupId, ReplicaName};
 use crate::config::PublicUrl;
 use crate::engine::{self, Actor, Call, Engine, Handed, Handout, Holder, Leaving, Preview};
 use crate::session::Sessions;
@@ -242,6 +242,16 @@ fn id(text: &str) -> Result<BackupId, Problem> {
     })
 }
 
+/// The replica in a path, if it is configured.
+fn replica(text: &str, state: &State) -> Result<ReplicaName, Problem> {
+    let known: Vec<_> = state.engine.replica_names().collect();
+    let named = known.iter().find(|name| name.as_str() == text).copied().cloned();
+    named.ok_or_else(|| {
+        let known = known.into_iter().map(ToString::to_string).collect();
+        engine::Error::ReplicaUnknown { name: text.escape_debug().take(64).collect(), known }.into()
+    })
+}
+
 /// Every route there is besides those of the page.
 fn routes(limits: &Limits) -> Vec<Resource> {
     let download = || {
@@ -274,6 +284,7 @@ fn routes(limits: &Limits) -> Vec<Resource> {
         resource("/api/backup/drill", [(post(), web::to(api::drill))]),
         resource("/api/backup/operation/cancel", [(post(), web::to(api::cancel))]),
         resource("/api/backup/verify/{id}", [(post(), web::to(api::verify))]),
+        resource("/api/backup/replica/{name}/verify", [(post(), web::to(api::verify_replica))]),
         resource("/api/backup/download/{id}", [(get(), download())]),
         resource("/api/backup/{id}/download", [(get(), download())]),
         resource("/api/backup/{id}/preview", [(get(), web::to(api::preview))]),

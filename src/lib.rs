@@ -3,11 +3,11 @@
 //! Who may import whom, from the ground up (a test reads the `use` lines and holds it):
 //!
 //! - `backup`, `disk`, `clock`, the ground: nothing of ours.
-//! - `codec`: the ground. `config`: `backup`, `codec`. `telemetry`: `config`. `token`: `config`, `clock`. `session`: `token`
-//!   and the ground.
+//! - `remote`: `disk`. `codec`: the ground. `config`: `backup`, `codec`, `remote`. `telemetry`: `config`. `token`: `config`,
+//!   `clock`. `session`: `token` and the ground.
 //! - `sqlite`, `catalog`, `store`, `audit`: `backup`, `disk`, `clock`; not each other.
 //! - `engine`: all of these but `telemetry`; the only one that performs operations.
-//! - `scheduler`: `engine` and below. `http`: `engine`, `session` and below.
+//! - `scheduler`, `replicator`: `engine` and below. `http`: `engine`, `session` and below.
 //! - `app`: the composition root; `demo` and `cli` stand on it and on `engine`.
 
 pub mod app;
@@ -22,6 +22,8 @@ pub mod demo;
 pub mod disk;
 pub mod engine;
 pub mod http;
+pub mod remote;
+pub mod replicator;
 pub mod scheduler;
 pub mod session;
 pub mod sqlite;

@@ -81,10 +81,28 @@ pub struct SavedRetention {
     pub pre_restore: Option<u32>,
 }
 
+impl SavedRetention {
+    /// Nothing is said.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// This on top of `base`.
+    pub fn over(&self, base: &Retention) -> Retention {
+        Retention {
+            daily: self.daily.unwrap_or(base.daily),
+            weekly: self.weekly.unwrap_or(base.weekly),
+            monthly: self.monthly.unwrap_or(base.monthly),
+            manual: self.manual.unwrap_or(base.manual),
+            pre_restore: self.pre_restore.unwrap_or(base.pre_restore),
+        }
+    }
+}
+
 impl Saved {
     /// This on top of `base`.
     pub fn over(&self, base: &Settings) -> Settings {
-        let (s, r) = (self.schedule, self.retention);
+        let s = self.schedule;
         Settings {
             enabled: self.enabled.unwrap_or(base.enabled),
             schedule: Schedule {
@@ -92,13 +110,7 @@ impl Saved {
                 minute: s.minute.unwrap_or(base.schedule.minute),
                 timezone: s.timezone.unwrap_or(base.schedule.timezone),
             },
-            retention: Retention {
-                daily: r.daily.unwrap_or(base.retention.daily),
-                weekly: r.weekly.unwrap_or(base.retention.weekly),
-                monthly: r.monthly.unwrap_or(base.retention.monthly),
-                manual: r.manual.unwrap_or(base.retention.manual),
-                pre_restore: r.pre_restore.unwrap_or(base.retention.pre_restore),
-            },
+            retention: self.retention.over(&base.retention),
         }
     }
 

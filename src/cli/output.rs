@@ -1,6 +1,7 @@
 //! What commands print: tables and sentences for people, JSON for scripts.
 
 mod preview;
+mod replica;
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -283,6 +284,14 @@ impl Output {
             let (ended, how) = (local(drill.at, zone), if drill.ok { "went well" } else { "FAILED" });
             self.line(&format!("last drill    {ended}, {how} in {:.1} s", drill.seconds))?;
         }
+        for replica in &status.replicas {
+            let success = replica
+                .last_success
+                .map_or("never complete".to_owned(), |at| format!("complete at {}", local(at, zone)));
+            let pending = if replica.pending > 0 { format!(", {} to send", replica.pending) } else { String::new() };
+            let (name, held) = (replica.name.as_str(), replica.held);
+            self.line(&format!("replica       {name}: {held} backups, {success}{pending}"))?;
+        }
         // A failed backup and a failed drill stand among the warnings.
         let told = ["create", "drill"];
         if let Some(failure) = status.last_failure.as_ref().filter(|it| !told.contains(&it.operation.as_str())) {
@@ -343,7 +352,10 @@ impl Output {
             let line = it.text.split_whitespace().collect::<Vec<_>>().join(" ");
             [it.variable.clone(), line, format!("{:?}", it.origin).to_lowercase()]
         });
-        self.table(["VARIABLE", "VALUE", "FROM"], rows.chain(assertions).collect())
+        let replicas = engine.config().replica_values.iter();
+        let replicas =
+            replicas.map(|it| [it.variable.clone(), it.text.clone(), format!("{:?}", it.origin).to_lowercase()]);
+        self.table(["VARIABLE", "VALUE", "FROM"], rows.chain(assertions).chain(replicas).collect())
     }
 
     pub fn changed(&self, engine: &Engine, changed: &Changed, dry_run: bool) -> anyhow::Result<()> {

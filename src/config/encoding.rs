@@ -14,8 +14,7 @@ impl Values {
             "zstd" => Some(true),
             _ => None,
         })?;
-        let level =
-            self.parse("compression_level", |text| whole::<i32>(text).filter(|level| (1..=19).contains(level)))?;
+        let level = self.compression_level()?;
         let encrypts = self.parse("encrypt_local", |text| text.parse().ok())?;
         let codec = Codec {
             level: is_compressed.then_some(level),
@@ -38,6 +37,10 @@ impl Values {
             return Err(self.trouble(IDENTITY_FILE, &problem));
         }
         Ok(codec)
+    }
+
+    pub(super) fn compression_level(&self) -> Result<i32, Error> {
+        self.parse("compression_level", |text| whole(text).filter(|level| (1..=19).contains(level)))
     }
 
     /// One a line, or divided by commas, each once.

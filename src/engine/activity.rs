@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::recovery::UNBEGUN;
+use super::replica::REPLICATE;
 use super::{AuditPage, Engine, Error};
 use crate::audit::{Entry, Kind, Line};
 use crate::backup::BackupId;
@@ -79,8 +80,14 @@ impl Ends {
     /// Whether it is an intent whose outcome was met.
     fn know(&mut self, entry: &Entry) -> bool {
         // The others hold the directory: one ends before the next begins.
+        let whose = match entry.operation.as_str() {
+            DOWNLOAD => Some(entry.by.clone()),
+            // One at a time of each replica.
+            REPLICATE => entry.details.get("replica").map(ToString::to_string),
+            _ => None,
+        };
         let beside = entry.operation == DOWNLOAD;
-        let key = (entry.operation.clone(), entry.id.filter(|_| beside), Some(entry.by.clone()).filter(|_| beside));
+        let key = (entry.operation.clone(), entry.id.filter(|_| beside), whose);
         match entry.kind {
             Kind::Outcome if entry.details.contains_key(UNBEGUN) => false,
             Kind::Outcome => {

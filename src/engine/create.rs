@@ -274,7 +274,7 @@ impl Session<'_> {
         Ok((backup, partials))
     }
 
-    fn next_sequence(&self) -> u64 {
+    pub(super) fn next_sequence(&self) -> u64 {
         let highest = self.catalog.backups.iter().map(|backup| backup.sequence).max().unwrap_or(0);
         highest.max(self.catalog.last_sequence) + 1
     }
@@ -325,7 +325,7 @@ impl Session<'_> {
     ) -> Result<Plan, Error> {
         let before = self.catalog.clone();
         self.catalog.backups.push(backup.clone());
-        self.catalog.last_sequence = backup.sequence;
+        self.catalog.last_sequence = self.catalog.last_sequence.max(backup.sequence);
         let plan = plan(self);
         let published = self.publish_planned(&plan, backup, partials);
         if published.is_err() {

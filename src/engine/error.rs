@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Holder, bytes};
-use crate::backup::{BackupId, DatabaseName};
+use crate::backup::{BackupId, DatabaseName, ReplicaName};
 use crate::sqlite::kind::Misfit;
-use crate::{audit, catalog, disk, sqlite};
+use crate::{audit, catalog, disk, remote, sqlite};
 
 /// Why an operation didn't do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -252,6 +252,124 @@ pub enum Error {
         /// Which.
         names: Vec<DatabaseName>,
     },
+    /// No replica of that name is configured.
+    #[error("there is no replica `{name}`: {}", known_replicas(known))]
+    ReplicaUnknown {
+        /// As it was asked for.
+        name: String,
+        /// Those that there are.
+        known: Vec<String>,
+    },
+    /// No place to have a replica in.
+    #[error("{problem}")]
+    BadPlace {
+        /// What is wrong and what to do.
+        problem: String,
+    },
+    /// The store of a replica doesn't do what it was asked for.
+    #[error("the replica {at}: {}", error.to_string().replace("<NAME>", name))]
+    Replica {
+        /// Its name or URL.
+        at: String,
+        /// As its variables have it.
+        name: String,
+        /// What it was.
+        error: remote::Error,
+    },
+    /// Nothing is there to be taken.
+    #[error(
+        "the replica {at} holds no backup that could be taken; is it the right place? `replica list` shows what is configured"
+    )]
+    ReplicaEmpty {
+        /// Its name or URL.
+        at: String,
+    },
+    /// What is there isn't what was sent.
+    #[error("the replica {at} is damaged: {reason}")]
+    ReplicaDamaged {
+        /// Its name or URL.
+        at: String,
+        /// What was found.
+        reason: String,
+    },
+    /// Objects without a catalog.
+    #[error(
+        "the replica {at} has no catalog that could be read, but {remains} objects of backups: bring the folder `catalog` back from the store's trash or its older versions, or give this replica an empty place. Nothing was changed there"
+    )]
+    ReplicaCatalogLost {
+        /// Its name or URL.
+        at: String,
+        /// How many objects are there.
+        remains: usize,
+    },
+    /// It was written to before, and is empty now.
+    #[error(
+        "the replica {at} is empty, though backups were sent there: is it the right place? If it was emptied, `replica push {name} --take-over` sends all of them again"
+    )]
+    ReplicaEmptied {
+        /// Its name or URL.
+        at: String,
+        /// Its name.
+        name: ReplicaName,
+    },
+    /// It belongs to another store.
+    #[error(
+        "the replica {at} holds {backups} backups of another store ({theirs}; this one is {ours}), and they are not touched: give this one a place of its own in BACKUP_REPLICA_<NAME>_URL"
+    )]
+    ReplicaForeign {
+        /// Its name or URL.
+        at: String,
+        /// Whose it is.
+        theirs: String,
+        /// Ours.
+        ours: String,
+        /// How many are there.
+        backups: usize,
+    },
+    /// Another directory writes to it just now.
+    #[error(
+        "another machine ({host}) writes to the replica {at} until {until}; if it is gone for good, `replica push {name} --take-over` doesn't wait for that"
+    )]
+    ReplicaHeld {
+        /// Its name or URL.
+        at: String,
+        /// Its name.
+        name: ReplicaName,
+        /// On which host.
+        host: String,
+        /// Until when.
+        until: String,
+    },
+    /// Another directory wrote the catalog that is there.
+    #[error("the replica {at} was written by another backup directory of the same store ({host}, {when}){}; if that one is gone for good, or this one is to go on in its place, say so: `replica push {name} --take-over`", if *wrote { " since this one wrote there" } else { "" })]
+    ReplicaTakenOver {
+        /// Its name or URL.
+        at: String,
+        /// Its name.
+        name: ReplicaName,
+        /// On which host.
+        host: String,
+        /// When.
+        when: String,
+        /// This one wrote there before.
+        wrote: bool,
+    },
+    /// An identity is missing to take a backup from there.
+    #[error(
+        "{id} in the replica {at} is encrypted, and no identity at hand opens it; set BACKUP_ENCRYPTION_IDENTITY_FILE to the file that `keygen` made"
+    )]
+    ReplicaNeedsIdentity {
+        /// Its name or URL.
+        at: String,
+        /// Which backup.
+        id: BackupId,
+    },
+    /// Some backups were not sent.
+    #[error("{reason}")]
+    NotSent {
+        /// Which, and why.
+        reason: String,
+    },
     /// Settings out of range.
     #[error("{name}: {problem}")]
     Setting {
@@ -314,6 +432,16 @@ impl Error {
             Error::Foreign { .. } => "foreign",
             Error::ForeignCode { .. } => "foreign-code",
             Error::CorruptLive { .. } => "live-corrupt",
+            Error::ReplicaUnknown { .. } | Error::BadPlace { .. } => "replica-unknown",
+            Error::Replica { error, .. } => error.code(),
+            Error::ReplicaEmpty { .. } => "replica-empty",
+            Error::ReplicaDamaged { .. } => "replica-damaged",
+            Error::ReplicaCatalogLost { .. } | Error::ReplicaEmptied { .. } => "replica-catalog-lost",
+            Error::ReplicaForeign { .. } => "replica-foreign",
+            Error::ReplicaHeld { .. } => "replica-held",
+            Error::ReplicaTakenOver { .. } => "replica-taken-over",
+            Error::ReplicaNeedsIdentity { .. } => "needs-identity",
+            Error::NotSent { .. } => "replica-incomplete",
             Error::RestoreHold { .. } => "restore-hold",
             Error::RestoredWrong { .. } => "read-back",
             Error::RestoreUnfinished { .. } | Error::PlanUnreadable { .. } | Error::PlanNamesUnknown { .. } => {
@@ -389,6 +517,13 @@ impl Error {
             | Error::Audit(audit::Error::Disk(error)) => error.is_full(),
             _ => false,
         }
+    }
+}
+
+fn known_replicas(known: &[String]) -> String {
+    match known {
+        [] => "none is configured; BACKUP_REPLICA_<NAME>_URL makes one".to_owned(),
+        known => format!("there are {}", known.join(", ")),
     }
 }
 

@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 
 use super::drill::DRILL;
 use super::plan::Plan;
+use super::replica::PULL;
 use super::restore::Restored;
 use super::rotation::ROTATE;
 use super::settle::Settled;
@@ -28,8 +29,8 @@ use crate::disk;
 use crate::store::inode;
 
 /// Operations that hold `.lock`: at most one of them is open at a time, and within it a rotation.
-const EXCLUSIVE: [&str; 10] =
-    ["create", "delete", "pin", "unpin", "acknowledge", "settings", "rebuild", "restore", DRILL, ROTATE];
+const EXCLUSIVE: [&str; 11] =
+    ["create", PULL, "delete", "pin", "unpin", "acknowledge", "settings", "rebuild", "restore", DRILL, ROTATE];
 
 /// In the outcome of an operation that failed before its intent.
 pub(super) const UNBEGUN: &str = "unbegun";
@@ -50,7 +51,7 @@ impl Session<'_> {
         for id in plan.iter().flat_map(|plan| &plan.pre_restore) {
             removed.extend(self.remove_uncommitted(id)?);
         }
-        let create = open.iter().find(|open| open.is("create"));
+        let create = open.iter().find(|open| open.is("create") || open.is(PULL));
         if let Some(id) = create.and_then(|open| open.intent.entry.id) {
             removed.extend(self.remove_uncommitted(&id)?);
         }
@@ -150,7 +151,7 @@ impl Session<'_> {
         match operation.as_str() {
             // Its marks decide, which are looked at when it is settled.
             "restore" => false,
-            "create" => id.is_some_and(|id| self.catalog.backups.iter().any(|backup| backup.id == id)),
+            "create" | PULL => id.is_some_and(|id| self.catalog.backups.iter().any(|backup| backup.id == id)),
             "delete" => id.is_some_and(|id| self.catalog.get(&id).is_none()),
             "acknowledge" => id.and_then(|id| self.catalog.get(&id)).is_none_or(|backup| !backup.is_shrunk()),
             "settings" => self.engine.is_saved(&intent.entry),

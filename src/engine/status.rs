@@ -11,11 +11,11 @@ use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
 use super::permit::{Holder, LOCK};
-use super::{Engine, Error, LastDrill};
+use super::{Engine, Error, LastDrill, ReplicaStatus, replica};
 use crate::audit::Kind;
 use crate::backup::schedule::{self, Decision};
 use crate::backup::settings::Settings;
-use crate::backup::{Backup, BackupId, DatabaseName, Tier, hex, timestamp};
+use crate::backup::{Backup, BackupId, DatabaseName, ReplicaName, Tier, hex, timestamp};
 use crate::catalog::Catalog;
 use crate::config::{Origin, VARIABLES};
 
@@ -52,8 +52,7 @@ pub struct Status {
     /// What is wrong, each with what to do.
     pub warnings: Vec<Warning>,
     /// Copies elsewhere.
-    #[schema(value_type = Vec<Object>)]
-    pub replicas: [(); 0],
+    pub replicas: Vec<ReplicaStatus>,
     /// Recovery points.
     #[schema(value_type = Option<Object>, required = true)]
     pub recovery: Option<()>,
@@ -228,6 +227,10 @@ impl Engine {
         warnings.splice(0..0, Warnings::of_age(newest, &backups, &self.config, now));
         warnings.extend(Warnings::of_files(&missing, &unmanaged));
         warnings.extend(last_drill.as_ref().and_then(drill_failed));
+        let replicas = self.replicas()?;
+        let is_local =
+            |name: &ReplicaName| self.config.replicas.get(name).is_some_and(|it| it.place.is_on_this_machine());
+        warnings.extend(replica::warnings(&replicas, is_local, now));
         let size =
             |tier: Tier| backups.iter().filter(|backup| backup.tier == tier).map(|backup| backup.stored_size()).sum();
         Ok(Status {
@@ -248,7 +251,7 @@ impl Engine {
             operation: Holder::read(self.store.root(), LOCK, now).map(Operation::from),
             warnings,
             last_failure: failures.last,
-            replicas: [],
+            replicas,
             recovery: None,
             last_drill,
             store_id: catalog.map(|catalog| catalog.store_id.clone()),
@@ -265,11 +268,12 @@ impl Engine {
         };
         let sources = VARIABLES.iter().filter_map(|v| Some(origin(v.json_key(), *self.config.origins.get(v.key)?)));
         let assertions = self.config.drill.sql.iter().map(|(name, it)| (format!("drill.sql.{name}"), it.origin));
+        let replicas = self.config.replica_values.iter().map(|it| (it.key.clone(), it.origin));
         Ok(ConfigView {
             settings: self.settings()?,
             directory: self.store.root().display().to_string(),
             databases: self.config.databases.keys().cloned().collect(),
-            sources: sources.chain(assertions).collect(),
+            sources: sources.chain(assertions).chain(replicas).collect(),
         })
     }
 
@@ -328,6 +332,8 @@ impl Engine {
             // what someone wanted to stop is none at all.
             let tells = entry.kind == Kind::Outcome
                 && entry.operation != super::rotation::ROTATE
+                // Each replica tells its own.
+                && entry.operation != replica::REPLICATE
                 && !matches!(entry.code.as_deref(), Some(super::handout::ABORTED | "cancelled"));
             if tells && ended.insert(entry.operation.clone()) && entry.ok == Some(false) {
                 let failure = LastFailure {
@@ -354,7 +360,10 @@ pub(super) struct Failures {
     of_create: Option<LastFailure>,
 }
 
-fn optional_timestamp<S: serde::Serializer>(at: &Option<DateTime<Utc>>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn optional_timestamp<S: serde::Serializer>(
+    at: &Option<DateTime<Utc>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     match at {
         Some(at) => timestamp::serialize(at, serializer),
         None => serializer.serialize_none(),

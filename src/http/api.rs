@@ -11,12 +11,15 @@ use super::body::Body;
 use super::openapi;
 use super::problem::{self, Problem};
 use super::settings::{Partial, parse};
-use super::{State, id};
+use super::{State, id, replica};
 use crate::backup::retention::{Fate, Step};
 use crate::backup::settings::Saved;
 use crate::backup::{Backup, BackupId, Tier, reason};
 use crate::engine::status::{ConfigView, Operation, Status};
-use crate::engine::{AuditPage, AuditQuery, Change, Create, Drilled, Engine, Preview, Restore, Restored, Verification};
+use crate::engine::{
+    AuditPage, AuditQuery, Change, Create, Drilled, Elsewhere, Engine, Preview, ReplicaVerification, Restore, Restored,
+    Verification,
+};
 
 /// Which backups to list.
 #[derive(Deserialize, utoipa::IntoParams)]
@@ -195,6 +198,24 @@ pub async fn verify(
         // Held until it is done, whether or not anyone still waits for it.
         let _slot = slot;
         engine.verify(&id, &call)
+    });
+    Ok(HttpResponse::Ok().json(found.await?))
+}
+
+/// Reads every byte of a replica back and compares it with what was recorded. What is damaged there is sent again.
+#[utoipa::path(post, path = "/api/backup/replica/{name}/verify", tag = "backups", params(openapi::Replica),
+    responses((status = 200, description = "What was found, good or bad", body = ReplicaVerification), openapi::OfVerifyReplica))]
+pub async fn verify_replica(
+    state: web::Data<State>,
+    superuser: Superuser,
+    path: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let (name, call) = (replica(&path, &state)?, state.call(&superuser));
+    let slot = state.place(&state.verifying, &format!("verify replica {name}"), &call)?;
+    let found = state.engine(move |engine| {
+        // Held until it is done, whether or not anyone still waits for it.
+        let _slot = slot;
+        engine.verify_replica(&Elsewhere::Name(name), None, &call)
     });
     Ok(HttpResponse::Ok().json(found.await?))
 }

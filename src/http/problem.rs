@@ -41,6 +41,7 @@ kinds! {
     NO_SUCH_ROUTE = "no-such-route" 404 "Nothing is here";
     NOT_FOUND = "not-found" 404 "No such backup";
     NO_SUCH_DATABASE = "no-such-database" 404 "No such database in the backup";
+    REPLICA_UNKNOWN = "replica-unknown" 404 "No such replica";
     METHOD_NOT_ALLOWED = "method-not-allowed" 405 "Not by this method";
     TIMEOUT = "timeout" 408 "The body came too slowly";
     HELD = "held" 409 "Another operation is under way";
@@ -50,6 +51,7 @@ kinds! {
     RUNS_ELSEWHERE = "runs-elsewhere" 409 "Another process does it";
     NOT_FLAGGED = "not-flagged" 409 "Nothing to acknowledge";
     NO_BACKUPS = "no-backups" 409 "There is no backup yet";
+    REPLICA_EMPTY = "replica-empty" 409 "The replica holds nothing yet";
     LIVE_LOCKED = "live-locked" 409 "A live database is locked";
     ROLLBACK_HOLD = "rollback-hold" 409 "A live database would be held too long";
     LIVE_SWAPPED = "live-swapped" 409 "A live database was replaced meanwhile";
@@ -81,6 +83,9 @@ kinds! {
     HEADERS_TOO_LARGE = "headers-too-large" 431 "The headers are too large";
     INTERNAL = "internal" 500 "Something is wrong here";
     RESTORED_WRONG = "restored-wrong" 500 "What was restored is not what the backup holds";
+    REPLICA_DAMAGED = "replica-damaged" 502 "The replica is not as it was left";
+    REPLICA_REFUSED = "replica-refused" 502 "The replica's store refuses the credentials";
+    REPLICA_UNREACHABLE = "replica-unreachable" 502 "The replica's store doesn't answer";
     NOT_READY = "not-ready" 503 "No recent backup";
     BUSY = "busy" 503 "Too many downloads at once";
     ANOTHER_STORE = "another-store" 503 "It is not the backup directory that was expected";
@@ -297,6 +302,17 @@ fn kind(error: &Error) -> Kind {
         Error::LastGood(_) => LAST_GOOD,
         Error::Damaged { .. } => DAMAGED,
         Error::NeedsIdentity { .. } => NEEDS_IDENTITY,
+        Error::ReplicaNeedsIdentity { .. } => NEEDS_IDENTITY,
+        Error::ReplicaUnknown { .. } => REPLICA_UNKNOWN,
+        Error::ReplicaEmpty { .. } => REPLICA_EMPTY,
+        Error::Replica { error, .. } => match error.code() {
+            "replica-unreachable" => REPLICA_UNREACHABLE,
+            "replica-refused" => REPLICA_REFUSED,
+            _ => REPLICA_DAMAGED,
+        },
+        Error::ReplicaDamaged { .. } | Error::ReplicaCatalogLost { .. } | Error::ReplicaEmptied { .. } => {
+            REPLICA_DAMAGED
+        }
         Error::AnotherStore { .. } | Error::StoreGone { .. } => ANOTHER_STORE,
         Error::SameFile(..) => SAME_FILE,
         Error::Stale => STALE,
@@ -343,6 +359,11 @@ fn kind(error: &Error) -> Kind {
         | Error::AppMayRun { .. }
         | Error::Served(_)
         | Error::NothingToUndo
+        | Error::BadPlace { .. }
+        | Error::ReplicaForeign { .. }
+        | Error::ReplicaHeld { .. }
+        | Error::ReplicaTakenOver { .. }
+        | Error::NotSent { .. }
         | Error::TargetExists { .. }
         | Error::Unfinished { .. }
         | Error::Beside { .. } => INTERNAL,

@@ -42,6 +42,7 @@ const ROUTES: &[(&str, &str, Who, u16)] = &[
     ("POST", "/api/backup/drill", Superuser, 200),
     ("POST", "/api/backup/operation/cancel", Superuser, 409),
     ("POST", "/api/backup/verify/{id}", Superuser, 404),
+    ("POST", "/api/backup/replica/{name}/verify", Superuser, 404),
     ("GET", "/api/backup/download/{id}", Superuser, 404),
     ("GET", "/api/backup/{id}/download", Superuser, 404),
     ("GET", "/api/backup/{id}/preview", Superuser, 404),

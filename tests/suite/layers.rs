@@ -10,11 +10,12 @@ const PARTS: &[&str] = &["sqlite", "catalog", "store", "audit"];
 
 /// What each module may use.
 fn allowed(module: &str) -> BTreeSet<&'static str> {
-    let parts = || [GROUND, PARTS, &["codec", "config"]].concat();
+    let parts = || [GROUND, PARTS, &["codec", "config", "remote"]].concat();
     let used = match module {
         "backup" | "disk" | "clock" => Vec::new(),
         "codec" => GROUND.to_vec(),
-        "config" => vec!["backup", "codec"],
+        "remote" => vec!["disk"],
+        "config" => vec!["backup", "codec", "remote"],
         "telemetry" => vec!["config"],
         "token" => vec!["config", "clock"],
         "session" => [GROUND, &["config", "token"]].concat(),

@@ -3,7 +3,7 @@
 
 use utoipa::IntoParams;
 
-use crate::backup::BackupId;
+use crate::backup::{BackupId, ReplicaName};
 
 /// The id in a path.
 #[derive(IntoParams)]
@@ -11,6 +11,14 @@ use crate::backup::BackupId;
 pub struct Id {
     /// A backup's id, as lists show it.
     id: BackupId,
+}
+
+/// The replica in a path.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct Replica {
+    /// Its name, as the status shows it.
+    name: ReplicaName,
 }
 
 /// Which settings are to be changed.

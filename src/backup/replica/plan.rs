@@ -1,0 +1,175 @@
+//! What a replica lacks, and what it need not keep: a pure function of what is here and what is there. It is computed anew each
+//! time, so nothing is lost with a process that ends in the middle.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Held, Origin};
+use crate::backup::retention::{self, Retention, Step, free_id};
+use crate::backup::{Backup, BackupId};
+
+/// What is wanted of a replica.
+#[derive(Clone, Copy)]
+pub struct Wishes<'a> {
+    /// How many backups of each tier it keeps.
+    pub retention: &'a Retention,
+    /// It has a retention of its own; otherwise it follows what is here.
+    pub own: bool,
+    /// What was here when all was done that was planned: what is gone from here since was deleted, and not just never here; and
+    /// what is not there, with a retention of its own, was dropped by it.
+    pub known: &'a BTreeSet<Origin>,
+    /// Why nothing good may be dropped just now.
+    pub freeze: Option<&'a str>,
+}
+
+/// What is to be done.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Plan {
+    /// Backups to be sent, the newest first: it is the one that would be missed most.
+    pub send: Vec<Sending>,
+    /// Backups that go, and why. Only after everything was sent.
+    pub drop: Vec<(Origin, String)>,
+    /// What the replica's catalog then says of those that stay: ids, pins, flags.
+    pub amend: Vec<Held>,
+}
+
+/// A backup to be sent, and how it is called there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sending {
+    /// Which.
+    pub origin: Origin,
+    /// Its id in the replica.
+    pub id: BackupId,
+    /// The id it had before it was promoted.
+    pub promoted_from: Option<BackupId>,
+}
+
+impl Plan {
+    /// Nothing is to be done.
+    pub fn is_empty(&self) -> bool {
+        self.send.is_empty() && self.drop.is_empty() && self.amend.is_empty()
+    }
+}
+
+/// Plans it. `here` are the backups of the backup directory, `there` those of the replica.
+pub fn plan(here: &[Backup], there: &[Held], wishes: Wishes<'_>) -> Plan {
+    let local: BTreeMap<Origin, &Backup> =
+        here.iter().filter(|backup| !backup.deleting).map(|backup| (Origin::of(backup), backup)).collect();
+    let damaged = |held: &&Held| held.damaged && local.get(&held.origin).is_some_and(|backup| backup.verified.ok);
+    let held: BTreeMap<Origin, &Held> =
+        there.iter().filter(|held| !damaged(held)).map(|held| (held.origin, held)).collect();
+    let dropped = |origin: &Origin| {
+        wishes.own && wishes.known.contains(origin) && !there.iter().any(|held| held.origin == *origin)
+    };
+    let is_lacking = |origin: &Origin| !held.contains_key(origin) && !dropped(origin);
+    let lacking: Vec<&Backup> =
+        local.values().copied().filter(|backup| is_sendable(backup) && is_lacking(&Origin::of(backup))).collect();
+
+    let mut future = Future { items: Vec::new(), wishes, local: &local };
+    future.items.extend(held.values().map(|held| Item::held(held, local.get(&held.origin).copied(), wishes.own)));
+    future.items.extend(lacking.iter().map(|backup| Item { origin: Origin::of(backup), as_backup: (*backup).clone() }));
+    future.name_apart();
+    let gone = future.rotate();
+
+    let mut plan = Plan::default();
+    for Item { origin, as_backup } in &future.items {
+        match held.get(origin) {
+            None => {
+                let Backup { id, promoted_from, .. } = *as_backup;
+                plan.send.push(Sending { origin: *origin, id, promoted_from });
+            }
+            Some(held) => plan.amend.extend(amended(held, as_backup)),
+        }
+    }
+    plan.send.sort_by_key(|sending| std::cmp::Reverse(sending.origin));
+    plan.drop = gone.into_iter().filter(|(origin, _)| held.contains_key(origin)).collect();
+    plan
+}
+
+/// What reads badly here is not sent; what was sent of it before stays.
+pub fn is_sendable(backup: &Backup) -> bool {
+    !backup.deleting && backup.checked.ok && backup.verified.ok
+}
+
+/// What the catalog of the replica is to say of a backup, where it says something else.
+fn amended(held: &Held, as_backup: &Backup) -> Option<Held> {
+    let Backup { id, promoted_from, pinned, flags, .. } = as_backup.clone();
+    let amended = Held { id, promoted_from, pinned, flags, ..held.clone() };
+    (amended != *held).then_some(amended)
+}
+
+/// A backup that the replica is to hold, unless it is dropped.
+struct Item {
+    origin: Origin,
+    as_backup: Backup,
+}
+
+impl Item {
+    /// What is here says how it is called, pinned and flagged; with a retention of its own the replica has its own ids.
+    fn held(held: &Held, local: Option<&Backup>, own: bool) -> Self {
+        let mut as_backup = held.as_backup();
+        if let Some(local) = local {
+            as_backup.pinned = local.pinned;
+            as_backup.flags = local.flags.clone();
+            if !own {
+                (as_backup.id, as_backup.tier, as_backup.promoted_from) = (local.id, local.tier, local.promoted_from);
+            }
+        }
+        Self { origin: held.origin, as_backup }
+    }
+}
+
+struct Future<'a> {
+    items: Vec<Item>,
+    wishes: Wishes<'a>,
+    local: &'a BTreeMap<Origin, &'a Backup>,
+}
+
+impl Future<'_> {
+    /// Ids are unique, those of what is here come first, and of the others those of older ones.
+    fn name_apart(&mut self) {
+        let follows = |item: &Item| !self.wishes.own && self.local.contains_key(&item.origin);
+        self.items.sort_by_key(|item| (!follows(item), item.origin));
+        let mut taken: BTreeSet<BackupId> = BTreeSet::new();
+        for item in &mut self.items {
+            let id = free_id(item.as_backup.id, |id| taken.contains(id));
+            taken.insert(id);
+            item.as_backup.id = id;
+        }
+    }
+
+    /// Takes out what goes, and gives what is promoted its new id.
+    fn rotate(&mut self) -> Vec<(Origin, String)> {
+        let mut gone = Vec::new();
+        if !self.wishes.own && self.has_good_here() {
+            let deleted =
+                |item: &Item| !self.local.contains_key(&item.origin) && self.wishes.known.contains(&item.origin);
+            let deleted: Vec<_> = self.items.iter().filter(|item| deleted(item)).map(|item| item.origin).collect();
+            self.items.retain(|item| !deleted.contains(&item.origin));
+            gone.extend(
+                deleted.into_iter().map(|origin| (origin, "it was deleted in the backup directory".to_owned())),
+            );
+        }
+        let backups: Vec<Backup> = self.items.iter().map(|item| item.as_backup.clone()).collect();
+        for step in retention::plan(&backups, self.wishes.retention, self.wishes.freeze).steps {
+            let (Step::Promote { from: id, .. } | Step::Drop { id, .. }) = step;
+            let Some(at) = self.items.iter().position(|item| item.as_backup.id == id) else { continue };
+            // What is here is followed.
+            if !self.wishes.own && self.local.contains_key(&self.items[at].origin) {
+                continue;
+            }
+            match step {
+                Step::Promote { from, to, .. } => {
+                    let item = &mut self.items[at].as_backup;
+                    (item.id, item.tier, item.promoted_from) = (to, to.tier(), Some(from));
+                }
+                Step::Drop { why, .. } => gone.push((self.items.remove(at).origin, why)),
+            }
+        }
+        gone
+    }
+
+    /// Where nothing good is left, it is not the time to delete elsewhere.
+    fn has_good_here(&self) -> bool {
+        self.local.values().any(|backup| backup.is_good())
+    }
+}

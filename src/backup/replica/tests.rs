@@ -1,0 +1,227 @@
+use super::*;
+use crate::backup::Tier;
+use crate::backup::retention::{self, Retention};
+use crate::backup::sample::{apply, backup};
+use proptest::prelude::*;
+
+fn object(size: u64, parts: u32) -> Object {
+    Object { size, checksum: "0".repeat(64), parts }
+}
+
+fn held(backup: &Backup) -> Held {
+    Held {
+        origin: Origin::of(backup),
+        id: backup.id,
+        local_date: backup.local_date,
+        promoted_from: backup.promoted_from,
+        pinned: backup.pinned,
+        flags: backup.flags.clone(),
+        damaged: false,
+        entry: HeldEntry { encrypted: true, object: object(900, 0) },
+        databases: BTreeMap::from([(
+            "attendance".parse().unwrap(),
+            HeldDatabase { form: Form::CompressedEncrypted, object: object(9 << 20, 3) },
+        )]),
+        extra: Map::new(),
+    }
+}
+
+fn day(number: u64) -> NaiveDate {
+    NaiveDate::from_ymd_opt(2026, 1, 1).unwrap() + chrono::Days::new(number)
+}
+
+/// What the replica holds once a plan was carried out.
+fn carry_out(here: &[Backup], there: &mut Vec<Held>, known: &mut BTreeSet<Origin>, retention: &Retention, own: bool) {
+    let plan = plan(here, there, Wishes { retention, own, known, freeze: None });
+    for Sending { origin, id, promoted_from } in plan.send {
+        there.retain(|other| other.origin != origin);
+        let sent = held(here.iter().find(|backup| Origin::of(backup) == origin).unwrap());
+        there.push(Held { id, promoted_from, ..sent });
+    }
+    for amended in plan.amend {
+        let held = there.iter_mut().find(|held| held.origin == amended.origin).unwrap();
+        *held = amended;
+    }
+    there.retain(|held| !plan.drop.iter().any(|(origin, _)| *origin == held.origin));
+    *known = here.iter().map(Origin::of).collect();
+}
+
+fn ids(there: &[Held]) -> BTreeSet<BackupId> {
+    let ids: BTreeSet<_> = there.iter().map(|held| held.id).collect();
+    assert_eq!(ids.len(), there.len(), "an id is there twice");
+    ids
+}
+
+#[test]
+fn keys_are_ours_only_as_they_are_printed() {
+    let origin = Origin { sequence: 412, timestamp: "2026-01-08T01:00:00.412Z".parse().unwrap() };
+    let name: DatabaseName = "attendance".parse().unwrap();
+    let key = origin.database(&name, Form::CompressedEncrypted);
+    assert_eq!(key, "backups/20260108T010000Z-0000000412/attendance.db.zst.age");
+    for ours in [&key, &part(&key, 1), &origin.entry(true), &origin.entry(false), &part(&origin.entry(true), 7)] {
+        assert!(is_ours(ours), "{ours}");
+    }
+    let strange = [
+        "backups/20260108T010000Z-0000000412/../../etc/passwd",
+        "backups/20260108T010000Z-0000000412/attendance.db.zst.age.1",
+        "backups/20260108T010000Z-0000000412/attendance.db.zst.age.00001.00001",
+        "backups/20260108T010000Z-0000000412/Attendance.db",
+        "backups/20260108T010000Z-412/attendance.db",
+        "backups/20260108T010000Z-00000000412/attendance.db",
+        "backups/20261308T010000Z-0000000412/attendance.db",
+        "backups/20260108T010000Z-0000000412/attendance.db/x",
+        "backups/20260108T010000Z-0000000412/attendance.db\0",
+        "backups/20260108T010000Z-0000000412/entry.json.zst",
+        "backups//attendance.db",
+        "backups/",
+        "catalog/0000000001-0123456789abcdef.json",
+        "holiday.jpg",
+        "",
+    ];
+    for strange in strange {
+        assert!(!is_ours(strange), "{strange}");
+    }
+    let key = catalog_key(42, &"ab".repeat(32));
+    assert_eq!(parse_catalog_key(&key), Some((42, "abababababababab")));
+    for strange in ["catalog/42-abababababababab.json", "catalog/0000000042-abababababababaB.json", "catalog/x.json"] {
+        assert_eq!(parse_catalog_key(strange), None, "{strange}");
+    }
+}
+
+#[test]
+fn a_catalog_is_looked_at_before_it_is_believed() {
+    let good = ReplicaCatalog {
+        version: VERSION,
+        store_id: "s".to_owned(),
+        generation: 1,
+        written_at: "2026-01-08T01:00:00Z".parse().unwrap(),
+        host: "h".to_owned(),
+        backups: vec![held(&backup(1, Tier::Daily, day(1))), held(&backup(2, Tier::Daily, day(2)))],
+        extra: Map::new(),
+    };
+    let json = serde_json::to_value(&good).unwrap();
+    let read = |value: &Value| ReplicaCatalog::parse(&serde_json::to_vec(value).unwrap());
+    assert_eq!(read(&json).unwrap(), good);
+    type Change = fn(&mut Value);
+    let changes: [(Change, &str); 8] = [
+        (|it| it["version"] = 2.into(), "format 2"),
+        (|it| it["backups"][0]["id"] = "daily-../../x".into(), "no catalog"),
+        (|it| it["backups"][0]["id"] = it["backups"][1]["id"].clone(), "there twice"),
+        (|it| it["backups"][0]["databases"] = Value::Object(Map::new()), "has no database"),
+        (
+            |it| it["backups"][0]["databases"]["../x"] = it["backups"][0]["databases"]["attendance"].clone(),
+            "no catalog",
+        ),
+        (|it| it["backups"][0]["databases"]["attendance"]["form"] = "exe".into(), "no catalog"),
+        (|it| it["backups"][0]["databases"]["attendance"]["parts"] = 100_000.into(), "more parts"),
+        (|it| it["backups"][0]["sequence"] = (1_u64 << 60).into(), "larger than any"),
+    ];
+    for (change, expected) in changes {
+        let mut value = json.clone();
+        change(&mut value);
+        let error = read(&value).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+    assert!(ReplicaCatalog::parse(b"<html>").unwrap_err().contains("no JSON"));
+}
+
+#[test]
+fn it_follows_and_sends_the_newest_first() {
+    let here: Vec<_> = (1..=3).map(|number| backup(number, Tier::Daily, day(number))).collect();
+    let known = BTreeSet::new();
+    let wishes = Wishes { retention: &Retention::default(), own: false, known: &known, freeze: None };
+    let first = plan(&here, &[], wishes);
+    assert_eq!(first.send.iter().map(|sending| sending.origin.sequence).collect::<Vec<_>>(), [3, 2, 1]);
+    let there: Vec<_> = here.iter().map(held).collect();
+    assert!(plan(&here, &there, wishes).is_empty());
+}
+
+#[test]
+fn only_what_was_deleted_here_is_deleted_there() {
+    let all: Vec<_> = (1..=4).map(|number| backup(number, Tier::Daily, day(number))).collect();
+    let there: Vec<_> = all.iter().map(held).collect();
+    let retention = Retention::default();
+    let dropped = |here: &[Backup], known: &BTreeSet<Origin>| {
+        let plan = plan(here, &there, Wishes { retention: &retention, own: false, known, freeze: None });
+        plan.drop.into_iter().map(|(origin, _)| origin.sequence).collect::<Vec<_>>()
+    };
+    let known: BTreeSet<_> = all.iter().map(Origin::of).collect();
+    assert_eq!(dropped(&all[1..], &known), [1]);
+    // A directory that has taken back one backup of many knows of no deletion.
+    assert_eq!(dropped(&all[3..], &BTreeSet::new()), [] as [u64; 0]);
+    // Nor is it the time to delete when nothing good is left here.
+    assert_eq!(dropped(&[], &known), [] as [u64; 0]);
+}
+
+#[test]
+fn what_was_never_here_is_rotated_all_the_same() {
+    let old: Vec<_> = (1..=9).map(|number| backup(number, Tier::Daily, day(number))).collect();
+    let mut there: Vec<_> = old.iter().map(held).collect();
+    let here = [backup(10, Tier::Daily, day(10))];
+    carry_out(&here, &mut there, &mut BTreeSet::new(), &Retention::default(), false);
+    let dailies = there.iter().filter(|held| held.id.tier() == Tier::Daily).count();
+    assert_eq!(dailies, 7, "{:?}", ids(&there));
+    assert!(there.iter().any(|held| held.id.tier() == Tier::Weekly));
+}
+
+#[test]
+fn what_is_damaged_there_is_sent_again_where_it_is_whole_here() {
+    let here = [backup(1, Tier::Daily, day(1)), backup(2, Tier::Daily, day(2))];
+    let mut there: Vec<_> = here.iter().map(held).collect();
+    there[0].damaged = true;
+    let (retention, known) = (Retention::default(), BTreeSet::new());
+    let wishes = Wishes { retention: &retention, own: false, known: &known, freeze: None };
+    assert_eq!(plan(&here, &there, wishes).send[0].origin, Origin::of(&here[0]));
+    assert!(plan(&here[1..], &there, wishes).is_empty());
+    let mut damaged = here.clone();
+    damaged[0].verified.ok = false;
+    assert!(plan(&damaged, &there, wishes).send.is_empty());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    /// However long it was away, it ends up with what is here, under the same ids.
+    #[test]
+    fn it_catches_up(away in proptest::collection::vec(1_usize..30, 1..12)) {
+        let retention = Retention::default();
+        let (mut here, mut there, mut known) = (Vec::new(), Vec::new(), BTreeSet::new());
+        let mut number = 0;
+        for days in away {
+            for _ in 0..days {
+                number += 1;
+                here.push(backup(number, Tier::Daily, day(number)));
+                let rotation = retention::plan(&here, &retention, None);
+                apply(&mut here, &rotation);
+            }
+            carry_out(&here, &mut there, &mut known, &retention, false);
+            prop_assert_eq!(ids(&there), here.iter().map(|backup| backup.id).collect::<BTreeSet<_>>());
+        }
+    }
+
+    /// With numbers of its own it never holds more than they say, whatever is kept here, and always the newest.
+    #[test]
+    fn its_own_numbers_hold(away in proptest::collection::vec(1_usize..30, 1..12), daily in 1_u32..20, weekly in 0_u32..6) {
+        let retention = Retention { daily, weekly, monthly: 3, ..Retention::default() };
+        let (mut here, mut there, mut known) = (Vec::new(), Vec::new(), BTreeSet::new());
+        let mut number = 0;
+        for days in away {
+            for _ in 0..days {
+                number += 1;
+                here.push(backup(number, Tier::Daily, day(number)));
+                let rotation = retention::plan(&here, &Retention::default(), None);
+                apply(&mut here, &rotation);
+            }
+            carry_out(&here, &mut there, &mut known, &retention, true);
+            for tier in [Tier::Daily, Tier::Weekly, Tier::Monthly] {
+                let count = there.iter().filter(|held| held.id.tier() == tier).count();
+                prop_assert!(count <= retention.of(tier), "{count} {tier}");
+            }
+            prop_assert!(there.iter().any(|held| held.origin.sequence == number));
+            ids(&there);
+            let (retention, own) = (&retention, true);
+            let wishes = Wishes { retention, own, known: &known, freeze: None };
+            prop_assert_eq!(plan(&here, &there, wishes), Plan::default());
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! How replicas are shown.
+
+use serde_json::json;
+
+use super::{Output, bytes, local};
+use crate::backup::ReplicaName;
+use crate::backup::replica::Held;
+use crate::engine::{Engine, Pulled, ReplicaStatus, ReplicaVerification, Replicated};
+
+impl Output {
+    pub fn replicas(&self, replicas: &[ReplicaStatus], engine: &Engine) -> anyhow::Result<()> {
+        if self.json {
+            return self.json(&json!({ "replicas": replicas }));
+        }
+        if replicas.is_empty() {
+            return Ok(self.line("no replicas are configured; BACKUP_REPLICA_<NAME>_URL makes one")?);
+        }
+        let zone = engine.settings()?.schedule.timezone;
+        let rows = replicas.iter().map(|it| {
+            let success = it.last_success.map_or("never".to_owned(), |at| local(at, zone));
+            [it.name.to_string(), it.url.clone(), it.held.to_string(), bytes(it.size), it.pending.to_string(), success]
+        });
+        self.table(["NAME", "URL", "HOLDS", "SIZE", "PENDING", "LAST SUCCESS"], rows.collect())?;
+        for it in replicas {
+            if let Some(error) = &it.last_error {
+                let next = it.next_try.map(|at| format!("; next try at {}", local(at, zone))).unwrap_or_default();
+                self.line(&format!("! {}: {} (since {}{next})", it.name, error.detail, local(error.since, zone)))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn held(&self, backups: &[Held], engine: &Engine) -> anyhow::Result<()> {
+        if self.json {
+            return self.json(&json!({ "backups": backups }));
+        }
+        if backups.is_empty() {
+            return Ok(self.line("it holds no backups")?);
+        }
+        let zone = engine.settings()?.schedule.timezone;
+        let rows = backups.iter().map(|held| {
+            let mut state: Vec<_> = held.flags.iter().map(ToString::to_string).collect();
+            if held.damaged {
+                state.push("DAMAGED".to_owned());
+            }
+            if held.entry.encrypted {
+                state.push("encrypted".to_owned());
+            }
+            let names: Vec<_> = held.databases.keys().map(|name| name.as_str()).collect();
+            let taken = local(held.origin.timestamp, zone);
+            [held.id.to_string(), taken, bytes(held.size()), state.join(", "), names.join(", ")]
+        });
+        self.table(["ID", "TAKEN", "SIZE", "STATE", "DATABASES"], rows.collect())
+    }
+
+    pub fn replica_verified(&self, verification: &ReplicaVerification) -> anyhow::Result<()> {
+        if self.json {
+            return self.json(verification);
+        }
+        for (id, verdict) in &verification.backups {
+            let found = match &verdict.reason {
+                None => "every byte is as recorded",
+                Some(reason) => &format!("DAMAGED: {reason}"),
+            };
+            self.line(&format!("{id}: {found}"))?;
+            if verdict.ciphertext_only {
+                self.line(&format!("  note: {}", super::CIPHERTEXT_ONLY))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn pulled(&self, pulled: &[Pulled]) -> anyhow::Result<()> {
+        if self.json {
+            return self.json(&json!({ "pulled": pulled }));
+        }
+        if pulled.is_empty() {
+            return Ok(self.line("it holds no backups")?);
+        }
+        for it in pulled {
+            let (id, was) = (it.id, it.from);
+            self.line(&match it.was_here {
+                true => format!("{id} is here already"),
+                false if id == was => format!("{id} is here, read back and compared"),
+                false => format!("{was} is here as {id}, read back and compared"),
+            })?;
+        }
+        Ok(())
+    }
+
+    pub fn replicated(&self, name: &ReplicaName, done: &Replicated) -> anyhow::Result<()> {
+        if self.json {
+            return self.json(done);
+        }
+        for id in &done.sent {
+            self.line(&format!("{id}: sent, and read back from {name}"))?;
+        }
+        for id in &done.dropped {
+            self.line(&format!("{id}: gone from {name}"))?;
+        }
+        for key in &done.removed {
+            self.line(&format!("{key}: a leftover, removed from {name}"))?;
+        }
+        for key in &done.lost {
+            self.line(&format!("{key}: was gone or cut short in {name}; look at that store"))?;
+        }
+        for not in &done.not_sent {
+            self.line(&format!("{}: NOT SENT: {}", not.id, not.reason))?;
+        }
+        if *done == Replicated::default() {
+            self.line(&format!("{name} lacks nothing"))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,141 @@
+//! How replicas stand, without asking them.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::state::State;
+use super::sync::pending;
+use crate::backup::{Backup, ReplicaName, timestamp};
+use crate::engine::status::Warning;
+use crate::engine::{Engine, Error};
+
+/// A backup that isn't elsewhere after this long is worth a warning, whatever the reason.
+const BEHIND: chrono::TimeDelta = chrono::TimeDelta::hours(1);
+
+/// A replica, as it is known here.
+#[derive(Clone, PartialEq, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicaStatus {
+    /// Its name.
+    pub name: ReplicaName,
+    /// Where it is; credentials are never part of it.
+    pub url: String,
+    /// What is sent is encrypted.
+    pub encrypted: bool,
+    /// Backups that it holds.
+    #[schema(value_type = u64)]
+    pub held: usize,
+    /// Bytes that these take there.
+    pub size: u64,
+    /// Backups that are here and still to be sent.
+    #[schema(value_type = u64)]
+    pub pending: usize,
+    /// The instant of the oldest of these.
+    #[serde(serialize_with = "crate::engine::status::optional_timestamp")]
+    #[schema(required = true)]
+    pub pending_since: Option<DateTime<Utc>>,
+    /// When all was there that was wanted.
+    #[serde(serialize_with = "crate::engine::status::optional_timestamp")]
+    #[schema(required = true)]
+    pub last_success: Option<DateTime<Utc>>,
+    /// When every byte there was read back and was right.
+    #[serde(serialize_with = "crate::engine::status::optional_timestamp")]
+    #[schema(required = true)]
+    pub last_verified: Option<DateTime<Utc>>,
+    /// Backups found damaged there.
+    #[schema(value_type = u64)]
+    pub damaged: usize,
+    /// What went wrong last, if nothing went well since.
+    #[schema(required = true)]
+    pub last_error: Option<LastError>,
+    /// When it is tried again.
+    #[serde(serialize_with = "crate::engine::status::optional_timestamp")]
+    #[schema(required = true)]
+    pub next_try: Option<DateTime<Utc>>,
+}
+
+/// What went wrong.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct LastError {
+    /// When, the last time.
+    #[serde(with = "timestamp")]
+    pub at: DateTime<Utc>,
+    /// Since when nothing went well.
+    #[serde(with = "timestamp")]
+    pub since: DateTime<Utc>,
+    /// A stable word.
+    pub code: String,
+    /// What it was, and what to do.
+    pub detail: String,
+}
+
+impl Engine {
+    /// Each replica.
+    pub fn replicas(&self) -> Result<Vec<ReplicaStatus>, Error> {
+        let catalog = self.standing_catalog()?;
+        let here: Vec<&Backup> = catalog.iter().flat_map(|catalog| catalog.standing()).collect();
+        self.config
+            .replicas
+            .iter()
+            .map(|(name, replica)| {
+                let state = State::load(self.store.root(), name, replica.place.url())?;
+                let pending = pending(here.iter().copied(), &state, !replica.retention.is_empty());
+                Ok(ReplicaStatus {
+                    name: name.clone(),
+                    url: replica.place.url().to_owned(),
+                    encrypted: !self.config.codec.recipients.is_empty(),
+                    held: state.held.len(),
+                    size: state.size,
+                    pending: pending.len(),
+                    pending_since: pending.iter().map(|backup| backup.timestamp).min(),
+                    last_success: state.last_success,
+                    last_verified: state.last_verified,
+                    damaged: state.damaged.len(),
+                    last_error: state.last_error,
+                    next_try: state.next_try,
+                })
+            })
+            .collect()
+    }
+}
+
+/// What of it wants a look.
+pub(in crate::engine) fn warnings(
+    replicas: &[ReplicaStatus],
+    is_local: impl Fn(&ReplicaName) -> bool,
+    now: DateTime<Utc>,
+) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    for replica in replicas {
+        let name = &replica.name;
+        let mut warn = |code, detail| warnings.push(Warning { code, detail });
+        if let Some(error) = &replica.last_error {
+            let pending = match replica.pending {
+                0 => "it lacks nothing that is known here".to_owned(),
+                pending => format!("it lacks {pending} of the backups that are here"),
+            };
+            warn("replica-failing", format!("replica {name}: {}; {pending}", error.detail));
+        } else if replica.pending_since.is_some_and(|since| now - since > BEHIND) {
+            let text = format!(
+                "replica {name} lacks {} of the backups that are here, and none of it is under way; is `serve` running? `replica push {name}` sends them now",
+                replica.pending
+            );
+            warn("replica-behind", text);
+        }
+        if replica.damaged > 0 {
+            let text = format!(
+                "replica {name}: {} of its backups were found damaged there; what is whole here is sent again by itself, look at that store",
+                replica.damaged
+            );
+            warn("replica-damaged", text);
+        }
+        if !replica.encrypted && !is_local(name) {
+            let text = format!(
+                "what lies in replica {name} can be read by whoever holds it; set BACKUP_ENCRYPTION_RECIPIENTS to what `keygen` prints"
+            );
+            warn("replica-plain", text);
+        }
+    }
+    warnings
+}

@@ -1,0 +1,329 @@
+//! Sending one backup, and reading back what was sent.
+//!
+//! 1. Each of its files is held open, and leaves as it lies, compressed and encrypted on the way as far as it isn't yet. What is
+//!    read here has to be what the catalog recorded, or nothing is stored there at all.
+//! 2. It is read back from there to its last byte: size and SHA-256 are those of what was sent, and where an identity is at hand it
+//!    decodes to the very database [P8].
+//! 3. The entry follows, and is read back as well.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+
+use sha2::{Digest, Sha256};
+
+use super::site::{Site, Writable};
+use crate::backup::replica::{
+    Held, HeldDatabase, HeldEntry, MAX_PARTS, Object, Origin, ReplicaEntry, Sending, VERSION,
+};
+use crate::backup::{Backup, DatabaseCopy, DatabaseName, Form, hex};
+use crate::codec::{self, Codec, Recipient};
+use crate::disk::Context;
+use crate::disk::block::{BlockReader, Direct};
+use crate::engine::read::{OpenFile, Opened, other_bytes};
+use crate::engine::{Engine, Error};
+use crate::remote::{self, Download, Upload};
+use crate::sqlite::{Control, Progress};
+
+/// Bytes that are sent at once.
+const PIECE: usize = 256 << 10;
+/// Larger entries are none of ours.
+pub(super) const MAX_ENTRY: u64 = 16 << 20;
+
+/// How a file that lies in one form is to lie in a replica: always compressed, and encrypted where there is anyone to encrypt to.
+pub(super) fn form_there(here: Form, encrypts: bool) -> Form {
+    match here {
+        Form::Encrypted => Form::Encrypted,
+        form => Form::of(true, encrypts || form.is_encrypted()),
+    }
+}
+
+/// A file of a backup on its way.
+struct Leaving<'a> {
+    backup: &'a Backup,
+    name: &'a DatabaseName,
+    copy: &'a DatabaseCopy,
+    /// Bytes of the backup before it.
+    before: u64,
+}
+
+impl Writable<'_> {
+    /// Sends a backup. Nothing, if it is gone from here meanwhile.
+    pub(super) fn send(&mut self, sending: &Sending, control: &Control) -> Result<Option<Held>, Error> {
+        let Some(Opened { backup, files }) = self.opened(sending.origin)? else { return Ok(None) };
+        let (mut databases, mut recipients, mut before) = (BTreeMap::new(), BTreeMap::new(), 0);
+        for OpenFile { name, copy, path, file } in files {
+            let leaving = Leaving { backup: &backup, name: &name, copy: &copy, before };
+            let file = file?;
+            let input = BlockReader::new(Direct::new(&file));
+            let (held, to) = self.send_file(&leaving, input, &path, control)?;
+            before += copy.stored_size;
+            recipients.insert(name.clone(), to);
+            databases.insert(name, held);
+        }
+        let entry = self.send_entry(&backup, recipients)?;
+        Ok(Some(Held {
+            origin: sending.origin,
+            id: sending.id,
+            local_date: backup.local_date,
+            promoted_from: sending.promoted_from,
+            pinned: backup.pinned,
+            flags: backup.flags,
+            damaged: false,
+            entry,
+            databases,
+            extra: serde_json::Map::new(),
+        }))
+    }
+
+    fn opened(&self, origin: Origin) -> Result<Option<Opened>, Error> {
+        let backups = self.engine.list()?;
+        let Some(backup) = backups.iter().find(|backup| Origin::of(backup) == origin) else { return Ok(None) };
+        match self.engine.opened(&backup.id) {
+            Err(Error::NotFound(_)) => Ok(None),
+            opened => opened.map(Some),
+        }
+    }
+
+    /// Steps 1 and 2.
+    fn send_file(
+        &mut self,
+        leaving: &Leaving<'_>,
+        mut input: BlockReader<'_>,
+        path: &std::path::Path,
+        control: &Control,
+    ) -> Result<(HeldDatabase, Vec<String>), Error> {
+        let Leaving { backup, name, copy, before } = *leaving;
+        let codec = self.engine.codec_there(copy.form);
+        let form = form_there(copy.form, !self.engine.config.codec.recipients.is_empty());
+        let to: Vec<String> = match codec.encrypts {
+            true => codec.recipients.iter().map(Recipient::to_string).collect(),
+            false => copy.recipients.clone(),
+        };
+        let key = Origin::of(backup).database(name, form);
+        let out = Summed { out: self.site.at(self.site.remote.upload(&key))?, sum: Sum::default() };
+        let mut encoder = codec.encode(out, copy.stored_size).map_err(|error| self.broken(error))?;
+        let (mut read, mut piece) = (Sum::default(), vec![0; PIECE]);
+        loop {
+            control.check()?;
+            control.tell(Progress { database: name, done: before + read.size, total: backup.stored_size() });
+            self.hold(false)?;
+            let length = input.read(&mut piece).to("read", path)?;
+            if length == 0 {
+                break;
+            }
+            read.add(&piece[..length]);
+            encoder.write_all(&piece[..length]).map_err(|error| self.broken(error))?;
+        }
+        if read.size != copy.stored_size || read.checksum() != copy.stored_checksum {
+            return Err(Error::Damaged { id: backup.id, reason: other_bytes(&copy.file) });
+        }
+        let Summed { out, sum } = encoder.finish().map_err(|error| self.broken(error))?;
+        let written = self.site.at(out.finish())?;
+        if written.parts > MAX_PARTS {
+            return Err(self.site.damaged(format!("{key} would take more than {MAX_PARTS} parts")));
+        }
+        let object = Object { size: sum.size, checksum: sum.checksum(), parts: written.parts };
+        let plain = self.engine.config.codec.opens(form, &to).then_some(copy);
+        match self.engine.read_there(&self.site, &key, form, &object, plain, control)? {
+            None => Ok((HeldDatabase { form, object }, to)),
+            Some(reason) => Err(self.site.damaged(format!("{reason}, though it was sent well; it is sent again"))),
+        }
+    }
+
+    /// Step 3.
+    fn send_entry(&self, backup: &Backup, recipients: BTreeMap<DatabaseName, Vec<String>>) -> Result<HeldEntry, Error> {
+        let codec = Codec { level: None, ..self.engine.codec_there(Form::Plain) };
+        let encrypted = codec.encrypts;
+        let (version, store_id) = (VERSION, self.store_id.clone());
+        let mut bytes =
+            serde_json::to_vec_pretty(&ReplicaEntry { version, store_id, backup: backup.clone(), recipients })
+                .unwrap_or_default();
+        bytes.push(b'\n');
+        let encoded = codec.encode(Vec::new(), bytes.len() as u64).and_then(|mut encoder| {
+            encoder.write_all(&bytes)?;
+            encoder.finish()
+        });
+        let bytes = encoded.map_err(|error| self.broken(error))?;
+        let key = Origin::of(backup).entry(encrypted);
+        self.site.at(self.site.remote.put(&key, &bytes))?;
+        if self.site.at(self.site.remote.get(&key, MAX_ENTRY))?.as_ref() != Some(&bytes) {
+            return Err(self.site.damaged(format!("{key} is not there as it was sent; it is sent again")));
+        }
+        let object = Object { size: bytes.len() as u64, checksum: hex(&Sha256::digest(&bytes)), parts: 0 };
+        Ok(HeldEntry { encrypted, object })
+    }
+
+    /// What went wrong between the codec and the store.
+    fn broken(&self, error: io::Error) -> Error {
+        match remote::Error::of_io(error) {
+            Ok(error) => self.site.failed(error),
+            Err(error) => self.site.damaged(format!("what is sent can't be encoded: {error}")),
+        }
+    }
+}
+
+impl Engine {
+    /// What is done on the way with a file that lies here in that form.
+    fn codec_there(&self, here: Form) -> Codec {
+        let Codec { recipients, identities, .. } = self.config.codec.clone();
+        let encrypts = !recipients.is_empty() && !here.is_encrypted();
+        let level = (here == Form::Plain).then_some(self.config.compression_level);
+        Codec { level, encrypts, recipients, identities }
+    }
+
+    /// Reads an object of a replica to its end. Says what is wrong with it; an error is of the way, and says nothing of the object.
+    pub(super) fn read_there(
+        &self,
+        site: &Site,
+        key: &str,
+        form: Form,
+        object: &Object,
+        plain: Option<&DatabaseCopy>,
+        control: &Control,
+    ) -> Result<Option<String>, Error> {
+        let mut coming = match Coming::begin(site, key, object) {
+            Err(remote::Error::Absent(_)) => return Ok(Some(format!("{key} is gone"))),
+            coming => site.at(coming)?,
+        };
+        let decoded = match plain {
+            Some(_) => self.decoded_there(&mut coming, form, plain.map(|copy| copy.size), control)?,
+            None => drain(&mut coming, control)?,
+        };
+        if let Some(error) = coming.error.take() {
+            return match error {
+                remote::Error::Absent(_) => Ok(Some(format!("{key} is gone"))),
+                error => Err(site.failed(error)),
+            };
+        }
+        if coming.sum.size != object.size || coming.sum.checksum() != object.checksum {
+            return Ok(Some(format!("{key} holds other bytes than were recorded (SHA-256)")));
+        }
+        Ok(match (decoded, plain) {
+            (Err(reason), _) => Some(format!("{key} can't be decoded: {reason}")),
+            (Ok(sum), Some(copy)) if sum.checksum() != copy.checksum => {
+                Some(format!("{key} holds the bytes that were recorded, but decodes to another database"))
+            }
+            _ => None,
+        })
+    }
+
+    fn decoded_there(
+        &self,
+        coming: &mut Coming,
+        form: Form,
+        size: Option<u64>,
+        control: &Control,
+    ) -> Result<Result<Sum, String>, Error> {
+        let decoded = match self.config.codec.decode(&mut *coming, form, size) {
+            Ok(mut decoder) => drain(&mut decoder, control),
+            Err(codec::Error::Locked) => Ok(Err("its header was changed".to_owned())),
+            Err(error) => Ok(Err(error.to_string())),
+        }?;
+        // What decodes badly may still be the very bytes that were sent.
+        drain(coming, control)?.ok();
+        Ok(decoded)
+    }
+}
+
+fn drain(from: &mut impl Read, control: &Control) -> Result<Result<Sum, String>, Error> {
+    let (mut sum, mut piece) = (Sum::default(), vec![0; PIECE]);
+    loop {
+        control.check()?;
+        match from.read(&mut piece) {
+            Ok(0) => return Ok(Ok(sum)),
+            Ok(length) => sum.add(&piece[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Ok(Err(error.to_string())),
+        }
+    }
+}
+
+/// Bytes and SHA-256 of what went by.
+#[derive(Default)]
+pub(super) struct Sum {
+    pub(super) size: u64,
+    hash: Sha256,
+}
+
+impl Sum {
+    pub(super) fn add(&mut self, bytes: &[u8]) {
+        self.size += bytes.len() as u64;
+        self.hash.update(bytes);
+    }
+
+    pub(super) fn checksum(&self) -> String {
+        hex(&self.hash.clone().finalize())
+    }
+}
+
+/// What is sent, summed up.
+struct Summed {
+    out: Upload,
+    sum: Sum,
+}
+
+impl Write for Summed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.sum.add(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What comes, summed up, and never more than was recorded. What goes wrong on the way is kept: a decoder would take it for
+/// damage.
+pub(super) struct Coming {
+    from: Download,
+    limit: u64,
+    pub(super) sum: Sum,
+    pub(super) error: Option<remote::Error>,
+}
+
+impl Coming {
+    pub(super) fn begin(site: &Site, key: &str, object: &Object) -> Result<Self, remote::Error> {
+        let from = site.remote.download(key, object.parts)?;
+        Ok(Self { from, limit: object.size, sum: Sum::default(), error: None })
+    }
+}
+
+impl Read for Coming {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.error.is_some() || self.sum.size > self.limit {
+            return Err(io::Error::other("it is longer than was recorded, or broke off"));
+        }
+        match self.from.read(buffer) {
+            Ok(length) => {
+                self.sum.add(&buffer[..length]);
+                Ok(length)
+            }
+            Err(error) => {
+                let error = remote::Error::of_io(error)?;
+                let text = error.to_string();
+                self.error = Some(error);
+                Err(io::Error::other(text))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_lies_compressed_there_and_encrypted_where_that_can_be_done() {
+        use Form::{Compressed, CompressedEncrypted, Encrypted, Plain};
+        for (here, plain, encrypted) in [
+            (Plain, Compressed, CompressedEncrypted),
+            (Compressed, Compressed, CompressedEncrypted),
+            (Encrypted, Encrypted, Encrypted),
+            (CompressedEncrypted, CompressedEncrypted, CompressedEncrypted),
+        ] {
+            assert_eq!((form_there(here, false), form_there(here, true)), (plain, encrypted), "{here:?}");
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! A place elsewhere that keeps objects: a folder, S3, WebDAV, Google Drive or Dropbox, by OpenDAL, as calls that block.
+//! Called from threads of our own only, never from one that answers requests.
+//!
+//! What may be relied on:
+//! - Every call ends: each piece of a body and each answer is waited for no longer than the timeout, what may pass is tried
+//!   four times within seconds, and whoever calls decides when to try again.
+//! - "Not there" is only said when the store said so itself. Everything else that went wrong is an error.
+//! - Bodies stream: a chunk or two are in memory, whatever the size. Where a store takes bodies only as a whole, they go in parts.
+//! - No secret is in any error, whatever a store or a library says.
+
+mod download;
+mod error;
+mod folder;
+mod pace;
+mod place;
+mod service;
+#[cfg(test)]
+mod tests;
+mod upload;
+mod wire;
+
+use std::future::Future;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use futures_util::TryStreamExt;
+use futures_util::future::{Either, select};
+use opendal::{ErrorKind, Operator};
+use tokio::runtime::{Builder, Runtime};
+
+pub use download::Download;
+pub use error::Error;
+pub use pace::Pace;
+pub use place::{Credentials, Place};
+pub use upload::{Upload, Written};
+
+use pace::Line;
+use place::Kind;
+use wire::{Call, Cancel, Client, Verdict};
+
+/// An object, as a listing names it. The key is whatever the store says, and may be anything.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Listed {
+    /// Below the place's root.
+    pub key: String,
+    /// In bytes.
+    pub size: u64,
+}
+
+/// A place elsewhere, ready to be used. Clones share the connections and the bandwidth.
+#[derive(Clone)]
+pub struct Remote {
+    shared: Arc<Shared>,
+    cancel: Option<Cancel>,
+}
+
+struct Shared {
+    place: Place,
+    pace: Pace,
+    line: Arc<Line>,
+    client: Option<Client>,
+    /// Holds the access token, where there is one.
+    service: Mutex<Option<Operator>>,
+}
+
+/// A listing that is longer says nothing of use.
+const MOST_LISTED: usize = 1_000_000;
+
+/// All remotes' transfers; the threads that call do the work themselves.
+static RUNTIME: LazyLock<std::io::Result<Runtime>> =
+    LazyLock::new(|| Builder::new_multi_thread().worker_threads(2).thread_name("remote").enable_all().build());
+
+/// A key of the numbered parts that an object lies in where a store can't stream: `cat` of them all is the object.
+pub fn part_key(key: &str, number: u32) -> String {
+    format!("{key}.{number:05}")
+}
+
+impl Remote {
+    /// Makes ready; nothing is asked of the store yet.
+    pub fn open(place: &Place, pace: &Pace) -> Result<Remote, Error> {
+        let client = match place.kind {
+            Kind::Folder { .. } => None,
+            _ => Some(Client::new(place, pace.timeout).map_err(Error::Refused)?),
+        };
+        Ok(Self::with(place, pace, client))
+    }
+
+    fn with(place: &Place, pace: &Pace, client: Option<Client>) -> Self {
+        let line = Arc::new(Line::new(pace.bandwidth));
+        let (place, pace) = (place.clone(), pace.clone());
+        Self { shared: Arc::new(Shared { place, pace, line, client, service: Mutex::new(None) }), cancel: None }
+    }
+
+    /// The same place, whose transfers end soon after `cancelled` says so.
+    pub fn cancelled_by(mut self, cancelled: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        self.cancel = Some(Arc::new(cancelled));
+        self
+    }
+
+    /// Writes a small object, in place of what was under the key.
+    pub fn put(&self, key: &str, bytes: &[u8]) -> Result<(), Error> {
+        if let Kind::Folder { .. } = self.shared.place.kind {
+            let mut upload = self.upload(key)?;
+            std::io::Write::write_all(&mut upload, bytes).map_err(in_error)?;
+            return upload.finish().map(drop);
+        }
+        let body = opendal::Buffer::from(bytes.to_vec());
+        self.attempt(|operator, _| {
+            let body = body.clone();
+            async move { operator.write(key, body).await.map(drop) }
+        })
+        .map_err(|fault| self.understood(key, fault))
+    }
+
+    /// Reads a small object. `None` only when the store says itself that it has none of that name.
+    pub fn get(&self, key: &str, at_most: u64) -> Result<Option<Vec<u8>>, Error> {
+        let read = self.attempt(|operator, _| async move {
+            let mut stream = operator.reader(key).await?.into_stream(..).await?;
+            let mut bytes = Vec::new();
+            while let Some(piece) = stream.try_next().await? {
+                if (bytes.len() + piece.len()) as u64 > at_most {
+                    return Ok(None);
+                }
+                piece.for_each(|piece| bytes.extend_from_slice(&piece));
+            }
+            Ok(Some(bytes))
+        });
+        match read {
+            Ok(Some(bytes)) => Ok(Some(bytes)),
+            Ok(None) => Err(Error::Broken(format!(
+                "{key} in {} is larger than the {at_most} bytes that it may have; it is none of ours, or damaged",
+                error::named(&self.shared.place)
+            ))),
+            Err(fault) if self.is_surely_absent(&fault)? => Ok(None),
+            Err(fault) => Err(self.understood(key, fault)),
+        }
+    }
+
+    /// Begins an object; it counts once it is finished.
+    pub fn upload(&self, key: &str) -> Result<Upload, Error> {
+        Upload::begin(self, key)
+    }
+
+    /// Opens an object, or the parts that [`Upload::finish`] told of.
+    pub fn download(&self, key: &str, parts: u32) -> Result<Download, Error> {
+        Download::begin(self, key, parts)
+    }
+
+    /// All objects in the folder `prefix` and below; of the whole place for an empty one.
+    pub fn list(&self, prefix: &str) -> Result<Vec<Listed>, Error> {
+        let folder = if prefix.is_empty() || prefix.ends_with('/') { prefix.to_owned() } else { format!("{prefix}/") };
+        let is_dropbox = matches!(self.shared.place.kind, Kind::Dropbox { .. });
+        let listed = self.attempt(|operator, call| {
+            let folder = folder.clone();
+            async move {
+                call.note(None);
+                let listed =
+                    if is_dropbox { walked(&operator, folder).await? } else { swept(&operator, &folder).await? };
+                Ok((listed, call.verdict()))
+            }
+        });
+        match listed.map_err(|fault| self.understood(prefix, fault))? {
+            (None, _) => Err(Error::Broken(format!(
+                "{} holds more than {MOST_LISTED} objects; give the backups a place of their own",
+                error::named(&self.shared.place)
+            ))),
+            // OpenDAL takes any 404 for an empty folder.
+            (Some(listed), Some(Verdict::Answered { status, .. })) if listed.is_empty() && status == 404 => {
+                self.dav_answers().map(|()| listed)
+            }
+            (Some(listed), _) => Ok(listed),
+        }
+    }
+
+    /// Removes an object, and its own folder when nothing else is left in it; one that isn't there is fine.
+    pub fn delete(&self, key: &str) -> Result<(), Error> {
+        if let Kind::Folder { root } = &self.shared.place.kind {
+            let (root, key) = (root.clone(), key.to_owned());
+            return self.on_disk(move || folder::remove(&root, &key));
+        }
+        let has_folders = !matches!(self.shared.place.kind, Kind::S3 { .. });
+        let removed = self.attempt(|operator, _| async move {
+            operator.delete(key).await?;
+            // Empty ones would have to be asked for at every listing, for ever.
+            if let Some(folder) = folder_of(key).filter(|_| has_folders)
+                && is_empty(&operator, folder).await?
+            {
+                operator.delete(folder).await?;
+            }
+            Ok(())
+        });
+        removed.map_err(|fault| self.understood(key, fault))
+    }
+}
+
+/// The folder, below another one, that an object lies in: the last part of its key taken off.
+fn folder_of(key: &str) -> Option<&str> {
+    let folder = &key[..=key.rfind('/')?];
+    (folder.matches('/').count() > 1).then_some(folder)
+}
+
+async fn is_empty(operator: &Operator, folder: &str) -> opendal::Result<bool> {
+    let mut lister = operator.lister(folder).await?;
+    while let Some(entry) = lister.try_next().await? {
+        if entry.path() != folder {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// What a store lists by itself.
+async fn swept(operator: &Operator, folder: &str) -> opendal::Result<Option<Vec<Listed>>> {
+    let mut lister = operator.lister_with(folder).recursive(true).await?;
+    let mut listed = Vec::new();
+    while let Some(entry) = lister.try_next().await? {
+        if entry.metadata().is_file() {
+            listed.push(Listed { key: entry.path().to_owned(), size: entry.metadata().content_length() });
+        }
+        if listed.len() > MOST_LISTED {
+            return Ok(None);
+        }
+    }
+    Ok(Some(listed))
+}
+
+/// Folder by folder: Dropbox's entries come with their last names only.
+async fn walked(operator: &Operator, folder: String) -> opendal::Result<Option<Vec<Listed>>> {
+    let (mut folders, mut listed) = (vec![folder], Vec::new());
+    while let Some(folder) = folders.pop() {
+        let mut lister = operator.lister(&folder).await?;
+        while let Some(entry) = lister.try_next().await? {
+            let name = entry.path().trim_start_matches(&folder).trim_start_matches('/');
+            if entry.metadata().is_dir() && !name.is_empty() {
+                folders.push(format!("{folder}{name}"));
+            } else if entry.metadata().is_file() {
+                listed.push(Listed { key: format!("{folder}{name}"), size: entry.metadata().content_length() });
+            }
+            if listed.len() + folders.len() > MOST_LISTED {
+                return Ok(None);
+            }
+        }
+    }
+    Ok(Some(listed))
+}
+
+/// Why a call gave nothing.
+enum Fault {
+    /// OpenDAL's error, and the last that was seen of the store.
+    Of(Box<opendal::Error>, Option<Verdict>),
+    Known(Error),
+}
+
+impl Remote {
+    fn call(&self) -> Arc<Call> {
+        Arc::new(Call::new(self.shared.pace.timeout, Arc::clone(&self.shared.line), self.cancel.clone()))
+    }
+
+    /// OpenDAL's operator for one call.
+    fn operator(&self, call: &Arc<Call>) -> Result<Operator, Error> {
+        if let Kind::Folder { root } = &self.shared.place.kind {
+            folder::stand(root)?;
+        }
+        let mut service = self.shared.service.lock().unwrap_or_else(PoisonError::into_inner);
+        let operator = match &*service {
+            Some(operator) => operator.clone(),
+            None => {
+                service.insert(service::operator(&self.shared.place, &self.shared.pace, &self.shared.line)?).clone()
+            }
+        };
+        Ok(service::over(operator, &self.shared.place, self.shared.client.as_ref(), call))
+    }
+
+    /// Does it, and once more with a new access token when the old one has stopped to count before its time.
+    fn attempt<T, F>(&self, mut work: impl FnMut(Operator, Arc<Call>) -> F) -> Result<T, Fault>
+    where
+        F: Future<Output = opendal::Result<T>>,
+    {
+        let mut is_renewed = false;
+        loop {
+            let call = self.call();
+            let operator = self.operator(&call).map_err(Fault::Known)?;
+            let error = match waited(&call, work(operator, Arc::clone(&call))).map_err(Fault::Known)? {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
+            let verdict = call.verdict();
+            let is_stale = matches!(verdict, Some(Verdict::Answered { status: 401, of_token: false, .. }));
+            if !is_stale || is_renewed || !matches!(self.shared.place.kind, Kind::Drive { .. } | Kind::Dropbox { .. }) {
+                return Err(Fault::Of(Box::new(error), verdict));
+            }
+            *self.shared.service.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            is_renewed = true;
+        }
+    }
+
+    fn understood(&self, key: &str, fault: Fault) -> Error {
+        match fault {
+            Fault::Known(error) => error,
+            Fault::Of(error, verdict) => error::understood(&self.shared.place, key, &error, verdict.as_ref()),
+        }
+    }
+
+    /// Whether the store said that it has no such object; an error if it couldn't be asked what its answer was worth.
+    fn is_surely_absent(&self, fault: &Fault) -> Result<bool, Error> {
+        let Fault::Of(error, verdict) = fault else { return Ok(false) };
+        let is_not_found = error.kind() == ErrorKind::NotFound;
+        match (&self.shared.place.kind, verdict) {
+            (Kind::Folder { root }, _) if is_not_found => folder::stand(root).map(|()| true),
+            (Kind::S3 { .. }, Some(Verdict::Answered { status: 404, code, .. })) => Ok(code == "NoSuchKey"),
+            (Kind::Dropbox { .. }, Some(Verdict::Answered { status: 409, code, .. })) => Ok(error::is_missing(code)),
+            // Drive's client asks for the name, and this is an empty list of what has it.
+            (Kind::Drive { .. }, None) => Ok(is_not_found),
+            (Kind::Webdav { .. }, Some(Verdict::Answered { status: 404, .. })) => self.dav_answers().map(|()| true),
+            _ => Ok(false),
+        }
+    }
+
+    /// Anything may say 404. Only where WebDAV is spoken, here or above, does it mean that nothing is there.
+    fn dav_answers(&self) -> Result<(), Error> {
+        let Kind::Webdav { root, .. } = &self.shared.place.kind else {
+            return Err(Error::Broken(format!(
+                "{} does not answer as it should (404)",
+                error::named(&self.shared.place)
+            )));
+        };
+        let mut above = root.as_str();
+        loop {
+            let call = self.call();
+            let operator = service::above(&self.shared.place, above, &self.shared.pace, &self.shared.line)?;
+            let operator = service::over(operator, &self.shared.place, self.shared.client.as_ref(), &call);
+            let asked = waited(&call, async { operator.lister("/").await?.try_next().await.map(drop) })?;
+            match (asked, call.verdict()) {
+                (Ok(()), None) => return Ok(()),
+                (_, Some(Verdict::Answered { status: 401, .. }))
+                | (Err(_), None | Some(Verdict::Failed(_) | Verdict::Cancelled)) => {
+                    let error = opendal::Error::new(ErrorKind::Unexpected, "");
+                    return Err(error::understood(&self.shared.place, above, &error, call.verdict().as_ref()));
+                }
+                _ if above == "/" => {
+                    let store = error::named(&self.shared.place);
+                    return Err(Error::Broken(format!("nothing at {store} speaks WebDAV (404); look at the URL")));
+                }
+                _ => {
+                    above =
+                        above.rsplit_once('/').map(|(above, _)| above).filter(|above| !above.is_empty()).unwrap_or("/")
+                }
+            }
+        }
+    }
+
+    /// Waits until the line is free for so many bytes more.
+    fn pause(&self, bytes: usize) -> Result<(), Error> {
+        let wait = self.shared.line.book(bytes);
+        if wait.is_zero() { Ok(()) } else { waited(&self.call(), async move { tokio::time::sleep(wait).await }) }
+    }
+
+    /// File calls, waited for like everything else: a mount whose server is gone hangs.
+    fn on_disk<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+        let call = self.call();
+        let timeout = self.shared.pace.timeout;
+        let worked = waited(&call, async { tokio::time::timeout(timeout, tokio::task::spawn_blocking(work)).await })?;
+        match worked {
+            Ok(Ok(done)) => done,
+            Ok(Err(_)) => Err(Error::Broken(format!("{} could not be used", error::named(&self.shared.place)))),
+            Err(_) => Err(Error::Unreachable(format!(
+                "{} did not answer within {}; it is tried again later (BACKUP_REPLICA_<NAME>_TIMEOUT is how long to wait)",
+                error::named(&self.shared.place),
+                humantime::format_duration(timeout)
+            ))),
+        }
+    }
+}
+
+/// What an upload's own error was.
+fn in_error(error: std::io::Error) -> Error {
+    Error::of_io(error).unwrap_or_else(|error| Error::Broken(error.to_string()))
+}
+
+/// Waits for it on this thread; dropped when it is cancelled.
+fn waited<T>(call: &Call, work: impl Future<Output = T>) -> Result<T, Error> {
+    let runtime = RUNTIME.as_ref().map_err(|error| Error::Unreachable(format!("no threads for transfers: {error}")))?;
+    runtime.block_on(async {
+        match select(std::pin::pin!(work), std::pin::pin!(call.cancelled())).await {
+            Either::Left((done, _)) => Ok(done),
+            Either::Right(_) => Err(Error::Cancelled),
+        }
+    })
+}

@@ -1,0 +1,71 @@
+//! Keeps replicas up with the backup directory: a thread for each, so that one that hangs is in no other's way, nor in that of
+//! backups. What a replica lacks is asked of the engine again and again; nothing that decides is kept in memory.
+
+use std::time::Duration;
+
+use crate::backup::ReplicaName;
+use crate::engine::{Actor, Call, Engine, Error};
+use crate::sqlite::{self, Control};
+
+/// Between two looks at what is here.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Runs until cancelled.
+pub fn run(engine: &Engine, control: &Control) {
+    std::thread::scope(|scope| {
+        for name in engine.replica_names() {
+            scope.spawn(move || keep_up(engine, name, control));
+        }
+    });
+}
+
+fn keep_up(engine: &Engine, name: &ReplicaName, control: &Control) {
+    let mut told = None;
+    while !control.is_cancelled() {
+        let text = match consider(engine, name, control) {
+            Ok(()) => None,
+            Err(error) => Some((error.code(), error.to_string())),
+        };
+        // A standing trouble is said once.
+        if let Some((code, detail)) = text.as_ref().filter(|text| told.as_ref() != Some(*text)) {
+            tracing::error!(code, replica = %name, "{detail}");
+        }
+        if text.is_some() || told.is_some() && !is_failing(engine, name) {
+            told = text;
+        }
+        std::thread::sleep(TICK);
+    }
+}
+
+/// What went wrong last is still so, though nothing was tried since.
+fn is_failing(engine: &Engine, name: &ReplicaName) -> bool {
+    let replicas = engine.replicas().unwrap_or_default();
+    replicas.iter().any(|replica| replica.name == *name && replica.last_error.is_some())
+}
+
+fn consider(engine: &Engine, name: &ReplicaName, control: &Control) -> Result<(), Error> {
+    if !engine.replication_is_due(name)? {
+        return Ok(());
+    }
+    let call = Call { control: control.child(), ..Call::new(Actor::scheduler()) };
+    match engine.replicate(name, false, &call) {
+        // Another process is at it, or this one stops.
+        Err(Error::Held(_) | Error::Sqlite(sqlite::Error::Cancelled)) => Ok(()),
+        Err(error) => Err(error),
+        Ok(done) => {
+            if !done.sent.is_empty() || !done.dropped.is_empty() {
+                tracing::info!(replica = %name, sent = done.sent.len(), dropped = done.dropped.len(), bytes = done.bytes, "replicated");
+            }
+            for key in &done.removed {
+                tracing::warn!(replica = %name, key, "a leftover was removed");
+            }
+            for key in &done.lost {
+                tracing::warn!(replica = %name, key, "it was gone or cut short; look at that store");
+            }
+            match done.not_sent.first() {
+                Some(not) => Err(Error::NotSent { reason: format!("{} could not be sent: {}", not.id, not.reason) }),
+                None => Ok(()),
+            }
+        }
+    }
+}

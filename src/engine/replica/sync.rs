@@ -139,7 +139,7 @@ impl Engine {
             Ok(done) => match done.not_sent.first() {
                 None => state.succeeded(now),
                 Some(NotSent { id, reason }) => {
-                    let reason = format!("{id} could not be sent, what else was wanted was: {reason}");
+                    let reason = format!("{id} could not be sent to the replica {}, what else was wanted was: {reason}", target.label);
                     state.failed(now, &Error::NotSent { reason }, chance()?);
                 }
             },
@@ -291,7 +291,7 @@ impl Writable<'_> {
         backups.push(held);
         self.write(backups)?;
         self.state.damaged.remove(&origin);
-        tracing::info!(replica = %self.name, id = %sending.id, bytes, "sent and read back");
+        tracing::debug!(replica = %self.name, id = %sending.id, bytes, "sent and read back");
         Ok(Some(bytes))
     }
 

@@ -115,7 +115,7 @@ pub(in crate::engine) fn warnings(
                 0 => "it lacks nothing that is known here".to_owned(),
                 pending => format!("it lacks {pending} of the backups that are here"),
             };
-            warn("replica-failing", format!("replica {name}: {}; {pending}", error.detail));
+            warn("replica-failing", format!("{}; {pending}", error.detail));
         } else if replica.pending_since.is_some_and(|since| now - since > BEHIND) {
             let text = format!(
                 "replica {name} lacks {} of the backups that are here, and none of it is under way; is `serve` running? `replica push {name}` sends them now",

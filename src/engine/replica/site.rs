@@ -110,6 +110,8 @@ pub(super) struct Writable<'e> {
     pub(super) site: Site,
     pub(super) state: State,
     pub(super) store_id: String,
+    /// The catalog there is another's, which has to find out by ours.
+    pub(super) is_others: bool,
     lease: Option<Lease>,
 }
 
@@ -124,6 +126,7 @@ impl<'e> Writable<'e> {
         take_over: bool,
     ) -> Result<Self, Error> {
         let (at, name, store_id) = (site.label.clone(), name.clone(), store_id.to_owned());
+        let mut is_others = false;
         if let Some(catalog) = &site.catalog {
             if catalog.store_id != store_id {
                 let theirs = catalog.store_id.clone();
@@ -131,7 +134,8 @@ impl<'e> Writable<'e> {
             }
             let ours =
                 [&state.written, &state.writing].into_iter().flatten().any(|mark| Some(mark) == site.mark.as_ref());
-            if !ours && !take_over {
+            is_others = !ours;
+            if is_others && !take_over {
                 return Err(Error::ReplicaTakenOver {
                     at,
                     name,
@@ -143,7 +147,7 @@ impl<'e> Writable<'e> {
         } else if state.written.is_some() && !take_over {
             return Err(Error::ReplicaEmptied { at, name });
         }
-        Ok(Self { engine, name, site, state, store_id, lease: None })
+        Ok(Self { engine, name, site, state, store_id, is_others, lease: None })
     }
 
     pub(super) fn save(&self) -> Result<(), Error> {
@@ -252,6 +256,7 @@ impl<'e> Writable<'e> {
             }
         }
         self.site.catalogs.push(key);
+        self.is_others = false;
         (self.site.catalog, self.site.mark) = (Some(catalog), Some(mark));
         Ok(())
     }

@@ -139,7 +139,7 @@ impl Engine {
             Ok(done) => match done.not_sent.first() {
                 None => state.succeeded(now),
                 Some(NotSent { id, reason }) => {
-                    let reason = format!("{id} could not be sent, what else was wanted was: {reason}");
+                    let reason = format!("{id} could not be sent to the replica {}, what else was wanted was: {reason}", target.label);
                     state.failed(now, &Error::NotSent { reason }, chance()?);
                 }
             },
@@ -175,7 +175,7 @@ impl Writable<'_> {
         let mut done = Replicated { lost: self.look_for_lost()?, ..Replicated::default() };
         let plan = self.plan(wanted);
         let orphans = self.orphans()?;
-        if !(plan.is_empty() && orphans.is_empty() && done.is_nothing() && !take_over) {
+        if !(plan.is_empty() && orphans.is_empty() && done.is_nothing()) || self.is_others {
             self.hold(take_over)?;
             self.audited(&plan, &orphans, call, &mut done)?;
         }
@@ -291,7 +291,7 @@ impl Writable<'_> {
         backups.push(held);
         self.write(backups)?;
         self.state.damaged.remove(&origin);
-        tracing::info!(replica = %self.name, id = %sending.id, bytes, "sent and read back");
+        tracing::debug!(replica = %self.name, id = %sending.id, bytes, "sent and read back");
         Ok(Some(bytes))
     }
 
@@ -311,7 +311,7 @@ impl Writable<'_> {
             false => BTreeSet::new(),
         };
         let (gone, backups): (Vec<Held>, Vec<Held>) = backups.into_iter().partition(|held| drop.contains(&held.origin));
-        if backups != self.backups() || self.site.catalog.is_none() {
+        if backups != self.backups() || self.site.catalog.is_none() || self.is_others {
             self.write(backups)?;
         }
         for held in gone {

@@ -30,6 +30,8 @@ pub enum Fault {
     Before(Act),
     /// This happens after the server has done it and before the client hears so.
     After(Act),
+    /// This happens, and the server never hears of it.
+    InPlace(Act),
 }
 
 impl Fault {
@@ -40,6 +42,10 @@ impl Fault {
 
     pub fn before(act: impl Fn(&str) + Send + Sync + 'static) -> Self {
         Self::Before(Arc::new(act))
+    }
+
+    pub fn in_place(act: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self::InPlace(Arc::new(act))
     }
 
     pub fn after(act: impl Fn(&str) + Send + Sync + 'static) -> Self {

@@ -208,7 +208,8 @@ impl Place {
             if file == ".audit-reserve" {
                 assert!(self.backups().join(&file).metadata().unwrap().blocks() > 0, "the reserve is a mere name");
             }
-            if !is_dir && file.contains('/') && !named.contains(&file) {
+            // What is known of replicas isn't a copy.
+            if !is_dir && file.contains('/') && !file.starts_with("replicas/") && !named.contains(&file) {
                 unnamed.insert(file);
             }
         }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, Weak};
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
-use crate::fault::{Fault, Reply, When};
+use crate::fault::{Act, Fault, Reply, When};
 use crate::message::{Head, pass};
 
 /// It runs until it is dropped.
@@ -33,6 +33,7 @@ pub struct Seen {
 struct Shared {
     upstream: SocketAddr,
     rules: Mutex<Vec<Rule>>,
+    watch: Mutex<Option<Act>>,
     seen: Mutex<Vec<Seen>>,
     listener: Mutex<Option<Arc<TcpListener>>>,
     /// Connections, to cut them.
@@ -57,6 +58,7 @@ impl Proxy {
         let shared = Shared {
             upstream,
             rules: Mutex::default(),
+            watch: Mutex::default(),
             seen: Mutex::default(),
             listener: Mutex::default(),
             open: Mutex::default(),
@@ -72,6 +74,11 @@ impl Proxy {
     pub fn spoil(&self, when: When, fault: Fault) -> &Self {
         self.shared.rules.lock().unwrap().push(Rule { when, fault, matched: 0 });
         self
+    }
+
+    /// This happens with each request that the server has answered, before the client hears so.
+    pub fn watch(&self, act: impl Fn(&str) + Send + Sync + 'static) {
+        *self.shared.watch.lock().unwrap() = Some(Arc::new(act));
     }
 
     /// No more faults.
@@ -196,6 +203,10 @@ impl Shared {
             Fault::Silence => return self.wait(),
             Fault::Instead(reply) => return self.reply(sides, head, number, reply),
             Fault::Before(act) => act(&head.word(1)),
+            Fault::InPlace(act) => {
+                act(&head.word(1));
+                return Ok(Then::Ends);
+            }
             Fault::Twice => return self.deliver_twice(sides, head, number),
             _ => {}
         }
@@ -219,6 +230,8 @@ impl Shared {
         let (_, from_server) = sides.server.as_mut().expect("it was asked");
         let answer = Head::read(from_server)?.ok_or(std::io::ErrorKind::UnexpectedEof)?;
         self.amend(number, |seen| seen.status = answer.word(1).parse().ok());
+        let watch = self.watch.lock().unwrap().clone();
+        watch.into_iter().for_each(|act| act(&head.word(1)));
         let framing = answer.framing_of_answer(&head.word(0));
         let mut client = &*sides.client;
         let limit = match fault {

@@ -2,10 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use hyper_util::rt::TokioIo;
 use s3s::auth::SimpleAuth;
+use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s_fs::FileSystem;
 use tempfile::TempDir;
@@ -26,11 +28,20 @@ pub struct S3 {
 }
 
 impl S3 {
+    /// It lets in whose clock is wrong.
     pub fn start() -> Self {
+        Self::that_bears(u32::MAX)
+    }
+
+    /// It lets in whose clock is wrong by so many seconds at most.
+    pub fn that_bears(seconds: u32) -> Self {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join(BUCKET)).unwrap();
         let mut builder = S3ServiceBuilder::new(FileSystem::new(root.path()).unwrap());
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        let mut config = S3Config::default();
+        config.presigned_url_max_skew_time_secs = seconds;
+        builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
         let (service, (end, ended), (tell, told)) = (builder.build(), oneshot::channel(), std::sync::mpsc::channel());
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

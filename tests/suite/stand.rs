@@ -60,13 +60,13 @@ fn each_store_keeps_what_it_is_given() {
             assert_eq!(listed.iter().filter(|entry| !entry.path().ends_with('/')).count(), 2, "{}", store.url);
             assert_eq!(operator.stat("backups/x").await.unwrap_err().kind(), ErrorKind::NotFound);
         });
-        assert_eq!(store.objects()["backups/a/c.json"], b"two", "{}", store.url);
-        std::fs::write(store.folder.join("backups/a/b.json"), "damaged").unwrap();
+        assert_eq!(store.objects.all()["backups/a/c.json"], b"two", "{}", store.url);
+        std::fs::write(store.objects.path("backups/a/b.json"), "damaged").unwrap();
         run(async {
             assert_eq!(operator.read("backups/a/b.json").await.unwrap().to_vec(), b"damaged", "{}", store.url);
             operator.delete("backups/a/b.json").await.unwrap();
         });
-        assert_eq!(store.keys(), ["backups/a/c.json"]);
+        assert_eq!(store.objects.keys(), ["backups/a/c.json"]);
     }
 }
 
@@ -82,7 +82,7 @@ fn strangers_are_not_let_in() {
     let stranger = Webdav::default().endpoint(&endpoint).username(webdav::USERNAME).password("another");
     let denied = run(async { Operator::new(stranger).unwrap().write("a", "b").await }).unwrap_err();
     assert!(denied.to_string().contains("401"), "{denied}");
-    assert!(store.keys().is_empty() && webdav.keys().is_empty());
+    assert!(store.objects.keys().is_empty() && webdav.objects.keys().is_empty());
 }
 
 /// Above what one request may hold, in pieces; until they are put together nothing is there.
@@ -96,10 +96,10 @@ fn a_large_object_goes_up_in_pieces() {
         for _ in 0..9 {
             writer.write(piece.clone()).await.unwrap();
         }
-        assert!(store.keys().is_empty() && !store.unfinished().is_empty());
+        assert!(store.objects.keys().is_empty() && !store.unfinished().is_empty());
         writer.close().await.unwrap();
     });
-    assert!(store.objects()["large"] == piece.repeat(9) && store.unfinished().is_empty());
+    assert!(store.objects.all()["large"] == piece.repeat(9) && store.unfinished().is_empty());
     let seen = proxy.seen();
     assert_eq!(seen.iter().filter(|it| it.target.contains("partNumber=")).count(), 9, "{seen:?}");
     assert_eq!(seen.iter().filter(|it| it.method == "PUT").map(|it| it.up).sum::<u64>(), 9 * (8 << 20));
@@ -109,7 +109,7 @@ fn a_large_object_goes_up_in_pieces() {
             writer.write(piece.clone()).await.unwrap();
         }
     });
-    assert!(!store.unfinished().is_empty() && store.keys() == ["large"]);
+    assert!(!store.unfinished().is_empty() && store.objects.keys() == ["large"]);
 }
 
 #[test]
@@ -144,10 +144,10 @@ fn each_fault_is_what_it_is_called() {
     // Nobody sees these by the request alone.
     proxy.spoil(When::of("PUT", "never").once(), Fault::Instead(Reply::of(200, b"").header("ETag", "\"e\"")));
     run(async { operator.write("never", "x").await.map(drop) }).unwrap();
-    assert_eq!(store.keys(), ["object"]);
+    assert_eq!(store.objects.keys(), ["object"]);
     proxy.spoil(down.once(), Fault::Instead(Reply::of(200, b"older")));
     assert_eq!(get().unwrap(), b"older");
-    let file = store.folder.join("object");
+    let file = store.objects.path("object");
     proxy.spoil(up.once(), Fault::after(move |_| std::fs::write(&file, "").unwrap()));
     put().unwrap();
     assert_eq!(get().unwrap(), b"");

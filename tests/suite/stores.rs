@@ -1,22 +1,22 @@
 //! Places for replicas: real stores of each kind, how the program is told of them, and what lies in them.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use tempfile::TempDir;
 
-use crate::harness::tree;
+use crate::harness::Place;
+use crate::objects::Objects;
 use crate::proxy::Proxy;
 use crate::s3::{self, S3};
-use crate::webdav::WebDav;
+use crate::webdav::{self, WebDav};
 
 /// A store whose objects are files.
 pub struct Store {
     /// Without credentials.
     pub url: String,
-    /// Below this each object is a file of its key.
-    pub folder: PathBuf,
+    /// What its credentials are called and what they are.
+    pub credentials: Vec<(&'static str, String)>,
+    pub objects: Objects,
     server: Kind,
 }
 
@@ -31,17 +31,33 @@ impl Store {
     pub fn folder() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("replica");
-        Self { url: format!("fs://{}", folder.display()), folder, server: Kind::Folder(dir) }
+        std::fs::create_dir(&folder).unwrap();
+        Self {
+            url: format!("fs://{}", folder.display()),
+            credentials: Vec::new(),
+            objects: Objects(folder),
+            server: Kind::Folder(dir),
+        }
     }
 
     pub fn s3() -> Self {
         let s3 = S3::start();
-        Self { url: s3_url(s3.address), folder: s3.bucket().join("offsite"), server: Kind::S3(s3) }
+        Self {
+            url: s3_url(s3.address),
+            credentials: vec![("ACCESS_KEY", s3::ACCESS_KEY.to_owned()), ("SECRET_KEY", s3::SECRET_KEY.to_owned())],
+            objects: Objects(s3.bucket().join("offsite")),
+            server: Kind::S3(s3),
+        }
     }
 
     pub fn webdav() -> Self {
         let webdav = WebDav::start();
-        Self { url: webdav_url(webdav.address), folder: webdav.share().join("offsite"), server: Kind::WebDav(webdav) }
+        Self {
+            url: webdav_url(webdav.address),
+            credentials: vec![("USERNAME", webdav::USERNAME.to_owned()), ("PASSWORD", webdav::PASSWORD.to_owned())],
+            objects: Objects(webdav.share().join("offsite")),
+            server: Kind::WebDav(webdav),
+        }
     }
 
     /// One of each kind.
@@ -63,22 +79,6 @@ impl Store {
         (self, proxy)
     }
 
-    /// Every object by its key.
-    pub fn objects(&self) -> BTreeMap<String, Vec<u8>> {
-        let files = self.keys().into_iter();
-        files.map(|key| (key.clone(), std::fs::read(self.folder.join(key)).unwrap())).collect()
-    }
-
-    pub fn keys(&self) -> Vec<String> {
-        if !self.folder.exists() {
-            return Vec::new();
-        }
-        let files = tree(&self.folder).into_iter().filter(|(_, _, is_dir)| !is_dir);
-        let mut keys: Vec<_> = files.map(|(key, ..)| key).collect();
-        keys.sort();
-        keys
-    }
-
     /// Pieces of uploads that were neither completed nor taken back.
     pub fn unfinished(&self) -> Vec<String> {
         match &self.server {
@@ -94,4 +94,20 @@ fn s3_url(address: SocketAddr) -> String {
 
 fn webdav_url(address: SocketAddr) -> String {
     format!("webdav://{address}/offsite")
+}
+
+impl Place {
+    /// The program copies everything there as well, from now on.
+    pub fn replica(&mut self, name: &str, store: &Store) -> &mut Self {
+        self.set(&format!("BACKUP_REPLICA_{name}_URL"), &store.url);
+        self.credentials(name, store)
+    }
+
+    /// What it needs to be let in there.
+    pub fn credentials(&mut self, name: &str, store: &Store) -> &mut Self {
+        for (what, value) in &store.credentials {
+            self.set(&format!("BACKUP_REPLICA_{name}_{what}"), value);
+        }
+        self
+    }
 }

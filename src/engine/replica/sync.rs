@@ -139,7 +139,10 @@ impl Engine {
             Ok(done) => match done.not_sent.first() {
                 None => state.succeeded(now),
                 Some(NotSent { id, reason }) => {
-                    let reason = format!("{id} could not be sent to the replica {}, what else was wanted was: {reason}", target.label);
+                    let reason = format!(
+                        "{id} could not be sent to the replica {}, what else was wanted was: {reason}",
+                        target.label
+                    );
                     state.failed(now, &Error::NotSent { reason }, chance()?);
                 }
             },

@@ -15,7 +15,9 @@ const SHOWN: usize = 50;
 pub const OPERATIONS: &[(&str, &str)] = &[
     ("create", "Backup"),
     ("rotate", "Rotation"),
+    ("replicate", "Replication"),
     ("restore", "Restore"),
+    ("pull", "Return from a replica"),
     ("preview", "Preview of a restore"),
     ("drill", "Rehearsal"),
     ("download", "Download"),

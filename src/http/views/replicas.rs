@@ -5,7 +5,7 @@ use maud::{Markup, html};
 
 use super::notice::Tone;
 use super::{Site, icons, words};
-use crate::engine::ReplicaStatus;
+use crate::engine::{LastError, ReplicaStatus};
 
 /// A row for each; nothing where there are none.
 pub fn replicas(site: &Site, replicas: &[ReplicaStatus]) -> Markup {
@@ -32,13 +32,11 @@ fn row(site: &Site, replica: &ReplicaStatus) -> Markup {
                     @if replica.damaged > 0 { " " span.mark.look { (icons::attention()) (replica.damaged) " found damaged" } }
                     " " span { @if replica.encrypted { "Encrypted" } @else { "Readable by whoever holds it" } }
                 }
-                @if let Some(error) = &replica.last_error {
-                    p.small { (words::prose(&error.detail)) " " (again(site, replica.next_try)) }
-                }
             }
             form.actions method="post" action=(verify) hx-post=(verify) hx-target={ "#outcome-replica-" (name) } {
                 button type="submit" id={ "verify-replica-" (name) } { "Verify" span.hidden { " replica " (name) } }
             }
+            @if let Some(error) = &replica.last_error { p.small { (words::prose(detail(replica, error))) } }
             (facts(site, replica))
             // It outlives the figures around it.
             div.outcome id={ "outcome-replica-" (name) } hx-preserve {}
@@ -52,7 +50,12 @@ fn state(site: &Site, replica: &ReplicaStatus) -> (Tone, Markup) {
     match (&replica.last_error, replica.pending_since, replica.last_success) {
         (Some(error), ..) => (
             Tone::Look,
-            html! { span { "Failing since " (site.exact(error.since)) @if replica.pending > 0 { ", " (lacks()) " to send" } } },
+            html! {
+                span {
+                    "Failing since " (site.exact(error.since)) ", " (again(site, replica.next_try))
+                    @if replica.pending > 0 { ", " (lacks()) " to send" }
+                }
+            },
         ),
         (None, Some(since), _) => {
             let tone = if replica.is_behind(site.now) { Tone::Look } else { Tone::Busy };
@@ -64,13 +67,17 @@ fn state(site: &Site, replica: &ReplicaStatus) -> (Tone, Markup) {
 }
 
 /// When it is tried the next time.
-fn again(site: &Site, next: Option<DateTime<Utc>>) -> Markup {
-    html! {
-        @match next {
-            Some(at) if at > site.now => { "Next try " (words::relative(at, site.now)) "." },
-            _ => "It is tried again now.",
-        }
+fn again(site: &Site, next: Option<DateTime<Utc>>) -> String {
+    match next {
+        Some(at) if at > site.now => format!("next try {}", words::relative(at, site.now)),
+        _ => "tried again now".to_owned(),
     }
+}
+
+/// What went wrong, and what to do; beside its name it needs no name.
+fn detail<'e>(replica: &ReplicaStatus, error: &'e LastError) -> &'e str {
+    let named = format!("the replica `{}`: ", replica.name);
+    error.detail.strip_prefix(&named).unwrap_or(&error.detail)
 }
 
 fn facts(site: &Site, replica: &ReplicaStatus) -> Markup {

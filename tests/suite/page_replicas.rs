@@ -58,7 +58,7 @@ fn each_replica_says_how_it_stands_and_what_to_do() {
     assert!(nas.contains("Last complete just now") && nas.contains("Last read back Never"), "{nas}");
     let far = row(&page, "far");
     for told in
-        ["1 backup to send", "no connection to the bucket school", "next try in ", "Last complete Never", "&lt;b"]
+        ["1 backup to send", "No connection to the bucket school", "next try in ", "Last complete Never", "&lt;b"]
     {
         assert!(far.contains(told), "{told}: {far}");
     }

@@ -77,6 +77,13 @@ pub struct LastError {
     pub detail: String,
 }
 
+impl ReplicaStatus {
+    /// It lacks something for longer than sending takes.
+    pub fn is_behind(&self, now: DateTime<Utc>) -> bool {
+        !self.under_way && self.pending_since.is_some_and(|since| now - since > BEHIND)
+    }
+}
+
 impl Engine {
     /// Each replica.
     pub fn replicas(&self) -> Result<Vec<ReplicaStatus>, Error> {
@@ -131,7 +138,7 @@ pub(in crate::engine) fn warnings(
                 pending => format!("it lacks {pending} of the backups that are here"),
             };
             warn("replica-failing", format!("{}; {pending}", error.detail));
-        } else if !replica.under_way && replica.pending_since.is_some_and(|since| now - since > BEHIND) {
+        } else if replica.is_behind(now) {
             let text = format!(
                 "replica {name} lacks {} of the backups that are here, and none of it is under way; is `serve` running? `replica push {name}` sends them now",
                 replica.pending

@@ -69,7 +69,7 @@ pub(super) struct Site {
     pub(super) link: Link,
     pub(super) catalog: Option<ReplicaCatalog>,
     mark: Option<Mark>,
-    /// All catalogs that lie there.
+    /// All catalogs that lie there, by generation.
     catalogs: Vec<String>,
 }
 
@@ -129,6 +129,16 @@ impl Site {
     /// The catalog, for whoever wants something of it.
     pub(super) fn catalog(&self) -> Result<&ReplicaCatalog, Error> {
         self.catalog.as_ref().ok_or_else(|| Error::ReplicaEmpty { at: self.link.label() })
+    }
+
+    /// All but the catalog that counts and, for people, the one before it: older ones, and those that were cut short.
+    fn superfluous(&self) -> Vec<String> {
+        let Some(mark) = &self.mark else { return Vec::new() };
+        let key = catalog_key(mark.generation, &mark.checksum);
+        let is_older =
+            |key: &&String| parse_catalog_key(key).is_some_and(|(generation, _)| generation < mark.generation);
+        let before = self.catalogs.iter().rfind(is_older);
+        self.catalogs.iter().filter(|other| **other != key && Some(*other) != before).cloned().collect()
     }
 
     /// What the replica holds, as its catalog says.
@@ -264,8 +274,7 @@ impl<'e> Writable<'e> {
     pub(super) fn write(&mut self, mut backups: Vec<Held>) -> Result<(), Error> {
         self.hold(false)?;
         backups.sort_by_key(|held| (held.origin, held.id));
-        let before = self.site.mark.clone();
-        let generation = before.as_ref().map_or(0, |mark| mark.generation) + 1;
+        let generation = self.site.mark.as_ref().map_or(0, |mark| mark.generation) + 1;
         let extra = self.site.catalog.as_ref().map(|catalog| catalog.extra.clone()).unwrap_or_default();
         let catalog = ReplicaCatalog {
             version: replica::VERSION,
@@ -293,17 +302,21 @@ impl<'e> Writable<'e> {
         self.state.holds(&catalog.backups);
         (self.state.written, self.state.writing) = (Some(mark.clone()), None);
         self.save()?;
-        let previous = before.map(|before| catalog_key(before.generation, &before.checksum));
-        for older in std::mem::take(&mut self.site.catalogs) {
-            match Some(&older) == previous.as_ref() {
-                true => self.site.catalogs.push(older),
-                false if older != key => link.at(link.remote.delete(&older))?,
-                false => {}
-            }
-        }
         self.site.catalogs.push(key);
         self.is_others = false;
         (self.site.catalog, self.site.mark) = (Some(catalog), Some(mark));
+        self.thin_catalogs()
+    }
+}
+
+impl Writable<'_> {
+    /// Removes the catalogs that nobody needs any more.
+    pub(super) fn thin_catalogs(&mut self) -> Result<(), Error> {
+        for key in self.site.superfluous() {
+            self.hold(false)?;
+            self.site.link.at(self.site.link.remote.delete(&key))?;
+            self.site.catalogs.retain(|other| *other != key);
+        }
         Ok(())
     }
 }

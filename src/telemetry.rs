@@ -22,7 +22,9 @@ pub fn start(level: Level, format: LogFormat) {
     // What clients send that is no HTTP at all is no error of ours, and any scanner would fill the log with it.
     let nonsense = if level >= LevelFilter::DEBUG { level } else { LevelFilter::OFF };
     let filter = Targets::new().with_default(theirs).with_target("actix_http", nonsense);
-    let filter = filter.with_target(env!("CARGO_CRATE_NAME"), level);
+    // Requests to replicas carry credentials, in headers and, with Drive, in addresses: what went wrong is told by us.
+    let of_replicas = ["opendal", "reqsign", "reqwest", "hyper", "rustls"].map(|target| (target, LevelFilter::OFF));
+    let filter = filter.with_targets(of_replicas).with_target(env!("CARGO_CRATE_NAME"), level);
     let lines = tracing_subscriber::fmt::layer().with_target(false).with_writer(std::io::stderr);
     // It would tell of a stderr that can't be written on stderr, and panic: a full disk of log lines ends no backup.
     let lines = lines.log_internal_errors(false);

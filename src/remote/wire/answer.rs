@@ -149,7 +149,10 @@ fn s3_in_disguise(asked: &Asked, first: &[u8]) -> Option<Disguise> {
     }
     let wanted = match asked.method.as_str() {
         "GET" if asked.lists => "ListBucketResult",
-        "POST" => "Result",
+        "POST" if asked.uri.query().is_some_and(|query| query.starts_with("uploads")) => {
+            "InitiateMultipartUploadResult"
+        }
+        "POST" => "CompleteMultipartUploadResult",
         _ => return None,
     };
     (!text.contains(wanted)).then_some(Disguise::Stranger)

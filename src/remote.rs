@@ -170,10 +170,11 @@ impl Remote {
                 "{} holds more than {MOST_LISTED} objects; give the backups a place of their own",
                 error::named(&self.shared.place)
             ))),
-            (Some(listed), verdict) => {
+            (Some(mut listed), verdict) => {
                 if listed.is_empty() {
                     self.believe(prefix, verdict)?;
                 }
+                listed.sort();
                 Ok(listed)
             }
         }
@@ -326,6 +327,15 @@ impl Remote {
             (Kind::Drive { .. }, None) => Ok(error.kind() == ErrorKind::NotFound),
             (_, Some(verdict)) => self.says_absent(verdict),
             _ => Ok(false),
+        }
+    }
+
+    /// What is told when it couldn't be read.
+    fn unread(&self, key: &str, fault: Fault) -> Error {
+        match self.is_surely_absent(&fault) {
+            Ok(true) => error::absent(&error::named(&self.shared.place), key),
+            Ok(false) => self.understood(key, fault),
+            Err(error) => error,
         }
     }
 

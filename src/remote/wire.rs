@@ -162,16 +162,7 @@ impl Client {
 pub(super) struct Wire {
     pub(super) client: Client,
     pub(super) call: Arc<Call>,
-    pub(super) speaks: Dialect,
-}
-
-/// How a store words its answers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Dialect {
-    S3,
-    Webdav,
-    Google,
-    Dropbox,
+    pub(super) place: Place,
 }
 
 impl HttpTransport for Wire {

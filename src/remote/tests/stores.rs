@@ -12,10 +12,14 @@ use crate::remote::{Credentials, Error, Pace, Place, Remote};
 const SECRET: &str = "c4n4ry-s3cret/key+";
 
 fn s3(address: SocketAddr, timeout: Duration) -> Remote {
+    limited(address, timeout, None)
+}
+
+fn limited(address: SocketAddr, timeout: Duration, bandwidth: Option<u64>) -> Remote {
     let (access_key, secret_key) = (Some("c4n4ry-access".to_owned()), Some(SECRET.to_owned()));
     let credentials = Credentials { access_key, secret_key, ..Credentials::default() };
     let place = Place::parse(&format!("s3://school/b?endpoint=http://{address}"), credentials).unwrap();
-    Remote::open(&place, &Pace { timeout, bandwidth: None }).unwrap()
+    Remote::open(&place, &Pace { timeout, bandwidth }).unwrap()
 }
 
 fn webdav(address: SocketAddr) -> Remote {
@@ -67,6 +71,8 @@ fn what_s3_says_is_what_is_told() {
         (xml(403, "AccessDenied"), "replica-refused", "right to list, read, write and delete"),
         (xml(400, "AuthorizationHeaderMalformed"), "replica-refused", "region"),
         (xml(404, "NoSuchBucket"), "replica-absent", "the bucket school"),
+        (xml(403, "c4n4ry-access"), "replica-refused", "(403); give"),
+        (xml(403, SECRET), "replica-refused", "(403); give"),
         (xml(507, "XMinioStorageFull"), "replica-full", "make room"),
         (Answer::Whole(403, Vec::new()), "replica-refused", "right to list"),
         (Answer::Elsewhere("http://127.0.0.1:1/x".to_owned()), "replica-refused", "another address"),
@@ -141,7 +147,14 @@ fn a_stranger_is_not_taken_for_a_store() {
     assert_eq!(remote.list("").unwrap_err().code(), "replica-damaged");
     assert_eq!(remote.put("a", b"1").unwrap_err().code(), "replica-damaged");
     let nothing = webdav(always(Answer::Whole(404, b"<html>".to_vec())));
-    for failure in [nothing.get("a", 9).unwrap_err(), nothing.list("").unwrap_err()] {
+    assert_eq!(nothing.put("a", b"1").unwrap_err().code(), "replica-damaged");
+    let failures = [
+        nothing.get("a", 9).unwrap_err(),
+        nothing.list("").unwrap_err(),
+        nothing.download("a", 0).err().unwrap(),
+        nothing.delete("a").unwrap_err(),
+    ];
+    for failure in failures {
         assert!(told(&failure).contains("speaks WebDAV"), "{failure}");
     }
     let refused = webdav(always(Answer::Whole(401, Vec::new())));
@@ -172,6 +185,8 @@ fn a_webdav_folder_that_is_not_made_yet_is_empty() {
     let remote = webdav(serve(above));
     assert_eq!(remote.get("a", 9).unwrap(), None);
     assert_eq!(remote.list("").unwrap(), []);
+    assert_eq!(remote.download("a", 0).err().unwrap().code(), "replica-absent");
+    remote.delete("a").unwrap();
 }
 
 /// An S3 that takes uploads by chunks, and notes what it is asked.
@@ -239,6 +254,52 @@ fn an_upload_by_chunks_that_is_cancelled_is_taken_back() {
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     let asked = asked.lock().unwrap();
     assert!(asked.last().unwrap().starts_with("DELETE uploadId=u1"), "{asked:?}");
+}
+
+/// Slow because it is asked to be isn't dead; dead is.
+#[test]
+fn a_limit_on_the_line_is_no_standstill() {
+    let (address, _) = chunks(VecDeque::new());
+    let remote = |bandwidth| limited(address, Duration::from_millis(300), bandwidth);
+    let began = Instant::now();
+    remote(Some(64 << 10)).put("a", &vec![7; 160 << 10]).unwrap();
+    let took = began.elapsed().as_secs_f64();
+    assert!((2.2..4.0).contains(&took), "160 KiB at 64 KiB/s took {took} s");
+
+    let content = vec![b'x'; 160 << 10];
+    let given = content.clone();
+    let address = serve(move |_| Answer::Whole(200, given.clone()));
+    let began = Instant::now();
+    assert!(limited(address, Duration::from_millis(300), Some(64 << 10)).get("a", 1 << 20).unwrap() == Some(content));
+    let took = began.elapsed().as_secs_f64();
+    assert!((2.2..4.0).contains(&took), "160 KiB at 64 KiB/s took {took} s");
+
+    // It takes the connection, and never a byte.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let began = Instant::now();
+    let mut upload = s3(silent.local_addr().unwrap(), Duration::from_millis(300)).upload("a").unwrap();
+    upload.write_all(&vec![7; 8 << 20]).unwrap();
+    assert_eq!(upload.finish().unwrap_err().code(), "replica-unreachable");
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+}
+
+/// Whoever reads may take longer than the store.
+#[test]
+fn a_reader_may_take_its_time() {
+    let content: Vec<u8> = (0..20_000_000_u32).map(|i| (i / 9) as u8).collect();
+    let given = content.clone();
+    let asked = Arc::new(Mutex::new(0));
+    let count = Arc::clone(&asked);
+    let address = serve(move |_| {
+        *count.lock().unwrap() += 1;
+        Answer::Whole(200, given.clone())
+    });
+    let mut download = s3(address, Duration::from_millis(300)).download("a", 0).unwrap();
+    let mut read = vec![0; 1000];
+    download.read_exact(&mut read).unwrap();
+    std::thread::sleep(Duration::from_millis(700));
+    download.read_to_end(&mut read).unwrap();
+    assert!(read == content && *asked.lock().unwrap() == 1);
 }
 
 /// A body that comes drop by drop ends too.

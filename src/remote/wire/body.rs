@@ -115,11 +115,11 @@ pub(super) struct Received {
     first: Option<Bytes>,
     rest: Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send + Sync>>,
     call: Arc<Call>,
-    /// Until when the next piece must be there.
+    /// Until when the next piece must be there, once it is waited for.
     late: Pin<Box<Sleep>>,
+    waits_since: Option<Instant>,
     /// A piece that waits until the line is free.
     booked: Option<(Bytes, Pin<Box<Sleep>>)>,
-    since: Instant,
 }
 
 /// Time spent waiting within a call, and what came of it.
@@ -155,7 +155,7 @@ impl Received {
             rest: Box::pin(response.bytes_stream()),
             late: Box::pin(tokio::time::sleep(call.timeout)),
             booked: None,
-            since: Instant::now(),
+            waits_since: None,
             call,
         }
     }
@@ -170,16 +170,24 @@ impl Received {
                 Poll::Ready(Some(piece.map_err(|error| failure(&error)).and_then(|piece| self.counted(piece))))
             }
             Poll::Pending => {
+                // Whoever reads may take their time in between.
+                if self.waits_since.is_none() {
+                    let now = Instant::now();
+                    self.waits_since = Some(now);
+                    let timeout = self.call.timeout;
+                    self.late.as_mut().reset(now + timeout);
+                }
                 ready!(self.late.as_mut().poll(context));
                 Poll::Ready(Some(Err(Failure::Timeout(self.call.timeout))))
             }
         }
     }
 
-    fn counted(&self, piece: Bytes) -> Result<Bytes, Failure> {
+    fn counted(&mut self, piece: Bytes) -> Result<Bytes, Failure> {
         let window = 4 * self.call.timeout;
+        let waited = self.waits_since.take().map_or(Duration::ZERO, |since| since.elapsed());
         let mut drip = self.call.drip.lock().unwrap_or_else(PoisonError::into_inner);
-        if drip.is_one(self.since.elapsed(), piece.len(), window) { Err(Failure::Timeout(window)) } else { Ok(piece) }
+        if drip.is_one(waited, piece.len(), window) { Err(Failure::Timeout(window)) } else { Ok(piece) }
     }
 }
 
@@ -190,10 +198,6 @@ impl Stream for Received {
         loop {
             if let Some((_, sleep)) = &mut self.booked {
                 ready!(sleep.as_mut().poll(context));
-                let now = Instant::now();
-                let timeout = self.call.timeout;
-                self.late.as_mut().reset(now + timeout);
-                self.since = now;
                 return Poll::Ready(self.booked.take().map(|(piece, _)| Ok(Buffer::from(piece))));
             }
             match ready!(self.poll_piece(context)) {

@@ -302,3 +302,6 @@ pub(super) fn apart(config: &Config) -> Result<(), Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

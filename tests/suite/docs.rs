@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use attendance_backup::config::VARIABLES;
+use attendance_backup::config::{REPLICA_VARIABLES, VARIABLES};
 use attendance_backup::http::problem::KINDS;
 
 use crate::forms::IDENTITY;
@@ -26,10 +26,21 @@ fn every_variable_stands_in_the_readme_and_in_the_example_with_its_default() {
             line.unwrap_or_else(|| panic!("{} is not in .env.example", variable.env)).split_once('=').unwrap().1;
         assert!(variable.default.is_empty() || value == variable.default, "{}: {value}", variable.env);
     }
-    for name in example.lines().filter_map(|line| line.trim_start_matches('#').split_once('=').map(|(name, _)| name)) {
+    let of_replica = |name: &str| {
+        let (_, end) = name.strip_prefix("BACKUP_REPLICA_")?.split_once('_')?;
+        REPLICA_VARIABLES.iter().map(|variable| variable.env).find(|known| *known == end)
+    };
+    let names = example.lines().filter_map(|line| line.trim_start_matches('#').split_once('=').map(|(name, _)| name));
+    let told: Vec<_> = names.clone().filter_map(of_replica).collect();
+    for variable in REPLICA_VARIABLES {
+        let name = format!("`BACKUP_REPLICA_<NAME>_{}`", variable.env);
+        assert!(readme.contains(&name), "{name} is not in README.md");
+        assert!(told.contains(&variable.env), "{name} is not in .env.example");
+    }
+    for name in names {
         let known = VARIABLES.iter().any(|variable| variable.env == name) || name == "BACKUP_CONFIG_FILE";
         // One for each database.
-        let known = known || name == "BACKUP_DRILL_SQL_ATTENDANCE";
+        let known = known || name == "BACKUP_DRILL_SQL_ATTENDANCE" || of_replica(name).is_some();
         assert!(!name.starts_with("BACKUP_") || known, "{name} means nothing");
     }
 }

@@ -297,7 +297,15 @@ pub struct Backup {
     pub extra: Map<String, Value>,
 }
 
+/// In the entry of a backup that was brought from a replica of another store.
+pub const CAME_FROM: &str = "cameFrom";
+
 impl Backup {
+    /// It was brought from another store: how old it is, and how large, says nothing of what was taken here.
+    pub fn came_from_elsewhere(&self) -> bool {
+        self.extra.contains_key(CAME_FROM)
+    }
+
     /// Counts as a backup for quotas, promotion and "last good": not found damaged, not suspiciously small [P4].
     pub fn is_good(&self) -> bool {
         self.checked.ok && self.verified.ok && !self.is_shrunk() && !self.deleting

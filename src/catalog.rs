@@ -85,6 +85,9 @@ pub struct Catalog {
     /// The highest sequence ever given, also to backups that are gone.
     #[serde(default)]
     pub last_sequence: u64,
+    /// Another one since the catalog was made anew from the files: what is missing from it since was deleted by nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lineage: Option<String>,
     /// Where the audit log stood.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit: Option<Anchor>,
@@ -98,7 +101,20 @@ pub struct Catalog {
 impl Catalog {
     /// A catalog of nothing.
     pub fn empty(store_id: String) -> Self {
-        Self { version: VERSION, store_id, last_sequence: 0, audit: None, backups: Vec::new(), extra: Map::new() }
+        Self {
+            version: VERSION,
+            store_id,
+            last_sequence: 0,
+            lineage: None,
+            audit: None,
+            backups: Vec::new(),
+            extra: Map::new(),
+        }
+    }
+
+    /// Nothing was ever in it.
+    pub fn is_new(&self) -> bool {
+        self.backups.is_empty() && self.last_sequence == 0
     }
 
     /// Reads the catalog of a backup directory; `None` if there is none.

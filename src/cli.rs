@@ -296,7 +296,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         return 2;
     }
     match error.downcast_ref::<Error>() {
-        Some(Error::Held(_) | Error::Served(_)) => 3,
+        Some(Error::Held(_) | Error::Served(_) | Error::ReplicaBusy { .. }) => 3,
         Some(Error::Setting { .. }) => 2,
         _ => 1,
     }
@@ -338,6 +338,7 @@ fn operate(engine: &Engine, command: Command, control: Control, out: &mut Output
         Command::Restore { which, confirm, from, force, offline, wait } => {
             let id = match (&from, which) {
                 (Some(from), which) => {
+                    engine.assert_data_folders()?;
                     confirmed(engine, which, Some(from), confirm, out)?;
                     replica::bring(engine, from, which, wait.wait, &control, out)?
                 }

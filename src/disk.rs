@@ -206,6 +206,11 @@ impl Partial {
         Ok(Self { file, path, target: target.to_owned(), done: false })
     }
 
+    /// One that was made elsewhere in the same file system.
+    pub fn made(file: File, path: PathBuf, target: PathBuf) -> Self {
+        Self { file, path, target, done: false }
+    }
+
     /// The open file.
     pub fn file(&self) -> &File {
         &self.file

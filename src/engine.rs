@@ -31,7 +31,7 @@ mod staging;
 pub mod status;
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -58,7 +58,8 @@ pub use preview::{DatabasePreview, Preview};
 pub use read::{AuditPage, AuditQuery, DatabaseVerdict, Verification};
 pub use rebuild::Rebuilt;
 pub use replica::{
-    BackupVerdict, Elsewhere, LastError, NotSent, Pulled, ReplicaStatus, ReplicaVerification, Replicated, Which,
+    BackupVerdict, Brought, Elsewhere, LastError, NotSent, Pulled, ReplicaStatus, ReplicaVerification, Replicated,
+    Which,
 };
 pub use restore::{Offline, Restore, Restored, RestoredDatabase};
 pub use settings::{Change, Changed};
@@ -78,6 +79,17 @@ pub fn bytes(count: u64) -> String {
 const LIVE_DATA: [&str; 6] =
     ["live-missing", "live-empty", "live-not-a-file", "live-not-a-database", "live-corrupt", "live-io"];
 
+/// A store that was met.
+struct Met {
+    store_id: String,
+    is_empty: bool,
+}
+
+/// What a panic left in it is as good as before.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The operations of one backup directory.
 #[derive(Clone)]
 pub struct Engine {
@@ -86,7 +98,7 @@ pub struct Engine {
     store: Store,
     audit: Audit,
     /// The store that was met first: a running `serve` goes on with no other.
-    met: Arc<OnceLock<String>>,
+    met: Arc<Mutex<Option<Met>>>,
     /// What this process does to the directory just now.
     running: Running,
     catalog: Memo<Arc<Catalog>>,
@@ -140,6 +152,12 @@ impl Engine {
         self.sources().iter().any(|source| source.path.symlink_metadata().is_ok())
     }
 
+    /// That there is a folder for each live database, whether or not it is there itself.
+    pub fn assert_data_folders(&self) -> Result<(), Error> {
+        let folders = self.sources().into_iter().map(|source| disk::parent(&source.path).to_owned());
+        folders.into_iter().find(|folder| !folder.is_dir()).map_or(Ok(()), |path| Err(Error::NoDataFolder { path }))
+    }
+
     fn assert_distinct(&self) -> Result<(), Error> {
         let mut seen = std::collections::BTreeMap::new();
         for source in self.sources() {
@@ -171,7 +189,7 @@ impl Engine {
             (Some(catalog), _) => self.assert_store(catalog)?,
             (None, None) => {}
             (None, Some(expected)) => {
-                return Err(Error::StoreGone { expected: expected.clone(), root: self.store.root().to_owned() });
+                return Err(Error::StoreGone { expected, root: self.store.root().to_owned() });
             }
         }
         Ok(catalog)
@@ -263,8 +281,9 @@ impl Engine {
         Ok(catalog)
     }
 
-    fn expected_store(&self) -> Option<&String> {
-        self.config.store_id.as_ref().or_else(|| self.met.get())
+    fn expected_store(&self) -> Option<String> {
+        let met = || locked(&self.met).as_ref().map(|met| met.store_id.clone());
+        self.config.store_id.clone().or_else(met)
     }
 
     /// Before anything is made: an unmounted volume looks like a first start.
@@ -272,15 +291,24 @@ impl Engine {
         if self.expected_store().is_some() { self.standing_catalog().map(drop) } else { Ok(()) }
     }
 
+    /// A store in which nothing was yet may become another: that of a replica from which backups were brought, or that of the volume
+    /// that was mounted late.
     fn assert_store(&self, catalog: &Catalog) -> Result<(), Error> {
-        let expected = match self.config.store_id.as_ref() {
-            Some(id) => id,
-            None => self.met.get_or_init(|| catalog.store_id.clone()),
+        let found = &catalog.store_id;
+        let expected = match &self.config.store_id {
+            Some(id) => id.clone(),
+            None => {
+                let mut met = locked(&self.met);
+                let now = Met { store_id: found.clone(), is_empty: catalog.is_new() };
+                match &mut *met {
+                    Some(before) if before.store_id == *found => before.is_empty &= now.is_empty,
+                    Some(before) if !before.is_empty => {}
+                    new => *new = Some(now),
+                }
+                met.as_ref().map_or_else(|| found.clone(), |met| met.store_id.clone())
+            }
         };
-        if *expected == catalog.store_id {
-            return Ok(());
-        }
-        Err(Error::AnotherStore { expected: expected.clone(), found: catalog.store_id.clone() })
+        if expected == *found { Ok(()) } else { Err(Error::AnotherStore { expected, found: found.clone() }) }
     }
 
     /// Records what was not allowed; the refusal stands whether or not it could be recorded.

@@ -98,6 +98,7 @@ impl Remote {
 
     /// Writes a small object, in place of what was under the key.
     pub fn put(&self, key: &str, bytes: &[u8]) -> Result<(), Error> {
+        plain(key)?;
         if let Kind::Folder { .. } = self.shared.place.kind {
             let mut upload = self.upload(key)?;
             std::io::Write::write_all(&mut upload, bytes).map_err(in_error)?;
@@ -113,6 +114,7 @@ impl Remote {
 
     /// Reads a small object. `None` only when the store says itself that it has none of that name.
     pub fn get(&self, key: &str, at_most: u64) -> Result<Option<Vec<u8>>, Error> {
+        plain(key)?;
         let read = self.attempt(|operator, _| async move {
             let mut stream = operator.reader(key).await?.into_stream(..).await?;
             let mut bytes = Vec::new();
@@ -137,16 +139,21 @@ impl Remote {
 
     /// Begins an object; it counts once it is finished.
     pub fn upload(&self, key: &str) -> Result<Upload, Error> {
+        plain(key)?;
         Upload::begin(self, key)
     }
 
     /// Opens an object, or the parts that [`Upload::finish`] told of.
     pub fn download(&self, key: &str, parts: u32) -> Result<Download, Error> {
+        plain(key)?;
         Download::begin(self, key, parts)
     }
 
     /// All objects in the folder `prefix` and below; of the whole place for an empty one.
     pub fn list(&self, prefix: &str) -> Result<Vec<Listed>, Error> {
+        if !prefix.is_empty() {
+            plain(prefix.strip_suffix('/').unwrap_or(prefix))?;
+        }
         let folder = if prefix.is_empty() || prefix.ends_with('/') { prefix.to_owned() } else { format!("{prefix}/") };
         let is_dropbox = matches!(self.shared.place.kind, Kind::Dropbox { .. });
         let listed = self.attempt(|operator, call| {
@@ -163,33 +170,44 @@ impl Remote {
                 "{} holds more than {MOST_LISTED} objects; give the backups a place of their own",
                 error::named(&self.shared.place)
             ))),
-            // OpenDAL takes any 404 for an empty folder.
-            (Some(listed), Some(Verdict::Answered { status, .. })) if listed.is_empty() && status == 404 => {
-                self.dav_answers().map(|()| listed)
+            (Some(mut listed), verdict) => {
+                if listed.is_empty() {
+                    self.believe(prefix, verdict)?;
+                }
+                listed.sort();
+                Ok(listed)
             }
-            (Some(listed), _) => Ok(listed),
         }
     }
 
     /// Removes an object, and its own folder when nothing else is left in it; one that isn't there is fine.
     pub fn delete(&self, key: &str) -> Result<(), Error> {
+        plain(key)?;
         if let Kind::Folder { root } = &self.shared.place.kind {
             let (root, key) = (root.clone(), key.to_owned());
             return self.on_disk(move || folder::remove(&root, &key));
         }
         let has_folders = !matches!(self.shared.place.kind, Kind::S3 { .. });
-        let removed = self.attempt(|operator, _| async move {
+        let removed = self.attempt(|operator, call| async move {
             operator.delete(key).await?;
+            let verdict = call.verdict();
             // Empty ones would have to be asked for at every listing, for ever.
             if let Some(folder) = folder_of(key).filter(|_| has_folders)
                 && is_empty(&operator, folder).await?
             {
                 operator.delete(folder).await?;
             }
-            Ok(())
+            Ok(verdict)
         });
-        removed.map_err(|fault| self.understood(key, fault))
+        self.believe(key, removed.map_err(|fault| self.understood(key, fault))?)
     }
+}
+
+/// A key is a path of names that lead downwards, and nothing that a store could take for something else.
+fn plain(key: &str) -> Result<(), Error> {
+    let is_plain =
+        |name: &str| !matches!(name, "" | "." | "..") && !name.contains(|c: char| c.is_control() || c == '\\');
+    if key.split('/').all(is_plain) { Ok(()) } else { Err(Error::Broken(format!("{key:?} is no object's name"))) }
 }
 
 /// The folder, below another one, that an object lies in: the last part of its key taken off.
@@ -303,15 +321,43 @@ impl Remote {
     /// Whether the store said that it has no such object; an error if it couldn't be asked what its answer was worth.
     fn is_surely_absent(&self, fault: &Fault) -> Result<bool, Error> {
         let Fault::Of(error, verdict) = fault else { return Ok(false) };
-        let is_not_found = error.kind() == ErrorKind::NotFound;
         match (&self.shared.place.kind, verdict) {
-            (Kind::Folder { root }, _) if is_not_found => folder::stand(root).map(|()| true),
-            (Kind::S3 { .. }, Some(Verdict::Answered { status: 404, code, .. })) => Ok(code == "NoSuchKey"),
-            (Kind::Dropbox { .. }, Some(Verdict::Answered { status: 409, code, .. })) => Ok(error::is_missing(code)),
+            (Kind::Folder { root }, None) if error.kind() == ErrorKind::NotFound => folder::stand(root).map(|()| true),
             // Drive's client asks for the name, and this is an empty list of what has it.
-            (Kind::Drive { .. }, None) => Ok(is_not_found),
-            (Kind::Webdav { .. }, Some(Verdict::Answered { status: 404, .. })) => self.dav_answers().map(|()| true),
+            (Kind::Drive { .. }, None) => Ok(error.kind() == ErrorKind::NotFound),
+            (_, Some(verdict)) => self.says_absent(verdict),
             _ => Ok(false),
+        }
+    }
+
+    /// What is told when it couldn't be read.
+    fn unread(&self, key: &str, fault: Fault) -> Error {
+        match self.is_surely_absent(&fault) {
+            Ok(true) => error::absent(&error::named(&self.shared.place), key),
+            Ok(false) => self.understood(key, fault),
+            Err(error) => error,
+        }
+    }
+
+    /// Whether an answer says for sure that something isn't there.
+    fn says_absent(&self, verdict: &Verdict) -> Result<bool, Error> {
+        let Verdict::Answered { status, code, .. } = verdict else { return Ok(false) };
+        match (&self.shared.place.kind, status) {
+            (Kind::S3 { .. }, 404) => Ok(code == "NoSuchKey"),
+            (Kind::Dropbox { .. }, 409) => Ok(error::is_missing(code)),
+            (Kind::Webdav { .. }, 404) => self.dav_answers().map(|()| true),
+            _ => Ok(false),
+        }
+    }
+
+    /// OpenDAL takes any 404 for an empty folder, and for an object that was removed before.
+    fn believe(&self, key: &str, verdict: Option<Verdict>) -> Result<(), Error> {
+        match verdict {
+            Some(verdict) if !self.says_absent(&verdict)? => {
+                let error = opendal::Error::new(ErrorKind::Unexpected, "");
+                Err(error::understood(&self.shared.place, key, &error, Some(&verdict)))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -379,6 +425,9 @@ fn in_error(error: std::io::Error) -> Error {
 /// Waits for it on this thread; dropped when it is cancelled.
 fn waited<T>(call: &Call, work: impl Future<Output = T>) -> Result<T, Error> {
     let runtime = RUNTIME.as_ref().map_err(|error| Error::Unreachable(format!("no threads for transfers: {error}")))?;
+    if call.is_cancelled() {
+        return Err(Error::Cancelled);
+    }
     runtime.block_on(async {
         match select(std::pin::pin!(work), std::pin::pin!(call.cancelled())).await {
             Either::Left((done, _)) => Ok(done),

@@ -1,7 +1,7 @@
 //! Keeps replicas up with the backup directory: a thread for each, so that one that hangs is in no other's way, nor in that of
 //! backups. What a replica lacks is asked of the engine again and again; nothing that decides is kept in memory.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::backup::ReplicaName;
 use crate::engine::{Actor, Call, Engine, Error};
@@ -9,6 +9,9 @@ use crate::sqlite::{self, Control};
 
 /// Between two looks at what is here.
 const TICK: Duration = Duration::from_millis(500);
+
+/// After a failure nothing is tried for this long, also where the failure couldn't be remembered.
+const PAUSE: Duration = Duration::from_secs(30);
 
 /// Runs until cancelled.
 pub fn run(engine: &Engine, control: &Control) {
@@ -21,7 +24,12 @@ pub fn run(engine: &Engine, control: &Control) {
 
 fn keep_up(engine: &Engine, name: &ReplicaName, control: &Control) {
     let mut told = None;
+    let mut failed: Option<Instant> = None;
     while !control.is_cancelled() {
+        std::thread::sleep(TICK);
+        if failed.is_some_and(|at| at.elapsed() < PAUSE) {
+            continue;
+        }
         let text = match consider(engine, name, control) {
             Ok(()) => None,
             Err(error) => Some((error.code(), error.to_string())),
@@ -30,10 +38,10 @@ fn keep_up(engine: &Engine, name: &ReplicaName, control: &Control) {
         if let Some((code, detail)) = text.as_ref().filter(|text| told.as_ref() != Some(*text)) {
             tracing::error!(code, replica = %name, "{detail}");
         }
+        failed = text.is_some().then(Instant::now);
         if text.is_some() || told.is_some() && !is_failing(engine, name) {
             told = text;
         }
-        std::thread::sleep(TICK);
     }
 }
 
@@ -50,7 +58,7 @@ fn consider(engine: &Engine, name: &ReplicaName, control: &Control) -> Result<()
     let call = Call { control: control.child(), ..Call::new(Actor::scheduler()) };
     match engine.replicate(name, false, &call) {
         // Another process is at it, or this one stops.
-        Err(Error::Held(_) | Error::Sqlite(sqlite::Error::Cancelled)) => Ok(()),
+        Err(Error::ReplicaBusy { .. } | Error::Sqlite(sqlite::Error::Cancelled)) => Ok(()),
         Err(error) => Err(error),
         Ok(done) => {
             if !done.sent.is_empty() || !done.dropped.is_empty() {
@@ -63,7 +71,7 @@ fn consider(engine: &Engine, name: &ReplicaName, control: &Control) -> Result<()
                 tracing::warn!(replica = %name, key, "it was gone or cut short; look at that store");
             }
             match done.not_sent.first() {
-                Some(not) => Err(Error::NotSent { reason: format!("{} could not be sent: {}", not.id, not.reason) }),
+                Some(not) => Err(not.error(name)),
                 None => Ok(()),
             }
         }

@@ -10,19 +10,7 @@ use crate::config::{Level, LogFormat};
 
 /// Starts logging; the first call counts.
 pub fn start(level: Level, format: LogFormat) {
-    let level = match level {
-        Level::Error => LevelFilter::ERROR,
-        Level::Warn => LevelFilter::WARN,
-        Level::Info => LevelFilter::INFO,
-        Level::Debug => LevelFilter::DEBUG,
-        Level::Trace => LevelFilter::TRACE,
-    };
-    // What the libraries have to say is for whoever looks for a fault.
-    let theirs = if level >= LevelFilter::DEBUG { level } else { level.min(LevelFilter::WARN) };
-    // What clients send that is no HTTP at all is no error of ours, and any scanner would fill the log with it.
-    let nonsense = if level >= LevelFilter::DEBUG { level } else { LevelFilter::OFF };
-    let filter = Targets::new().with_default(theirs).with_target("actix_http", nonsense);
-    let filter = filter.with_target(env!("CARGO_CRATE_NAME"), level);
+    let filter = filter(level);
     let lines = tracing_subscriber::fmt::layer().with_target(false).with_writer(std::io::stderr);
     // It would tell of a stderr that can't be written on stderr, and panic: a full disk of log lines ends no backup.
     let lines = lines.log_internal_errors(false);
@@ -35,4 +23,44 @@ pub fn start(level: Level, format: LogFormat) {
     };
     // Only a second start fails, and then the first one's lines go on.
     drop(started);
+}
+
+/// Who may say what.
+fn filter(level: Level) -> Targets {
+    let level = match level {
+        Level::Error => LevelFilter::ERROR,
+        Level::Warn => LevelFilter::WARN,
+        Level::Info => LevelFilter::INFO,
+        Level::Debug => LevelFilter::DEBUG,
+        Level::Trace => LevelFilter::TRACE,
+    };
+    // What the libraries have to say is for whoever looks for a fault.
+    let theirs = if level >= LevelFilter::DEBUG { level } else { level.min(LevelFilter::WARN) };
+    // What clients send that is no HTTP at all is no error of ours, and any scanner would fill the log with it.
+    let nonsense = if level >= LevelFilter::DEBUG { level } else { LevelFilter::OFF };
+    let filter = Targets::new().with_default(theirs).with_target("actix_http", nonsense);
+    // They show credentials: the signer each key it tries, the client of Drive the refresh token in an address. What went wrong
+    // is told by us.
+    let of_replicas = ["opendal", "reqsign", "reqwest", "hyper", "rustls"].map(|target| (target, LevelFilter::OFF));
+    filter.with_targets(of_replicas).with_target(env!("CARGO_CRATE_NAME"), level)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_knows_credentials_says_nothing() {
+        let filter = filter(Level::Trace);
+        for target in [
+            "opendal::layers::retry",
+            "opendal_service_gdrive::core",
+            "reqsign_core::api",
+            "reqwest::connect",
+            "hyper_util::client",
+        ] {
+            assert!(!filter.would_enable(target, &tracing::Level::ERROR), "{target}");
+        }
+        assert!(filter.would_enable("attendance_backup::remote", &tracing::Level::TRACE));
+    }
 }

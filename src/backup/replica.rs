@@ -2,14 +2,15 @@
 //! untrusted, so ids, names and forms are parsed, and keys are printed from them alone [P9].
 //!
 //! ```text
-//! backups/20260108T010000Z-0000000412/attendance.db.zst.age      a database of a backup
-//! backups/20260108T010000Z-0000000412/entry.json.age             what the catalog says of that backup
-//! catalog/0000000042-9f86d081884c7d65.json                       the replica's catalog, by generation and SHA-256
-//! lease.json                                                     who writes there just now
+//! backups/20260108T010000Z-0000000412-5f0c2a9be1d37784/attendance.db.zst.age     a database of a backup
+//! backups/20260108T010000Z-0000000412-5f0c2a9be1d37784/entry.json.age            what the catalog says of that backup
+//! catalog/0000000042-9f86d081884c7d65.json                                       the replica's catalog, by generation and SHA-256
+//! lease.json                                                                     who writes there just now
 //! ```
 //!
-//! An object is never changed or moved once a catalog names it: a promotion changes the catalog alone. A catalog is a new object
-//! each time, so that one that was cut short destroys none. Stores that take no long bodies have an object in parts, `….00001`
+//! An object is never changed or moved once a catalog names it: a promotion changes the catalog alone, and what is sent again, or by
+//! another machine, gets a folder of its own by a random text. A catalog is a new object each time, so that one that was cut short
+//! destroys none. Stores that take no long bodies have an object in parts, `….00001`
 //! and on; one after the other they are the file.
 
 mod plan;
@@ -23,7 +24,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::{Backup, BackupId, CheckKind, Checked, DatabaseName, Flag, Form, Verified, timestamp};
+use super::{
+    Backup, BackupId, CheckKind, Checked, DatabaseCopy, DatabaseName, Flag, Form, Tier, Verified, hex, timestamp,
+};
 
 pub use plan::{Plan, Sending, Wishes, is_sendable, plan};
 
@@ -35,8 +38,16 @@ pub const LEASE: &str = "lease.json";
 pub const BACKUPS: &str = "backups/";
 /// Below it lie the catalogs.
 pub const CATALOGS: &str = "catalog/";
-/// As the catalog of a backup directory: JSON's numbers are exact up to here.
-const MAX_SEQUENCE: u64 = 1 << 53;
+/// Far below what the catalog of a backup directory holds, so that whatever comes from a replica leaves room above it.
+const MAX_NUMBER: u64 = 1 << 48;
+/// Bytes; SQLite's largest database has fewer (limits.html).
+const MAX_SIZE: u64 = 1 << 50;
+/// The smallest piece that an object is cut into.
+const LEAST_PART: u64 = 1 << 20;
+/// Of all objects of a replica together.
+const MAX_ALL_PARTS: u64 = 2_000_000;
+/// Texts in entries are for people.
+const MAX_TEXT: usize = 2000;
 /// How the second of an instant is written in a key.
 const SECOND: &str = "%Y%m%dT%H%M%SZ";
 
@@ -101,19 +112,59 @@ impl Origin {
     pub fn of(backup: &Backup) -> Self {
         Self { sequence: backup.sequence, timestamp: backup.timestamp }
     }
+}
 
-    fn folder(self) -> String {
-        format!("{BACKUPS}{}-{:010}/", self.timestamp.format(SECOND), self.sequence)
+/// A text that tells one sending of a backup from all others: 16 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Nonce(pub [u8; 8]);
+
+impl TryFrom<String> for Nonce {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::parse(&text).ok_or("it is no text of 16 hex digits")
     }
+}
 
+impl From<Nonce> for String {
+    fn from(nonce: Nonce) -> Self {
+        hex(&nonce.0)
+    }
+}
+
+impl Nonce {
+    fn parse(text: &str) -> Option<Self> {
+        let nonce = Self(u64::from_str_radix(text, 16).ok()?.to_be_bytes());
+        (hex(&nonce.0) == text).then_some(nonce)
+    }
+}
+
+/// Where a backup lies in a replica.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Folder {
+    /// Which backup.
+    pub origin: Origin,
+    /// Which sending of it.
+    pub nonce: Nonce,
+}
+
+impl fmt::Display for Folder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Origin { sequence, timestamp } = self.origin;
+        write!(f, "{BACKUPS}{}-{sequence:010}-{}", timestamp.format(SECOND), hex(&self.nonce.0))
+    }
+}
+
+impl Folder {
     /// Where a database of it lies.
     pub fn database(self, name: &DatabaseName, form: Form) -> String {
-        format!("{}{name}.{}", self.folder(), form.ending())
+        format!("{self}/{name}.{}", form.ending())
     }
 
     /// Where its entry lies.
     pub fn entry(self, encrypted: bool) -> String {
-        format!("{}{}", self.folder(), if encrypted { ENCRYPTED_ENTRY } else { PLAIN_ENTRY })
+        format!("{self}/{}", if encrypted { ENCRYPTED_ENTRY } else { PLAIN_ENTRY })
     }
 }
 
@@ -125,29 +176,47 @@ pub fn part(key: &str, number: u32) -> String {
     format!("{key}.{number:05}")
 }
 
-/// Whether a key is one that we give to what belongs to a backup: nothing else is ever removed.
+/// Whether a key is one that we give to what belongs to a backup, or to what becomes it in a folder: nothing else is ever removed.
 pub fn is_ours(key: &str) -> bool {
     let parsed = || {
+        let key = &finished(key);
         let (folder, file) = key.strip_prefix(BACKUPS)?.split_once('/')?;
-        let (second, sequence) = folder.split_once('-')?;
+        let (second, rest) = folder.split_once('-')?;
+        let (sequence, nonce) = rest.split_once('-')?;
         let timestamp = chrono::NaiveDateTime::parse_from_str(second, SECOND).ok()?.and_utc();
-        let origin = Origin { sequence: sequence.parse().ok()?, timestamp };
+        let folder =
+            Folder { origin: Origin { sequence: sequence.parse().ok()?, timestamp }, nonce: Nonce::parse(nonce)? };
         let whole = match file.rsplit_once('.') {
             Some((whole, number)) if number.len() == 5 && number.bytes().all(|b| b.is_ascii_digit()) => whole,
             _ => file,
         };
         let ends = |form: &Form| Some((whole.strip_suffix(form.ending())?.strip_suffix('.')?.parse().ok()?, *form));
         let printed = match whole {
-            PLAIN_ENTRY => origin.entry(false),
-            ENCRYPTED_ENTRY => origin.entry(true),
+            PLAIN_ENTRY => folder.entry(false),
+            ENCRYPTED_ENTRY => folder.entry(true),
             _ => {
                 let (name, form): (DatabaseName, Form) = Form::ALL.iter().find_map(ends)?;
-                origin.database(&name, form)
+                folder.database(&name, form)
             }
         };
         Some(key.strip_suffix(&file[whole.len()..])? == printed)
     };
     parsed() == Some(true)
+}
+
+/// The key that a file gets which is being written in a folder; any other is its own.
+fn finished(key: &str) -> String {
+    let Some((folder, file)) = key.rsplit_once('/') else { return key.to_owned() };
+    match file.strip_prefix('.').and_then(|file| file.strip_suffix(".partial")) {
+        Some(file) => format!("{folder}/{file}"),
+        None => key.to_owned(),
+    }
+}
+
+/// Whether a key is that of a catalog which was not written to its end in a folder.
+pub fn is_unfinished_catalog(key: &str) -> bool {
+    let finished = finished(key);
+    finished != key && parse_catalog_key(&finished).is_some()
 }
 
 /// The key of a catalog: its generation, and the first 16 hex digits of the SHA-256 of its bytes.
@@ -159,7 +228,7 @@ pub fn catalog_key(generation: u64, sha256: &str) -> String {
 pub fn parse_catalog_key(key: &str) -> Option<(u64, &str)> {
     let (generation, digits) = key.strip_prefix(CATALOGS)?.strip_suffix(".json")?.split_once('-')?;
     let hex = digits.len() == 16 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    let parsed = generation.parse().ok().filter(|_| hex)?;
+    let parsed = generation.parse().ok().filter(|generation| hex && *generation <= MAX_NUMBER)?;
     (catalog_key(parsed, digits) == key).then_some((parsed, digits))
 }
 
@@ -217,6 +286,8 @@ pub struct Held {
     /// Which snapshot.
     #[serde(flatten)]
     pub origin: Origin,
+    /// Which sending of it.
+    pub nonce: Nonce,
     /// Its id in the replica.
     pub id: BackupId,
     /// The date of its instant in the schedule's time zone.
@@ -243,10 +314,16 @@ pub struct Held {
 }
 
 impl Held {
+    /// Where it lies.
+    pub fn folder(&self) -> Folder {
+        Folder { origin: self.origin, nonce: self.nonce }
+    }
+
     /// Each object with its key.
     pub fn objects(&self) -> impl Iterator<Item = (String, &Object)> {
-        let entry = (self.origin.entry(self.entry.encrypted), &self.entry.object);
-        let databases = self.databases.iter().map(|(name, it)| (self.origin.database(name, it.form), &it.object));
+        let folder = self.folder();
+        let entry = (folder.entry(self.entry.encrypted), &self.entry.object);
+        let databases = self.databases.iter().map(move |(name, it)| (folder.database(name, it.form), &it.object));
         std::iter::once(entry).chain(databases)
     }
 
@@ -317,22 +394,41 @@ impl ReplicaCatalog {
             ));
         }
         let catalog: Self = serde_json::from_value(value).map_err(|error| format!("it is no catalog: {error}"))?;
-        let (mut ids, mut origins) = (BTreeSet::new(), BTreeSet::new());
-        for held in &catalog.backups {
-            if held.origin.sequence > MAX_SEQUENCE {
-                return Err("a sequence is larger than any that was given".to_owned());
+        catalog.validate().map(|()| catalog)
+    }
+
+    /// What serde can't say.
+    pub fn validate(&self) -> Result<(), String> {
+        if !is_store_id(&self.store_id) || self.generation > MAX_NUMBER {
+            return Err("its storeId or its generation is none that was ever given".to_owned());
+        }
+        let (mut ids, mut origins, mut parts) = (BTreeSet::new(), BTreeSet::new(), 0);
+        for held in &self.backups {
+            let id = held.id;
+            if held.origin.sequence > MAX_NUMBER {
+                return Err(format!("the sequence of {id} is larger than any that was given"));
             }
-            if !ids.insert(held.id) || !origins.insert(held.origin) {
-                return Err(format!("{} is there twice", held.id));
+            if !ids.insert(id) || !origins.insert(held.origin) {
+                return Err(format!("{id} is there twice"));
             }
             if held.databases.is_empty() {
-                return Err(format!("{} has no database", held.id));
+                return Err(format!("{id} has no database"));
             }
-            if held.objects().any(|(_, object)| object.parts > MAX_PARTS) {
-                return Err(format!("{} has more parts than any object", held.id));
+            for (_, Object { size, parts: count, checksum }) in held.objects() {
+                let cut = u64::from(*count) <= size / LEAST_PART + 1;
+                if *size > MAX_SIZE || !cut || checksum.len() != 64 {
+                    return Err(format!("{id} has an object that can't be"));
+                }
+                parts += u64::from(*count).max(1);
+            }
+            if !held.flags.iter().all(|flag| is_text(&flag.to_string())) {
+                return Err(format!("{id} has a flag that is no word"));
             }
         }
-        Ok(catalog)
+        if parts > MAX_ALL_PARTS {
+            return Err("it names more objects than any replica has".to_owned());
+        }
+        Ok(())
     }
 
     /// The backup of that id.
@@ -340,10 +436,16 @@ impl ReplicaCatalog {
         self.backups.iter().find(|held| held.id == *id)
     }
 
-    /// The newest that can be relied on.
-    pub fn latest(&self) -> Option<&Held> {
+    /// The newest that can be relied on, older than one if that is given. What a restore had replaced is the last to be taken:
+    /// somebody wanted to be rid of it.
+    pub fn latest(&self, before: Option<Origin>) -> Option<&Held> {
         let good = |held: &&Held| !held.damaged && !held.flags.contains(&Flag::Shrunk);
-        self.backups.iter().filter(good).max_by_key(|held| held.origin)
+        let older = |held: &&Held| before.is_none_or(|before| held.origin < before);
+        self.backups
+            .iter()
+            .filter(good)
+            .filter(older)
+            .max_by_key(|held| (held.id.tier() != Tier::PreRestore, held.origin))
     }
 }
 
@@ -362,6 +464,32 @@ pub struct ReplicaEntry {
     pub backup: Backup,
     /// To whom each database is encrypted.
     pub recipients: BTreeMap<DatabaseName, Vec<String>>,
+}
+
+impl ReplicaEntry {
+    /// Whether it is of that backup, of that store, and says nothing that can't be.
+    pub fn is_of(&self, held: &Held, store_id: &str) -> bool {
+        let backup = &self.backup;
+        let sizes =
+            |copy: &DatabaseCopy| copy.size <= MAX_SIZE && copy.free_pages <= MAX_SIZE && copy.page_size <= 1 << 16;
+        let texts = [Some(&backup.created_by), backup.reason.as_ref()];
+        let texts = texts.into_iter().flatten().chain(&backup.findings);
+        self.version <= VERSION
+            && self.store_id == store_id
+            && Origin::of(backup) == held.origin
+            && backup.databases.keys().eq(held.databases.keys())
+            && backup.databases.values().all(sizes)
+            && texts.into_iter().all(|text| is_text(text))
+            && backup.flags.iter().all(|flag| is_text(&flag.to_string()))
+    }
+}
+
+fn is_store_id(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+}
+
+fn is_text(text: &str) -> bool {
+    text.len() <= MAX_TEXT && !text.chars().any(char::is_control)
 }
 
 /// Who writes to a replica just now.

@@ -70,9 +70,10 @@ pub(super) fn operate(
             return Ok(verification.ok);
         }
         ReplicaCommand::Pull { from, which, wait, .. } => {
-            let pulled = engine.pull(&from, which.unwrap_or(Which::All), &call(wait.wait))?;
+            let brought = engine.pull(&from, which.unwrap_or(Which::All), &call(wait.wait))?;
             bar.finish_and_clear();
-            out.pulled(&pulled)?;
+            out.pulled(&brought)?;
+            return Ok(brought.not_pulled.is_empty());
         }
         ReplicaCommand::Push(Push { name, take_over, wait }) => {
             let done = engine.replicate(&name, take_over, &call(wait.wait))?;
@@ -95,10 +96,10 @@ pub(super) fn bring(
     out: &Output,
 ) -> anyhow::Result<BackupId> {
     let (bar, control) = out.progress(control);
-    let pulled = engine.pull(from, which, &Call { actor: Actor::cli(), wait, control })?;
+    let brought = engine.pull(from, which, &Call { actor: Actor::cli(), wait, control })?;
     bar.finish_and_clear();
-    match pulled.as_slice() {
+    match brought.pulled.as_slice() {
         [Pulled { id, .. }] => Ok(*id),
-        _ => anyhow::bail!("one backup is restored, and {} were brought", pulled.len()),
+        _ => anyhow::bail!("one backup is restored, and {} were brought", brought.pulled.len()),
     }
 }

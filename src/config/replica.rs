@@ -116,7 +116,9 @@ impl Values {
         let mut replicas: BTreeMap<ReplicaName, Replica> = BTreeMap::new();
         for given in given.values() {
             let replica = given.replica()?;
-            if let Some((other, _)) = replicas.iter().find(|(_, other)| other.place.url() == replica.place.url()) {
+            if let Some((other, _)) =
+                replicas.iter().find(|(_, other)| other.place.identity() == replica.place.identity())
+            {
                 return Err(
                     given.trouble("url", &format!("replica {other} is there already; give each a place of its own"))
                 );
@@ -300,3 +302,6 @@ pub(super) fn apart(config: &Config) -> Result<(), Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

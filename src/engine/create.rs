@@ -295,7 +295,10 @@ impl Session<'_> {
 
     /// Compares with the newest good backup that holds this database, or with the one that was restored.
     fn note_shrunk(&self, name: &DatabaseName, copy: &DatabaseCopy, backup: &mut Backup, restored: Option<&Backup>) {
-        let good = self.catalog.standing().filter(|other| restored.map_or(other.is_good(), |it| it.id == other.id));
+        let good = self
+            .catalog
+            .standing()
+            .filter(|other| restored.map_or(other.is_good() && !other.came_from_elsewhere(), |it| it.id == other.id));
         let held = good.filter_map(|other| Some((other.sequence, other.id, other.databases.get(name)?)));
         let Some((_, id, before)) = held.max_by_key(|(sequence, ..)| *sequence) else { return };
         let found = shrunk(before, copy, self.engine.config.shrink_alarm);

@@ -314,11 +314,14 @@ pub enum Error {
     },
     /// It belongs to another store.
     #[error(
-        "the replica {at} holds {backups} backups of another store ({theirs}; this one is {ours}), and they are not touched: give this one a place of its own in BACKUP_REPLICA_<NAME>_URL"
+        "the replica {at} holds {backups} backups of another store ({theirs}; this one is {ours}), and they are not touched: give this one a place of its own in BACKUP_REPLICA_{}_URL",
+        name.as_str().to_uppercase()
     )]
     ReplicaForeign {
         /// Its name or URL.
         at: String,
+        /// Its name.
+        name: ReplicaName,
         /// Whose it is.
         theirs: String,
         /// Ours.
@@ -353,6 +356,26 @@ pub enum Error {
         when: String,
         /// This one wrote there before.
         wrote: bool,
+    },
+    /// Another process has to do with it.
+    #[error("the replica `{name}` is being sent to or verified: {}; try again when that is done", held(holder))]
+    ReplicaBusy {
+        /// Which.
+        name: ReplicaName,
+        /// Who.
+        holder: Option<Box<Holder>>,
+    },
+    /// Nothing is here that could be sent.
+    #[error("there is no backup directory in {} yet, so there is nothing to send; is its volume mounted? `create` takes the first backup", root.display())]
+    NothingToSend {
+        /// The backup directory.
+        root: PathBuf,
+    },
+    /// There is nowhere to put the databases.
+    #[error("the folder of the live databases, {}, is not there; make it, owned by the app's user, or mount the volume that it is on. Nothing was changed", path.display())]
+    NoDataFolder {
+        /// The folder.
+        path: PathBuf,
     },
     /// An identity is missing to take a backup from there.
     #[error(
@@ -442,6 +465,9 @@ impl Error {
             Error::ReplicaTakenOver { .. } => "replica-taken-over",
             Error::ReplicaNeedsIdentity { .. } => "needs-identity",
             Error::NotSent { .. } => "replica-incomplete",
+            Error::ReplicaBusy { .. } => "held",
+            Error::NothingToSend { .. } => "no-backups",
+            Error::NoDataFolder { .. } => "live-missing",
             Error::RestoreHold { .. } => "restore-hold",
             Error::RestoredWrong { .. } => "read-back",
             Error::RestoreUnfinished { .. } | Error::PlanUnreadable { .. } | Error::PlanNamesUnknown { .. } => {

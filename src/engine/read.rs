@@ -187,7 +187,7 @@ impl Engine {
 
     /// Whether there is a proven backup (checked and read back) that is young enough.
     pub fn is_ready(&self) -> Result<bool, Error> {
-        let proven = |backup: &&Backup| backup.checked.ok && backup.verified.ok;
+        let proven = |backup: &&Backup| backup.checked.ok && backup.verified.ok && !backup.came_from_elsewhere();
         let backups = self.list()?;
         // The newest that is, so that no more than one is looked at as a rule.
         let mut proven: Vec<&Backup> = backups.iter().filter(proven).collect();

@@ -73,7 +73,8 @@ impl Engine {
         };
         session.close_unfinished()?;
         // An anchor that the log has lost isn't forgotten by a rebuild either.
-        session.catalog = Catalog { audit: memory.catalogs.iter().find_map(|old| old.audit.clone()), ..empty };
+        let audit = memory.catalogs.iter().find_map(|old| old.audit.clone());
+        session.catalog = Catalog { audit, lineage: Some(super::random_id()?), ..empty };
         session.audited(None, Unrecorded::IsRefused, Map::new(), |session| {
             let rebuilt = session.rebuild(&memory)?;
             let details = Map::from_iter([
@@ -89,7 +90,7 @@ impl Engine {
         let root = self.store.root();
         match self.expected_store() {
             Some(expected) if !root.join(catalog::FILE).exists() && !self.has_remains()? => {
-                Err(Error::StoreGone { expected: expected.clone(), root: root.to_owned() })
+                Err(Error::StoreGone { expected, root: root.to_owned() })
             }
             _ => Ok(()),
         }
@@ -315,6 +316,12 @@ impl Session<'_> {
         let told = memory.created.values().filter_map(sequence).max();
         let above = memory.catalogs.iter().map(highest).max().max(told).unwrap_or(0);
         self.catalog.last_sequence = above;
+        // Those that a catalog still tells keep theirs: replicas know them by it.
+        let is_told = |backup: &Backup| memory.known(&backup.id).is_some();
+        let told: BTreeSet<u64> = self.catalog.backups.iter().map(|backup| backup.sequence).collect();
+        if self.catalog.backups.iter().all(is_told) && told.len() == self.catalog.backups.len() {
+            return self.catalog.backups.sort_by_key(|backup| backup.sequence);
+        }
         self.catalog.backups = in_order(std::mem::take(&mut self.catalog.backups));
         for (sequence, backup) in (above + 1..).zip(&mut self.catalog.backups) {
             backup.sequence = sequence;

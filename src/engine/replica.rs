@@ -30,7 +30,7 @@ use crate::backup::{BackupId, ReplicaName};
 use crate::remote::{self, Pace, Place, Remote};
 use crate::sqlite::Control;
 
-pub use fetch::{Pulled, Which};
+pub use fetch::{Brought, Pulled, Which};
 pub use report::{LastError, ReplicaStatus};
 pub use sync::{NotSent, Replicated};
 pub use verify::{BackupVerdict, ReplicaVerification};

@@ -219,7 +219,10 @@ impl Engine {
         let backups: Vec<&Backup> = catalog.into_iter().flat_map(Catalog::standing).collect();
         let found = self.store.scan()?;
         let missing = self.missing(&backups, &found)?;
-        let good = backups.iter().copied().filter(|backup| backup.is_good() && !missing.contains(&backup.id));
+        let good = backups
+            .iter()
+            .copied()
+            .filter(|backup| backup.is_good() && !backup.came_from_elsewhere() && !missing.contains(&backup.id));
         let newest = good.max_by_key(|backup| backup.sequence);
         let unmanaged = self.unmanaged(catalog, found, now);
         let (failures, last_drill) = (self.failures()?, self.last_drill()?);

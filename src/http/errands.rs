@@ -10,9 +10,9 @@ use actix_web::web;
 use super::admit::Superuser;
 use super::problem::Problem;
 use super::{State, locked};
-use crate::backup::{Backup, BackupId, DatabaseName, hex};
+use crate::backup::{Backup, BackupId, DatabaseName, ReplicaName, hex};
 use crate::disk;
-use crate::engine::{self, Call, Drilled, Engine, Holder, Restored, Verification};
+use crate::engine::{self, Call, Drilled, Engine, Holder, ReplicaVerification, Restored, Verification};
 use crate::sqlite::Control;
 
 /// What ends within this is told at once.
@@ -23,7 +23,7 @@ const REMEMBERED: usize = 64;
 const RANDOM: usize = 8;
 
 /// What is done.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Task {
     /// A backup is taken.
     Create,
@@ -33,16 +33,19 @@ pub enum Task {
     Restore(BackupId),
     /// Backups are rehearsed.
     Drill,
+    /// A replica is read back.
+    VerifyReplica(ReplicaName),
 }
 
 impl Task {
     /// As the audit log calls it.
-    fn name(self) -> &'static str {
+    fn name(&self) -> &'static str {
         match self {
             Task::Create => "create",
             Task::Verify(_) => "verify",
             Task::Restore(_) => "restore",
             Task::Drill => "drill",
+            Task::VerifyReplica(_) => "verify replica",
         }
     }
 }
@@ -58,6 +61,8 @@ pub enum Done {
     Restored(Restored),
     /// By [`Task::Drill`].
     Drilled(Drilled),
+    /// By [`Task::VerifyReplica`].
+    ReplicaVerified(ReplicaVerification),
 }
 
 /// How things stand with one.

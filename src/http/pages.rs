@@ -45,6 +45,7 @@ pub fn routes() -> Vec<Resource> {
         resource("/settings/backups/errand/{number}/cancel", [(post(), web::to(tasks::cancel_errand))]),
         resource("/settings/backups/backup/{id}", [(get(), page(web::to(backup::backup)))]),
         resource("/settings/backups/backup/{id}/verify", [(post(), web::to(tasks::verify))]),
+        resource("/settings/backups/replica/{name}/verify", [(post(), web::to(tasks::verify_replica))]),
         resource("/settings/backups/backup/{id}/pin", [(post(), web::to(tasks::pin))]),
         resource(
             "/settings/backups/backup/{id}/restore",

@@ -280,7 +280,7 @@ impl From<Error> for Problem {
             error => error.to_string(),
         };
         let operation = match error {
-            Error::Held(holder) => holder,
+            Error::Held(holder) | Error::ReplicaBusy { holder, .. } => holder,
             Error::RunsElsewhere(holder) => Some(holder),
             _ => None,
         };
@@ -295,7 +295,7 @@ impl From<Error> for Problem {
 fn kind(error: &Error) -> Kind {
     use sqlite::Error as Live;
     match error {
-        Error::Held(_) => HELD,
+        Error::Held(_) | Error::ReplicaBusy { .. } => HELD,
         Error::NotFound(_) => NOT_FOUND,
         Error::NoBackups => NO_BACKUPS,
         Error::NoSuchDatabase { .. } => NO_SUCH_DATABASE,
@@ -364,6 +364,8 @@ fn kind(error: &Error) -> Kind {
         | Error::ReplicaHeld { .. }
         | Error::ReplicaTakenOver { .. }
         | Error::NotSent { .. }
+        | Error::NothingToSend { .. }
+        | Error::NoDataFolder { .. }
         | Error::TargetExists { .. }
         | Error::Unfinished { .. }
         | Error::Beside { .. } => INTERNAL,

@@ -11,6 +11,7 @@ pub mod icons;
 pub mod list;
 pub mod notice;
 pub mod problem;
+pub mod replicas;
 pub mod restore;
 pub mod settings;
 pub mod sign_in;

@@ -46,7 +46,7 @@ impl Download {
                 Ok((stream, first, call))
             }
         });
-        let (stream, first, call) = opened.map_err(|fault| self.remote.understood(&key, fault))?;
+        let (stream, first, call) = opened.map_err(|fault| self.remote.unread(&key, fault))?;
         self.stream = first.is_some().then_some((stream, call));
         self.take(first.unwrap_or_default())
     }

@@ -101,10 +101,10 @@ fn of_connection(place: &Place, failure: &Failure) -> Error {
         Failure::Connect(why) => {
             Error::Unreachable(format!("no connection to {store}: {why}; it is tried again later"))
         }
-        Failure::Certificate(why) => Error::Refused(format!(
-            "{store} cannot be trusted: {why}; if its certificate comes from an authority of your own, add that to the \
-             system's (ca-certificates)"
-        )),
+        Failure::Certificate(why) => {
+            let (what, fix) = of_certificate(why);
+            Error::Refused(format!("{store} cannot be trusted: {what}; {fix}"))
+        }
         Failure::Cut(why) => {
             Error::Unreachable(format!("the connection to {store} broke: {why}; it is tried again later"))
         }
@@ -113,6 +113,24 @@ fn of_connection(place: &Place, failure: &Failure) -> Error {
             humantime::format_duration(*after)
         )),
         Failure::Wrong(what) => Error::Broken(format!("{store} {what}; look at the URL, and at what stands between")),
+    }
+}
+
+/// By the names of rustls.
+fn of_certificate(why: &str) -> (&str, &'static str) {
+    let is = |words: &[&str]| words.iter().any(|word| why.contains(word));
+    if is(&["UnknownIssuer", "CaUsedAsEndEntity"]) {
+        (
+            "its certificate is not from an authority that this machine knows",
+            "let one make it, or add your own authority to the system's (ca-certificates, or SSL_CERT_FILE); a certificate that \
+             stands for itself is not enough",
+        )
+    } else if is(&["Expired", "NotValidYet"]) {
+        ("its certificate is not valid now", "renew it, or put this machine's clock right")
+    } else if is(&["NotValidForName"]) {
+        ("its certificate is made out to another name", "write the name in the URL as the certificate has it")
+    } else {
+        (why, "look at its certificate")
     }
 }
 
@@ -164,7 +182,6 @@ fn of_answer(place: &Place, key: &str, status: u16, code: &str) -> Error {
             Error::Refused(format!("{store} takes no body of that size ({told}); raise the server's limit to 16 MiB"))
         }
         (Kind::Dropbox { .. }, 409) if is_missing(code) => absent(&store, key),
-        (Kind::Webdav { .. } | Kind::Drive { .. }, 404) => absent(&store, key),
         _ => Error::Broken(format!("{store} gave an answer that is not understood ({told}); look at the URL")),
     }
 }
@@ -177,25 +194,22 @@ fn of_s3(store: &str, key: &str, status: u16, code: &str) -> Error {
             return Error::Absent(format!("{store} is not there ({told}); make it, or put its name right"));
         }
         "RequestTimeTooSkewed" => "put this machine's clock right",
-        "AuthorizationHeaderMalformed" | "PermanentRedirect" | "TemporaryRedirect" => {
-            "set the store's region in the URL (&region=…)"
-        }
+        "AuthorizationHeaderMalformed" | "PermanentRedirect" => "set the store's region in the URL (&region=…)",
         "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "ExpiredToken" | "InvalidSecurity" => {
             "set BACKUP_REPLICA_<NAME>_ACCESS_KEY and BACKUP_REPLICA_<NAME>_SECRET_KEY to keys that count"
         }
+        "AccessDenied" | "AllAccessDisabled" | "AccountProblem" => RIGHTS,
+        _ if matches!(status, 401 | 403) => RIGHTS,
         _ if status == 404 => {
-            return Error::Broken(format!(
-                "what is said to be {store} does not answer as S3 does ({told}); look at endpoint= in the URL"
-            ));
+            let what = format!("what is said to be {store} does not answer as S3 does ({told})");
+            return Error::Broken(format!("{what}; look at endpoint= in the URL"));
         }
-        _ => "give the key the right to list, read, write and delete objects there",
+        _ => return Error::Broken(format!("{store} gave an answer that is not understood ({told}); look at the URL")),
     };
-    match status {
-        401 | 403 => Error::Refused(format!("{store} refuses ({told}); {fix}")),
-        400 if !fix.starts_with("give") => Error::Refused(format!("{store} refuses ({told}); {fix}")),
-        _ => Error::Broken(format!("{store} gave an answer that is not understood ({told}); look at the URL")),
-    }
+    Error::Refused(format!("{store} refuses ({told}); {fix}"))
 }
+
+const RIGHTS: &str = "give the key the right to list, read, write and delete objects there";
 
 fn credentials_of(place: &Place) -> &'static str {
     match place.kind {
@@ -215,7 +229,9 @@ fn of_kind(place: &Place, key: &str, error: &opendal::Error) -> Error {
     let store = named(place);
     let said = io_kind(error);
     match (error.kind(), said) {
-        (ErrorKind::NotFound, _) => absent(&store, key),
+        (ErrorKind::NotFound, _) if matches!(place.kind, Kind::Folder { .. } | Kind::Drive { .. }) => {
+            absent(&store, key)
+        }
         (_, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) => Error::Full(format!(
             "{store} is full, or the quota on it is used up; make room, or keep fewer backups there"
         )),
@@ -230,7 +246,6 @@ fn of_kind(place: &Place, key: &str, error: &opendal::Error) -> Error {
         _ if is_late(error) => Error::Unreachable(format!(
             "{store} did not finish in time; it is tried again later (BACKUP_REPLICA_<NAME>_TIMEOUT is how long to wait)"
         )),
-        _ if error.is_temporary() || error.is_persistent() => busy(&store, 200, ""),
         _ => Error::Broken(format!(
             "{store} gave an answer that is not understood; look at the URL, and at what stands between"
         )),
@@ -252,8 +267,9 @@ fn io_kind(error: &opendal::Error) -> Option<io::ErrorKind> {
     None
 }
 
+/// The store said so itself.
 pub(super) fn absent(store: &str, key: &str) -> Error {
-    Error::Absent(format!("{key} is not in {store}"))
+    Error::Absent(format!("{key} is not in {store}; `replica verify` tells what else is missing there"))
 }
 
 fn busy(store: &str, status: u16, code: &str) -> Error {

@@ -2,7 +2,7 @@
 //! isn't mounted looks as if it were empty.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::error::Error;
 use crate::disk::{self, Context, Partial};
@@ -24,7 +24,7 @@ pub(super) fn stand(root: &Path) -> Result<(), Error> {
 /// A file under its key, begun.
 pub(super) fn begin(root: &Path, key: &str) -> Result<Partial, Error> {
     stand(root)?;
-    let target = below(root, key)?;
+    let target = root.join(key);
     let begun = disk::make_dirs(disk::parent(&target)).and_then(|()| {
         disk::remove(&disk::partial_path(&target))?;
         Partial::create(&target)
@@ -48,18 +48,12 @@ pub(super) fn publish(partial: Partial) -> Result<(), Error> {
 /// Removes it, and its own folder if nothing else is in it.
 pub(super) fn remove(root: &Path, key: &str) -> Result<(), Error> {
     stand(root)?;
-    let target = below(root, key)?;
+    let target = root.join(key);
     disk::remove(&target).map_err(of_disk)?;
     if super::folder_of(key).is_some() {
         disk::remove_empty_dir(disk::parent(&target));
     }
     Ok(())
-}
-
-fn below(root: &Path, key: &str) -> Result<PathBuf, Error> {
-    let is_plain =
-        !key.is_empty() && key.split('/').all(|name| !matches!(name, "" | "." | "..")) && !key.contains('\0');
-    if is_plain { Ok(root.join(key)) } else { Err(Error::Broken(format!("{key:?} is no object's name"))) }
 }
 
 fn of_disk(error: disk::Error) -> Error {

@@ -33,14 +33,15 @@ impl Line {
         self.bandwidth.map_or(PIECE, |rate| (rate / 10).clamp(1024, PIECE)) as usize
     }
 
-    /// Books the time that so many bytes take; the answer is how long to wait until then.
+    /// Books the time that so many bytes take; the answer is how long it is until that is over.
     pub(super) fn book(&self, bytes: usize) -> Duration {
         let Some(rate) = self.bandwidth else { return Duration::ZERO };
         let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let start = free_at.map_or(now, |free| free.max(now));
-        *free_at = Some(start + Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64));
-        start - now
+        let end = start + Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64);
+        *free_at = Some(end);
+        end - now
     }
 
     /// The longest that so many bytes may take before the line must be dead.

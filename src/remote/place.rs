@@ -109,6 +109,18 @@ impl Place {
         &self.url
     }
 
+    /// The same for all URLs of one place, whatever is written at their ends.
+    pub fn identity(&self) -> String {
+        let trimmed = |root: &str| root.trim_matches('/').to_owned();
+        match &self.kind {
+            Kind::Folder { root } => format!("fs {}", root.components().collect::<PathBuf>().display()),
+            Kind::S3 { bucket, root, endpoint, .. } => format!("s3 {} {bucket} {}", trimmed(endpoint), trimmed(root)),
+            Kind::Webdav { endpoint, root } => format!("webdav {} {}", trimmed(endpoint), trimmed(root)),
+            Kind::Drive { root } => format!("gdrive {}", trimmed(root)),
+            Kind::Dropbox { root } => format!("dropbox {}", trimmed(root)),
+        }
+    }
+
     /// A folder, here or mounted here.
     pub fn is_on_this_machine(&self) -> bool {
         matches!(self.kind, Kind::Folder { .. })

@@ -11,7 +11,7 @@ use super::error::{Error, named};
 use super::pace::{Line, Pace};
 use super::place::{Kind, Place, encoded};
 use super::upload;
-use super::wire::{Call, Client, Dialect, Wire};
+use super::wire::{Call, Client, Wire};
 
 /// What a place's URL and credentials come to.
 pub(super) fn operator(place: &Place, pace: &Pace, line: &Line) -> Result<Operator, Error> {
@@ -83,12 +83,6 @@ fn layered(place: &Place, built: opendal::Result<Operator>, pace: &Pace, line: &
 /// The same operator over the wire of one call.
 pub(super) fn over(operator: Operator, place: &Place, client: Option<&Client>, call: &Arc<Call>) -> Operator {
     let Some(client) = client else { return operator };
-    let speaks = match place.kind {
-        Kind::Folder { .. } | Kind::S3 { .. } => Dialect::S3,
-        Kind::Webdav { .. } => Dialect::Webdav,
-        Kind::Drive { .. } => Dialect::Google,
-        Kind::Dropbox { .. } => Dialect::Dropbox,
-    };
-    let wire = Wire { client: client.clone(), call: Arc::clone(call), speaks };
+    let wire = Wire { client: client.clone(), call: Arc::clone(call), place: place.clone() };
     operator.with_context(OperationContext::from_parts(HttpTransporter::new(wire), Executor::default()))
 }

@@ -1,1 +1,7 @@
-//! x
+//! Real calls over loopback and into real folders.
+
+mod cloud;
+mod clouds;
+mod folders;
+mod server;
+mod stores;

@@ -17,7 +17,7 @@ use reqwest::redirect::Policy;
 
 use super::pace::Line;
 use super::place::{Kind, Place};
-use body::{Received, Sent};
+use body::{Drip, Received, Sent};
 
 /// What is asked from time to time whether to stop.
 pub(super) type Cancel = Arc<dyn Fn() -> bool + Send + Sync>;
@@ -53,11 +53,19 @@ pub(super) struct Call {
     /// It is being tidied up, which cancelling doesn't stop.
     closing: AtomicBool,
     verdict: Mutex<Option<Verdict>>,
+    drip: Mutex<Drip>,
 }
 
 impl Call {
     pub(super) fn new(timeout: Duration, line: Arc<Line>, cancel: Option<Cancel>) -> Self {
-        Self { timeout, line, cancel, closing: AtomicBool::new(false), verdict: Mutex::new(None) }
+        Self {
+            timeout,
+            line,
+            cancel,
+            closing: AtomicBool::new(false),
+            verdict: Mutex::new(None),
+            drip: Mutex::default(),
+        }
     }
 
     pub(super) fn verdict(&self) -> Option<Verdict> {
@@ -154,16 +162,7 @@ impl Client {
 pub(super) struct Wire {
     pub(super) client: Client,
     pub(super) call: Arc<Call>,
-    pub(super) speaks: Dialect,
-}
-
-/// How a store words its answers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Dialect {
-    S3,
-    Webdav,
-    Google,
-    Dropbox,
+    pub(super) place: Place,
 }
 
 impl HttpTransport for Wire {

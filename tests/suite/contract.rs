@@ -106,11 +106,14 @@ impl Answers {
 
 #[test]
 fn real_answers_are_as_the_document_says() {
-    let (place, mut answers) = (Place::new(), Answers::default());
+    let (mut place, mut answers) = (Place::new(), Answers::default());
+    std::fs::create_dir(place.path("nas")).unwrap();
+    let nas = format!("fs://{}", place.path("nas").display());
+    place.set("BACKUP_REPLICA_NAS_URL", &nas);
     let server = Server::start(&place);
     let id = place.create()["id"].as_str().unwrap().to_owned();
     let mut ask = |status: u16, method: &str, route: &str, query: &str, with: &dyn Fn(Request) -> Request| {
-        let path = route.replace("{id}", &id) + query;
+        let path = route.replace("{id}", &id).replace("{name}", "nas") + query;
         let answer = with(server.request(method, &path)).send();
         assert_eq!(answer.status, status, "{method} {path}: {}", answer.text());
         answers.add(method, route, &answer);
@@ -136,6 +139,10 @@ fn real_answers_are_as_the_document_says() {
     ask(404, "GET", "/api/backup/{id}", "-7", &any);
     ask(403, "POST", "/api/backup/verify/{id}", "", &any);
     ask(200, "POST", "/api/backup/verify/{id}", "", &su);
+    place.ok(&["replica", "push", "nas", "--wait", "30s"]);
+    ask(200, "POST", "/api/backup/replica/{name}/verify", "", &su);
+    std::fs::rename(place.path("nas"), place.path("gone")).unwrap();
+    ask(502, "POST", "/api/backup/replica/{name}/verify", "", &su);
     ask(200, "POST", "/api/backup/drill", "", &su);
     ask(200, "GET", "/api/backup/status", "", &any);
     place.sql(

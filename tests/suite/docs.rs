@@ -1,11 +1,13 @@
 //! The documents say what the program does.
 
 use std::path::Path;
+use std::process::Command;
 
-use attendance_backup::config::VARIABLES;
+use attendance_backup::config::{REPLICA_VARIABLES, VARIABLES};
 use attendance_backup::http::problem::KINDS;
 
-use crate::harness::Place;
+use crate::forms::IDENTITY;
+use crate::harness::{Place, sql_on};
 
 fn document(name: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
@@ -24,10 +26,21 @@ fn every_variable_stands_in_the_readme_and_in_the_example_with_its_default() {
             line.unwrap_or_else(|| panic!("{} is not in .env.example", variable.env)).split_once('=').unwrap().1;
         assert!(variable.default.is_empty() || value == variable.default, "{}: {value}", variable.env);
     }
-    for name in example.lines().filter_map(|line| line.trim_start_matches('#').split_once('=').map(|(name, _)| name)) {
+    let of_replica = |name: &str| {
+        let (_, end) = name.strip_prefix("BACKUP_REPLICA_")?.split_once('_')?;
+        REPLICA_VARIABLES.iter().map(|variable| variable.env).find(|known| *known == end)
+    };
+    let names = example.lines().filter_map(|line| line.trim_start_matches('#').split_once('=').map(|(name, _)| name));
+    let told: Vec<_> = names.clone().filter_map(of_replica).collect();
+    for variable in REPLICA_VARIABLES {
+        let name = format!("`BACKUP_REPLICA_<NAME>_{}`", variable.env);
+        assert!(readme.contains(&name), "{name} is not in README.md");
+        assert!(told.contains(&variable.env), "{name} is not in .env.example");
+    }
+    for name in names {
         let known = VARIABLES.iter().any(|variable| variable.env == name) || name == "BACKUP_CONFIG_FILE";
         // One for each database.
-        let known = known || name == "BACKUP_DRILL_SQL_ATTENDANCE";
+        let known = known || name == "BACKUP_DRILL_SQL_ATTENDANCE" || of_replica(name).is_some();
         assert!(!name.starts_with("BACKUP_") || known, "{name} means nothing");
     }
 }
@@ -75,7 +88,48 @@ fn the_data_comes_back_without_this_program() {
     let file = place.list()[0]["databases"]["attendance"]["file"].as_str().unwrap().to_owned();
     let script = "set -e; cd backups; grep -A5 \"$0\" metadata.json | grep -q \"$(sha256sum \"$0\" | cut -c1-64)\"; \
                   mkdir ../before; mv ../attendance.db* ../before/; cp \"$0\" ../attendance.db; chown --reference=.. ../attendance.db";
-    let status = std::process::Command::new("sh").args(["-c", script, &file]).current_dir(place.path("")).status();
+    let status = Command::new("sh").args(["-c", script, &file]).current_dir(place.path("")).status();
     assert!(status.unwrap().success());
     assert_eq!(place.sql("attendance", "SELECT count(*) FROM people"), "3");
+}
+
+/// Every word by which a replica's trouble is known.
+#[test]
+fn every_trouble_of_a_replica_is_explained() {
+    let told = document("docs/offsite.md");
+    let mut codes = std::collections::BTreeSet::new();
+    for file in ["src/engine/error.rs", "src/remote/error.rs", "src/engine/replica/report.rs"] {
+        let text = document(file);
+        let quoted = text.split('"').filter(|text| text.starts_with("replica-"));
+        codes.extend(quoted.filter(|it| it.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')).map(str::to_owned));
+    }
+    assert!(codes.len() > 12, "{codes:?}");
+    for code in codes {
+        assert!(told.contains(&format!("| `{code}` |")), "{code} is not in docs/offsite.md");
+    }
+}
+
+/// The way out of a replica without our binary, line by line as `docs/offsite.md` has it.
+#[test]
+fn a_replica_is_read_without_this_program() {
+    let mut place = Place::new();
+    place.keyed();
+    let nas = place.path("nas");
+    std::fs::create_dir(&nas).unwrap();
+    place.set("BACKUP_REPLICA_NAS_URL", &format!("fs://{}", nas.display()));
+    let id = place.create()["id"].as_str().unwrap().to_owned();
+    place.ok(&["replica", "push", "nas"]);
+    let text = document("docs/offsite.md");
+    let part = text.split_once("\n## Without this program\n").unwrap().1;
+    let lines: Vec<_> = part.lines().filter_map(|line| line.strip_prefix("    ")).collect();
+    let script =
+        lines.join("\n").replace("/mnt/nas/attendance", "\"$0\"").replace("id=daily-2026-01-08", &format!("id={id}"));
+    let script = script.replace("identity.txt", "\"$1\"").replace("/tmp/sums", "\"$2\"");
+    let bash = ["-c", &format!("set -eo pipefail\n{script}")];
+    let output =
+        Command::new("bash").args(bash).args([&nas, &place.path(IDENTITY), &place.path("sums")]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("attendance.db.zst.age: OK") && said.trim_end().ends_with("ok"), "{said}");
+    assert_eq!(sql_on(&nas.join("attendance.db"), "SELECT count(*) FROM people"), "3");
 }

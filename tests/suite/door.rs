@@ -63,6 +63,7 @@ const ROUTES: &[(&str, &str, Who, u16)] = &[
     ("POST", "/settings/backups/errand/{number}/cancel", Superuser, 409),
     ("GET", "/settings/backups/backup/{id}", Superuser, 404),
     ("POST", "/settings/backups/backup/{id}/verify", Superuser, 404),
+    ("POST", "/settings/backups/replica/{name}/verify", Superuser, 404),
     ("POST", "/settings/backups/backup/{id}/pin", Superuser, 400),
     ("GET", "/settings/backups/backup/{id}/restore", Superuser, 404),
     ("POST", "/settings/backups/backup/{id}/restore", Superuser, 400),

@@ -21,11 +21,11 @@ fn allowed(module: &str) -> BTreeSet<&'static str> {
         "session" => [GROUND, &["config", "token"]].concat(),
         "sqlite" | "catalog" | "store" | "audit" => GROUND.to_vec(),
         "engine" => parts(),
-        "scheduler" => [parts(), vec!["engine"]].concat(),
+        "scheduler" | "replicator" => [parts(), vec!["engine"]].concat(),
         "http" => [parts(), vec!["engine", "token", "session"]].concat(),
         "demo" => [parts(), vec!["engine", "session", "app"]].concat(),
         "cli" => [parts(), vec!["engine", "token", "session", "app", "demo"]].concat(),
-        "app" => [parts(), vec!["engine", "token", "session", "scheduler", "http", "telemetry"]].concat(),
+        "app" => [parts(), vec!["engine", "token", "session", "scheduler", "replicator", "http", "telemetry"]].concat(),
         "lib" | "main" => Vec::new(),
         other => panic!("{other} is new: say in src/lib.rs and here what it may import"),
     };

@@ -51,6 +51,7 @@ mod page;
 mod page_activity;
 mod page_for_all;
 mod page_in_chromium;
+mod page_replicas;
 mod page_settings;
 mod page_settings_in_chromium;
 mod page_truth;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use attendance_backup::config::REPLICA_VARIABLES;
 use serde_json::{Value, json};
 
 use crate::client::{Answer, HS256, Request, Server, sign_with, token, user};
@@ -114,6 +115,53 @@ fn every_variable_refuses_what_it_does_not_allow() {
     assert!(!place.backups().exists(), "something was made in spite of it");
 }
 
+/// The same of replicas, whose names stand in their variables.
+const BAD_OF_REPLICAS: &[(&str, &[&str], &str)] = &[
+    ("BANDWIDTH", &["", "1", "1MB", "0KiB"], "a size per second from 1KiB to 1024GiB"),
+    ("TIMEOUT", &["", "30", "11m"], "from 100ms to 10m"),
+    ("RETENTION_DAILY", &["", "0", "367"], "from 1 to 366"),
+    ("RETENTION_WEEKLY", &["521", "x"], "from 0 to 520"),
+    ("RETENTION_MONTHLY", &["241"], "from 0 to 240"),
+    ("RETENTION_MANUAL", &["0", "1001"], "from 1 to 1000"),
+    ("RETENTION_PRE_RESTORE", &["1"], "from 2 to 100"),
+];
+const SECRETS_OF_REPLICAS: &[&str] =
+    &["ACCESS_KEY", "SECRET_KEY", "USERNAME", "PASSWORD", "CLIENT_ID", "CLIENT_SECRET", "REFRESH_TOKEN"];
+
+#[test]
+fn every_variable_of_a_replica_refuses_what_it_does_not_allow() {
+    let place = Place::new();
+    let tried = BAD_OF_REPLICAS.iter().map(|(end, ..)| *end).chain(SECRETS_OF_REPLICAS.iter().copied());
+    let known: BTreeSet<&str> =
+        REPLICA_VARIABLES.iter().map(|variable| variable.env).filter(|end| *end != "URL").collect();
+    assert_eq!(tried.collect::<BTreeSet<_>>(), known, "each variable wants a bad value here");
+    let run = |environment: &[(&str, &str)]| {
+        Run::of(place.command(&["status"]).envs(environment.iter().copied()).output().unwrap())
+    };
+    let url = ("BACKUP_REPLICA_NAS_URL", "fs:///mnt/nas");
+    for (end, values, allowed) in BAD_OF_REPLICAS {
+        let name = format!("BACKUP_REPLICA_NAS_{end}");
+        for value in *values {
+            run(&[url, (&name, value)]).refused(2, &[&name, value, "is not allowed", allowed]);
+        }
+    }
+    let line = format!("{CANARY}\n{CANARY}");
+    for end in SECRETS_OF_REPLICAS {
+        let name = format!("BACKUP_REPLICA_NAS_{end}");
+        for (value, words) in [(line.as_str(), "on one line"), (CANARY, "has no use for it")] {
+            let refused = run(&[url, (&name, value)]);
+            refused.refused(2, &[&name, words]);
+            assert!(!refused.stderr.contains(CANARY), "{name} is shown");
+        }
+    }
+    for url in [format!("s3://{CANARY}:{CANARY}@bucket"), format!("webdavs://host/?password={CANARY}")] {
+        let refused = run(&[("BACKUP_REPLICA_NAS_URL", &url)]);
+        refused.refused(2, &["BACKUP_REPLICA_NAS_URL", "credentials do not belong into the URL"]);
+        assert!(!refused.stderr.contains(CANARY), "{url} is shown");
+    }
+    assert!(!place.backups().exists(), "something was made in spite of it");
+}
+
 #[test]
 fn names_that_mean_nothing_stop_the_start() {
     let place = Place::new();
@@ -155,10 +203,18 @@ fn planted(place: &Place) -> Vec<(Vec<(&'static str, String)>, i32)> {
                 ("AWS_SECRET_ACCESS_KEY", CANARY.to_owned()),
                 ("SMTP_PASSWORD", CANARY.to_owned()),
                 ("RUST_LOG", format!("trace,{CANARY}=trace")),
+                // Nobody answers there.
+                ("BACKUP_REPLICA_EU1_URL", "s3://school/b?endpoint=http://127.0.0.1:9".to_owned()),
+                ("BACKUP_REPLICA_EU1_ACCESS_KEY", CANARY.to_owned()),
+                ("BACKUP_REPLICA_EU1_SECRET_KEY", CANARY.to_owned()),
+                ("BACKUP_REPLICA_FROM_REFRESH_TOKEN_FILE", file("token", CANARY.to_owned())),
+                ("BACKUP_REPLICA_FROM_PASSWORD", CANARY.to_owned()),
                 ("BACKUP_LOG", "trace".to_owned()),
             ],
             0,
         ),
+        (vec![("BACKUP_REPLICA_NAS_PASSWORD", CANARY.to_owned())], 2),
+        (vec![("BACKUP_REPLICA_NAS_SECRETKEY", CANARY.to_owned())], 2),
     ]
 }
 

@@ -14,6 +14,8 @@ pub struct Wishes<'a> {
     pub retention: &'a Retention,
     /// It has a retention of its own; otherwise it follows what is here.
     pub own: bool,
+    /// What is sent is encrypted.
+    pub encrypts: bool,
     /// What was here when all was done that was planned: what is gone from here since was deleted, and not just never here; and
     /// what is not there, with a retention of its own, was dropped by it.
     pub known: &'a BTreeSet<Origin>,
@@ -54,9 +56,13 @@ impl Plan {
 pub fn plan(here: &[Backup], there: &[Held], wishes: Wishes<'_>) -> Plan {
     let local: BTreeMap<Origin, &Backup> =
         here.iter().filter(|backup| !backup.deleting).map(|backup| (Origin::of(backup), backup)).collect();
-    let damaged = |held: &&Held| held.damaged && local.get(&held.origin).is_some_and(|backup| backup.verified.ok);
+    // What is damaged there, or plain though it could be encrypted, is sent again where it is whole here.
+    let is_lost = |held: &&Held| {
+        let wants_another = held.damaged || wishes.encrypts && !held.entry.encrypted;
+        wants_another && local.get(&held.origin).copied().is_some_and(is_sendable)
+    };
     let held: BTreeMap<Origin, &Held> =
-        there.iter().filter(|held| !damaged(held)).map(|held| (held.origin, held)).collect();
+        there.iter().filter(|held| !is_lost(held)).map(|held| (held.origin, held)).collect();
     let dropped = |origin: &Origin| {
         wishes.own && wishes.known.contains(origin) && !there.iter().any(|held| held.origin == *origin)
     };

@@ -11,6 +11,7 @@ fn object(size: u64, parts: u32) -> Object {
 fn held(backup: &Backup) -> Held {
     Held {
         origin: Origin::of(backup),
+        nonce: Nonce([7; 8]),
         id: backup.id,
         local_date: backup.local_date,
         promoted_from: backup.promoted_from,
@@ -32,7 +33,7 @@ fn day(number: u64) -> NaiveDate {
 
 /// What the replica holds once a plan was carried out.
 fn carry_out(here: &[Backup], there: &mut Vec<Held>, known: &mut BTreeSet<Origin>, retention: &Retention, own: bool) {
-    let plan = plan(here, there, Wishes { retention, own, known, freeze: None });
+    let plan = plan(here, there, Wishes { retention, own, encrypts: true, known, freeze: None });
     for Sending { origin, id, promoted_from } in plan.send {
         there.retain(|other| other.origin != origin);
         let sent = held(here.iter().find(|backup| Origin::of(backup) == origin).unwrap());
@@ -56,23 +57,31 @@ fn ids(there: &[Held]) -> BTreeSet<BackupId> {
 fn keys_are_ours_only_as_they_are_printed() {
     let origin = Origin { sequence: 412, timestamp: "2026-01-08T01:00:00.412Z".parse().unwrap() };
     let name: DatabaseName = "attendance".parse().unwrap();
-    let key = origin.database(&name, Form::CompressedEncrypted);
-    assert_eq!(key, "backups/20260108T010000Z-0000000412/attendance.db.zst.age");
-    for ours in [&key, &part(&key, 1), &origin.entry(true), &origin.entry(false), &part(&origin.entry(true), 7)] {
+    let folder = Folder { origin, nonce: Nonce([0x5f, 0x0c, 0x2a, 0x9b, 0xe1, 0xd3, 0x77, 0x84]) };
+    let key = folder.database(&name, Form::CompressedEncrypted);
+    assert_eq!(key, "backups/20260108T010000Z-0000000412-5f0c2a9be1d37784/attendance.db.zst.age");
+    let partial = folder.database(&name, Form::Plain).replace("attendance.db", ".attendance.db.partial");
+    for ours in
+        [&key, &partial, &part(&key, 1), &folder.entry(true), &folder.entry(false), &part(&folder.entry(true), 7)]
+    {
         assert!(is_ours(ours), "{ours}");
     }
     let strange = [
-        "backups/20260108T010000Z-0000000412/../../etc/passwd",
-        "backups/20260108T010000Z-0000000412/attendance.db.zst.age.1",
-        "backups/20260108T010000Z-0000000412/attendance.db.zst.age.00001.00001",
-        "backups/20260108T010000Z-0000000412/Attendance.db",
-        "backups/20260108T010000Z-412/attendance.db",
-        "backups/20260108T010000Z-00000000412/attendance.db",
-        "backups/20261308T010000Z-0000000412/attendance.db",
-        "backups/20260108T010000Z-0000000412/attendance.db/x",
-        "backups/20260108T010000Z-0000000412/attendance.db\0",
-        "backups/20260108T010000Z-0000000412/entry.json.zst",
+        "backups/20260108T010000Z-0000000412-5f0c2a9be1d37784/../../etc/passwd",
+        "backups/20260108T010000Z-0000000412-5f0c2a9be1d37784/attendance.db.zst.age.1",
+        "backups/20260108T010000Z-0000000412-5f0c2a9be1d37784/attendance.db.zst.age.00001.00001",
+        "backups/20260108T010000Z-0000000412-5f0c2a9be1d37784/Attendance.db",
+        "backups/20260108T010000Z-412-5f0c2a9be1d37784/attendance.db",
+        "backups/20260108T010000Z-0000000412/attendance.db",
+        "backups/20260108T010000Z-0000000412-5F0C2A9BE1D37784/attendance.db",
+        "backups/20260108T010000Z-0000000412-+f0c2a9be1d37784/attendance.db",
+        "backups/20260108T010000Z-00000000412-5f0c2a9be1d37784/attendance.db",
+        "backups/20261308T010000Z-0000000412-5f0c2a9be1d37784/attendance.db",
+        "backups/20260108T010000Z-0000000412-5f0c2a9be1d37784/attendance.db/x",
+        "backups/20260108T010000Z-0000000412-5f0c2a9be1d37784/attendance.db\0",
+        "backups/20260108T010000Z-0000000412-5f0c2a9be1d37784/entry.json.zst",
         "backups//attendance.db",
+        "backups/20260108T010000Z-0000000412-5f0c2a9be1d37784/.holiday.jpg.partial",
         "backups/",
         "catalog/0000000001-0123456789abcdef.json",
         "holiday.jpg",
@@ -103,7 +112,7 @@ fn a_catalog_is_looked_at_before_it_is_believed() {
     let read = |value: &Value| ReplicaCatalog::parse(&serde_json::to_vec(value).unwrap());
     assert_eq!(read(&json).unwrap(), good);
     type Change = fn(&mut Value);
-    let changes: [(Change, &str); 8] = [
+    let changes: [(Change, &str); 12] = [
         (|it| it["version"] = 2.into(), "format 2"),
         (|it| it["backups"][0]["id"] = "daily-../../x".into(), "no catalog"),
         (|it| it["backups"][0]["id"] = it["backups"][1]["id"].clone(), "there twice"),
@@ -113,8 +122,12 @@ fn a_catalog_is_looked_at_before_it_is_believed() {
             "no catalog",
         ),
         (|it| it["backups"][0]["databases"]["attendance"]["form"] = "exe".into(), "no catalog"),
-        (|it| it["backups"][0]["databases"]["attendance"]["parts"] = 100_000.into(), "more parts"),
+        (|it| it["backups"][0]["databases"]["attendance"]["parts"] = 11.into(), "can't be"),
         (|it| it["backups"][0]["sequence"] = (1_u64 << 60).into(), "larger than any"),
+        (|it| it["backups"][0]["nonce"] = "../../../../../x".into(), "no catalog"),
+        (|it| it["backups"][0]["entry"]["size"] = u64::MAX.into(), "can't be"),
+        (|it| it["generation"] = u64::MAX.into(), "generation"),
+        (|it| it["storeId"] = "\u{1b}[2J".into(), "storeId"),
     ];
     for (change, expected) in changes {
         let mut value = json.clone();
@@ -129,7 +142,7 @@ fn a_catalog_is_looked_at_before_it_is_believed() {
 fn it_follows_and_sends_the_newest_first() {
     let here: Vec<_> = (1..=3).map(|number| backup(number, Tier::Daily, day(number))).collect();
     let known = BTreeSet::new();
-    let wishes = Wishes { retention: &Retention::default(), own: false, known: &known, freeze: None };
+    let wishes = Wishes { retention: &Retention::default(), own: false, encrypts: true, known: &known, freeze: None };
     let first = plan(&here, &[], wishes);
     assert_eq!(first.send.iter().map(|sending| sending.origin.sequence).collect::<Vec<_>>(), [3, 2, 1]);
     let there: Vec<_> = here.iter().map(held).collect();
@@ -142,7 +155,8 @@ fn only_what_was_deleted_here_is_deleted_there() {
     let there: Vec<_> = all.iter().map(held).collect();
     let retention = Retention::default();
     let dropped = |here: &[Backup], known: &BTreeSet<Origin>| {
-        let plan = plan(here, &there, Wishes { retention: &retention, own: false, known, freeze: None });
+        let plan =
+            plan(here, &there, Wishes { retention: &retention, own: false, encrypts: true, known, freeze: None });
         plan.drop.into_iter().map(|(origin, _)| origin.sequence).collect::<Vec<_>>()
     };
     let known: BTreeSet<_> = all.iter().map(Origin::of).collect();
@@ -170,12 +184,44 @@ fn what_is_damaged_there_is_sent_again_where_it_is_whole_here() {
     let mut there: Vec<_> = here.iter().map(held).collect();
     there[0].damaged = true;
     let (retention, known) = (Retention::default(), BTreeSet::new());
-    let wishes = Wishes { retention: &retention, own: false, known: &known, freeze: None };
+    let wishes = Wishes { retention: &retention, own: false, encrypts: true, known: &known, freeze: None };
     assert_eq!(plan(&here, &there, wishes).send[0].origin, Origin::of(&here[0]));
     assert!(plan(&here[1..], &there, wishes).is_empty());
     let mut damaged = here.clone();
     damaged[0].verified.ok = false;
     assert!(plan(&damaged, &there, wishes).send.is_empty());
+}
+
+#[test]
+fn what_lies_there_plain_is_sent_again_once_it_can_be_encrypted() {
+    let here = [backup(1, Tier::Daily, day(1))];
+    let mut there: Vec<_> = here.iter().map(held).collect();
+    there[0].entry.encrypted = false;
+    let (retention, known) = (Retention::default(), BTreeSet::new());
+    let wishes = Wishes { retention: &retention, own: false, encrypts: true, known: &known, freeze: None };
+    assert_eq!(plan(&here, &there, wishes).send.len(), 1);
+    assert!(plan(&[], &there, wishes).is_empty());
+    assert!(plan(&here, &there, Wishes { encrypts: false, ..wishes }).is_empty());
+}
+
+#[test]
+fn the_latest_is_what_somebody_wants_back() {
+    let of = |number, tier| held(&backup(number, tier, day(number)));
+    let mut catalog = ReplicaCatalog {
+        version: VERSION,
+        store_id: "s".to_owned(),
+        generation: 1,
+        written_at: "2026-01-08T01:00:00Z".parse().unwrap(),
+        host: "h".to_owned(),
+        backups: vec![of(1, Tier::PreRestore), of(2, Tier::Daily), of(3, Tier::Manual), of(4, Tier::PreRestore)],
+        extra: Map::new(),
+    };
+    let latest = |catalog: &ReplicaCatalog, before| catalog.latest(before).map(|held| held.origin);
+    let third = latest(&catalog, None).unwrap();
+    assert_eq!(third.sequence, 3);
+    assert_eq!(latest(&catalog, Some(third)).unwrap().sequence, 2);
+    catalog.backups.retain(|held| held.id.tier() == Tier::PreRestore);
+    assert_eq!(latest(&catalog, None).unwrap().sequence, 4);
 }
 
 proptest! {
@@ -220,7 +266,7 @@ proptest! {
             prop_assert!(there.iter().any(|held| held.origin.sequence == number));
             ids(&there);
             let (retention, own) = (&retention, true);
-            let wishes = Wishes { retention, own, known: &known, freeze: None };
+            let wishes = Wishes { retention, own, encrypts: true, known: &known, freeze: None };
             prop_assert_eq!(plan(&here, &there, wishes), Plan::default());
         }
     }

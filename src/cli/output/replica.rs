@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{Output, bytes, local};
 use crate::backup::ReplicaName;
 use crate::backup::replica::Held;
-use crate::engine::{Engine, Pulled, ReplicaStatus, ReplicaVerification, Replicated};
+use crate::engine::{Brought, Engine, ReplicaStatus, ReplicaVerification, Replicated};
 
 impl Output {
     pub fn replicas(&self, replicas: &[ReplicaStatus], engine: &Engine) -> anyhow::Result<()> {
@@ -18,7 +18,11 @@ impl Output {
         let zone = engine.settings()?.schedule.timezone;
         let rows = replicas.iter().map(|it| {
             let success = it.last_success.map_or("never".to_owned(), |at| local(at, zone));
-            [it.name.to_string(), it.url.clone(), it.held.to_string(), bytes(it.size), it.pending.to_string(), success]
+            let held = match it.damaged {
+                0 => it.held.to_string(),
+                damaged => format!("{}, {damaged} damaged", it.held),
+            };
+            [it.name.to_string(), it.url.clone(), held, bytes(it.size), it.pending.to_string(), success]
         });
         self.table(["NAME", "URL", "HOLDS", "SIZE", "PENDING", "LAST SUCCESS"], rows.collect())?;
         for it in replicas {
@@ -70,14 +74,17 @@ impl Output {
         Ok(())
     }
 
-    pub fn pulled(&self, pulled: &[Pulled]) -> anyhow::Result<()> {
+    pub fn pulled(&self, brought: &Brought) -> anyhow::Result<()> {
         if self.json {
-            return self.json(&json!({ "pulled": pulled }));
+            return self.json(brought);
         }
-        if pulled.is_empty() {
+        if *brought == Brought::default() {
             return Ok(self.line("it holds no backups")?);
         }
-        for it in pulled {
+        for not in &brought.not_pulled {
+            self.line(&format!("{}: NOT BROUGHT: {}", not.id, not.reason))?;
+        }
+        for it in &brought.pulled {
             let (id, was) = (it.id, it.from);
             self.line(&match it.was_here {
                 true => format!("{id} is here already"),

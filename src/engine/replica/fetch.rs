@@ -2,32 +2,37 @@
 //! untrusted: paths are printed from parsed ids and names, every byte is compared with what was recorded, and nothing that the
 //! catalog here doesn't name yet is left under a final name.
 //!
-//! An empty directory becomes that of the replica's store: its backups keep their order and their ids. In a directory of another
-//! store they come in as manual backups.
+//! A directory in which nothing is yet becomes that of the replica's store: its backups keep their order and their ids. In a
+//! directory of another store they come in as manual backups, pinned, which push out none of those that are there.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
 use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::Serialize;
-use serde_json::Map;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::send::{Coming, MAX_ENTRY};
-use super::site::Site;
+use super::site::{Link, Site};
 use super::verify::Unopened;
-use super::{Elsewhere, details};
-use crate::backup::replica::{self, Held, HeldDatabase, Origin, ReplicaEntry};
+use super::{Elsewhere, NotSent, details};
+use crate::audit::{Entry, Kind};
+use crate::backup::replica::{Held, HeldDatabase, Origin, ReplicaCatalog, ReplicaEntry};
 use crate::backup::retention::free_id;
-use crate::backup::{Backup, BackupId, DatabaseCopy, DatabaseName, Form, Tier, Verified, hex};
+use crate::backup::{Backup, BackupId, CAME_FROM, DatabaseCopy, DatabaseName, Form, Tier, Verified, hex};
 use crate::catalog::Catalog;
 use crate::codec;
 use crate::disk::block::{BlockWriter, Direct};
 use crate::disk::{self, Context, Partial};
 use crate::engine::create::OVERHEAD;
 use crate::engine::decode::{Coded, Fault, undecodable};
-use crate::engine::{Call, Engine, Error, Session, Unrecorded};
+use crate::engine::staging::Staging;
+use crate::engine::{Call, Engine, Error, Session, Unrecorded, entry};
 use crate::sqlite::pages::read_back;
 use crate::sqlite::{Control, Progress};
 
@@ -80,6 +85,16 @@ pub struct Pulled {
     pub was_here: bool,
 }
 
+/// What was brought, and what could not be.
+#[derive(Clone, PartialEq, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Brought {
+    /// As they came.
+    pub pulled: Vec<Pulled>,
+    /// What is damaged there; the others were brought.
+    pub not_pulled: Vec<NotSent>,
+}
+
 impl Engine {
     /// What a replica holds, the newest first.
     pub fn list_replica(&self, from: &Elsewhere, control: &Control) -> Result<Vec<Held>, Error> {
@@ -89,24 +104,45 @@ impl Engine {
         Ok(backups)
     }
 
-    /// Brings backups from a replica into the backup directory, the newest first.
-    pub fn pull(&self, from: &Elsewhere, which: Which, call: &Call) -> Result<Vec<Pulled>, Error> {
-        let site = Site::look(&self.target(from)?, &call.control)?;
-        let catalog = site.catalog()?;
-        let mut chosen: Vec<&Held> = match which {
-            Which::Id(id) => vec![catalog.get(&id).ok_or(Error::NotFound(id))?],
-            Which::Latest => vec![catalog.latest().ok_or_else(|| Error::ReplicaEmpty { at: site.label.clone() })?],
-            Which::All => catalog.backups.iter().collect(),
-        };
-        chosen.sort_by_key(|held| std::cmp::Reverse(held.origin));
-        self.adopt(catalog, call)?;
-        let mut session = self.begin(PULL, call)?;
-        chosen.into_iter().map(|held| session.pull(&site, held)).collect()
+    /// Brings backups from a replica into the backup directory. The directory is held only while each is put in its place.
+    pub fn pull(&self, from: &Elsewhere, which: Which, call: &Call) -> Result<Brought, Error> {
+        let refused = |error: &Error| self.refused(PULL, call, None, error);
+        let site = self.target(from).and_then(|target| Site::look(&target, &call.control)).inspect_err(refused)?;
+        let mut chosen = chosen(&site, which).inspect_err(refused)?;
+        self.adopt(site.catalog()?, call).inspect_err(refused)?;
+        // In a directory of the same store each has its place, and the newest is wanted most. In another the newest comes last, since
+        // it is to be the newest there too.
+        chosen.sort_by_key(|held| held.origin);
+        if self
+            .standing_catalog()?
+            .is_some_and(|here| site.catalog().is_ok_and(|there| there.store_id == here.store_id))
+        {
+            chosen.reverse();
+        }
+        let mut brought = Brought::default();
+        for held in chosen {
+            match self.pull_one(&site, held, call) {
+                Ok(pulled) => brought.pulled.push(pulled),
+                Err(error) if which == Which::All && is_of_one(&error) => {
+                    brought.not_pulled.push(NotSent { id: held.id, reason: error.to_string() });
+                }
+                Err(Error::ReplicaDamaged { at, reason }) if which == Which::Latest => {
+                    let older = site
+                        .catalog()?
+                        .latest(Some(held.origin))
+                        .map(|older| format!("; the one before is {}", older.id));
+                    return Err(Error::ReplicaDamaged { at, reason: reason + &older.unwrap_or_default() });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(brought)
     }
 
     /// A directory in which nothing is yet becomes that of the replica's store.
-    fn adopt(&self, there: &replica::ReplicaCatalog, call: &Call) -> Result<(), Error> {
-        if self.read_catalog()?.is_some() {
+    fn adopt(&self, there: &ReplicaCatalog, call: &Call) -> Result<(), Error> {
+        let is_new = |catalog: Option<Arc<Catalog>>| catalog.is_none_or(|catalog| catalog.is_new());
+        if !is_new(self.read_catalog()?) {
             return Ok(());
         }
         let last = there.backups.iter().map(|held| held.origin.sequence).max().unwrap_or(0);
@@ -115,132 +151,164 @@ impl Engine {
             return self.assert_store(&adopted);
         }
         let _permit = self.permit(PULL, call)?;
-        if self.read_catalog()?.is_none() {
+        if is_new(self.read_catalog()?) {
+            let told = details([("adopted", there.store_id.clone().into()), ("host", there.host.clone().into())]);
+            let line = Entry { ok: Some(true), details: told, ..entry(Kind::Outcome, PULL, &call.actor, None) };
+            self.audit.append(self.clock.now(), line)?;
             adopted.save(self.store.root())?;
         }
         Ok(())
     }
 
     /// What a replica says of a backup, opened. Nothing is believed of it that the catalog there doesn't say too.
-    pub(super) fn entry_there(
-        &self,
-        site: &Site,
-        held: &Held,
-    ) -> Result<Result<Option<ReplicaEntry>, Unopened>, Error> {
-        let key = held.origin.entry(held.entry.encrypted);
+    pub(super) fn entry_there(&self, site: &Site, held: &Held) -> Result<Result<ReplicaEntry, Unopened>, Error> {
+        let key = held.folder().entry(held.entry.encrypted);
         let damaged = |reason: String| Ok(Err(Unopened::Damaged(reason)));
-        let Some(bytes) = site.at(site.remote.get(&key, MAX_ENTRY))? else { return damaged(format!("{key} is gone")) };
+        let link = &site.link;
+        let Some(bytes) = link.at(link.remote.get(&key, MAX_ENTRY))? else { return damaged(format!("{key} is gone")) };
         if hex(&Sha256::digest(&bytes)) != held.entry.object.checksum {
             return damaged(format!("{key} holds other bytes than were recorded (SHA-256)"));
         }
         let form = if held.entry.encrypted { Form::Encrypted } else { Form::Plain };
         let mut plain = Vec::new();
-        match self
-            .config
-            .codec
-            .decode(bytes.as_slice(), form, None)
-            .map(|decoder| decoder.take(MAX_ENTRY).read_to_end(&mut plain))
-        {
+        let decoded = self.config.codec.decode(bytes.as_slice(), form, None);
+        match decoded.map(|decoder| decoder.take(MAX_ENTRY).read_to_end(&mut plain)) {
             Ok(Ok(_)) => {}
             Err(codec::Error::Locked) => return Ok(Err(Unopened::Locked)),
             Ok(Err(error)) => return damaged(undecodable(&key, &error.to_string())),
             Err(error) => return damaged(undecodable(&key, &error.to_string())),
         }
         match serde_json::from_slice::<ReplicaEntry>(&plain) {
-            Ok(entry) if is_of(&entry, held) => Ok(Ok(Some(entry))),
-            Ok(_) => damaged(format!("{key} is of another backup than the catalog there says")),
+            Ok(entry) if entry.is_of(held, &site.catalog()?.store_id) => Ok(Ok(entry)),
+            Ok(_) => damaged(format!("{key} is of another backup than the catalog there says, or says what can't be")),
             Err(error) => damaged(format!("{key} is no entry: {error}")),
         }
     }
-}
 
-fn is_of(entry: &ReplicaEntry, held: &Held) -> bool {
-    Origin::of(&entry.backup) == held.origin && entry.backup.databases.keys().eq(held.databases.keys())
-}
-
-impl Session<'_> {
     /// Brings one backup, unless it is here and whole.
-    fn pull(&mut self, site: &Site, held: &Held) -> Result<Pulled, Error> {
-        let theirs = site.catalog()?.store_id.clone();
-        // After a fork of histories the same number may be of another backup here.
-        let is_taken = |backup: &Backup| backup.sequence == held.origin.sequence && Origin::of(backup) != held.origin;
-        let is_same_store = theirs == self.catalog.store_id && !self.catalog.backups.iter().any(is_taken);
-        let here = self.catalog.standing().find(|backup| match is_same_store {
-            true => Origin::of(backup) == held.origin,
-            false => is_from(backup, &theirs, held.origin),
-        });
-        if let Some(here) = here
-            && here.verified.ok
-            && self.engine.store.is_there(here)?
-        {
-            return Ok(Pulled { from: held.id, id: here.id, was_here: true });
+    fn pull_one(&self, site: &Site, held: &Held, call: &Call) -> Result<Pulled, Error> {
+        let theirs = &site.catalog()?.store_id;
+        let here = self.standing_catalog()?;
+        let twins = || {
+            here.iter().flat_map(|catalog| catalog.standing().filter(|backup| is_twin(catalog, backup, theirs, held)))
+        };
+        for twin in twins().filter(|twin| twin.verified.ok) {
+            if self.store.is_there(twin)? {
+                return Ok(Pulled { from: held.id, id: twin.id, was_here: true });
+            }
         }
-        let id = self.id_for(held, is_same_store);
-        let planned = details([("from", site.label.clone().into()), ("theirId", held.id.to_string().into())]);
-        self.audited(Some(id), Unrecorded::IsRefused, planned.clone(), |session| {
-            session.bring(site, held, id, is_same_store)?;
+        let arrived = self.receive(site, held, call)?;
+        let mut session = self.begin(PULL, call)?;
+        let id = session.place_for(held, theirs).inspect_err(|error| session.record_failure(error))?;
+        let planned = details([("from", site.link.label().into()), ("theirId", held.id.to_string().into())]);
+        session.audited(Some(id), Unrecorded::IsRefused, planned.clone(), |session| {
+            session.settle_in(arrived, held, id, theirs)?;
             Ok((Pulled { from: held.id, id, was_here: false }, planned))
         })
     }
 
-    fn id_for(&self, held: &Held, is_same_store: bool) -> BackupId {
-        let wanted = match is_same_store {
+    /// Its files in a private folder, each read back and compared. No lock is held: it may take hours.
+    fn receive(&self, site: &Site, held: &Held, call: &Call) -> Result<Arrived, Error> {
+        let entry = match self.entry_there(site, held)? {
+            Ok(entry) => entry,
+            Err(Unopened::Damaged(reason)) => return Err(site.link.damaged(format!("{}: {reason}", held.id))),
+            Err(Unopened::Locked) => return Err(Error::ReplicaNeedsIdentity { at: site.link.label(), id: held.id }),
+        };
+        let (needed, free) = (held.size().saturating_add(OVERHEAD), disk::free_space(self.store.root())?);
+        if free < needed {
+            return Err(Error::Full { needed, free });
+        }
+        let folder = Staging::create(self.store.root())?;
+        let (mut files, mut before) = (BTreeMap::new(), 0);
+        for (name, it) in &held.databases {
+            let Some(copy) = entry.backup.databases.get(name) else { continue };
+            let mut copy = DatabaseCopy {
+                form: it.form,
+                stored_size: it.object.size,
+                stored_checksum: it.object.checksum.clone(),
+                recipients: entry.recipients.get(name).cloned().unwrap_or_default(),
+                ..copy.clone()
+            };
+            let path = folder.path().join(format!("{name}.{}", it.form.ending()));
+            let file = disk::create_private(&path)?;
+            let arriving = Arriving { link: &site.link, held, name, it, before, control: &call.control };
+            copy.stored_xxh3 = Some(arriving.receive(self, (&file, &path), &copy)?);
+            before += it.object.size;
+            files.insert(name.clone(), (file, path, copy));
+        }
+        Ok(Arrived { entry, files, _folder: folder })
+    }
+}
+
+fn chosen(site: &Site, which: Which) -> Result<Vec<&Held>, Error> {
+    let catalog = site.catalog()?;
+    Ok(match which {
+        Which::Id(id) => vec![catalog.get(&id).ok_or(Error::NotFound(id))?],
+        Which::Latest => vec![catalog.latest(None).ok_or_else(|| Error::ReplicaEmpty { at: site.link.label() })?],
+        Which::All => catalog.backups.iter().collect(),
+    })
+}
+
+/// What is wrong with one backup is in no other's way.
+fn is_of_one(error: &Error) -> bool {
+    matches!(error, Error::ReplicaDamaged { .. } | Error::ReplicaNeedsIdentity { .. })
+}
+
+/// The same snapshot, whichever store it came from.
+fn is_twin(catalog: &Catalog, backup: &Backup, theirs: &str, held: &Held) -> bool {
+    let origin = match backup.extra.get(CAME_FROM) {
+        Some(from) => return *from == came_from(theirs, held.origin),
+        None => Origin::of(backup),
+    };
+    catalog.store_id == theirs && origin == held.origin
+}
+
+fn came_from(store_id: &str, origin: Origin) -> Value {
+    serde_json::json!({ "storeId": store_id, "origin": origin })
+}
+
+/// A backup that has come, not under its final names yet.
+struct Arrived {
+    entry: ReplicaEntry,
+    files: BTreeMap<DatabaseName, (File, PathBuf, DatabaseCopy)>,
+    /// What is left in it goes with it.
+    _folder: Staging,
+}
+
+impl Session<'_> {
+    /// Whether it takes the place that it had; after a fork of histories the same number may be of another backup here.
+    fn is_same_store(&self, held: &Held, theirs: &str) -> bool {
+        let is_taken = |backup: &Backup| backup.sequence == held.origin.sequence && Origin::of(backup) != held.origin;
+        theirs == self.catalog.store_id && !self.catalog.backups.iter().any(is_taken)
+    }
+
+    fn place_for(&self, held: &Held, theirs: &str) -> Result<BackupId, Error> {
+        let wanted = match self.is_same_store(held, theirs) {
             true => held.id,
             false => BackupId::new(Tier::Manual, held.origin.timestamp, held.local_date),
         };
         let names: Vec<_> = held.databases.keys().cloned().collect();
         let known = |id: &BackupId| self.catalog.backups.iter().any(|backup| backup.id == *id);
-        free_id(wanted, |id| known(id) || self.engine.store.has(id, &names))
+        Ok(free_id(wanted, |id| known(id) || self.engine.store.has(id, &names)))
     }
 
-    fn bring(&mut self, site: &Site, held: &Held, id: BackupId, is_same_store: bool) -> Result<(), Error> {
-        let entry = match self.engine.entry_there(site, held)? {
-            Ok(Some(entry)) => entry,
-            Err(Unopened::Damaged(reason)) => return Err(site.damaged(format!("{}: {reason}", held.id))),
-            Ok(None) | Err(Unopened::Locked) => {
-                return Err(Error::ReplicaNeedsIdentity { at: site.label.clone(), id: held.id });
-            }
-        };
-        let (needed, free) = (held.size().saturating_add(OVERHEAD), disk::free_space(self.engine.store.root())?);
-        if free < needed {
-            return Err(Error::Full { needed, free });
-        }
-        let control = self.control();
-        let (mut databases, mut partials, mut before, mut ciphertext_only) = (BTreeMap::new(), Vec::new(), 0, false);
-        for (name, it) in &held.databases {
-            let Some(copy) = entry.backup.databases.get(name) else { continue };
-            let recipients = entry.recipients.get(name).cloned().unwrap_or_default();
-            let arriving = Arriving { site, held, name, it, before, control: &control };
-            let partial = Partial::create(&self.engine.store.path(&id, name, it.form))?;
-            let mut copy = DatabaseCopy {
-                file: id.file(name, it.form),
-                form: it.form,
-                stored_size: it.object.size,
-                stored_checksum: it.object.checksum.clone(),
-                recipients,
-                ..copy.clone()
-            };
-            copy.stored_xxh3 = Some(arriving.receive(self.engine, &partial, &copy)?);
+    /// Gives the files their names, and the catalog the entry. A broken twin that was here goes with the same write.
+    fn settle_in(&mut self, arrived: Arrived, held: &Held, id: BackupId, theirs: &str) -> Result<(), Error> {
+        let Arrived { entry, files, _folder } = arrived;
+        let is_same_store = self.is_same_store(held, theirs);
+        let broken: Vec<BackupId> = self
+            .catalog
+            .standing()
+            .filter(|backup| is_twin(&self.catalog, backup, theirs, held))
+            .map(|backup| backup.id)
+            .collect();
+        let (mut databases, mut partials, mut ciphertext_only) = (BTreeMap::new(), Vec::new(), false);
+        for (name, (file, path, copy)) in files {
             ciphertext_only |= !self.engine.opens(&copy);
-            before += it.object.size;
-            databases.insert(name.clone(), copy);
-            partials.push(partial);
+            partials.push(Partial::made(file, path, self.engine.store.path(&id, &name, copy.form)));
+            let copy = DatabaseCopy { file: id.file(&name, copy.form), ..copy };
+            databases.insert(name, copy);
         }
-        let backup = self.arrived(entry, held, id, databases, ciphertext_only, is_same_store);
-        self.publish_as_it_is(&backup, partials)
-    }
-
-    /// The entry here of what has come.
-    fn arrived(
-        &self,
-        entry: ReplicaEntry,
-        held: &Held,
-        id: BackupId,
-        databases: BTreeMap<DatabaseName, DatabaseCopy>,
-        ciphertext_only: bool,
-        is_same_store: bool,
-    ) -> Backup {
-        let verified = Verified { at: self.engine.clock.now(), ok: true, ciphertext_only };
         let came = Backup {
             id,
             tier: id.tier(),
@@ -248,38 +316,30 @@ impl Session<'_> {
             pinned: held.pinned,
             flags: held.flags.clone(),
             promoted_from: held.promoted_from,
-            verified,
+            verified: Verified { at: self.engine.clock.now(), ok: true, ciphertext_only },
             deleting: false,
             ..entry.backup
         };
-        if is_same_store {
-            return came;
-        }
-        let reason = came.reason.unwrap_or_else(|| format!("{} of the store {}", held.id, entry.store_id));
-        let from = serde_json::json!({ "storeId": entry.store_id, "origin": held.origin });
-        let mut extra = Map::clone(&came.extra);
-        extra.insert(CAME_FROM.to_owned(), from);
-        Backup {
-            sequence: self.next_sequence(),
-            promoted_from: None,
-            reason: crate::backup::reason(&reason).ok(),
-            extra,
-            ..came
-        }
+        let backup = if is_same_store { came } else { self.adapted(came, held, theirs) };
+        broken.iter().for_each(|id| self.catalog.mark_deleting(id));
+        self.publish_as_it_is(&backup, partials)?;
+        self.finish_deletions();
+        Ok(())
     }
-}
 
-/// In the entry of a backup that came from another store.
-const CAME_FROM: &str = "cameFrom";
-
-fn is_from(backup: &Backup, store_id: &str, origin: Origin) -> bool {
-    let from = serde_json::json!({ "storeId": store_id, "origin": origin });
-    backup.extra.get(CAME_FROM) == Some(&from)
+    /// Pinned, so that it pushes out none of those that are here.
+    fn adapted(&self, came: Backup, held: &Held, theirs: &str) -> Backup {
+        let reason = came.reason.unwrap_or_else(|| format!("{} of the store {theirs}", held.id));
+        let mut extra = came.extra;
+        extra.insert(CAME_FROM.to_owned(), came_from(theirs, held.origin));
+        let (sequence, reason) = (self.next_sequence(), crate::backup::reason(&reason).ok());
+        Backup { sequence, promoted_from: None, reason, pinned: true, extra, ..came }
+    }
 }
 
 /// An object on its way here.
 struct Arriving<'a> {
-    site: &'a Site,
+    link: &'a Link,
     held: &'a Held,
     name: &'a DatabaseName,
     it: &'a HeldDatabase,
@@ -290,16 +350,16 @@ struct Arriving<'a> {
 impl Arriving<'_> {
     /// Writes it, makes it durable, and reads it back from the disk; where an identity is at hand it is decoded as well. Gives the
     /// XXH3 of the file.
-    fn receive(&self, engine: &Engine, partial: &Partial, copy: &DatabaseCopy) -> Result<String, Error> {
-        let (id, key) = (self.held.id, self.held.origin.database(self.name, self.it.form));
-        let wrong = |reason: String| self.site.damaged(format!("{id}: {reason}"));
-        self.write(partial, &key)?;
-        partial.sync()?;
+    fn receive(&self, engine: &Engine, to: (&File, &Path), copy: &DatabaseCopy) -> Result<String, Error> {
+        let (id, key) = (self.held.id, self.held.folder().database(self.name, self.it.form));
+        let wrong = |reason: String| self.link.damaged(format!("{id}: {reason}"));
+        self.write(to, &key)?;
+        let (file, path) = to;
+        file.sync_all().to("sync", path)?;
         let content = match engine.opens(copy) && copy.form != Form::Plain {
-            false => read_back(partial.file(), partial.path(), self.control)?,
+            false => read_back(file, path, self.control)?,
             true => {
-                let file = Direct::new(partial.file());
-                let coded = Coded { file, path: partial.path(), form: copy.form, size: Some(copy.size) };
+                let coded = Coded { file: Direct::new(file), path, form: copy.form, size: Some(copy.size) };
                 match engine.decode(coded, self.control, |_| Ok(()))? {
                     Ok(decoded) => match decoded.differs(copy) {
                         None => decoded.stored,
@@ -317,34 +377,30 @@ impl Arriving<'_> {
         }
     }
 
-    fn write(&self, partial: &Partial, key: &str) -> Result<(), Error> {
+    fn write(&self, (file, path): (&File, &Path), key: &str) -> Result<(), Error> {
         let object = &self.it.object;
-        let mut coming = self.site.at(Coming::begin(self.site, key, object))?;
-        let mut out = BlockWriter::new(Direct::new(partial.file()));
+        let mut coming = self.link.at(Coming::begin(self.link, key, object))?;
+        let mut out = BlockWriter::new(Direct::new(file));
         let mut piece = vec![0; PIECE];
         loop {
             self.control.check()?;
-            self.control.tell(Progress {
-                database: self.name,
-                done: self.before + coming.sum.size,
-                total: self.held.size(),
-            });
+            let (done, total) = (self.before + coming.sum.size, self.held.size());
+            self.control.tell(Progress { database: self.name, done, total });
             match coming.read(&mut piece) {
                 Ok(0) => break,
-                Ok(length) => out.write_all(&piece[..length]).to("write", partial.path())?,
+                Ok(length) => out.write_all(&piece[..length]).to("write", path)?,
                 Err(error) => {
                     return Err(match coming.error.take() {
-                        Some(error) => self.site.failed(error),
-                        None => self.site.damaged(format!("{key}: {error}")),
+                        Some(error) => self.link.failed(error),
+                        None => self.link.damaged(format!("{key}: {error}")),
                     });
                 }
             }
         }
-        out.finish().to("write", partial.path())?;
+        out.finish().to("write", path)?;
         if coming.sum.size != object.size || coming.sum.checksum() != object.checksum {
-            return Err(self
-                .site
-                .damaged(format!("{}: {key} holds other bytes than were recorded (SHA-256)", self.held.id)));
+            let id = self.held.id;
+            return Err(self.link.damaged(format!("{id}: {key} holds other bytes than were recorded (SHA-256)")));
         }
         Ok(())
     }

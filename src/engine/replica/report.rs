@@ -1,5 +1,7 @@
 //! How replicas stand, without asking them.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -23,6 +25,11 @@ pub struct ReplicaStatus {
     pub url: String,
     /// What is sent is encrypted.
     pub encrypted: bool,
+    /// Backups there that can be read by whoever holds it.
+    #[schema(value_type = u64)]
+    pub plain: usize,
+    /// Somebody sends, or reads, just now.
+    pub under_way: bool,
     /// Backups that it holds.
     #[schema(value_type = u64)]
     pub held: usize,
@@ -70,28 +77,43 @@ pub struct LastError {
     pub detail: String,
 }
 
+impl ReplicaStatus {
+    /// It lacks something for longer than sending takes.
+    pub fn is_behind(&self, now: DateTime<Utc>) -> bool {
+        !self.under_way && self.pending_since.is_some_and(|since| now - since > BEHIND)
+    }
+}
+
 impl Engine {
     /// Each replica.
     pub fn replicas(&self) -> Result<Vec<ReplicaStatus>, Error> {
         let catalog = self.standing_catalog()?;
+        let retention = self.settings()?.retention;
         let here: Vec<&Backup> = catalog.iter().flat_map(|catalog| catalog.standing()).collect();
         self.config
             .replicas
             .iter()
             .map(|(name, replica)| {
-                let state = State::load(self.store.root(), name, replica.place.url())?;
-                let pending = pending(here.iter().copied(), &state, !replica.retention.is_empty());
+                let state = State::load(self.store.root(), name, &replica.place.identity())?;
+                let lineage = catalog.as_ref().and_then(|catalog| catalog.lineage.as_deref());
+                let decided = match replica.retention.is_empty() {
+                    true => BTreeSet::new(),
+                    false => state.decided(lineage, &replica.retention.over(&retention)),
+                };
+                let pending = pending(here.iter().copied(), &state, &decided);
                 Ok(ReplicaStatus {
                     name: name.clone(),
                     url: replica.place.url().to_owned(),
                     encrypted: !self.config.codec.recipients.is_empty(),
+                    plain: state.plain,
+                    under_way: self.replicating(name).is_some(),
                     held: state.held.len(),
                     size: state.size,
                     pending: pending.len(),
                     pending_since: pending.iter().map(|backup| backup.timestamp).min(),
                     last_success: state.last_success,
                     last_verified: state.last_verified,
-                    damaged: state.damaged.len(),
+                    damaged: state.damaged.max(state.found_damaged.len()),
                     last_error: state.last_error,
                     next_try: state.next_try,
                 })
@@ -116,7 +138,7 @@ pub(in crate::engine) fn warnings(
                 pending => format!("it lacks {pending} of the backups that are here"),
             };
             warn("replica-failing", format!("{}; {pending}", error.detail));
-        } else if replica.pending_since.is_some_and(|since| now - since > BEHIND) {
+        } else if replica.is_behind(now) {
             let text = format!(
                 "replica {name} lacks {} of the backups that are here, and none of it is under way; is `serve` running? `replica push {name}` sends them now",
                 replica.pending
@@ -130,10 +152,16 @@ pub(in crate::engine) fn warnings(
             );
             warn("replica-damaged", text);
         }
-        if !replica.encrypted && !is_local(name) {
-            let text = format!(
-                "what lies in replica {name} can be read by whoever holds it; set BACKUP_ENCRYPTION_RECIPIENTS to what `keygen` prints"
-            );
+        if !is_local(name) && (!replica.encrypted || replica.plain > 0) {
+            let text = match replica.encrypted {
+                false => format!(
+                    "what is sent to replica {name} can be read by whoever holds it; set BACKUP_ENCRYPTION_RECIPIENTS to what `keygen` prints"
+                ),
+                true => format!(
+                    "{} of the backups in replica {name} are from before encryption was turned on, and can be read by whoever holds it; what is here is sent again by itself, the others go by rotation",
+                    replica.plain
+                ),
+            };
             warn("replica-plain", text);
         }
     }

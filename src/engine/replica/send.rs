@@ -11,14 +11,14 @@ use std::io::{self, Read, Write};
 
 use sha2::{Digest, Sha256};
 
-use super::site::{Site, Writable};
+use super::site::{Link, Writable};
 use crate::backup::replica::{
-    Held, HeldDatabase, HeldEntry, MAX_PARTS, Object, Origin, ReplicaEntry, Sending, VERSION,
+    Folder, Held, HeldDatabase, HeldEntry, MAX_PARTS, Nonce, Object, Origin, ReplicaEntry, Sending, VERSION,
 };
 use crate::backup::{Backup, DatabaseCopy, DatabaseName, Form, hex};
 use crate::codec::{self, Codec, Recipient};
-use crate::disk::Context;
 use crate::disk::block::{BlockReader, Direct};
+use crate::disk::{self, Context};
 use crate::engine::read::{OpenFile, Opened, other_bytes};
 use crate::engine::{Engine, Error};
 use crate::remote::{self, Download, Upload};
@@ -27,7 +27,7 @@ use crate::sqlite::{Control, Progress};
 /// Bytes that are sent at once.
 const PIECE: usize = 256 << 10;
 /// Larger entries are none of ours.
-pub(super) const MAX_ENTRY: u64 = 16 << 20;
+pub(super) const MAX_ENTRY: u64 = 4 << 20;
 
 /// How a file that lies in one form is to lie in a replica: always compressed, and encrypted where there is anyone to encrypt to.
 pub(super) fn form_there(here: Form, encrypts: bool) -> Form {
@@ -39,6 +39,7 @@ pub(super) fn form_there(here: Form, encrypts: bool) -> Form {
 
 /// A file of a backup on its way.
 struct Leaving<'a> {
+    folder: Folder,
     backup: &'a Backup,
     name: &'a DatabaseName,
     copy: &'a DatabaseCopy,
@@ -50,19 +51,21 @@ impl Writable<'_> {
     /// Sends a backup. Nothing, if it is gone from here meanwhile.
     pub(super) fn send(&mut self, sending: &Sending, control: &Control) -> Result<Option<Held>, Error> {
         let Some(Opened { backup, files }) = self.opened(sending.origin)? else { return Ok(None) };
+        let folder = Folder { origin: sending.origin, nonce: Nonce(disk::random()?) };
         let (mut databases, mut recipients, mut before) = (BTreeMap::new(), BTreeMap::new(), 0);
         for OpenFile { name, copy, path, file } in files {
-            let leaving = Leaving { backup: &backup, name: &name, copy: &copy, before };
-            let file = file?;
+            let leaving = Leaving { folder, backup: &backup, name: &name, copy: &copy, before };
+            let file = file.map_err(|error| Error::NotSent { reason: error.to_string() })?;
             let input = BlockReader::new(Direct::new(&file));
             let (held, to) = self.send_file(&leaving, input, &path, control)?;
             before += copy.stored_size;
             recipients.insert(name.clone(), to);
             databases.insert(name, held);
         }
-        let entry = self.send_entry(&backup, recipients)?;
+        let entry = self.send_entry(folder, &backup, recipients)?;
         Ok(Some(Held {
             origin: sending.origin,
+            nonce: folder.nonce,
             id: sending.id,
             local_date: backup.local_date,
             promoted_from: sending.promoted_from,
@@ -92,46 +95,58 @@ impl Writable<'_> {
         path: &std::path::Path,
         control: &Control,
     ) -> Result<(HeldDatabase, Vec<String>), Error> {
-        let Leaving { backup, name, copy, before } = *leaving;
+        let Leaving { folder, backup, name, copy, before } = *leaving;
         let codec = self.engine.codec_there(copy.form);
         let form = form_there(copy.form, !self.engine.config.codec.recipients.is_empty());
         let to: Vec<String> = match codec.encrypts {
             true => codec.recipients.iter().map(Recipient::to_string).collect(),
             false => copy.recipients.clone(),
         };
-        let key = Origin::of(backup).database(name, form);
-        let out = Summed { out: self.site.at(self.site.remote.upload(&key))?, sum: Sum::default() };
-        let mut encoder = codec.encode(out, copy.stored_size).map_err(|error| self.broken(error))?;
+        let key = folder.database(name, form);
+        let link = self.site.link.clone();
+        let out = Summed { out: link.at(link.remote.upload(&key))?, sum: Sum::default() };
+        let mut encoder = codec.encode(out, copy.stored_size).map_err(|error| broken(&link, error))?;
         let (mut read, mut piece) = (Sum::default(), vec![0; PIECE]);
         loop {
             control.check()?;
             control.tell(Progress { database: name, done: before + read.size, total: backup.stored_size() });
             self.hold(false)?;
-            let length = input.read(&mut piece).to("read", path)?;
+            let length = input.read(&mut piece).to("read", path);
+            let length = length.map_err(|error| Error::NotSent { reason: error.to_string() })?;
             if length == 0 {
                 break;
             }
             read.add(&piece[..length]);
-            encoder.write_all(&piece[..length]).map_err(|error| self.broken(error))?;
+            encoder.write_all(&piece[..length]).map_err(|error| broken(&link, error))?;
         }
         if read.size != copy.stored_size || read.checksum() != copy.stored_checksum {
             return Err(Error::Damaged { id: backup.id, reason: other_bytes(&copy.file) });
         }
-        let Summed { out, sum } = encoder.finish().map_err(|error| self.broken(error))?;
-        let written = self.site.at(out.finish())?;
+        let Summed { out, sum } = encoder.finish().map_err(|error| broken(&link, error))?;
+        let written = link.at(out.finish())?;
         if written.parts > MAX_PARTS {
-            return Err(self.site.damaged(format!("{key} would take more than {MAX_PARTS} parts")));
+            return Err(link.damaged(format!("{key} would take more than {MAX_PARTS} parts")));
         }
         let object = Object { size: sum.size, checksum: sum.checksum(), parts: written.parts };
         let plain = self.engine.config.codec.opens(form, &to).then_some(copy);
-        match self.engine.read_there(&self.site, &key, form, &object, plain, control)? {
+        let engine = self.engine;
+        let mut tick = || {
+            control.check()?;
+            self.hold(false)
+        };
+        match engine.read_there(&link, &key, form, &object, plain, &mut tick)? {
             None => Ok((HeldDatabase { form, object }, to)),
-            Some(reason) => Err(self.site.damaged(format!("{reason}, though it was sent well; it is sent again"))),
+            Some(reason) => Err(link.damaged(format!("{reason}, though it was sent well; it is sent again"))),
         }
     }
 
     /// Step 3.
-    fn send_entry(&self, backup: &Backup, recipients: BTreeMap<DatabaseName, Vec<String>>) -> Result<HeldEntry, Error> {
+    fn send_entry(
+        &self,
+        folder: Folder,
+        backup: &Backup,
+        recipients: BTreeMap<DatabaseName, Vec<String>>,
+    ) -> Result<HeldEntry, Error> {
         let codec = Codec { level: None, ..self.engine.codec_there(Form::Plain) };
         let encrypted = codec.encrypts;
         let (version, store_id) = (VERSION, self.store_id.clone());
@@ -143,22 +158,23 @@ impl Writable<'_> {
             encoder.write_all(&bytes)?;
             encoder.finish()
         });
-        let bytes = encoded.map_err(|error| self.broken(error))?;
-        let key = Origin::of(backup).entry(encrypted);
-        self.site.at(self.site.remote.put(&key, &bytes))?;
-        if self.site.at(self.site.remote.get(&key, MAX_ENTRY))?.as_ref() != Some(&bytes) {
-            return Err(self.site.damaged(format!("{key} is not there as it was sent; it is sent again")));
+        let link = &self.site.link;
+        let bytes = encoded.map_err(|error| broken(link, error))?;
+        let key = folder.entry(encrypted);
+        link.at(link.remote.put(&key, &bytes))?;
+        if link.at(link.remote.get(&key, MAX_ENTRY))?.as_ref() != Some(&bytes) {
+            return Err(link.damaged(format!("{key} is not there as it was sent; it is sent again")));
         }
         let object = Object { size: bytes.len() as u64, checksum: hex(&Sha256::digest(&bytes)), parts: 0 };
         Ok(HeldEntry { encrypted, object })
     }
+}
 
-    /// What went wrong between the codec and the store.
-    fn broken(&self, error: io::Error) -> Error {
-        match remote::Error::of_io(error) {
-            Ok(error) => self.site.failed(error),
-            Err(error) => self.site.damaged(format!("what is sent can't be encoded: {error}")),
-        }
+/// What went wrong between the codec and the store.
+fn broken(link: &Link, error: io::Error) -> Error {
+    match remote::Error::of_io(error) {
+        Ok(error) => link.failed(error),
+        Err(error) => link.damaged(format!("what is sent can't be encoded: {error}")),
     }
 }
 
@@ -174,26 +190,25 @@ impl Engine {
     /// Reads an object of a replica to its end. Says what is wrong with it; an error is of the way, and says nothing of the object.
     pub(super) fn read_there(
         &self,
-        site: &Site,
+        link: &Link,
         key: &str,
         form: Form,
         object: &Object,
         plain: Option<&DatabaseCopy>,
-        control: &Control,
+        tick: Tick<'_>,
     ) -> Result<Option<String>, Error> {
-        let mut coming = match Coming::begin(site, key, object) {
-            Err(remote::Error::Absent(_)) => return Ok(Some(format!("{key} is gone"))),
-            coming => site.at(coming)?,
+        let mut coming = match Coming::begin(link, key, object) {
+            Err(error @ remote::Error::Absent(_)) => return gone(link, key, object, error),
+            coming => link.at(coming)?,
         };
         let decoded = match plain {
-            Some(_) => self.decoded_there(&mut coming, form, plain.map(|copy| copy.size), control)?,
-            None => drain(&mut coming, control)?,
+            Some(copy) => self.decoded_there(&mut coming, form, copy.size, tick)?,
+            None => drain(&mut coming, tick)?,
         };
-        if let Some(error) = coming.error.take() {
-            return match error {
-                remote::Error::Absent(_) => Ok(Some(format!("{key} is gone"))),
-                error => Err(site.failed(error)),
-            };
+        match coming.error.take() {
+            Some(error @ remote::Error::Absent(_)) => return gone(link, key, object, error),
+            Some(error) => return Err(link.failed(error)),
+            None => {}
         }
         if coming.sum.size != object.size || coming.sum.checksum() != object.checksum {
             return Ok(Some(format!("{key} holds other bytes than were recorded (SHA-256)")));
@@ -211,24 +226,37 @@ impl Engine {
         &self,
         coming: &mut Coming,
         form: Form,
-        size: Option<u64>,
-        control: &Control,
+        size: u64,
+        tick: Tick<'_>,
     ) -> Result<Result<Sum, String>, Error> {
-        let decoded = match self.config.codec.decode(&mut *coming, form, size) {
-            Ok(mut decoder) => drain(&mut decoder, control),
+        let decoded = match self.config.codec.decode(&mut *coming, form, Some(size)) {
+            Ok(mut decoder) => drain(&mut decoder, tick),
             Err(codec::Error::Locked) => Ok(Err("its header was changed".to_owned())),
             Err(error) => Ok(Err(error.to_string())),
         }?;
         // What decodes badly may still be the very bytes that were sent.
-        drain(coming, control)?.ok();
+        drain(coming, tick)?.ok();
         Ok(decoded)
     }
 }
 
-fn drain(from: &mut impl Read, control: &Control) -> Result<Result<Sum, String>, Error> {
+/// Called again and again while something comes; its error ends it.
+pub(super) type Tick<'a> = &'a mut dyn FnMut() -> Result<(), Error>;
+
+/// What a store says not to have.
+fn gone(link: &Link, key: &str, object: &Object, error: remote::Error) -> Result<Option<String>, Error> {
+    match link.is_gone(key, object)? {
+        true => Ok(Some(format!("{key} is gone"))),
+        false => Err(link.failed(remote::Error::Unreachable(format!(
+            "{error}, and yet it is in the listing; it is tried again later"
+        )))),
+    }
+}
+
+fn drain(from: &mut impl Read, tick: Tick<'_>) -> Result<Result<Sum, String>, Error> {
     let (mut sum, mut piece) = (Sum::default(), vec![0; PIECE]);
     loop {
-        control.check()?;
+        tick()?;
         match from.read(&mut piece) {
             Ok(0) => return Ok(Ok(sum)),
             Ok(length) => sum.add(&piece[..length]),
@@ -284,8 +312,8 @@ pub(super) struct Coming {
 }
 
 impl Coming {
-    pub(super) fn begin(site: &Site, key: &str, object: &Object) -> Result<Self, remote::Error> {
-        let from = site.remote.download(key, object.parts)?;
+    pub(super) fn begin(link: &Link, key: &str, object: &Object) -> Result<Self, remote::Error> {
+        let from = link.remote.download(key, object.parts)?;
         Ok(Self { from, limit: object.size, sum: Sum::default(), error: None })
     }
 }

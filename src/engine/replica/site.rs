@@ -1,17 +1,20 @@
 //! A replica as it is found: its catalog, and who may write there.
 
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use sha2::{Digest, Sha256};
 
 use super::Target;
 use super::state::{Mark, State};
 use crate::backup::replica::{
-    self, BACKUPS, CATALOGS, Held, LEASE, Lease, ReplicaCatalog, catalog_key, parse_catalog_key,
+    self, BACKUPS, CATALOGS, Held, LEASE, Lease, Object, ReplicaCatalog, catalog_key, is_unfinished_catalog,
+    parse_catalog_key,
 };
 use crate::backup::{ReplicaName, hex, timestamp};
 use crate::engine::permit::host;
 use crate::engine::{Engine, Error};
-use crate::remote::{self, Remote};
+use crate::remote::{self, Pace, Remote};
 use crate::sqlite::Control;
 
 /// Larger catalogs are not read.
@@ -24,30 +27,19 @@ const LOOKS: usize = 3;
 const LEASE_TIME: TimeDelta = TimeDelta::minutes(15);
 /// How old it becomes before it is renewed.
 const RENEWAL: TimeDelta = TimeDelta::minutes(4);
+/// How long a store may take to let a lease go: it ends by itself.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// A replica, its catalog read.
-pub(super) struct Site {
+/// The way to a replica, and how it is called.
+#[derive(Clone)]
+pub(super) struct Link {
     target: Target,
-    pub(super) label: String,
     pub(super) remote: Remote,
-    pub(super) catalog: Option<ReplicaCatalog>,
-    mark: Option<Mark>,
-    /// All catalogs that lie there.
-    catalogs: Vec<String>,
 }
 
-impl Site {
-    /// Finds out what is there; nothing is changed.
-    pub(super) fn look(target: &Target, control: &Control) -> Result<Self, Error> {
-        let remote = target.remote(control)?;
-        let (label, target) = (target.label.clone(), target.clone());
-        let mut site = Self { target, label, remote, catalog: None, mark: None, catalogs: Vec::new() };
-        for _ in 0..LOOKS {
-            if site.read()? {
-                return Ok(site);
-            }
-        }
-        Err(site.damaged("its catalog changes all the time; does another machine write there?"))
+impl Link {
+    pub(super) fn label(&self) -> String {
+        self.target.label.clone()
     }
 
     pub(super) fn at<T>(&self, result: Result<T, remote::Error>) -> Result<T, Error> {
@@ -59,12 +51,45 @@ impl Site {
     }
 
     pub(super) fn damaged(&self, reason: impl Into<String>) -> Error {
-        Error::ReplicaDamaged { at: self.label.clone(), reason: reason.into() }
+        Error::ReplicaDamaged { at: self.label(), reason: reason.into() }
+    }
+
+    /// Whether an object is gone, by a second word: a store, or a proxy before it, that answers "not found" for a moment would
+    /// have whole backups sent again.
+    pub(super) fn is_gone(&self, key: &str, object: &Object) -> Result<bool, Error> {
+        let folder = key.rsplit_once('/').map_or(key, |(folder, _)| folder);
+        let listed = self.at(self.remote.list(&format!("{folder}/")))?;
+        let is_there = |key: &String| listed.iter().any(|listed| listed.key == *key);
+        Ok(!object.keys(key).iter().all(is_there))
+    }
+}
+
+/// A replica, its catalog read.
+pub(super) struct Site {
+    pub(super) link: Link,
+    pub(super) catalog: Option<ReplicaCatalog>,
+    mark: Option<Mark>,
+    /// All catalogs that lie there, by generation.
+    catalogs: Vec<String>,
+}
+
+impl Site {
+    /// Finds out what is there; nothing is changed.
+    pub(super) fn look(target: &Target, control: &Control) -> Result<Self, Error> {
+        let link = Link { remote: target.remote(control)?, target: target.clone() };
+        let mut site = Self { link, catalog: None, mark: None, catalogs: Vec::new() };
+        for _ in 0..LOOKS {
+            if site.read()? {
+                return Ok(site);
+            }
+        }
+        Err(site.link.damaged("its catalog changes all the time; does another machine write there?"))
     }
 
     /// Reads the newest catalog that is whole. `false` if it went while it was looked at.
     fn read(&mut self) -> Result<bool, Error> {
-        let listed = self.at(self.remote.list(CATALOGS))?;
+        let link = &self.link;
+        let listed = link.at(link.remote.list(CATALOGS))?;
         let mut found: Vec<_> = listed
             .into_iter()
             .filter_map(|listed| {
@@ -75,31 +100,50 @@ impl Site {
         found.sort();
         self.catalogs = found.iter().map(|(.., key)| key.clone()).collect();
         for (generation, digits, key) in found.iter().rev() {
-            let Some(bytes) = self.at(self.remote.get(key, MAX_CATALOG))? else { return Ok(false) };
+            let Some(bytes) = link.at(link.remote.get(key, MAX_CATALOG))? else { return Ok(false) };
             let checksum = hex(&Sha256::digest(&bytes));
             if !checksum.starts_with(digits.as_str()) {
-                tracing::debug!(replica = self.label, key, "a catalog that was not written to its end is passed over");
+                tracing::debug!(
+                    replica = link.label(),
+                    key,
+                    "a catalog that was not written to its end is passed over"
+                );
                 continue;
             }
-            let catalog = ReplicaCatalog::parse(&bytes).map_err(|reason| self.damaged(format!("{key}: {reason}")))?;
+            let catalog = ReplicaCatalog::parse(&bytes).map_err(|reason| link.damaged(format!("{key}: {reason}")))?;
             if catalog.generation != *generation {
-                return Err(self.damaged(format!("{key} says to be of generation {}", catalog.generation)));
+                return Err(link.damaged(format!("{key} says to be of generation {}", catalog.generation)));
             }
             self.mark = Some(Mark { generation: *generation, checksum });
             self.catalog = Some(catalog);
             return Ok(true);
         }
-        let remains =
-            self.at(self.remote.list(BACKUPS))?.into_iter().filter(|listed| replica::is_ours(&listed.key)).count();
-        match found.len() + remains {
+        // The first catalog is there before the first object: without either it is a new place, whatever was cut short.
+        let listed = link.at(link.remote.list(BACKUPS))?;
+        match listed.iter().filter(|listed| replica::is_ours(&listed.key)).count() {
             0 => Ok(true),
-            remains => Err(Error::ReplicaCatalogLost { at: self.label.clone(), remains }),
+            remains => Err(Error::ReplicaCatalogLost { at: link.label(), remains }),
         }
     }
 
     /// The catalog, for whoever wants something of it.
     pub(super) fn catalog(&self) -> Result<&ReplicaCatalog, Error> {
-        self.catalog.as_ref().ok_or_else(|| Error::ReplicaEmpty { at: self.label.clone() })
+        self.catalog.as_ref().ok_or_else(|| Error::ReplicaEmpty { at: self.link.label() })
+    }
+
+    /// All but the catalog that counts and, for people, the one before it: older ones, and those that were cut short.
+    fn superfluous(&self) -> Vec<String> {
+        let Some(mark) = &self.mark else { return Vec::new() };
+        let key = catalog_key(mark.generation, &mark.checksum);
+        let is_older =
+            |key: &&String| parse_catalog_key(key).is_some_and(|(generation, _)| generation < mark.generation);
+        let before = self.catalogs.iter().rfind(is_older);
+        self.catalogs.iter().filter(|other| **other != key && Some(*other) != before).cloned().collect()
+    }
+
+    /// What the replica holds, as its catalog says.
+    pub(super) fn backups(&self) -> &[Held] {
+        self.catalog.as_ref().map_or(&[], |catalog| &catalog.backups)
     }
 }
 
@@ -121,32 +165,34 @@ impl<'e> Writable<'e> {
         engine: &'e Engine,
         name: &ReplicaName,
         site: Site,
-        state: State,
+        mut state: State,
         store_id: &str,
         take_over: bool,
     ) -> Result<Self, Error> {
-        let (at, name, store_id) = (site.label.clone(), name.clone(), store_id.to_owned());
+        let (at, name, store_id) = (site.link.label(), name.clone(), store_id.to_owned());
         let mut is_others = false;
-        if let Some(catalog) = &site.catalog {
-            if catalog.store_id != store_id {
+        match &site.catalog {
+            Some(catalog) if catalog.store_id != store_id => {
                 let theirs = catalog.store_id.clone();
-                return Err(Error::ReplicaForeign { at, theirs, ours: store_id, backups: catalog.backups.len() });
+                return Err(Error::ReplicaForeign { at, name, theirs, ours: store_id, backups: catalog.backups.len() });
             }
-            let ours =
-                [&state.written, &state.writing].into_iter().flatten().any(|mark| Some(mark) == site.mark.as_ref());
-            is_others = !ours;
-            if is_others && !take_over {
-                return Err(Error::ReplicaTakenOver {
-                    at,
-                    name,
-                    host: plain(&catalog.host),
-                    when: timestamp::text(catalog.written_at),
-                    wrote: state.written.is_some(),
-                });
+            Some(catalog) => {
+                is_others =
+                    [&state.written, &state.writing].into_iter().flatten().all(|ours| Some(ours) != site.mark.as_ref());
+                if is_others && !take_over {
+                    let (host, when) = (plain(&catalog.host), timestamp::text(catalog.written_at));
+                    return Err(Error::ReplicaTakenOver { at, name, host, when, wrote: state.written.is_some() });
+                }
             }
-        } else if state.written.is_some() && !take_over {
-            return Err(Error::ReplicaEmptied { at, name });
+            None if state.written.is_some() && !take_over => return Err(Error::ReplicaEmptied { at, name }),
+            None => {}
         }
+        if is_others || site.catalog.is_none() {
+            state.forget();
+        } else {
+            (state.written, state.writing) = (site.mark.clone(), None);
+        }
+        state.holds(site.backups());
         Ok(Self { engine, name, site, state, store_id, is_others, lease: None })
     }
 
@@ -160,14 +206,14 @@ impl<'e> Writable<'e> {
         if self.lease.as_ref().is_some_and(|lease| (now - lease.at).abs() < RENEWAL) {
             return Ok(());
         }
-        let writer = self.state.writer()?;
+        let writer = self.state.writer(self.engine.store.root())?;
         let theirs = self.lease_there()?.filter(|lease| lease.writer != writer && lease.is_in_force(now));
         if let Some(theirs) = theirs.filter(|_| !take_over) {
             return Err(self.held(&theirs));
         }
         let lease = Lease { store_id: self.store_id.clone(), writer, host: host(), at: now, until: now + LEASE_TIME };
         let bytes = serde_json::to_vec_pretty(&lease).unwrap_or_default();
-        self.site.at(self.site.remote.put(LEASE, &bytes))?;
+        self.site.link.at(self.site.link.remote.put(LEASE, &bytes))?;
         match self.lease_there()? {
             Some(there) if there.writer != lease.writer => Err(self.held(&there)),
             _ => {
@@ -177,42 +223,50 @@ impl<'e> Writable<'e> {
         }
     }
 
-    /// Gives it back; that it can't be is no failure: it ends by itself.
+    /// Gives it back, also when all else was to stop; that it can't be is no failure.
     pub(super) fn let_go(&mut self) {
         let Some(lease) = self.lease.take() else { return };
-        let given_back = match self.lease_there() {
-            Ok(Some(there)) if there.writer == lease.writer => self.site.at(self.site.remote.delete(LEASE)),
-            looked => looked.map(drop),
-        };
+        let target = &self.site.link.target;
+        let pace = Pace { timeout: target.pace.timeout.min(LAST_WORDS), ..target.pace.clone() };
+        let target = Target { pace, ..target.clone() };
+        let given_back = target.remote(&Control::default()).and_then(|remote| {
+            let there = remote.get(LEASE, MAX_LEASE).map_err(|error| target.failed(error))?;
+            match there.and_then(|bytes| serde_json::from_slice::<Lease>(&bytes).ok()) {
+                Some(there) if there.writer == lease.writer => {
+                    remote.delete(LEASE).map_err(|error| target.failed(error))
+                }
+                _ => Ok(()),
+            }
+        });
         if let Err(error) = given_back {
             tracing::debug!(replica = %self.name, %error, "the lease is left to end by itself");
         }
     }
 
-    /// Nobody has written a catalog since this one was read: a lease is a promise among clocks, and this is looked at.
-    fn assert_unchanged(&self) -> Result<(), Error> {
-        let listed = self.site.at(self.site.remote.list(CATALOGS))?;
-        let is_new = |key: &String| parse_catalog_key(key).is_some() && !self.site.catalogs.contains(key);
-        match listed.into_iter().map(|listed| listed.key).find(is_new) {
-            None => Ok(()),
-            Some(key) => Err(Error::ReplicaTakenOver {
-                at: self.site.label.clone(),
-                name: self.name.clone(),
-                host: "another machine".to_owned(),
-                when: format!("just now ({key})"),
-                wrote: true,
-            }),
-        }
-    }
-
     fn lease_there(&self) -> Result<Option<Lease>, Error> {
-        let bytes = self.site.at(self.site.remote.get(LEASE, MAX_LEASE))?;
+        let bytes = self.site.link.at(self.site.link.remote.get(LEASE, MAX_LEASE))?;
         Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
     }
 
     fn held(&self, lease: &Lease) -> Error {
-        let (at, name) = (self.site.label.clone(), self.name.clone());
+        let (at, name) = (self.site.link.label(), self.name.clone());
         Error::ReplicaHeld { at, name, host: plain(&lease.host), until: timestamp::text(lease.until) }
+    }
+
+    /// Nobody has written a catalog since this one was read: a lease is a promise among clocks, and this is looked at. What was
+    /// never written to its end is removed.
+    fn assert_unchanged(&self) -> Result<(), Error> {
+        let link = &self.site.link;
+        let mut listed = link.at(link.remote.list(CATALOGS))?.into_iter().map(|listed| listed.key);
+        let is_new = |key: &String| parse_catalog_key(key).is_some() && !self.site.catalogs.contains(key);
+        let (unfinished, listed): (Vec<String>, Vec<String>) =
+            listed.by_ref().partition(|key| is_unfinished_catalog(key));
+        if let Some(key) = listed.into_iter().find(is_new) {
+            let (at, name) = (link.label(), self.name.clone());
+            let (host, when) = ("another machine".to_owned(), format!("just now: {}", plain(&key)));
+            return Err(Error::ReplicaTakenOver { at, name, host, when, wrote: true });
+        }
+        unfinished.iter().try_for_each(|key| link.at(link.remote.delete(key)))
     }
 
     /// Writes a new catalog with these backups, reads it back, and removes all but the one before. It is remembered before that it
@@ -220,8 +274,7 @@ impl<'e> Writable<'e> {
     pub(super) fn write(&mut self, mut backups: Vec<Held>) -> Result<(), Error> {
         self.hold(false)?;
         backups.sort_by_key(|held| (held.origin, held.id));
-        let before = self.site.mark.clone();
-        let generation = before.as_ref().map_or(0, |mark| mark.generation) + 1;
+        let generation = self.site.mark.as_ref().map_or(0, |mark| mark.generation) + 1;
         let extra = self.site.catalog.as_ref().map(|catalog| catalog.extra.clone()).unwrap_or_default();
         let catalog = ReplicaCatalog {
             version: replica::VERSION,
@@ -232,6 +285,9 @@ impl<'e> Writable<'e> {
             backups,
             extra,
         };
+        // What nobody could read any more isn't written.
+        let link = self.site.link.clone();
+        catalog.validate().map_err(|reason| link.damaged(format!("no catalog can be made of this: {reason}")))?;
         let mut bytes = serde_json::to_vec_pretty(&catalog).unwrap_or_default();
         bytes.push(b'\n');
         let mark = Mark { generation, checksum: hex(&Sha256::digest(&bytes)) };
@@ -239,31 +295,29 @@ impl<'e> Writable<'e> {
         self.assert_unchanged()?;
         self.state.writing = Some(mark.clone());
         self.save()?;
-        self.site.at(self.site.remote.put(&key, &bytes))?;
-        if self.site.at(self.site.remote.get(&key, MAX_CATALOG))?.as_ref() != Some(&bytes) {
-            return Err(self.site.damaged(format!("{key} is not there as it was sent")));
+        link.at(link.remote.put(&key, &bytes))?;
+        if link.at(link.remote.get(&key, MAX_CATALOG))?.as_ref() != Some(&bytes) {
+            return Err(link.damaged(format!("{key} is not there as it was sent")));
         }
-        self.state.held = catalog.backups.iter().map(|held| held.origin).collect();
-        self.state.size = catalog.backups.iter().fold(0, |sum: u64, held| sum.saturating_add(held.size()));
+        self.state.holds(&catalog.backups);
         (self.state.written, self.state.writing) = (Some(mark.clone()), None);
         self.save()?;
-        let previous = before.map(|before| catalog_key(before.generation, &before.checksum));
-        for older in std::mem::take(&mut self.site.catalogs) {
-            match Some(&older) == previous.as_ref() {
-                true => self.site.catalogs.push(older),
-                false if older != key => self.site.at(self.site.remote.delete(&older))?,
-                false => {}
-            }
-        }
         self.site.catalogs.push(key);
         self.is_others = false;
         (self.site.catalog, self.site.mark) = (Some(catalog), Some(mark));
-        Ok(())
+        self.thin_catalogs()
     }
+}
 
-    /// What the replica holds, as its catalog says.
-    pub(super) fn backups(&self) -> &[Held] {
-        self.site.catalog.as_ref().map_or(&[], |catalog| &catalog.backups)
+impl Writable<'_> {
+    /// Removes the catalogs that nobody needs any more.
+    pub(super) fn thin_catalogs(&mut self) -> Result<(), Error> {
+        for key in self.site.superfluous() {
+            self.hold(false)?;
+            self.site.link.at(self.site.link.remote.delete(&key))?;
+            self.site.catalogs.retain(|other| *other != key);
+        }
+        Ok(())
     }
 }
 

@@ -3,17 +3,21 @@
 
 use std::collections::BTreeSet;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::report::LastError;
-use crate::backup::replica::Origin;
+use crate::backup::replica::{Held, Origin};
+use crate::backup::retention::Retention;
 use crate::backup::{ReplicaName, hex};
 use crate::disk::{self, Context};
 use crate::engine::Error;
+use crate::engine::permit::host;
 
 /// Below the backup directory.
 pub(super) const FOLDER: &str = "replicas";
@@ -36,41 +40,51 @@ pub(super) struct Mark {
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct State {
     /// Where it was: of another place nothing is known.
-    pub(super) url: String,
-    /// This directory's name in leases.
-    pub(super) writer: String,
+    place: String,
+    /// Half of this directory's name in leases; the other half is where it lies, which no copy has.
+    secret: String,
     /// The catalog that was written last.
     pub(super) written: Option<Mark>,
     /// The one that may have been written since.
     pub(super) writing: Option<Mark>,
     /// What was here when all was done that was planned.
-    pub(super) known: BTreeSet<Origin>,
+    known: BTreeSet<Origin>,
+    /// By which lineage of the catalog here.
+    lineage: Option<String>,
+    /// By which retention, where the replica has its own.
+    retention: Option<Retention>,
     /// What the replica holds.
     pub(super) held: BTreeSet<Origin>,
     /// Bytes there.
     pub(super) size: u64,
+    /// How many of these can be read by whoever holds it.
+    pub(super) plain: usize,
+    /// How many of these are damaged there, as its catalog says.
+    pub(super) damaged: usize,
+    /// Found damaged there, and its catalog doesn't say so yet.
+    pub(super) found_damaged: BTreeSet<Origin>,
+    /// Found whole there, though its catalog says that it is damaged.
+    pub(super) found_whole: BTreeSet<Origin>,
     /// What was wanted when all was done, as a digest.
     pub(super) done: String,
-    /// Found damaged there.
-    pub(super) damaged: BTreeSet<Origin>,
     #[serde(with = "optional")]
     pub(super) last_success: Option<DateTime<Utc>>,
     #[serde(with = "optional")]
     pub(super) last_verified: Option<DateTime<Utc>>,
     /// In a row.
-    pub(super) failures: u32,
+    failures: u32,
     #[serde(with = "optional")]
     pub(super) next_try: Option<DateTime<Utc>>,
     pub(super) last_error: Option<LastError>,
 }
 
 impl State {
-    pub(super) fn path(root: &Path, name: &ReplicaName) -> PathBuf {
+    fn path(root: &Path, name: &ReplicaName) -> PathBuf {
         root.join(FOLDER).join(format!("{name}.json"))
     }
 
     /// One that isn't there or can't be read is a new one.
-    pub(super) fn load(root: &Path, name: &ReplicaName, url: &str) -> Result<Self, Error> {
+    pub(super) fn load(root: &Path, name: &ReplicaName, place: &str) -> Result<Self, Error> {
         let path = Self::path(root, name);
         let read = match disk::open_regular(&path) {
             Err(error) if error.is_missing() => None,
@@ -78,14 +92,14 @@ impl State {
                 let mut bytes = Vec::new();
                 file?.take(MAX_BYTES).read_to_end(&mut bytes).to("read", &path)?;
                 let parsed = serde_json::from_slice::<Self>(&bytes);
-                parsed
-                    .inspect_err(
-                        |error| tracing::warn!(path = %path.display(), %error, "it can't be read; a new one is made"),
-                    )
-                    .ok()
+                let told = |error: &serde_json::Error| {
+                    tracing::warn!(path = %path.display(), %error, "it can't be read; a new one is made");
+                };
+                parsed.inspect_err(told).ok()
             }
         };
-        Ok(read.filter(|state| state.url == url).unwrap_or_else(|| Self { url: url.to_owned(), ..Self::default() }))
+        let new = || Self { place: place.to_owned(), ..Self::default() };
+        Ok(read.filter(|state| state.place == place).unwrap_or_else(new))
     }
 
     /// Durable when it returns.
@@ -96,12 +110,55 @@ impl State {
         Ok(disk::write_durable(&path, &bytes)?)
     }
 
-    /// This directory's name in leases, made when it is first wanted.
-    pub(super) fn writer(&mut self) -> Result<String, Error> {
-        if self.writer.is_empty() {
-            self.writer = hex(&disk::random::<16>()?);
+    /// This directory's name in leases, which a copy of it has not: another machine, or another place on this one.
+    pub(super) fn writer(&mut self, root: &Path) -> Result<String, Error> {
+        if self.secret.is_empty() {
+            self.secret = hex(&disk::random::<16>()?);
         }
-        Ok(self.writer.clone())
+        let folder = root.join(FOLDER);
+        let inode = folder.metadata().to("look at", &folder)?.ino();
+        let name = Sha256::digest(format!("{}\n{}\n{inode}", self.secret, host()));
+        Ok(hex(&name[..16]))
+    }
+
+    /// What the replica's catalog says.
+    pub(super) fn holds(&mut self, backups: &[Held]) {
+        self.held = backups.iter().map(|held| held.origin).collect();
+        self.size = backups.iter().fold(0, |sum: u64, held| sum.saturating_add(held.size()));
+        self.plain = backups.iter().filter(|held| !held.entry.encrypted).count();
+        self.damaged = backups.iter().filter(|held| held.damaged).count();
+    }
+
+    /// What was known of a replica that is empty now, or another's.
+    pub(super) fn forget(&mut self) {
+        self.known.clear();
+        self.found_damaged.clear();
+        self.found_whole.clear();
+        self.holds(&[]);
+    }
+
+    /// All is done that was wanted of what is here.
+    pub(super) fn is_done(
+        &mut self,
+        here: BTreeSet<Origin>,
+        lineage: Option<&str>,
+        retention: Retention,
+        digest: &str,
+    ) {
+        self.known = here;
+        self.lineage = lineage.map(str::to_owned);
+        self.retention = Some(retention);
+        digest.clone_into(&mut self.done);
+    }
+
+    /// What was here then. A catalog that was made anew since names other backups, and has deleted none.
+    pub(super) fn known(&self, lineage: Option<&str>) -> BTreeSet<Origin> {
+        if self.lineage.as_deref() == lineage { self.known.clone() } else { BTreeSet::new() }
+    }
+
+    /// The same as far as a retention of the replica's own has decided on it.
+    pub(super) fn decided(&self, lineage: Option<&str>, retention: &Retention) -> BTreeSet<Origin> {
+        if self.retention.as_ref() == Some(retention) { self.known(lineage) } else { BTreeSet::new() }
     }
 
     pub(super) fn succeeded(&mut self, now: DateTime<Utc>) {
@@ -117,8 +174,8 @@ impl State {
 
     /// Not yet. A clock that went back makes nobody wait for longer than a pause.
     pub(super) fn waits(&self, now: DateTime<Utc>) -> bool {
-        self.next_try
-            .is_some_and(|next| now < next && next - now <= chrono::TimeDelta::seconds(2 * LONGEST.as_secs() as i64))
+        let longest = TimeDelta::seconds(2 * LONGEST.as_secs() as i64);
+        self.next_try.is_some_and(|next| now < next && next - now <= longest)
     }
 }
 
@@ -165,7 +222,18 @@ mod tests {
     fn a_clock_that_went_back_makes_nobody_wait() {
         let now: DateTime<Utc> = "2026-01-08T01:00:00Z".parse().unwrap();
         let state = State { next_try: Some(now), ..State::default() };
-        assert!(state.waits(now - chrono::TimeDelta::minutes(5)) && !state.waits(now));
-        assert!(!state.waits(now - chrono::TimeDelta::days(1)));
+        assert!(state.waits(now - TimeDelta::minutes(5)) && !state.waits(now));
+        assert!(!state.waits(now - TimeDelta::days(1)));
+    }
+
+    #[test]
+    fn a_catalog_made_anew_has_deleted_nothing() {
+        let origin = Origin { sequence: 1, timestamp: "2026-01-08T01:00:00Z".parse().unwrap() };
+        let (mut state, seven) = (State::default(), Retention::default());
+        state.is_done([origin].into(), Some("a"), seven, "");
+        assert_eq!(state.known(Some("a")).len(), 1);
+        assert!(state.known(Some("b")).is_empty() && state.known(None).is_empty());
+        assert!(state.decided(Some("a"), &Retention { daily: 8, ..seven }).is_empty());
+        assert_eq!(state.decided(Some("a"), &seven).len(), 1);
     }
 }

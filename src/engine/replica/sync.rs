@@ -1,6 +1,7 @@
 //! A replication of one replica. The order of steps is in `replica`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -10,14 +11,14 @@ use super::site::{Site, Writable};
 use super::state::{FOLDER, State};
 use super::{Elsewhere, details, ids};
 use crate::audit::{Entry, Kind};
-use crate::backup::replica::{self, BACKUPS, Held, Origin, Plan, Sending, Wishes, is_ours, is_sendable, plan};
-use crate::backup::retention::Retention;
+use crate::backup::replica::{BACKUPS, Held, Object, Origin, Plan, Sending, Wishes, is_ours, is_sendable, plan};
+use crate::backup::retention::{Retention, free_id};
 use crate::backup::{Backup, BackupId, ReplicaName, hex};
 use crate::catalog::Catalog;
 use crate::disk;
 use crate::engine::permit::{Holder, Permit, Refusal};
 use crate::engine::{Call, Engine, Error, entry, failure};
-use crate::sqlite;
+use crate::{remote, sqlite};
 
 /// What it is called in the audit log.
 pub(in crate::engine) const REPLICATE: &str = "replicate";
@@ -67,17 +68,14 @@ impl Replicated {
         }
         told
     }
-
-    fn is_nothing(&self) -> bool {
-        *self == Self::default()
-    }
 }
 
 /// What is here, and what is wanted there.
 struct Wanted {
-    catalog: std::sync::Arc<Catalog>,
+    catalog: Arc<Catalog>,
     retention: Retention,
     own: bool,
+    encrypts: bool,
     freeze: Option<String>,
     digest: String,
 }
@@ -92,40 +90,39 @@ impl Engine {
     /// it isn't to be left alone after a failure.
     pub fn replication_is_due(&self, name: &ReplicaName) -> Result<bool, Error> {
         let now = self.clock.now();
-        let (Some(replica), Some(wanted)) = (self.config.replicas.get(name), self.wanted(name)?) else {
-            return Ok(false);
-        };
-        let state = State::load(self.store.root(), name, replica.place.url())?;
+        let Some(replica) = self.config.replicas.get(name) else { return Ok(false) };
+        let Some(wanted) = self.wanted(name)? else { return Ok(false) };
+        let state = State::load(self.store.root(), name, &replica.place.identity())?;
         let looked = state.last_success.is_some_and(|at| (now - at).abs() < LOOK_AGAIN);
-        Ok(!state.waits(now) && (state.done != wanted.digest || !state.damaged.is_empty() || !looked))
+        let found = !state.found_damaged.is_empty() || !state.found_whole.is_empty();
+        Ok(!state.waits(now) && (state.done != wanted.digest || found || !looked))
     }
 
     /// Nothing where no backup directory is yet.
     fn wanted(&self, name: &ReplicaName) -> Result<Option<Wanted>, Error> {
         let Some(catalog) = self.standing_catalog()? else { return Ok(None) };
         let replica = self.config.replicas.get(name).ok_or_else(|| self.unknown(name))?;
-        let settings = self.settings()?;
-        let retention = replica.retention.over(&settings.retention);
-        let own = !replica.retention.is_empty();
+        let retention = replica.retention.over(&self.settings()?.retention);
+        let (own, encrypts) = (!replica.retention.is_empty(), !self.config.codec.recipients.is_empty());
         let freeze = self.freeze()?.filter(|_| own);
-        let here: Vec<_> = catalog
-            .standing()
-            .map(|backup| {
-                (backup.sequence, backup.timestamp, backup.id, backup.pinned, &backup.flags, is_sendable(backup))
-            })
-            .collect();
-        let text = serde_json::to_vec(&(&here, retention, own, &freeze, replica.place.url())).unwrap_or_default();
-        let digest = hex(&Sha256::digest(&text));
-        Ok(Some(Wanted { catalog, retention, own, freeze, digest }))
+        let here: Vec<_> =
+            catalog.standing().map(|it| (Origin::of(it), it.id, it.pinned, &it.flags, is_sendable(it))).collect();
+        let wanted = (&here, &catalog.lineage, retention, own, encrypts, &freeze, replica.place.identity());
+        let digest = hex(&Sha256::digest(serde_json::to_vec(&wanted).unwrap_or_default()));
+        Ok(Some(Wanted { catalog, retention, own, encrypts, freeze, digest }))
     }
 
     /// Brings a replica to what it is to hold. `take_over` says that another directory that wrote there does so no more.
     pub fn replicate(&self, name: &ReplicaName, take_over: bool, call: &Call) -> Result<Replicated, Error> {
         let target = self.target(&Elsewhere::Name(name.clone()))?;
-        let Some(wanted) = self.wanted(name)? else { return Ok(Replicated::default()) };
+        let Some(wanted) = self.wanted(name)? else {
+            return Err(Error::NothingToSend { root: self.store.root().to_owned() });
+        };
         let _permit = self.replica_permit(name, call)?;
-        let mut state = State::load(self.store.root(), name, target.place.url())?;
-        state.writer()?;
+        let mut state = State::load(self.store.root(), name, &target.place.identity())?;
+        state.writer(self.store.root())?;
+        // What can't be remembered isn't begun: it would be begun again and again.
+        state.save(self.store.root(), name)?;
         let done = Site::look(&target, &call.control)
             .and_then(|site| Writable::of(self, name, site, state.clone(), &wanted.catalog.store_id, take_over))
             .and_then(|mut there| {
@@ -138,13 +135,7 @@ impl Engine {
         match &done {
             Ok(done) => match done.not_sent.first() {
                 None => state.succeeded(now),
-                Some(NotSent { id, reason }) => {
-                    let reason = format!(
-                        "{id} could not be sent to the replica {}, what else was wanted was: {reason}",
-                        target.label
-                    );
-                    state.failed(now, &Error::NotSent { reason }, chance()?);
-                }
+                Some(not) => state.failed(now, &not.error(name), chance()?),
             },
             // That it was to stop is no failure of the replica.
             Err(Error::Sqlite(sqlite::Error::Cancelled)) => {}
@@ -159,12 +150,28 @@ impl Engine {
         let folder = self.store.root().join(FOLDER);
         disk::make_own_dir(&folder)?;
         let holder = Holder::new(REPLICATE, &call.actor.by, self.clock.now());
-        let taken = Permit::take(&folder, &format!(".{name}"), holder, call.wait, &|| call.control.is_cancelled());
+        let taken = Permit::take(&folder, &lock(name), holder, call.wait, &|| call.control.is_cancelled());
         taken.map_err(|refusal| match refusal {
-            Refusal::Held(holder) => Error::Held(holder),
+            Refusal::Held(holder) => Error::ReplicaBusy { name: name.clone(), holder },
             Refusal::Cancelled => sqlite::Error::Cancelled.into(),
             Refusal::Disk(error) => error.into(),
         })
+    }
+
+    /// Who has to do with it just now.
+    pub(super) fn replicating(&self, name: &ReplicaName) -> Option<Holder> {
+        Holder::read(&self.store.root().join(FOLDER), &lock(name), self.clock.now())
+    }
+}
+
+fn lock(name: &ReplicaName) -> String {
+    format!(".{name}")
+}
+
+impl NotSent {
+    /// As an error of the whole.
+    pub fn error(&self, name: &ReplicaName) -> Error {
+        Error::NotSent { reason: format!("{} could not be sent to the replica `{name}`: {}", self.id, self.reason) }
     }
 }
 
@@ -175,66 +182,109 @@ fn chance() -> Result<u8, Error> {
 
 impl Writable<'_> {
     fn replicate(&mut self, wanted: &Wanted, take_over: bool, call: &Call) -> Result<Replicated, Error> {
-        let mut done = Replicated { lost: self.look_for_lost()?, ..Replicated::default() };
+        let listed = self.listed()?;
+        let mut done = Replicated { lost: self.look_for_lost(&listed), ..Replicated::default() };
         let plan = self.plan(wanted);
-        let orphans = self.orphans()?;
-        if !(plan.is_empty() && orphans.is_empty() && done.is_nothing()) || self.is_others {
+        let orphans = self.orphans(listed.into_keys());
+        let is_marked = self.marked(&plan.amend) == self.site.backups();
+        if !(plan.is_empty() && orphans.is_empty() && is_marked) || self.is_others {
             self.hold(take_over)?;
-            self.audited(&plan, &orphans, call, &mut done)?;
+            self.audited(&plan, &orphans, take_over, call, &mut done)?;
         }
+        self.thin_catalogs()?;
         if done.not_sent.is_empty() {
-            let here = wanted.catalog.standing().filter(|backup| is_sendable(backup)).map(Origin::of);
-            (self.state.known, self.state.done) = (here.collect(), wanted.digest.clone());
-            self.state.damaged.clear();
+            let here = wanted.catalog.standing().filter(|backup| is_sendable(backup)).map(Origin::of).collect();
+            self.state.is_done(here, wanted.catalog.lineage.as_deref(), wanted.retention, &wanted.digest);
         }
+        // What could be sent again has been, and the catalog there says what is damaged still.
+        self.state.found_damaged.clear();
+        self.state.found_whole.clear();
         Ok(done)
     }
 
     fn plan(&self, wanted: &Wanted) -> Plan {
-        let Wanted { retention, own, freeze, catalog, .. } = wanted;
-        let mut there = self.backups().to_vec();
-        for held in &mut there {
-            held.damaged |= self.state.damaged.contains(&held.origin);
+        let Wanted { retention, own, encrypts, freeze, catalog, .. } = wanted;
+        let lineage = catalog.lineage.as_deref();
+        let known = if *own { self.state.decided(lineage, retention) } else { self.state.known(lineage) };
+        let wishes = Wishes { retention, own: *own, encrypts: *encrypts, known: &known, freeze: freeze.as_deref() };
+        plan(&catalog.backups, &self.marked(&[]), wishes)
+    }
+
+    /// What the catalog there is to say: with these amendments, and with what was found damaged, or whole after all.
+    fn marked(&self, amend: &[Held]) -> Vec<Held> {
+        let State { found_damaged, found_whole, .. } = &self.state;
+        let mark = |held: &Held| {
+            let mut marked = amend.iter().find(|amended| amended.origin == held.origin).unwrap_or(held).clone();
+            marked.damaged =
+                (held.damaged && !found_whole.contains(&held.origin)) || found_damaged.contains(&held.origin);
+            marked
+        };
+        let mut marked: Vec<Held> = self.site.backups().iter().map(mark).collect();
+        // Those that were amended come first: what is to go, and may not yet, may have their ids.
+        let is_amended = |held: &Held| amend.iter().any(|amended| amended.origin == held.origin);
+        let mut taken: BTreeSet<BackupId> = amend.iter().map(|held| held.id).collect();
+        for held in marked.iter_mut().filter(|held| !is_amended(held)) {
+            held.id = free_id(held.id, |id| taken.contains(id));
+            taken.insert(held.id);
         }
-        let wishes = Wishes { retention, own: *own, known: &self.state.known, freeze: freeze.as_deref() };
-        plan(&catalog.backups, &there, wishes)
+        marked
+    }
+
+    fn listed(&self) -> Result<BTreeMap<String, u64>, Error> {
+        let listed = self.site.link.at(self.site.link.remote.list(BACKUPS))?;
+        Ok(listed.into_iter().map(|listed| (listed.key, listed.size)).collect())
     }
 
     /// Objects that the catalog names and that are not there, or not as long: what they belong to is damaged.
-    fn look_for_lost(&mut self) -> Result<Vec<String>, Error> {
-        let listed = self.site.at(self.site.remote.list(BACKUPS))?;
-        let sizes: BTreeMap<String, u64> = listed.into_iter().map(|listed| (listed.key, listed.size)).collect();
+    fn look_for_lost(&mut self, sizes: &BTreeMap<String, u64>) -> Vec<String> {
         let mut lost = Vec::new();
         for held in self.site.catalog.iter().flat_map(|catalog| &catalog.backups).filter(|held| !held.damaged) {
-            let is_there = |key: &str, object: &replica::Object| {
+            let is_there = |key: &str, object: &Object| {
                 let parts: Option<Vec<u64>> = object.keys(key).iter().map(|key| sizes.get(key).copied()).collect();
                 parts.is_some_and(|parts| parts.into_iter().fold(0, u64::saturating_add) == object.size)
             };
-            let gone: Vec<_> =
-                held.objects().filter(|(key, object)| !is_there(key, object)).map(|(key, _)| key).collect();
-            if !gone.is_empty() {
-                self.state.damaged.insert(held.origin);
-                lost.extend(gone);
+            let gone = held.objects().filter(|(key, object)| !is_there(key, object)).map(|(key, _)| key);
+            let before = lost.len();
+            lost.extend(gone);
+            if lost.len() > before {
+                self.state.found_damaged.insert(held.origin);
             }
         }
-        Ok(lost)
+        lost
     }
 
     /// Objects of ours that no backup names.
-    fn orphans(&self) -> Result<Vec<String>, Error> {
-        let named: BTreeSet<String> = self.backups().iter().flat_map(Held::keys).collect();
-        let listed = self.site.at(self.site.remote.list(BACKUPS))?;
-        Ok(listed.into_iter().map(|listed| listed.key).filter(|key| is_ours(key) && !named.contains(key)).collect())
+    fn orphans(&self, listed: impl Iterator<Item = String>) -> Vec<String> {
+        let named = self.named();
+        listed.filter(|key| is_ours(key) && !named.contains(key)).collect()
+    }
+
+    fn named(&self) -> BTreeSet<String> {
+        self.site.backups().iter().flat_map(Held::keys).collect()
     }
 
     /// Steps 3 to 7.
-    fn audited(&mut self, plan: &Plan, orphans: &[String], call: &Call, done: &mut Replicated) -> Result<(), Error> {
+    fn audited(
+        &mut self,
+        plan: &Plan,
+        orphans: &[String],
+        take_over: bool,
+        call: &Call,
+        done: &mut Replicated,
+    ) -> Result<(), Error> {
         let engine = self.engine;
-        let planned = details([
+        self.close_interrupted(call)?;
+        let mut planned = details([
             ("replica", self.name.to_string().into()),
             ("send", ids(&plan.send.iter().map(|sending| sending.id).collect::<Vec<_>>())),
-            ("drop", ids(&self.ids_of(plan))),
+            ("drop", ids(&self.ids_of(plan).into_values().collect::<Vec<_>>())),
         ]);
+        if !orphans.is_empty() {
+            planned.insert("leftovers".to_owned(), orphans.len().into());
+        }
+        if take_over {
+            planned.insert("takeOver".to_owned(), true.into());
+        }
         let intent = Entry { details: planned, ..entry(Kind::Intent, REPLICATE, &call.actor, None) };
         // What leaves this machine, and what is deleted, isn't done unrecorded.
         engine.audit.append(engine.clock.now(), intent)?;
@@ -242,9 +292,7 @@ impl Writable<'_> {
         let outcome = Entry { details: done.details(&self.name), ..entry(Kind::Outcome, REPLICATE, &call.actor, None) };
         let outcome = match (&result, done.not_sent.first()) {
             (Ok(()), None) => Entry { ok: Some(true), ..outcome },
-            (Ok(()), Some(not)) => {
-                failure(Entry { ok: Some(false), ..outcome }, &Error::NotSent { reason: not.reason.clone() })
-            }
+            (Ok(()), Some(not)) => failure(Entry { ok: Some(false), ..outcome }, &not.error(&self.name)),
             (Err(error), _) => failure(Entry { ok: Some(false), ..outcome }, error),
         };
         if let Err(error) = engine.audit.append(engine.clock.now(), outcome) {
@@ -253,75 +301,113 @@ impl Writable<'_> {
         result
     }
 
-    fn ids_of(&self, plan: &Plan) -> Vec<BackupId> {
-        let id = |origin: &Origin| self.backups().iter().find(|held| held.origin == *origin).map(|held| held.id);
-        plan.drop.iter().filter_map(|(origin, _)| id(origin)).collect()
+    /// One that was cut short has no outcome: it gets one.
+    fn close_interrupted(&self, call: &Call) -> Result<(), Error> {
+        let (engine, ours) = (self.engine, Some(self.name.to_string().into()));
+        let mut open = false;
+        engine.audit.newest_first(|line| {
+            let is_ours = line.entry.operation == REPLICATE && line.entry.details.get("replica") == ours.as_ref();
+            open |= is_ours && line.entry.kind == Kind::Intent;
+            is_ours
+        })?;
+        if open {
+            let outcome = Entry {
+                ok: Some(false),
+                code: Some("interrupted".to_owned()),
+                reason: Some("the program was ended before this was done; what is lacking is sent now".to_owned()),
+                details: details([("replica", self.name.to_string().into())]),
+                ..entry(Kind::Outcome, REPLICATE, &call.actor, None)
+            };
+            engine.audit.append(engine.clock.now(), outcome)?;
+        }
+        Ok(())
+    }
+
+    fn ids_of(&self, plan: &Plan) -> BTreeMap<Origin, BackupId> {
+        let id = |origin: &Origin| self.site.backups().iter().find(|held| held.origin == *origin).map(|held| held.id);
+        plan.drop.iter().filter_map(|(origin, _)| Some((*origin, id(origin)?))).collect()
     }
 
     fn carry_out(&mut self, plan: &Plan, orphans: &[String], call: &Call, done: &mut Replicated) -> Result<(), Error> {
-        for sending in &plan.send {
-            match self.sent(sending, call) {
-                Ok(None) => {}
-                Ok(Some(bytes)) => {
-                    done.sent.push(sending.id);
-                    done.bytes += bytes;
-                }
-                // What is wrong with a backup here is in no other's way.
-                Err(error) if is_of_one(&error) => {
-                    tracing::error!(code = error.code(), replica = %self.name, id = %sending.id, "{error}");
-                    done.not_sent.push(NotSent { id: sending.id, reason: error.to_string() });
-                }
-                Err(error) => return Err(error),
-            }
+        let going = self.ids_of(plan);
+        if self.site.catalog.is_none() {
+            // Before any object: whoever looks then knows what to make of it.
+            self.write(Vec::new())?;
         }
-        self.amend(plan, done)?;
-        let named: BTreeSet<String> = self.backups().iter().flat_map(Held::keys).collect();
+        self.send_all(plan, call, done)?;
+        self.amend(plan, &going, done)?;
+        let named = self.named();
         for orphan in orphans.iter().filter(|key| !named.contains(*key)) {
             call.control.check()?;
             self.hold(false)?;
-            self.site.at(self.site.remote.delete(orphan))?;
+            self.site.link.at(self.site.link.remote.delete(orphan))?;
             done.removed.push(orphan.clone());
         }
         Ok(())
     }
 
-    /// Step 4 for one backup.
+    /// Step 4. What is wrong with a backup here is in no other's way, and what the store has against one may be nothing against the
+    /// next: it has to refuse two in a row, or all, to count as a failure of the replica.
+    fn send_all(&mut self, plan: &Plan, call: &Call, done: &mut Replicated) -> Result<(), Error> {
+        let mut refused: Option<Error> = None;
+        for sending in &plan.send {
+            let error = match self.sent(sending, call) {
+                Ok(bytes) => {
+                    done.sent.extend(bytes.map(|_| sending.id));
+                    done.bytes += bytes.unwrap_or_default();
+                    refused = None;
+                    continue;
+                }
+                Err(error) => error,
+            };
+            let is_there = is_of_one_there(&error);
+            if !is_there && !is_of_one_here(&error) || is_there && refused.is_some() {
+                return Err(error);
+            }
+            tracing::error!(code = error.code(), replica = %self.name, id = %sending.id, "{error}");
+            done.not_sent.push(NotSent { id: sending.id, reason: error.to_string() });
+            if is_there {
+                refused = Some(error);
+            } else if let Error::Damaged { id, .. } = &error {
+                // Found out by every other reader from now on.
+                self.engine.verify(id, call)?;
+            }
+        }
+        match refused {
+            Some(error) if done.sent.is_empty() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// One backup.
     fn sent(&mut self, sending: &Sending, call: &Call) -> Result<Option<u64>, Error> {
         let Some(held) = self.send(sending, &call.control)? else { return Ok(None) };
         let (bytes, origin) = (held.size(), held.origin);
-        let mut backups: Vec<Held> = self.backups().iter().filter(|other| other.origin != origin).cloned().collect();
+        // What was found of the one that is replaced is nothing of this one.
+        self.state.found_damaged.remove(&origin);
+        let mut backups = self.marked(&[]);
+        backups.retain(|other| other.origin != origin);
         name_apart(&mut backups, &held);
         backups.push(held);
         self.write(backups)?;
-        self.state.damaged.remove(&origin);
         tracing::debug!(replica = %self.name, id = %sending.id, bytes, "sent and read back");
         Ok(Some(bytes))
     }
 
-    /// Step 5.
-    fn amend(&mut self, plan: &Plan, done: &mut Replicated) -> Result<(), Error> {
-        let damaged = &self.state.damaged;
-        let mut backups = self.backups().to_vec();
-        for held in &mut backups {
-            if let Some(amended) = plan.amend.iter().find(|amended| amended.origin == held.origin) {
-                *held = amended.clone();
-            }
-            held.damaged |= damaged.contains(&held.origin);
-        }
-        // Nothing goes as long as something is missing that was to come.
-        let drop: BTreeSet<Origin> = match done.not_sent.is_empty() {
-            true => plan.drop.iter().map(|(origin, _)| *origin).collect(),
-            false => BTreeSet::new(),
-        };
-        let (gone, backups): (Vec<Held>, Vec<Held>) = backups.into_iter().partition(|held| drop.contains(&held.origin));
-        if backups != self.backups() || self.site.catalog.is_none() || self.is_others {
-            self.write(backups)?;
+    /// Step 5. Nothing goes as long as something is missing that was to come.
+    fn amend(&mut self, plan: &Plan, going: &BTreeMap<Origin, BackupId>, done: &mut Replicated) -> Result<(), Error> {
+        let may_go = done.not_sent.is_empty();
+        let goes = |held: &Held| may_go && going.contains_key(&held.origin);
+        let staying: Vec<Held> = self.marked(&plan.amend).into_iter().filter(|held| !goes(held)).collect();
+        let gone: Vec<Held> = self.site.backups().iter().filter(|held| goes(held)).cloned().collect();
+        if staying != self.site.backups() || self.is_others {
+            self.write(staying)?;
         }
         for held in gone {
-            done.dropped.push(held.id);
+            done.dropped.extend(going.get(&held.origin));
             for key in held.keys() {
                 self.hold(false)?;
-                self.site.at(self.site.remote.delete(&key))?;
+                self.site.link.at(self.site.link.remote.delete(&key))?;
             }
         }
         Ok(())
@@ -332,21 +418,34 @@ impl Writable<'_> {
 fn name_apart(backups: &mut [Held], held: &Held) {
     let taken: BTreeSet<BackupId> = backups.iter().map(|other| other.id).collect();
     for other in backups.iter_mut().filter(|other| other.id == held.id) {
-        other.id = crate::backup::retention::free_id(other.id, |id| taken.contains(id));
+        other.id = free_id(other.id, |id| taken.contains(id));
     }
 }
 
 /// Of a backup here, and not of the replica.
-fn is_of_one(error: &Error) -> bool {
-    matches!(error, Error::Damaged { .. } | Error::Disk(_) | Error::NotFound(_))
+fn is_of_one_here(error: &Error) -> bool {
+    matches!(error, Error::Damaged { .. } | Error::NotSent { .. } | Error::NotFound(_))
+}
+
+/// Of an object there, as far as one can tell.
+fn is_of_one_there(error: &Error) -> bool {
+    match error {
+        Error::ReplicaDamaged { .. } => true,
+        Error::Replica { error, .. } => !error.is_temporary() && !matches!(error, remote::Error::Full(_)),
+        _ => false,
+    }
 }
 
 /// What is still to be sent, of what is here.
-pub(super) fn pending<'a>(here: impl Iterator<Item = &'a Backup>, state: &State, own: bool) -> Vec<&'a Backup> {
+pub(super) fn pending<'a>(
+    here: impl Iterator<Item = &'a Backup>,
+    state: &State,
+    decided: &BTreeSet<Origin>,
+) -> Vec<&'a Backup> {
     let lacks = |backup: &&Backup| {
         let origin = Origin::of(backup);
-        let dropped = own && state.known.contains(&origin);
-        is_sendable(backup) && (!state.held.contains(&origin) && !dropped || state.damaged.contains(&origin))
+        let is_missing = !state.held.contains(&origin) && !decided.contains(&origin);
+        is_sendable(backup) && (is_missing || state.found_damaged.contains(&origin))
     };
     here.filter(lacks).collect()
 }

@@ -1,6 +1,7 @@
 //! Reading a replica back: every byte of every object [P8].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -10,8 +11,12 @@ use super::site::Site;
 use super::state::State;
 use crate::backup::BackupId;
 use crate::backup::replica::{Held, Origin, ReplicaEntry};
+use crate::engine::read::Share;
 use crate::engine::{Call, Engine, Error};
 use crate::sqlite::{Control, Progress};
+
+/// How long what was found waits for a replication under way before it goes unremembered.
+const REMEMBER_WAIT: Duration = Duration::from_secs(10);
 
 /// What was found when a replica was read back.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
@@ -37,6 +42,13 @@ pub struct BackupVerdict {
     pub ciphertext_only: bool,
 }
 
+/// What is worth remembering of it.
+#[derive(Default)]
+struct Findings {
+    whole: BTreeSet<Origin>,
+    damaged: BTreeSet<Origin>,
+}
+
 impl Engine {
     /// Reads a replica back, or one backup of it. What is found damaged is remembered, and sent again with the next replication.
     pub fn verify_replica(
@@ -47,62 +59,74 @@ impl Engine {
     ) -> Result<ReplicaVerification, Error> {
         let target = self.target(from)?;
         let site = Site::look(&target, &call.control)?;
-        let (mut backups, mut whole, mut damaged) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
         let chosen: Vec<&Held> =
             site.catalog()?.backups.iter().filter(|held| id.is_none_or(|id| held.id == id)).collect();
         if let (Some(id), true) = (id, chosen.is_empty()) {
             return Err(Error::NotFound(id));
         }
+        let total = chosen.iter().fold(0, |sum: u64, held| sum.saturating_add(held.size()));
+        let (mut share, mut backups, mut found) = (Share { before: 0, total }, BTreeMap::new(), Findings::default());
         for held in chosen {
-            let verdict = self.verdict(&site, held, &call.control)?;
+            let verdict = self.verdict(&site, held, share, &call.control)?;
+            share.before = share.before.saturating_add(held.size());
+            // What rotation has dropped meanwhile, or what was sent again, is no damage.
+            if !verdict.ok
+                && !Site::look(&target, &call.control)?.backups().iter().any(|now| now.folder() == held.folder())
+            {
+                continue;
+            }
             if verdict.ok {
-                whole.insert(held.origin)
+                found.whole.insert(held.origin)
             } else {
-                damaged.insert(held.origin)
+                found.damaged.insert(held.origin)
             };
             backups.insert(held.id, verdict);
         }
         if let Elsewhere::Name(_) = from {
-            self.remember(from, id.is_none(), &whole, &damaged, call);
+            self.remember(from, id.is_none(), &found, call);
         }
-        Ok(ReplicaVerification { ok: damaged.is_empty(), backups })
+        Ok(ReplicaVerification { ok: found.damaged.is_empty(), backups })
     }
 
-    fn verdict(&self, site: &Site, held: &Held, control: &Control) -> Result<BackupVerdict, Error> {
-        let opened = self.entry_there(site, held)?;
-        let (entry, ciphertext_only) = match opened {
-            Ok(entry) => (entry, false),
-            Err(Unopened::Locked) => (None, true),
-            Err(Unopened::Damaged(reason)) => {
-                return Ok(BackupVerdict { ok: false, reason: Some(reason), ciphertext_only: false });
-            }
+    fn verdict(&self, site: &Site, held: &Held, share: Share, control: &Control) -> Result<BackupVerdict, Error> {
+        let damaged = |reason, ciphertext_only| Ok(BackupVerdict { ok: false, reason: Some(reason), ciphertext_only });
+        let entry = match self.entry_there(site, held)? {
+            Ok(entry) => Some(entry),
+            Err(Unopened::Locked) => None,
+            Err(Unopened::Damaged(reason)) => return damaged(reason, false),
         };
-        let total = held.size();
-        let mut done = 0;
+        let ciphertext_only = entry.is_none();
+        let Share { before: mut done, total } = share;
         for (name, it) in &held.databases {
             control.tell(Progress { database: name, done, total });
-            done += it.object.size;
-            let key = held.origin.database(name, it.form);
+            done = done.saturating_add(it.object.size);
+            let key = held.folder().database(name, it.form);
             let plain = entry.as_ref().and_then(|entry: &ReplicaEntry| {
                 let recipients = entry.recipients.get(name).map_or(&[][..], Vec::as_slice);
                 entry.backup.databases.get(name).filter(|_| self.config.codec.opens(it.form, recipients))
             });
-            if let Some(reason) = self.read_there(site, &key, it.form, &it.object, plain, control)? {
-                return Ok(BackupVerdict { ok: false, reason: Some(reason), ciphertext_only });
+            let mut tick = || Ok(control.check()?);
+            if let Some(reason) = self.read_there(&site.link, &key, it.form, &it.object, plain, &mut tick)? {
+                return damaged(reason, ciphertext_only);
             }
         }
         Ok(BackupVerdict { ok: true, reason: None, ciphertext_only })
     }
 
     /// A failure to remember it is said, and changes nothing of what was found.
-    fn remember(&self, from: &Elsewhere, all: bool, whole: &BTreeSet<Origin>, damaged: &BTreeSet<Origin>, call: &Call) {
+    fn remember(&self, from: &Elsewhere, all: bool, found: &Findings, call: &Call) {
         let Elsewhere::Name(name) = from else { return };
-        let remembered = self.replica_permit(name, call).and_then(|_permit| {
-            let url = self.target(from)?.place.url().to_owned();
-            let mut state = State::load(self.store.root(), name, &url)?;
-            state.damaged.retain(|origin| !whole.contains(origin));
-            state.damaged.extend(damaged);
-            if all && damaged.is_empty() {
+        // An empty folder is perhaps only where a volume isn't mounted.
+        if !self.standing_catalog().is_ok_and(|catalog| catalog.is_some()) {
+            return;
+        }
+        let call = Call { wait: call.wait.max(REMEMBER_WAIT), ..call.clone() };
+        let remembered = self.replica_permit(name, &call).and_then(|_permit| {
+            let mut state = State::load(self.store.root(), name, &self.target(from)?.place.identity())?;
+            state.found_damaged.retain(|origin| !found.whole.contains(origin));
+            state.found_damaged.extend(&found.damaged);
+            state.found_whole = found.whole.iter().filter(|_| state.damaged > 0).copied().collect();
+            if all && found.damaged.is_empty() {
                 state.last_verified = Some(self.clock.now());
             }
             state.save(self.store.root(), name)

@@ -12,12 +12,12 @@ use super::super::problem::{self, Problem};
 use super::super::shown::{Shown, changed, html, instead_of, redirected, see_other};
 use super::super::sign_in::PAGE;
 use super::super::views::{self, notice};
-use super::super::{State, id};
+use super::super::{State, id, replica};
 use super::Visit;
 use super::backup::dialog;
 use crate::backup::{BackupId, Tier, reason, timestamp};
 use crate::engine::status::Operation;
-use crate::engine::{Create, Holder};
+use crate::engine::{Create, Elsewhere, Holder};
 
 /// What a form asks for that only has buttons.
 #[derive(Deserialize)]
@@ -68,6 +68,21 @@ pub async fn verify(
     let errand = errands::begin(&state, &superuser, Task::Verify(id), move |engine, call| {
         let _slot = slots.place(&slots.verifying, &format!("verify {id}"), call)?;
         Ok(Done::Verified(engine.verify(&id, call)?))
+    });
+    let errand = errand.await?;
+    Ok(answer(&state, &request, shown, &errand))
+}
+
+/// `POST /settings/backups/replica/{name}/verify`.
+pub async fn verify_replica(
+    Visit { state, superuser, shown, request }: Visit,
+    path: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let name = replica(&path, &state)?;
+    let (slots, task) = (state.clone(), Task::VerifyReplica(name.clone()));
+    let errand = errands::begin(&state, &superuser, task, move |engine, call| {
+        let _slot = slots.place(&slots.verifying, &format!("verify replica {name}"), call)?;
+        Ok(Done::ReplicaVerified(engine.verify_replica(&Elsewhere::Name(name), None, call)?))
     });
     let errand = errand.await?;
     Ok(answer(&state, &request, shown, &errand))

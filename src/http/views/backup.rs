@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::list::{actions, address, fate_text, flag_text, verified};
 use super::{Shelf, Site, icons, words};
-use crate::backup::{Backup, CheckKind};
+use crate::backup::{Backup, CheckKind, DatabaseCopy, Form};
 
 /// The page of a backup.
 pub fn backup(site: &Site, shelf: &Shelf, backup: &Backup) -> Markup {
@@ -25,6 +25,7 @@ pub fn backup(site: &Site, shelf: &Shelf, backup: &Backup) -> Markup {
                 section.difference {
                     h2 { (name) span.figure { " " (words::bytes(copy.size)) } }
                     p.small.digest { "SHA-256 " code { (copy.checksum) } }
+                    p.small { (lies(copy)) }
                     p.small { "Page size " (words::grouped(copy.page_size.into())) ", journal mode " (words::text(&copy.journal_mode)) ", user_version " (copy.user_version) }
                     div.scroll tabindex="0" role="region" aria-label={ "Tables of " (name) } {
                         table {
@@ -50,8 +51,29 @@ fn facts(site: &Site, shelf: &Shelf, backup: &Backup) -> Markup {
             @if let Some(reason) = &backup.reason { div { dt { "For" } dd { (words::text(reason)) } } }
             @if let Some(before) = &backup.promoted_from { div { dt { "Was once" } dd { (words::id(before)) } } }
             div { dt { "Structure" } dd { span.ago { @if backup.checked.ok { "Sound" } @else { "Damaged" } } " " span.exact { (check) ", " (site.exact(backup.checked.at)) } } }
-            div { dt { "Read back" } dd { (site.moment(backup.verified.at)) } }
+            div {
+                dt { "Read back" }
+                dd {
+                    (site.moment(backup.verified.at))
+                    @if backup.verified.ciphertext_only { span.exact { "as ciphertext only: no identity was at hand to decrypt it" } }
+                }
+            }
             @if let Some(fate) = shelf.fates.get(&backup.id) { div { dt { "Kept" } dd { (fate_text(fate)) } } }
         }
+    }
+}
+
+/// In which form the file is.
+fn lies(copy: &DatabaseCopy) -> String {
+    let size = words::bytes(copy.stored_size);
+    let encrypted = match copy.recipients.len() {
+        0 => "encrypted".to_owned(),
+        number => format!("encrypted to {}", words::count(number as u64, "recipient")),
+    };
+    match copy.form {
+        Form::Plain => "Lies as a plain SQLite file".to_owned(),
+        Form::Compressed => format!("Lies compressed, in {size}"),
+        Form::Encrypted => format!("Lies {encrypted}, in {size}"),
+        Form::CompressedEncrypted => format!("Lies compressed and {encrypted}, in {size}"),
     }
 }

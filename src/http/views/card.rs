@@ -4,7 +4,7 @@ use maud::{Markup, html};
 use sha2::{Digest, Sha256};
 
 use super::notice::{Tone, announced, announcer};
-use super::{Overview, Site, errand, icons, words};
+use super::{Overview, Site, errand, icons, replicas, words};
 use crate::backup::{Tier, hex, timestamp};
 use crate::engine::status::{Operation, Status, Warning};
 use crate::http::assets::ASSETS;
@@ -57,6 +57,7 @@ pub fn now(site: &Site, overview: &Overview) -> Markup {
             (facts(site, status))
             (storage(status))
             (warnings(site, overview))
+            (replicas::replicas(site, &status.replicas))
         }
     }
 }
@@ -81,6 +82,7 @@ fn tone(warning: &Warning) -> Tone {
     match warning.code {
         "stale" | "backup-failed" | "restore-unfinished" | "drill-failed" | "audit-broken" | "files-missing"
         | "live-unusable" | "not-covered" | "clock-implausible" => Tone::Bad,
+        // Whatever is wrong elsewhere, what is here is as it was.
         _ => Tone::Look,
     }
 }
@@ -134,6 +136,7 @@ fn doing(operation: &Operation) -> String {
         "create" => "A backup is being taken".to_owned(),
         "restore" => "A backup is being restored".to_owned(),
         "drill" => "A restore is being rehearsed".to_owned(),
+        "pull" => "Backups are being brought from a replica".to_owned(),
         other => format!("Under way: {other}"),
     }
 }

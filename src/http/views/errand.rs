@@ -4,15 +4,19 @@ use maud::{Markup, html};
 
 use super::notice::{Tone, announced, notice};
 use super::{Site, problem, words};
-use crate::backup::{Backup, BackupId, DatabaseName};
-use crate::engine::{Drilled, Restored, Verification};
+use crate::backup::{Backup, DatabaseName};
+use crate::engine::{Drilled, ReplicaVerification, Restored, Verification};
 use crate::http::errands::{Done, Errand, Stage, Task};
+
+/// What can't be decrypted here was looked at no further than it lies.
+const CIPHERTEXT_ONLY: &str =
+    "It is encrypted, and no identity is at hand here: the ciphertext is all that was compared.";
 
 /// As it stands; while it runs, htmx asks for its figures again by itself.
 pub fn errand(site: &Site, errand: &Errand) -> Markup {
     match errand.stage() {
         Stage::Running(progress) => running(site, errand, progress.as_ref()),
-        Stage::Ended(Ok(done)) => ended(site, errand.task, &done),
+        Stage::Ended(Ok(done)) => ended(site, &errand.task, &done),
         Stage::Ended(Err(problem)) => problem::part(site, &problem),
     }
 }
@@ -20,10 +24,10 @@ pub fn errand(site: &Site, errand: &Errand) -> Markup {
 /// What a screen reader says of it, when it has begun and when it has ended.
 pub fn told(errand: &Errand) -> Markup {
     match errand.stage() {
-        Stage::Running(_) => announced(doing(errand.task)),
+        Stage::Running(_) => announced(doing(&errand.task)),
         // That says itself.
         Stage::Ended(Err(_)) => html! {},
-        Stage::Ended(Ok(done)) => announced(&title(errand.task, &done).1),
+        Stage::Ended(Ok(done)) => announced(&title(&errand.task, &done).1),
     }
 }
 
@@ -35,12 +39,13 @@ pub fn forgotten(site: &Site) -> Markup {
     notice(Tone::Look, "What was under way is not known any more", &more)
 }
 
-fn doing(task: Task) -> &'static str {
+fn doing(task: &Task) -> &'static str {
     match task {
         Task::Create => "A backup is being taken",
         Task::Verify(_) => "The backup is being read back",
         Task::Restore(_) => "The backup is being restored",
         Task::Drill => "A restore is being rehearsed",
+        Task::VerifyReplica(_) => "The replica is being read back",
     }
 }
 
@@ -62,13 +67,13 @@ fn running(site: &Site, errand: &Errand, progress: Option<&(DatabaseName, f64)>)
             button id={ "cancel-" (errand.number) } type="submit" { "Cancel" }
         }
     };
-    html! { div.errand id=(place(errand)) { (notice(Tone::Busy, doing(errand.task), &more)) } }
+    html! { div.errand id=(place(errand)) { (notice(Tone::Busy, doing(&errand.task), &more)) } }
 }
 
 /// The part of it that is asked for again and again. A screen reader is spared it.
 pub fn figures(site: &Site, errand: &Errand, progress: Option<&(DatabaseName, f64)>) -> Markup {
     let at = progress.map(|(name, share)| (name.as_str(), Some(*share)));
-    polled(&site.to(&address(errand, "")), &bar(doing(errand.task), at))
+    polled(&site.to(&address(errand, "")), &bar(doing(&errand.task), at))
 }
 
 /// Figures that are asked for anew each second.
@@ -93,30 +98,43 @@ pub fn bar(what: &str, at: Option<(&str, Option<f64>)>) -> Markup {
     }
 }
 
-fn ended(site: &Site, task: Task, done: &Done) -> Markup {
+fn ended(site: &Site, task: &Task, done: &Done) -> Markup {
     let (tone, title) = title(task, done);
     let more = match done {
         Done::Created(backup) => created(backup),
         Done::Verified(found) => verified(found),
         Done::Restored(restored) => self::restored(site, restored),
         Done::Drilled(drilled) => self::drilled(drilled),
+        Done::ReplicaVerified(found) => replica_verified(found),
     };
     html! { div.errand { (notice(tone, &title, &more)) } }
 }
 
-fn title(task: Task, done: &Done) -> (Tone, String) {
-    let of = |id: &BackupId| id.to_string();
+fn title(task: &Task, done: &Done) -> (Tone, String) {
     match (done, task) {
         (Done::Created(backup), _) if backup.is_shrunk() => {
             (Tone::Look, format!("{} was taken, and is suspiciously small", backup.id))
         }
         (Done::Created(backup), _) => (Tone::Good, format!("{} was taken", backup.id)),
-        (Done::Verified(found), Task::Verify(id)) if found.ok => (Tone::Good, format!("{} is whole", of(&id))),
+        (Done::Verified(found), Task::Verify(id)) if found.ok => (Tone::Good, format!("{id} is whole")),
         (Done::Verified(found), _) if found.is_damaged() => (Tone::Bad, "The backup is damaged".to_owned()),
         (Done::Verified(_), _) => (Tone::Look, "Not all of the backup could be read".to_owned()),
         (Done::Restored(restored), _) => (Tone::Good, format!("{} was restored", restored.id)),
         (Done::Drilled(drilled), _) if drilled.ok => (Tone::Good, "The rehearsal went well".to_owned()),
         (Done::Drilled(_), _) => (Tone::Bad, "The rehearsal failed".to_owned()),
+        (Done::ReplicaVerified(found), task) => replica_title(task, found),
+    }
+}
+
+fn replica_title(task: &Task, found: &ReplicaVerification) -> (Tone, String) {
+    let what = match task {
+        Task::VerifyReplica(name) => format!("replica {name}"),
+        _ => "the replica".to_owned(),
+    };
+    let damaged = found.backups.values().filter(|verdict| !verdict.ok).count();
+    match damaged {
+        0 => (Tone::Good, format!("All that {what} holds is whole")),
+        damaged => (Tone::Bad, format!("{damaged} of the {} backups in {what} are damaged", found.backups.len())),
     }
 }
 
@@ -131,10 +149,28 @@ fn created(backup: &Backup) -> Markup {
 fn verified(found: &Verification) -> Markup {
     html! {
         @if found.ok { p { "Every byte was read back and is as it was recorded." } }
+        @if found.is_ciphertext_only() { p { (CIPHERTEXT_ONLY) } }
         @for (name, verdict) in &found.databases {
             @if let Some(reason) = &verdict.reason { p { (name) ": " (words::text(reason)) } }
         }
         @if found.is_damaged() { p { "Don't rely on it: take another backup, and look at the disk." } }
+    }
+}
+
+fn replica_verified(found: &ReplicaVerification) -> Markup {
+    let damaged = || found.backups.iter().filter(|(_, verdict)| !verdict.ok);
+    html! {
+        @if found.ok {
+            p { (words::count(found.backups.len() as u64, "backup")) ": every byte was read back from there and is as it was recorded." }
+        } @else {
+            ul.plain {
+                @for (id, verdict) in damaged() {
+                    li { (words::id(id)) ": " (words::text(verdict.reason.as_deref().unwrap_or_default())) }
+                }
+            }
+            p { "What is whole here is sent again by itself. Look at that store: who else writes there, is it full, was something deleted?" }
+        }
+        @if found.backups.values().any(|verdict| verdict.ciphertext_only) { p { (CIPHERTEXT_ONLY) } }
     }
 }
 

@@ -116,7 +116,7 @@ fn what(site: &Site, shelf: &Shelf, backup: &Backup) -> Markup {
 pub fn verified(backup: &Backup) -> Markup {
     html! {
         @if backup.verified.ok && backup.checked.ok {
-            span.mark.good { (icons::tick()) "Verified" }
+            span.mark.good { (icons::tick()) @if backup.verified.ciphertext_only { "Verified as ciphertext" } @else { "Verified" } }
         } @else {
             span.mark.bad { (icons::danger()) "Damaged" }
         }

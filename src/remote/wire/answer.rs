@@ -7,8 +7,9 @@ use http::{Response, StatusCode, Version, header};
 use opendal::{ErrorKind, HttpBody};
 use serde_json::Value;
 
-use super::{Dialect, Failure, Verdict, Wire, failure, received};
+use super::{Failure, Verdict, Wire, failure, received};
 use crate::remote::error::{is_busy, is_busy_code};
+use crate::remote::place::{Kind, Place};
 
 /// What was asked.
 pub(super) struct Asked {
@@ -32,7 +33,8 @@ pub(super) async fn judged(
     let status = response.status();
     if !status.is_success() {
         let body = glance(wire, &mut response, GLANCE).await?;
-        let verdict = Verdict::Answered { status: status.as_u16(), code: code(&body), of_token: asked.of_token };
+        let verdict =
+            Verdict::Answered { status: status.as_u16(), code: code(&wire.place, &body), of_token: asked.of_token };
         let later = is_later(&verdict);
         wire.call.note(Some(verdict));
         if later {
@@ -48,15 +50,15 @@ pub(super) async fn judged(
         return Err(Failure::Wrong(wrong.to_owned()));
     }
     let length = length(asked, &response);
-    let first = match wire.speaks {
-        Dialect::S3 => {
+    let first = match wire.place.kind {
+        Kind::S3 { .. } => {
             let first = glance(wire, &mut response, if asked.reads { 1 } else { GLANCE }).await?;
-            if let Some(said) = s3_in_disguise(asked, &first) {
+            if let Some(said) = s3_in_disguise(wire, asked, &first) {
                 return said_later(wire, said);
             }
             Some(first)
         }
-        Dialect::Webdav if asked.method == "PROPFIND" && status != StatusCode::MULTI_STATUS => {
+        Kind::Webdav { .. } if asked.method == "PROPFIND" && status != StatusCode::MULTI_STATUS => {
             return Err(Failure::Wrong(format!("does not speak WebDAV (PROPFIND gave {})", status.as_u16())));
         }
         _ => None,
@@ -140,27 +142,30 @@ enum Disguise {
 }
 
 /// S3 says 200 before it knows; and what stands between says 200 to everything.
-fn s3_in_disguise(asked: &Asked, first: &[u8]) -> Option<Disguise> {
+fn s3_in_disguise(wire: &Wire, asked: &Asked, first: &[u8]) -> Option<Disguise> {
     let text = String::from_utf8_lossy(&first[..first.len().min(GLANCE)]);
     let text = text.trim_start();
     let is_xml = text.starts_with("<?xml") || text.starts_with("<Error");
     if is_xml && text.contains("<Error>") {
-        return Some(Disguise::Error(code(first)));
+        return Some(Disguise::Error(code(&wire.place, first)));
     }
     let wanted = match asked.method.as_str() {
         "GET" if asked.lists => "ListBucketResult",
-        "POST" => "Result",
+        "POST" if asked.uri.query().is_some_and(|query| query.starts_with("uploads")) => {
+            "InitiateMultipartUploadResult"
+        }
+        "POST" => "CompleteMultipartUploadResult",
         _ => return None,
     };
     (!text.contains(wanted)).then_some(Disguise::Stranger)
 }
 
-/// The code in an error's body: a few plain letters, or nothing.
-fn code(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(body);
+/// The code in an error's body: a few plain letters, or nothing. Who is shown credentials can say them back.
+fn code(place: &Place, body: &[u8]) -> String {
+    let text = place.scrub(&String::from_utf8_lossy(body));
     let in_xml = || text.split_once("<Code>")?.1.split_once("</Code>").map(|(code, _)| code.to_owned());
     let in_json = || {
-        let json: Value = serde_json::from_slice(body).ok()?;
+        let json: Value = serde_json::from_str(&text).ok()?;
         let words =
             [&json["error"]["errors"][0]["reason"], &json["error_summary"], &json["error"]["status"], &json["error"]];
         words.into_iter().find_map(|word| word.as_str().map(str::to_owned))

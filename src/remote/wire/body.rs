@@ -115,21 +115,37 @@ pub(super) struct Received {
     first: Option<Bytes>,
     rest: Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send + Sync>>,
     call: Arc<Call>,
-    /// Until when the next piece must be there.
+    /// Until when the next piece must be there, once it is waited for.
     late: Pin<Box<Sleep>>,
+    waits_since: Option<Instant>,
     /// A piece that waits until the line is free.
     booked: Option<(Bytes, Pin<Box<Sleep>>)>,
-    dripped: Drip,
 }
 
-/// Time spent waiting, and what came of it.
-struct Drip {
-    since: Instant,
+/// Time spent waiting within a call, and what came of it.
+#[derive(Default)]
+pub(super) struct Drip {
     waited: Duration,
     bytes: usize,
 }
 
-/// Bytes a second that a body brings at least, over four timeouts: a drop now and then is none.
+impl Drip {
+    /// Whether a body that comes drop by drop is as good as none. Then it stays so, however often it is asked for again.
+    fn is_one(&mut self, waited: Duration, bytes: usize, window: Duration) -> bool {
+        self.waited += waited;
+        self.bytes += bytes;
+        if self.waited < window {
+            return false;
+        }
+        let is_one = (self.bytes as f64) < DROPS * self.waited.as_secs_f64();
+        if !is_one {
+            *self = Self::default();
+        }
+        is_one
+    }
+}
+
+/// Bytes a second that a body brings at least, over four time-outs.
 const DROPS: f64 = 256.0;
 
 impl Received {
@@ -139,39 +155,39 @@ impl Received {
             rest: Box::pin(response.bytes_stream()),
             late: Box::pin(tokio::time::sleep(call.timeout)),
             booked: None,
-            dripped: Drip { since: Instant::now(), waited: Duration::ZERO, bytes: 0 },
+            waits_since: None,
             call,
         }
     }
 
     fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Failure>>> {
         if let Some(first) = self.first.take() {
-            return Poll::Ready(Some(Ok(first)));
+            return Poll::Ready(Some(self.counted(first)));
         }
         match self.rest.as_mut().poll_next(context) {
             Poll::Ready(piece) => {
                 let Some(piece) = piece else { return Poll::Ready(None) };
-                Poll::Ready(Some(piece.map_err(|error| failure(&error)).and_then(|piece| self.dripped(piece))))
+                Poll::Ready(Some(piece.map_err(|error| failure(&error)).and_then(|piece| self.counted(piece))))
             }
             Poll::Pending => {
+                // Whoever reads may take their time in between.
+                if self.waits_since.is_none() {
+                    let now = Instant::now();
+                    self.waits_since = Some(now);
+                    let timeout = self.call.timeout;
+                    self.late.as_mut().reset(now + timeout);
+                }
                 ready!(self.late.as_mut().poll(context));
                 Poll::Ready(Some(Err(Failure::Timeout(self.call.timeout))))
             }
         }
     }
 
-    /// A body that comes drop by drop is as good as none.
-    fn dripped(&mut self, piece: Bytes) -> Result<Bytes, Failure> {
-        self.dripped.waited += self.dripped.since.elapsed();
-        self.dripped.bytes += piece.len();
+    fn counted(&mut self, piece: Bytes) -> Result<Bytes, Failure> {
         let window = 4 * self.call.timeout;
-        if self.dripped.waited >= window {
-            if (self.dripped.bytes as f64) < DROPS * window.as_secs_f64() {
-                return Err(Failure::Timeout(window));
-            }
-            (self.dripped.waited, self.dripped.bytes) = (Duration::ZERO, 0);
-        }
-        Ok(piece)
+        let waited = self.waits_since.take().map_or(Duration::ZERO, |since| since.elapsed());
+        let mut drip = self.call.drip.lock().unwrap_or_else(PoisonError::into_inner);
+        if drip.is_one(waited, piece.len(), window) { Err(Failure::Timeout(window)) } else { Ok(piece) }
     }
 }
 
@@ -182,10 +198,6 @@ impl Stream for Received {
         loop {
             if let Some((_, sleep)) = &mut self.booked {
                 ready!(sleep.as_mut().poll(context));
-                let now = Instant::now();
-                let timeout = self.call.timeout;
-                self.late.as_mut().reset(now + timeout);
-                self.dripped.since = now;
                 return Poll::Ready(self.booked.take().map(|(piece, _)| Ok(Buffer::from(piece))));
             }
             match ready!(self.poll_piece(context)) {

@@ -15,7 +15,9 @@ const SHOWN: usize = 50;
 pub const OPERATIONS: &[(&str, &str)] = &[
     ("create", "Backup"),
     ("rotate", "Rotation"),
+    ("replicate", "Replication"),
     ("restore", "Restore"),
+    ("pull", "Return from a replica"),
     ("preview", "Preview of a restore"),
     ("drill", "Rehearsal"),
     ("download", "Download"),
@@ -42,7 +44,11 @@ pub fn line(site: &Site, told: &Told, line: &Line) -> Markup {
         li.line {
             span class={ "mark " (tone.class()) } { (tone.icon()) (word) }
             div.what {
-                h3 { (operation(&entry.operation)) @if let Some(id) = &entry.id { " " (backup(site, told, id)) } }
+                h3 {
+                    (operation(&entry.operation))
+                    @if let Some(id) = &entry.id { " " (backup(site, told, id)) }
+                    @if let Some(Value::String(name)) = entry.details.get("replica") { " " (words::text(name)) }
+                }
                 @if let Some(reason) = &entry.reason { p { (words::text(reason)) } }
                 p.small { (by(&entry.by)) ", " (words::relative(line.at, site.now)) " · " (site.exact(line.at)) }
                 details {

@@ -33,6 +33,13 @@ pub fn fixed(config: &Config, view: &ConfigView) -> Markup {
                         (source("databases"))
                     }
                 }
+                div {
+                    dt { "Copies elsewhere" }
+                    dd {
+                        @for (name, replica) in &config.replicas { span.database { (name) ": " (words::text(replica.place.url())) } " " }
+                        @if config.replicas.is_empty() { "None; " code { "BACKUP_REPLICA_<NAME>_URL" } " makes one" }
+                    }
+                }
                 @for (key, name) in VALUES { div { dt { (name) } dd { (words::text(value(key))) " " (source(key)) } } }
             }
             p.small { "These change in the environment or in the configuration file, with a new start of the service." }

@@ -64,6 +64,7 @@ mod replica_away;
 mod replica_crash;
 mod replica_faults;
 mod replica_hostile;
+mod replica_return;
 mod replica_scene;
 mod replica_secrecy;
 mod replica_stores;

@@ -175,10 +175,10 @@ fn opened(file: &Path, identity: &Path) -> Vec<u8> {
     output.stdout
 }
 
-/// Where a backup's objects lie: the second of its instant, and its sequence.
+/// Where a backup's objects lie: the second of its instant, its sequence, and which sending of it.
 fn folder(held: &Value) -> String {
     let second = held["timestamp"].as_str().unwrap()[..19].replace(['-', ':'], "");
-    format!("backups/{second}Z-{:010}", held["sequence"].as_u64().unwrap())
+    format!("backups/{second}Z-{:010}-{}", held["sequence"].as_u64().unwrap(), held["nonce"].as_str().unwrap())
 }
 
 pub fn key_of(held: &Value, name: &str, database: &Value) -> String {

@@ -6,6 +6,9 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
+use serde_json::json;
+
+use crate::client::Server;
 use crate::fault::{Fault, When};
 use crate::harness::{Place, eventually, thoroughness};
 use crate::inject::spots;
@@ -50,6 +53,10 @@ fn recovers(place: &Place, store: &Store) -> bool {
     let newest = place.ids().remove(0);
     assert!(told(place)["lastError"].is_null(), "an end is no failure");
     let done = place.json(&PUSH);
+    if done["sent"] == json!([]) && store.objects.keys_with("lease").len() == 1 {
+        // Ended when it was about to give it back; it ends by itself.
+        std::fs::remove_file(store.objects.path("lease.json")).unwrap();
+    }
     store.objects.assert_complete(place);
     let named_now: Vec<_> = store.objects.held().iter().flat_map(objects_of).map(|(key, _)| key).collect();
     for orphan in orphans {
@@ -234,4 +241,43 @@ fn a_restore_from_there() {
             drop(context);
         }
     }
+}
+
+/// A server that is killed in the middle of sending goes on where it was when it comes back, by itself.
+#[test]
+fn a_server_goes_on_when_it_comes_back() {
+    let (store, proxy) = Store::s3().proxied();
+    let place = with_replica(&store);
+    let wrongs = Wrongs::in_all_of(&proxy, &store.objects);
+    let mut killed = 0;
+    for (round, at) in [At::Request, At::Answer].into_iter().cycle().take(12).enumerate() {
+        let context = Context(format!("ended at {at:?} {}", round + 1));
+        let server = Server::start(&place);
+        let pid = rustix::process::Pid::from_raw(i32::try_from(server.child.id()).unwrap());
+        let kill =
+            move |_: &str| drop(pid.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL)));
+        proxy.spoil(
+            When::any().from(round + 1).once(),
+            if at == At::Request { Fault::in_place(kill) } else { Fault::after(kill) },
+        );
+        another(&place);
+        eventually("it is sent, or ended", || {
+            let ended = std::fs::read_to_string(format!("/proc/{}/stat", server.child.id()))
+                .is_ok_and(|it| it.contains(") Z "));
+            killed += usize::from(ended);
+            (ended || told(&place)["pending"] == 0).then_some(())
+        });
+        proxy.heal();
+        drop(server);
+        store.objects.assert_true();
+        drop(context);
+    }
+    assert!(killed > 6, "it was ended {killed} times");
+    let server = Server::start(&place);
+    eventually("it catches up", || (told(&place)["pending"] == 0).then_some(()));
+    eventually("it has given back the lease", || store.objects.keys_with("lease").is_empty().then_some(()));
+    server.stop();
+    store.objects.assert_complete(&place);
+    wrongs.assert_none();
+    place.assert_whole();
 }

@@ -1,6 +1,7 @@
 //! A replica behind a network that does everything that networks and stores do: the local backup is good at once, what is wrong
 //! is told, nothing wrong is ever named in the replica's catalog, and it catches up.
 
+use crate::disk_full::{mount, run_in_namespace};
 use crate::fault::{Fault, Reply, When};
 use crate::harness::Place;
 use crate::objects::Objects;
@@ -74,6 +75,7 @@ fn lasting(objects: &Objects) -> Vec<Case> {
         case("403 for the listing", When::of("GET", "list-type"), Fault::error(403, "AccessDenied"), REFUSED),
         case("the token has expired", When::any(), Fault::error(400, "ExpiredToken"), REFUSED),
         case("it is full", put(data), Fault::error(507, "XMinioStorageFull"), "replica-full"),
+        case("there is no such bucket", When::any(), Fault::error(404, "NoSuchBucket"), "replica-absent"),
         case("it moved", When::any(), Fault::Instead(Reply::error(301, "PermanentRedirect")), REFUSED),
     ]
 }
@@ -155,4 +157,99 @@ fn what_is_delivered_twice_is_there_once() {
         proxy.heal();
     }
     wrongs.assert_none();
+}
+
+/// What comes up in pieces is put together by a request whose 200 may hold an error.
+#[test]
+fn a_200_may_mean_an_error() {
+    let (place, store, proxy) = scene();
+    place.fill(20);
+    let mut place = place;
+    place.set("BACKUP_REPLICA_OFFSITE_TIMEOUT", "60s");
+    let completion = || When::of("POST", "uploadId=");
+    for (name, when, code) in [("goes on", completion(), "InternalError"), ("is busy", completion(), "SlowDown")] {
+        suffers(&place, &store, &proxy, case(name, when, Fault::error(200, code), UNREACHABLE));
+    }
+    another(&place);
+    proxy.spoil(completion().once(), Fault::error(200, "InternalError"));
+    pushes(&place, &store);
+    proxy.heal();
+    // It is done, and nobody hears so: the next try finds no upload any more.
+    another(&place);
+    proxy.spoil(completion().once(), Fault::Lost);
+    pushes(&place, &store);
+    proxy.heal();
+    another(&place);
+    proxy.spoil(completion().once(), Fault::Twice);
+    pushes(&place, &store);
+}
+
+/// The same network before another kind of store.
+#[test]
+fn webdav_suffers_and_makes_up_for_it() {
+    let (store, proxy) = Store::webdav().proxied();
+    let mut place = with_replica(&store);
+    place.set("BACKUP_RETENTION_MANUAL", "3").set("BACKUP_REPLICA_OFFSITE_TIMEOUT", "500ms");
+    place.sql("attendance", "CREATE TABLE blobs (bytes); INSERT INTO blobs VALUES (randomblob(300000))");
+    place.create();
+    pushes(&place, &store);
+    let wrongs = Wrongs::in_all_of(&proxy, &store.objects);
+    let (data, catalog) = (|| When::of("PUT", "attendance.db"), || When::of("PUT", "catalog/"));
+    let cases = || {
+        vec![
+            case("nobody answers", data(), Fault::Silence, UNREACHABLE),
+            case("the upload stalls", data(), Fault::StallUp(5_000), UNREACHABLE),
+            case("the catalog is reset", catalog(), Fault::ResetUp(100), UNREACHABLE),
+            case("the answer is lost", catalog(), Fault::Lost, UNREACHABLE),
+            case("the reading back is cut short", When::of("GET", "attendance.db"), Fault::CutDown(0), UNREACHABLE),
+            case("the listing is reset", When::of("PROPFIND", ""), Fault::ResetDown(50), UNREACHABLE),
+            case("503", When::any(), Fault::Instead(Reply::of(503, b"later")), UNREACHABLE),
+            case("it is locked", data(), Fault::Instead(Reply::of(423, b"")), UNREACHABLE),
+        ]
+    };
+    for case in cases() {
+        suffers(&place, &store, &proxy, case);
+    }
+    for case in cases() {
+        another(&place);
+        proxy.spoil(case.when.once(), case.fault);
+        pushes(&place, &store);
+        proxy.heal();
+    }
+    let lasting = [
+        case("401", When::any(), Fault::Instead(Reply::of(401, b"<html>no</html>")), REFUSED),
+        case("403", data(), Fault::Instead(Reply::of(403, b"")), REFUSED),
+        case("it is full", data(), Fault::Instead(Reply::of(507, b"")), "replica-full"),
+        case("nothing is stored though 201 is said", data(), Fault::Instead(Reply::of(201, b"")), DAMAGED),
+    ];
+    for case in lasting {
+        suffers(&place, &store, &proxy, case);
+    }
+    wrongs.assert_none();
+}
+
+/// A disk of its own for the replica, and too small: what is there stays, what is here is good, and with more room all is made up for.
+#[test]
+fn a_folder_that_is_full_is_told() {
+    let test = "replica_faults::a_folder_that_is_full_is_told";
+    if std::env::var_os("IN_OWN_NAMESPACE").is_none() {
+        run_in_namespace(test);
+        return;
+    }
+    let store = Store::folder();
+    mount(&["-t", "tmpfs", "-o", "size=2m,mode=0700", "tmpfs"], &store.objects.0);
+    let place = with_replica(&store);
+    place.create();
+    pushes(&place, &store);
+    place.sql("attendance", "CREATE TABLE blobs (bytes); INSERT INTO blobs VALUES (randomblob(3000000))");
+    for _ in 0..2 {
+        place.create();
+        place.assert_whole();
+        push(&place).refused(1, &["offsite", "full"]);
+        assert_eq!(last_error(&place).as_deref(), Some("replica-full"));
+        store.objects.assert_true();
+        assert_eq!(store.objects.ids().len(), 1);
+    }
+    mount(&["-o", "remount,size=20m"], &store.objects.0);
+    pushes(&place, &store);
 }

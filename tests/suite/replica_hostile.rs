@@ -175,11 +175,33 @@ fn a_catalog_that_is_none_is_refused() {
         std::fs::remove_file(store.objects.path(&key)).unwrap();
         drop(context);
     }
-    // The last generation that there can be, which nothing can follow.
+    // One that nothing can follow is none.
     let forged = forge(&store.objects, |it| it["generation"] = u64::MAX.into());
-    fails_cleanly(&place, &["replica", "push", "offsite", "--take-over"]);
+    place.ok(&["replica", "push", "offsite", "--take-over"]);
+    assert_eq!(place.json(&["replica", "list", "offsite"])["backups"].as_array().unwrap().len(), 1);
     std::fs::remove_file(store.objects.path(&forged)).unwrap();
     pushes(&place, &store);
+}
+
+/// Close to the last generation that there can be, those who take over are still heard.
+#[test]
+fn the_last_generations_are_not_the_end() {
+    for generation in [(1_u64 << 48) - 1, 1 << 48, (1 << 53) - 1, 9_999_999_999, 10_000_000_000] {
+        let context = Context(format!("generation {generation}"));
+        let store = Store::folder();
+        let place = plain_place(&store);
+        place.create();
+        pushes(&place, &store);
+        forge(&store.objects, |it| it["generation"] = generation.into());
+        for round in 0..3 {
+            place.create();
+            let run = place.run(&["replica", "push", "offsite", "--take-over"]);
+            let held = place.json(&["replica", "list", "offsite"])["backups"].as_array().unwrap().len();
+            assert!(run.code == 1 || held == round + 2, "{held} are listed: {}{}", run.stdout, run.stderr);
+            assert!(!run.stderr.contains("panicked"), "{}", run.stderr);
+        }
+        drop(context);
+    }
 }
 
 /// What a host calls itself is shown as text.
@@ -273,17 +295,18 @@ fn what_is_not_ours_stays() {
         let foreign = [
             "holiday.jpg",
             "backups/holiday.jpg",
-            "backups/20260108T010000Z-0000000412/holiday.jpg",
-            "backups/20260108T010000Z-412/attendance.db.zst",
-            "backups/20260108T010000Z-0000000412/attendance.db.zst.1",
-            "backups/20260108T010000Z-0000000412/Attendance.db.zst",
+            "backups/20260108T010000Z-0000000412-5f0c2a9be1d37784/holiday.jpg",
+            "backups/20260108T010000Z-412-5f0c2a9be1d37784/attendance.db.zst",
+            "backups/20260108T010000Z-0000000412-5F0C2A9BE1D37784/attendance.db.zst",
+            "backups/20260108T010000Z-0000000412-5f0c2a9be1d37784/attendance.db.zst.1",
+            "backups/20260108T010000Z-0000000412-5f0c2a9be1d37784/Attendance.db.zst",
             "catalog/notes.txt",
             "catalog/0000000001-xyz.json",
             "lease.json.old",
         ];
         foreign.iter().for_each(|key| store.objects.put(key, b"of somebody else"));
         // One that looks like ours is: it is what a crash leaves.
-        let leftover = "backups/20260108T010000Z-0000000412/attendance.db.zst";
+        let leftover = "backups/20260108T010000Z-0000000412-5f0c2a9be1d37784/attendance.db.zst";
         store.objects.put(leftover, b"half of it");
         let done = place.json(&PUSH);
         assert_eq!(done["removed"], json!([leftover]));
@@ -331,9 +354,9 @@ fn a_forged_listing_is_looked_at() {
     pushes(&place, &store);
     let names = [
         "offsite/backups/../../../etc/passwd",
-        "offsite/backups/20260108T010000Z-0000000412/../../x.db",
-        "elsewhere/backups/20260108T010000Z-0000000412/attendance.db.zst",
-        "offsite/backups/20260108T010000Z-0000000412/attendance.db.zst/",
+        "offsite/backups/20260108T010000Z-0000000412-5f0c2a9be1d37784/../../x.db",
+        "elsewhere/backups/20260108T010000Z-0000000412-5f0c2a9be1d37784/attendance.db.zst",
+        "offsite/backups/20260108T010000Z-0000000412-5f0c2a9be1d37784/attendance.db.zst/",
         "/etc/passwd",
         "",
         "offsite/backups/&#x1b;[31m",

@@ -64,7 +64,14 @@ fn a_plain_replica_is_warned_of() {
     assert!(place.warnings().contains(&"replica-plain".to_owned()));
     assert!(store.objects.all().iter().any(|(key, bytes)| key.ends_with("entry.json") && holds(bytes, "people")));
     place.keyed();
+    assert!(place.warnings().contains(&"replica-plain".to_owned()), "what lies there is plain still");
+    pushes(&place, &store);
     assert!(!place.warnings().contains(&"replica-plain".to_owned()));
+    let all = store.objects.all();
+    assert!(
+        !all.iter()
+            .any(|(key, bytes)| !key.ends_with(".age") && !key.starts_with("catalog/") || holds(bytes, "people"))
+    );
 }
 
 #[test]

@@ -316,12 +316,6 @@ impl Session<'_> {
         let told = memory.created.values().filter_map(sequence).max();
         let above = memory.catalogs.iter().map(highest).max().max(told).unwrap_or(0);
         self.catalog.last_sequence = above;
-        // Those that a catalog still tells keep theirs: replicas know them by it.
-        let is_told = |backup: &Backup| memory.known(&backup.id).is_some();
-        let told: BTreeSet<u64> = self.catalog.backups.iter().map(|backup| backup.sequence).collect();
-        if self.catalog.backups.iter().all(is_told) && told.len() == self.catalog.backups.len() {
-            return self.catalog.backups.sort_by_key(|backup| backup.sequence);
-        }
         self.catalog.backups = in_order(std::mem::take(&mut self.catalog.backups));
         for (sequence, backup) in (above + 1..).zip(&mut self.catalog.backups) {
             backup.sequence = sequence;

@@ -3,7 +3,7 @@
 //!
 //! What this takes in memory is bounded for every level [P11]: the stronger a level, the larger its tables, of which each thread
 //! has its own. So those that take much have one thread, and those that take even more have smaller tables than zstd would
-//! give them, for half a percent of size.
+//! give them, which costs hardly any size.
 
 use std::io::{self, Write};
 use std::num::NonZero;

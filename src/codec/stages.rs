@@ -104,6 +104,9 @@ pub(super) struct Stages<R> {
     feed: Option<Forward>,
     back: Option<Sender<Block>>,
     threads: Vec<JoinHandle<()>>,
+    /// Blocks for the first stage that are still to be made: one is enough to begin with, and much may begin long before it
+    /// is read.
+    spare: usize,
     block: Option<Block>,
     taken: usize,
 }
@@ -122,6 +125,7 @@ impl<R: Read> Stages<R> {
             feed: None,
             back: Some(back),
             threads: Vec::new(),
+            spare: BLOCKS - 1,
             block: None,
             taken: 0,
         };
@@ -130,8 +134,7 @@ impl<R: Read> Stages<R> {
         for (at, stage) in stages.into_iter().enumerate().rev() {
             let (feed, filled) = channel();
             let (give, before) = blocks();
-            let back: Back =
-                if at == 0 { to_reader(&tell, &before) } else { Box::new(move |block| drop(give.send(block))) };
+            let back: Back = if at == 0 { to_reader(&tell) } else { Box::new(move |block| drop(give.send(block))) };
             let (inlet, tell) = (Inlet { filled, back, block: None, taken: 0 }, tell.clone());
             let work = move || run(stage, inlet, tell, &empty, &forward);
             all.threads.push(Builder::new().name("codec".to_owned()).spawn(work).map_err(Error::Unread)?);
@@ -170,6 +173,9 @@ impl<R: Read> Stages<R> {
     }
 
     fn next(&mut self) -> Filled {
+        for _ in 0..std::mem::take(&mut self.spare) {
+            self.feed(Block::new());
+        }
         loop {
             match self.told.recv() {
                 Ok(Told::Emptied(block)) => self.feed(block),
@@ -240,11 +246,11 @@ fn blocks() -> (Sender<Block>, Receiver<Block>) {
     (give, empty)
 }
 
-/// The first stage's blocks are those that are filled from the file.
-fn to_reader(tell: &Sender<Told>, blocks: &Receiver<Block>) -> Back {
+/// The first stage's blocks are those that are filled from the file; one of them now.
+fn to_reader(tell: &Sender<Told>) -> Back {
     let tell = tell.clone();
     let back = move |block| drop(tell.send(Told::Emptied(block)));
-    blocks.try_iter().for_each(&back);
+    back(Block::new());
     Box::new(back)
 }
 

@@ -2,8 +2,8 @@
 //! writes encrypts meanwhile, and writes out.
 //!
 //! What this takes in memory is bounded for every level [P11]: the stronger a level, the larger its tables, of which each thread
-//! has its own. So those that take much have one thread, and those that take even more have smaller tables than zstd would
-//! give them, which costs hardly any size.
+//! has its own. So those that take much have one thread, and smaller tables than zstd would give them, which costs at most a
+//! hundredth of the size, and no time.
 
 use std::io::{self, Write};
 use std::num::NonZero;
@@ -19,10 +19,8 @@ use super::{Codec, Recipient};
 /// The strongest levels whose tables several threads may have, and how many: 6 MiB each, then 12.
 const MANY: (i32, u32) = (8, 4);
 const SOME: (i32, u32) = (9, 2);
-/// Levels above have tables of more than 16 MiB, unless they are told not to.
-const WIDE: i32 = 11;
-/// A table of 16 MiB, as a power of two of its entries.
-const TABLE: u32 = 22;
+/// Those above have two tables of 16 to 64 MiB, unless they are told to do with 8: as a power of two of their entries.
+const TABLE: u32 = 21;
 /// Bytes that one thread compresses at once.
 const PIECE: u32 = 2 << 20;
 /// Bytes that are encrypted and written out at once.
@@ -85,7 +83,7 @@ fn compressor<W: Write>(out: W, level: i32, size: u64) -> io::Result<zstd::Encod
     let mut encoder = zstd::Encoder::with_writer(zio::Writer::new_with_capacity(out, encoder, BUFFER));
     encoder.include_checksum(true)?;
     encoder.set_pledged_src_size(Some(size))?;
-    if level > WIDE {
+    if level > SOME.0 {
         encoder.set_parameter(CParameter::HashLog(TABLE))?;
         encoder.set_parameter(CParameter::ChainLog(TABLE))?;
     }

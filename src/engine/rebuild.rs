@@ -24,7 +24,7 @@ use crate::disk;
 use crate::disk::block::Direct;
 use crate::sqlite::check::{self, Verdict};
 use crate::sqlite::pages::{Content, read_back};
-use crate::sqlite::{open_finished, situation, snapshot};
+use crate::sqlite::{self, open_finished, situation, snapshot};
 
 use files::{Files, in_order, sets, twins};
 
@@ -147,8 +147,9 @@ impl Session<'_> {
             }
             match self.remade(&id, &names, memory) {
                 Ok(backup) => self.catalog.backups.push(backup),
-                Err(Error::Sqlite(crate::sqlite::Error::Cancelled)) => {
-                    return Err(crate::sqlite::Error::Cancelled.into());
+                // That says nothing of the backup: no catalog without it.
+                Err(error) if error.is_full() || matches!(error, Error::Sqlite(sqlite::Error::Cancelled)) => {
+                    return Err(error);
                 }
                 Err(error) => left_out.push(format!("{id}: {error}")),
             }

@@ -22,12 +22,13 @@ faults:
 	scripts/setup test
 	THOROUGH=10 cargo test --test suite -- --nocapture --test-threads=1 crash faults power disk killed restore_race restore_flat_out answered_otherwise
 
-# Our `create` beside `sqlite3 .backup`, our `restore` beside `.restore`, our downloads beside nginx, in turn; lists and
-# status under load; what replicas hold and are sent, beside restic.
+# Our `create` beside `sqlite3 .backup`, our `restore` beside `.restore`, our codec beside `zstd | age`, our downloads beside
+# nginx, in turn; lists and status under load; what replicas hold and are sent, beside restic.
 bench:
 	scripts/setup bench
 	cargo build --release
 	scripts/bench
 	scripts/bench_restore
+	scripts/bench_codec
 	scripts/bench_http
 	scripts/bench_replica

@@ -6,7 +6,7 @@ use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
-use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::fs::FallocateFlags;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -149,7 +149,7 @@ impl Audit {
         entry.details = fitting(entry.details);
         let created = !self.path.exists();
         let file = disk::open_shared(&self.path)?;
-        rustix::fs::flock(&file, FlockOperation::LockExclusive).to("lock", &self.path)?;
+        disk::lock(&file, &self.path)?;
         let head = self.close_torn_line(&file, at)?;
         let head = match self.write_line(&file, &head, at, &entry) {
             Err(Error::Disk(error)) if error.is_full() && self.give_up_reserve() => {

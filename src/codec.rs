@@ -6,21 +6,20 @@
 //! there, and the end of the frame; after it nothing may follow, no second frame either; and of a copy whose plain size is
 //! recorded not a byte more is made, however much the file would unfold to.
 
+mod decoder;
+mod encoder;
 mod keys;
+mod stages;
 
 use std::io::{self, BufReader, Read, Write};
 
-use age::stream::{StreamReader, StreamWriter};
-use age::{DecryptError, Decryptor, Encryptor};
+use age::DecryptError;
 
 use crate::backup::Form;
 
+pub use decoder::Decoder;
+pub use encoder::Encoder;
 pub use keys::{Identity, Keypair, Recipient, identities};
-
-/// The largest window that levels 1 to 19 use, as a power of two: 8 MiB. A frame that wants more memory is none of ours.
-const WINDOW: u32 = 23;
-/// Bytes that are read at once.
-const BUFFER: usize = 128 << 10;
 
 /// How copies are written, and what can be read.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -67,18 +66,7 @@ impl Codec {
 
     /// Encodes what is written to it, `size` bytes in all.
     pub fn encode<W: Write>(&self, out: W, size: u64) -> io::Result<Encoder<W>> {
-        let level = self.level.unwrap_or_default();
-        Ok(Encoder(match (self.level.is_some(), self.encrypts) {
-            (false, false) => Layers::None(out),
-            (true, false) => Layers::Zstd(compressor(out, level, size)?),
-            (false, true) => Layers::Age(self.encryptor(out)?),
-            (true, true) => Layers::Both(compressor(self.encryptor(out)?, level, size)?),
-        }))
-    }
-
-    fn encryptor<W: Write>(&self, out: W) -> io::Result<StreamWriter<W>> {
-        let recipients = self.recipients.iter().map(Recipient::as_age);
-        Encryptor::with_recipients(recipients).map_err(io::Error::other)?.wrap_output(out)
+        Encoder::new(self, out, size)
     }
 
     /// Decodes a file, as far as its header says that this can be done. `size` are the bytes that have to come of it.
@@ -88,36 +76,17 @@ impl Codec {
         form: Form,
         size: Option<u64>,
     ) -> Result<Decoder<'a>, Error> {
-        let mut layers: Box<dyn Read + Send + 'a> = Box::new(input);
-        if form.is_encrypted() {
-            layers = Box::new(self.decryptor(layers)?);
-        }
-        if form.is_compressed() {
-            layers = Box::new(Frame::new(layers).map_err(Error::of)?);
-        }
-        Ok(Decoder { layers, size, made: 0, ended: false })
+        Decoder::new(self, Box::new(input), form, size)
     }
 
     /// Which of the identities opens a file, by its header; each gets the file anew.
     pub fn opener<R: Read + Send>(&self, file: impl Fn() -> Option<R>) -> Option<Recipient> {
         let opens = |identity: &&Identity| {
-            let alone = Codec { identities: vec![(*identity).clone()], ..Codec::default() };
-            file().is_some_and(|input| alone.decode(input, Form::Encrypted, None).is_ok())
+            file()
+                .is_some_and(|input| decoder::decrypted(BufReader::new(input), std::slice::from_ref(*identity)).is_ok())
         };
         self.identities.iter().find(opens).map(Identity::recipient)
     }
-
-    fn decryptor<R: Read>(&self, input: R) -> Result<StreamReader<BufReader<R>>, Error> {
-        let file = Decryptor::new_buffered(BufReader::with_capacity(BUFFER, input)).map_err(Error::of_age)?;
-        file.decrypt(self.identities.iter().map(Identity::as_age)).map_err(Error::of_age)
-    }
-}
-
-fn compressor<W: Write>(out: W, level: i32, size: u64) -> io::Result<zstd::Encoder<'static, W>> {
-    let mut encoder = zstd::Encoder::new(out, level)?;
-    encoder.include_checksum(true)?;
-    encoder.set_pledged_src_size(Some(size))?;
-    Ok(encoder)
 }
 
 impl Error {
@@ -138,125 +107,6 @@ impl Error {
             DecryptError::UnknownFormat => Error::Damaged("it is an age file of another version".to_owned()),
             _ => Error::Damaged("it is not an age file as it was written".to_owned()),
         }
-    }
-}
-
-/// A copy on its way to the disk. Only what was finished is whole.
-pub struct Encoder<W: Write>(Layers<W>);
-
-enum Layers<W: Write> {
-    None(W),
-    Zstd(zstd::Encoder<'static, W>),
-    Age(StreamWriter<W>),
-    Both(zstd::Encoder<'static, StreamWriter<W>>),
-}
-
-impl<W: Write> Encoder<W> {
-    /// Writes the ends of all layers, and gives back what is beneath them.
-    pub fn finish(self) -> io::Result<W> {
-        match self.0 {
-            Layers::None(out) => Ok(out),
-            Layers::Zstd(out) => out.finish(),
-            Layers::Age(out) => out.finish(),
-            Layers::Both(out) => out.finish()?.finish(),
-        }
-    }
-}
-
-impl<W: Write> Write for Encoder<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &mut self.0 {
-            Layers::None(out) => out.write(bytes),
-            Layers::Zstd(out) => out.write(bytes),
-            Layers::Age(out) => out.write(bytes),
-            Layers::Both(out) => out.write(bytes),
-        }
-    }
-
-    /// Layers hold back what they need, until they are finished.
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// The plain bytes of a copy. The last of a known number is given only once the end of the file was found to be right.
-pub struct Decoder<'a> {
-    layers: Box<dyn Read + Send + 'a>,
-    size: Option<u64>,
-    made: u64,
-    ended: bool,
-}
-
-impl Read for Decoder<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.ended || buffer.is_empty() {
-            return Ok(0);
-        }
-        let read = read(&mut self.layers, buffer)?;
-        self.made += read as u64;
-        match self.size {
-            Some(size) if self.made > size => return Err(damaged("it unfolds to more than was recorded")),
-            Some(size) if self.made < size && read == 0 => return Err(damaged("it unfolds to less than was recorded")),
-            Some(size) if self.made == size && read > 0 => {
-                if self::read(&mut self.layers, &mut [0])? > 0 {
-                    return Err(damaged("it unfolds to more than was recorded"));
-                }
-                self.ended = true;
-            }
-            _ => self.ended = read == 0,
-        }
-        Ok(read)
-    }
-}
-
-fn read(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    loop {
-        match from.read(buffer) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            read => return read,
-        }
-    }
-}
-
-fn damaged(reason: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, reason)
-}
-
-/// One zstd frame, and nothing after it.
-struct Frame<R: Read> {
-    decoder: zstd::stream::read::Decoder<'static, BufReader<R>>,
-    ended: bool,
-}
-
-impl<R: Read> Frame<R> {
-    fn new(input: R) -> io::Result<Self> {
-        let input = BufReader::with_capacity(BUFFER, input);
-        let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?.single_frame();
-        decoder.window_log_max(WINDOW)?;
-        Ok(Self { decoder, ended: false })
-    }
-
-    /// The layer beneath is read to its own end, which age only then looks at.
-    fn assert_end(&mut self) -> io::Result<()> {
-        self.decoder.finish_frame()?;
-        match read(self.decoder.get_mut(), &mut [0])? {
-            0 => Ok(()),
-            _ => Err(damaged("something follows after the end of the zstd frame")),
-        }
-    }
-}
-
-impl<R: Read> Read for Frame<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.ended {
-            return Ok(0);
-        }
-        let read = self.decoder.read(buffer)?;
-        if read == 0 {
-            self.assert_end()?;
-            self.ended = true;
-        }
-        Ok(read)
     }
 }
 

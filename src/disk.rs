@@ -2,6 +2,7 @@
 //! not opened here or anywhere by file calls: that would drop SQLite's locks (see `sqlite`).
 
 pub mod block;
+mod lock;
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -10,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags};
 use rustix::io::Errno;
+
+pub use lock::lock;
 
 /// A file call that failed: what was tried, on which path, and the system's reason.
 #[derive(Debug, thiserror::Error)]

@@ -8,6 +8,7 @@
 //! - Bodies stream: a chunk or two are in memory, whatever the size. Where a store takes bodies only as a whole, they go in parts.
 //! - No secret is in any error, whatever a store or a library says.
 
+mod absence;
 mod download;
 mod error;
 mod folder;
@@ -24,7 +25,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use futures_util::TryStreamExt;
 use futures_util::future::{Either, select};
-use opendal::{ErrorKind, Operator};
+use opendal::Operator;
 use tokio::runtime::{Builder, Runtime};
 
 pub use download::Download;
@@ -276,7 +277,11 @@ impl Remote {
     /// OpenDAL's operator for one call.
     fn operator(&self, call: &Arc<Call>) -> Result<Operator, Error> {
         if let Kind::Folder { root } = &self.shared.place.kind {
-            folder::stand(root)?;
+            let (root, shared) = (root.clone(), Arc::clone(&self.shared));
+            return self.on_disk(move || {
+                folder::stand(&root)?;
+                service::operator(&shared.place, &shared.pace, &shared.line)
+            });
         }
         let mut service = self.shared.service.lock().unwrap_or_else(PoisonError::into_inner);
         let operator = match &*service {
@@ -315,82 +320,6 @@ impl Remote {
         match fault {
             Fault::Known(error) => error,
             Fault::Of(error, verdict) => error::understood(&self.shared.place, key, &error, verdict.as_ref()),
-        }
-    }
-
-    /// Whether the store said that it has no such object; an error if it couldn't be asked what its answer was worth.
-    fn is_surely_absent(&self, fault: &Fault) -> Result<bool, Error> {
-        let Fault::Of(error, verdict) = fault else { return Ok(false) };
-        match (&self.shared.place.kind, verdict) {
-            (Kind::Folder { root }, None) if error.kind() == ErrorKind::NotFound => folder::stand(root).map(|()| true),
-            // Drive's client asks for the name, and this is an empty list of what has it.
-            (Kind::Drive { .. }, None) => Ok(error.kind() == ErrorKind::NotFound),
-            (_, Some(verdict)) => self.says_absent(verdict),
-            _ => Ok(false),
-        }
-    }
-
-    /// What is told when it couldn't be read.
-    fn unread(&self, key: &str, fault: Fault) -> Error {
-        match self.is_surely_absent(&fault) {
-            Ok(true) => error::absent(&error::named(&self.shared.place), key),
-            Ok(false) => self.understood(key, fault),
-            Err(error) => error,
-        }
-    }
-
-    /// Whether an answer says for sure that something isn't there.
-    fn says_absent(&self, verdict: &Verdict) -> Result<bool, Error> {
-        let Verdict::Answered { status, code, .. } = verdict else { return Ok(false) };
-        match (&self.shared.place.kind, status) {
-            (Kind::S3 { .. }, 404) => Ok(code == "NoSuchKey"),
-            (Kind::Dropbox { .. }, 409) => Ok(error::is_missing(code)),
-            (Kind::Webdav { .. }, 404) => self.dav_answers().map(|()| true),
-            _ => Ok(false),
-        }
-    }
-
-    /// OpenDAL takes any 404 for an empty folder, and for an object that was removed before.
-    fn believe(&self, key: &str, verdict: Option<Verdict>) -> Result<(), Error> {
-        match verdict {
-            Some(verdict) if !self.says_absent(&verdict)? => {
-                let error = opendal::Error::new(ErrorKind::Unexpected, "");
-                Err(error::understood(&self.shared.place, key, &error, Some(&verdict)))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Anything may say 404. Only where WebDAV is spoken, here or above, does it mean that nothing is there.
-    fn dav_answers(&self) -> Result<(), Error> {
-        let Kind::Webdav { root, .. } = &self.shared.place.kind else {
-            return Err(Error::Broken(format!(
-                "{} does not answer as it should (404)",
-                error::named(&self.shared.place)
-            )));
-        };
-        let mut above = root.as_str();
-        loop {
-            let call = self.call();
-            let operator = service::above(&self.shared.place, above, &self.shared.pace, &self.shared.line)?;
-            let operator = service::over(operator, &self.shared.place, self.shared.client.as_ref(), &call);
-            let asked = waited(&call, async { operator.lister("/").await?.try_next().await.map(drop) })?;
-            match (asked, call.verdict()) {
-                (Ok(()), None) => return Ok(()),
-                (_, Some(Verdict::Answered { status: 401, .. }))
-                | (Err(_), None | Some(Verdict::Failed(_) | Verdict::Cancelled)) => {
-                    let error = opendal::Error::new(ErrorKind::Unexpected, "");
-                    return Err(error::understood(&self.shared.place, above, &error, call.verdict().as_ref()));
-                }
-                _ if above == "/" => {
-                    let store = error::named(&self.shared.place);
-                    return Err(Error::Broken(format!("nothing at {store} speaks WebDAV (404); look at the URL")));
-                }
-                _ => {
-                    above =
-                        above.rsplit_once('/').map(|(above, _)| above).filter(|above| !above.is_empty()).unwrap_or("/")
-                }
-            }
         }
     }
 

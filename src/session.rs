@@ -11,7 +11,6 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
-use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -197,7 +196,7 @@ fn key(root: &Path) -> Result<String, Error> {
 fn lock(root: &Path) -> Result<File, disk::Error> {
     let path = root.join(LOCK);
     let file = disk::open_shared(&path)?;
-    rustix::fs::flock(&file, FlockOperation::LockExclusive).to("lock", &path)?;
+    disk::lock(&file, &path)?;
     Ok(file)
 }
 

@@ -1,3 +1,6 @@
+use std::io::Write;
+
+use super::stages::{Stage, Stages};
 use super::*;
 use crate::clock::Clock;
 
@@ -172,20 +175,86 @@ fn only_its_own_identity_opens_it() {
 
 #[test]
 fn a_failing_disk_is_no_damage() {
-    struct Failing<'a>(&'a [u8]);
-    impl Read for Failing<'_> {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            if self.0.is_empty() { Err(io::Error::from_raw_os_error(5)) } else { self.0.read(buffer) }
-        }
-    }
     for codec in all() {
         let file = encoded(&codec, &plain(300_000));
         for part in [0, 10, 1000, file.len() / 2] {
-            let decoded = codec.decode(Failing(&file[..part]), codec.form(), Some(300_000));
+            let decoded = codec.decode(Failing { bytes: &file[..part], failed: false }, codec.form(), Some(300_000));
             let failed = decoded.and_then(|mut it| it.read_to_end(&mut Vec::new()).map_err(Error::of));
             assert!(matches!(failed, Err(Error::Unread(_))), "{:?} {part}", codec.form());
         }
     }
+}
+
+/// Fails once, and would then go on with something else.
+struct Failing<'a> {
+    bytes: &'a [u8],
+    failed: bool,
+}
+
+impl Read for Failing<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        assert!(!self.failed, "it is read on after an error");
+        self.failed = self.bytes.is_empty();
+        if self.failed { Err(io::Error::from_raw_os_error(5)) } else { self.bytes.read(buffer) }
+    }
+}
+
+#[test]
+fn what_was_made_before_an_error_comes_first() {
+    for codec in all() {
+        let (bytes, size) = (plain(3 << 20), 3 << 20);
+        let file = encoded(&codec, &bytes);
+        let mut made = Vec::new();
+        let half = Failing { bytes: &file[..file.len() / 2], failed: false };
+        let error = codec.decode(half, codec.form(), Some(size)).unwrap().read_to_end(&mut made).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(5), "{:?}", codec.form());
+        // But for what the last chunk and the last block would have given.
+        assert!(made.len() > 1 << 20 && bytes.starts_with(&made), "{:?} {}", codec.form(), made.len());
+    }
+}
+
+/// Nothing is waited for that nobody will give or take.
+#[test]
+fn a_decoder_can_be_dropped_at_any_time() {
+    for codec in all() {
+        let size = 5 << 20;
+        let file = encoded(&codec, &plain(size));
+        for part in [0, 1, 100_000, 300_000, 3 << 20, size] {
+            let mut decoder = codec.decode(&file[..], codec.form(), Some(size as u64)).unwrap();
+            decoder.read_exact(&mut vec![0; part]).unwrap();
+            // Its threads fill all that they may.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            drop(decoder);
+        }
+    }
+}
+
+/// A thread that goes down takes nobody with it, and what it was to make doesn't pass for whole.
+#[test]
+fn a_stage_that_breaks_off_is_an_error() {
+    struct Breaks;
+    impl Read for Breaks {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            panic!("on purpose")
+        }
+    }
+    fn goes() -> Stage {
+        Box::new(|inlet| Ok(Box::new(inlet)))
+    }
+    fn breaks() -> Stage {
+        Box::new(|_| Ok(Box::new(Breaks)))
+    }
+    fn cannot() -> Stage {
+        Box::new(|_| panic!("on purpose"))
+    }
+    for stages in [vec![breaks()], vec![goes(), breaks()], vec![breaks(), goes()], vec![cannot(), goes()]] {
+        let ended = Stages::begin(&[7; 1 << 20][..], stages).map_err(|error| error.to_string());
+        let error = ended.and_then(|mut it| it.read_to_end(&mut Vec::new()).map_err(|error| error.to_string()));
+        assert!(error.unwrap_err().contains("broke off"));
+    }
+    let mut all = Vec::new();
+    Stages::begin(&[7; 3 << 20][..], vec![goes(), goes()]).unwrap().read_to_end(&mut all).unwrap();
+    assert!(all == [7; 3 << 20]);
 }
 
 #[test]

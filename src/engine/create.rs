@@ -196,6 +196,7 @@ impl Session<'_> {
             lock_timeout: config.lock_timeout,
             rollback_hold: care.rollback_hold,
             corrupt_too: care.corrupt_too,
+            corrupt_as_partial: config.codec.encrypts,
         };
         let control = self.call.control.also(self.permit.noting());
         let mut snapshot = snapshot::take(&sources, targets, &options, &engine.clock, &control);

@@ -122,19 +122,23 @@ impl Session<'_> {
     }
 
     /// A copy of corrupt data that was kept for a look, in the form in which copies are to lie. Gives its name; where that
-    /// can't be done it is not kept plain where copies have to be encrypted.
+    /// can't be done it is not kept plain where copies have to be encrypted. There it is a partial until then, which recovery
+    /// removes after a crash.
     pub(super) fn encode_corrupt(&self, name: &DatabaseName, kept: String) -> Option<String> {
         let (codec, store) = (&self.engine.config.codec, &self.engine.store);
         if codec.form() == Form::Plain {
             return Some(kept);
         }
         let plain = store.root().join(&kept);
+        let plain = if codec.encrypts { disk::partial_path(&plain) } else { plain };
         let encoded = self.encode_file(name, &plain, &store.corrupt_path(&kept, codec.form()));
         if let Err(error) = &encoded {
             tracing::warn!(%error, "the corrupt copy is not kept in the form that is configured");
         }
-        if encoded.is_ok() || codec.encrypts {
-            let _ = disk::remove(&plain);
+        if (encoded.is_ok() || codec.encrypts)
+            && let Err(error) = disk::remove(&plain)
+        {
+            tracing::warn!(%error, "a plain copy of corrupt data is still there");
         }
         match encoded {
             Ok(file) => Some(file),

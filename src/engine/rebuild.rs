@@ -24,7 +24,7 @@ use crate::disk;
 use crate::disk::block::Direct;
 use crate::sqlite::check::{self, Verdict};
 use crate::sqlite::pages::{Content, read_back};
-use crate::sqlite::{open_finished, situation, snapshot};
+use crate::sqlite::{self, open_finished, situation, snapshot};
 
 use files::{Files, in_order, sets, twins};
 
@@ -147,8 +147,9 @@ impl Session<'_> {
             }
             match self.remade(&id, &names, memory) {
                 Ok(backup) => self.catalog.backups.push(backup),
-                Err(Error::Sqlite(crate::sqlite::Error::Cancelled)) => {
-                    return Err(crate::sqlite::Error::Cancelled.into());
+                // That says nothing of the backup: no catalog without it.
+                Err(error) if error.is_full() || matches!(error, Error::Sqlite(sqlite::Error::Cancelled)) => {
+                    return Err(error);
                 }
                 Err(error) => left_out.push(format!("{id}: {error}")),
             }
@@ -316,12 +317,6 @@ impl Session<'_> {
         let told = memory.created.values().filter_map(sequence).max();
         let above = memory.catalogs.iter().map(highest).max().max(told).unwrap_or(0);
         self.catalog.last_sequence = above;
-        // Those that a catalog still tells keep theirs: replicas know them by it.
-        let is_told = |backup: &Backup| memory.known(&backup.id).is_some();
-        let told: BTreeSet<u64> = self.catalog.backups.iter().map(|backup| backup.sequence).collect();
-        if self.catalog.backups.iter().all(is_told) && told.len() == self.catalog.backups.len() {
-            return self.catalog.backups.sort_by_key(|backup| backup.sequence);
-        }
         self.catalog.backups = in_order(std::mem::take(&mut self.catalog.backups));
         for (sequence, backup) in (above + 1..).zip(&mut self.catalog.backups) {
             backup.sequence = sequence;

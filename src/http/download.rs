@@ -17,10 +17,10 @@ use sha2::{Digest, Sha256};
 use super::admit::Superuser;
 use super::openapi;
 use super::problem::{self, Problem};
-use super::stream::{Announced, Part, Slice, Stream};
+use super::stream::{Announced, Part, Slice, Stream, is_damage};
 use super::{State, id};
 use crate::backup::{Backup, DatabaseName, Form};
-use crate::engine::{Actor, Handed, Handout, Leaves, SUMS, tar_header};
+use crate::engine::{self, Actor, Handed, Handout, Leaves, SUMS, tar_header};
 
 const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 /// A tar's header, and the unit that its parts are filled up to.
@@ -192,6 +192,7 @@ impl Answer {
                 Ok((handout, leaving))
             })
             .await?;
+        let id = handout.backup.id;
         let parts = body_parts(handout, parts);
         let ended = Box::new(move |sent, broken| {
             if let Some(leaving) = leaving {
@@ -199,7 +200,11 @@ impl Answer {
             }
             drop(slot);
         });
-        Ok(self.response.body(Stream::new(parts, ended)))
+        match Stream::begun(parts, ended).await {
+            Ok(body) => Ok(self.response.body(body)),
+            Err(error) if is_damage(&error) => Err(engine::Error::Damaged { id, reason: error.to_string() }.into()),
+            Err(error) => Err(Problem::internal(&error)),
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Bodies of downloads: parts of files and of memory, one after the other, in bounded memory. Files are read on blocking
 //! threads, one block ahead of what is being sent, and only as fast as the client takes it. A whole file is compared with
 //! its checksum on the way: if it differs, the last block is held back and the connection broken, so that nobody takes a
-//! damaged copy for a whole one. What is decoded on its way is decoded from its start, also for a range: what comes before that
+//! damaged copy for a whole one. The first block is waited for before anything is answered: what is found damaged by then is
+//! answered as such. What is decoded on its way is decoded from its start, also for a range: what comes before that
 //! is thrown away, a bounded part at each visit to a blocking thread.
 
 use std::collections::VecDeque;
@@ -169,28 +170,59 @@ pub struct Stream {
     /// What is being sent, and how much of it was.
     block: Bytes,
     taken: usize,
-    reading: Option<JoinHandle<Read>>,
+    reading: Option<Reading>,
     ended: Option<Ended>,
 }
 
+/// The next block.
+enum Reading {
+    UnderWay(JoinHandle<Read>),
+    Done(Read),
+}
+
 impl Stream {
-    /// A body of these parts, none of them empty.
-    pub fn new(parts: Vec<Part>, ended: Ended) -> Self {
+    /// A body of these parts, none of them empty, once the first block of the first file is there. If it can't be had, that
+    /// is how the body has ended.
+    pub async fn begun(parts: Vec<Part>, ended: Ended) -> io::Result<Self> {
         let size = parts.iter().map(Part::size).sum();
-        let reading = Some(read_ahead(parts.into(), BytesMut::new()));
-        Self { size, sent: 0, broken: None, block: Bytes::new(), taken: 0, reading, ended: Some(ended) }
+        let mut parts = VecDeque::from(parts);
+        let block = match parts.pop_front_if(|part| matches!(part, Part::Bytes(_))) {
+            Some(Part::Bytes(bytes)) => bytes,
+            _ => Bytes::new(),
+        };
+        let reading = Some(read_ahead(parts, BytesMut::new()));
+        let mut body = Self { size, sent: 0, broken: None, block, taken: 0, reading, ended: Some(ended) };
+        while let Some(Reading::UnderWay(reading)) = &mut body.reading {
+            let (parts, block) = reading.await.map_err(io::Error::other)?;
+            let block = block.inspect_err(|error| body.breaks(error))?;
+            body.reading = Some(match block.is_empty() && !parts.is_empty() {
+                true => read_ahead(parts, block.try_into_mut().unwrap_or_default()),
+                false => Reading::Done((parts, Ok(block))),
+            });
+        }
+        Ok(body)
+    }
+
+    fn breaks(&mut self, error: &io::Error) {
+        tracing::error!(%error, "a download was broken off");
+        self.broken = Some(broken(error));
     }
 
     /// Goes on to the block that was read ahead, and has the one after it read into the memory of the last.
     fn poll_block(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(reading) = &mut self.reading else { return Poll::Ready(Ok(())) };
-        let read = ready!(Pin::new(reading).poll(context));
-        self.reading = None;
-        let (parts, block) = read.map_err(io::Error::other)?;
-        let block = block.inspect_err(|error| {
-            tracing::error!(%error, "a download was broken off");
-            self.broken = Some(broken(error));
-        })?;
+        let read = match self.reading.take() {
+            None => return Poll::Ready(Ok(())),
+            Some(Reading::Done(read)) => read,
+            Some(Reading::UnderWay(mut reading)) => match Pin::new(&mut reading).poll(context) {
+                Poll::Ready(read) => read.map_err(io::Error::other)?,
+                Poll::Pending => {
+                    self.reading = Some(Reading::UnderWay(reading));
+                    return Poll::Pending;
+                }
+            },
+        };
+        let (parts, block) = read;
+        let block = block.inspect_err(|error| self.breaks(error))?;
         let sent = std::mem::replace(&mut self.block, block);
         self.taken = 0;
         if !parts.is_empty() {
@@ -221,21 +253,23 @@ fn damaged(reason: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, reason)
 }
 
+/// Whether it tells of the copy, and not of what was in the way of reading it.
+pub fn is_damage(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::InvalidData
+}
+
 fn broken(error: &io::Error) -> Broken {
-    match error.kind() {
-        io::ErrorKind::InvalidData => Broken::Damaged(error.to_string()),
-        _ => Broken::Unread(error.to_string()),
-    }
+    if is_damage(error) { Broken::Damaged(error.to_string()) } else { Broken::Unread(error.to_string()) }
 }
 
 /// What is left to be read, and the block that was.
 type Read = (VecDeque<Part>, io::Result<Bytes>);
 
-fn read_ahead(mut parts: VecDeque<Part>, memory: BytesMut) -> JoinHandle<Read> {
-    spawn_blocking(move || {
+fn read_ahead(mut parts: VecDeque<Part>, memory: BytesMut) -> Reading {
+    Reading::UnderWay(spawn_blocking(move || {
         let block = next(&mut parts, memory);
         (parts, block)
-    })
+    }))
 }
 
 fn next(parts: &mut VecDeque<Part>, memory: BytesMut) -> io::Result<Bytes> {

@@ -45,6 +45,8 @@ pub struct Options {
     pub rollback_hold: Duration,
     /// A copy of corrupt data is a copy all the same; its report tells.
     pub corrupt_too: bool,
+    /// Otherwise it is kept as a partial of the name that is told: it may not lie there as it is.
+    pub corrupt_as_partial: bool,
 }
 
 /// What a snapshot gave.
@@ -368,8 +370,9 @@ fn judged(copied: Copied, content: Content, report: Report, options: &Options) -
     }
     if let Verdict::Corrupt(findings) = report.verdict {
         // That the data is corrupt counts, whether or not a copy of it can be kept.
-        let kept =
-            keep_corrupt(target).inspect_err(|error| tracing::warn!(%error, "the corrupt copy is not kept")).ok();
+        let kept = keep_corrupt(target, options)
+            .inspect_err(|error| tracing::warn!(%error, "the corrupt copy is not kept"))
+            .ok();
         return Err(Error::Corrupt { name, findings, kept });
     }
     opens_as(&name, &target, &facts)?;
@@ -407,10 +410,10 @@ fn opens_as(name: &DatabaseName, target: &Partial, pinned: &Facts) -> Result<(),
 }
 
 /// A copy that failed its check gets a name that no backup has. Says which.
-fn keep_corrupt(target: Partial) -> Result<String, Error> {
+fn keep_corrupt(target: Partial, options: &Options) -> Result<String, Error> {
     target.sync()?;
     let path = corrupt_name(target.target());
-    target.publish_as(&path)?;
+    target.publish_as(&if options.corrupt_as_partial { disk::partial_path(&path) } else { path.clone() })?;
     disk::sync_dir(disk::parent(&path))?;
     let tier = disk::parent(&path).file_name().unwrap_or_default();
     Ok(format!("{}/{}", tier.to_string_lossy(), path.file_name().unwrap_or_default().to_string_lossy()))

@@ -96,6 +96,14 @@ fn a_disk_that_fills_up_costs_no_older_backup_and_leaves_nothing_plain() {
     let backup = disk.place.create();
     disk.place.ok(&["verify", id(&backup)]);
     disk.place.assert_whole();
+    // A rebuild that has no room to look into a copy leaves it in the catalog.
+    let before = disk.place.list();
+    disk.fill();
+    disk.place.run(&["catalog", "rebuild"]).refused(1, &["full"]);
+    assert_eq!(disk.place.list(), before);
+    disk.empty();
+    assert_eq!(disk.place.json(&["catalog", "rebuild"])["backups"].as_array().unwrap().len(), before.len());
+    disk.place.assert_whole();
 }
 
 /// An app that writes without pause loses nothing and gets no error, while it is backed up, restored and given back.
@@ -156,30 +164,44 @@ fn what_came_since_the_snapshot_is_in_the_pre_restore_backup() {
     assert_eq!(commits, 1, "never stopped between the snapshot and the locks");
 }
 
+/// Runs it, in no more than 64 MiB.
+fn ran(place: &Place, args: &[&str]) {
+    let mut child = place.command(args).stdout(Stdio::null()).spawn().unwrap();
+    let mut most = 0;
+    while child.try_wait().unwrap().is_none() {
+        most = most.max(peak(child.id()).unwrap_or(0));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(child.wait().unwrap().success(), "{args:?}");
+    println!("{args:?}: {} MB of memory", most >> 20);
+    assert!(most < 64 << 20, "{args:?}: {most} bytes of memory");
+}
+
 /// Memory is that of the codec, whatever the size of the database.
 #[test]
 fn a_large_database_takes_little_memory() {
     let mut place = Place::of_form(true, true);
     place.fill(300);
     place.set("BACKUP_RESTORE_HOLD", "1m");
-    let ran = |args: &[&str]| {
-        let mut child = place.command(args).stdout(Stdio::null()).spawn().unwrap();
-        let mut most = 0;
-        while child.try_wait().unwrap().is_none() {
-            most = most.max(peak(child.id()).unwrap_or(0));
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        assert!(child.wait().unwrap().success(), "{args:?}");
-        println!("{args:?}: {} MB of memory", most >> 20);
-        assert!(most < 64 << 20, "{args:?}: {most} bytes of memory");
-    };
-    ran(&["create"]);
+    ran(&place, &["create"]);
     let backup = place.list().remove(0);
     assert!(backup["databases"]["attendance"]["size"].as_u64().unwrap() > 300_000_000);
-    ran(&["verify", id(&backup)]);
+    ran(&place, &["verify", id(&backup)]);
     place.sql("attendance", "DELETE FROM blobs WHERE rowid % 2 = 0");
     let out = place.path("out").display().to_string();
-    ran(&["download", id(&backup), "--database", "attendance", "-o", &out]);
-    ran(&["restore", id(&backup), "--confirm", id(&backup)]);
+    ran(&place, &["download", id(&backup), "--database", "attendance", "-o", &out]);
+    ran(&place, &["restore", id(&backup), "--confirm", id(&backup)]);
     assert_eq!(place.sql("attendance", "SELECT count(*) FROM blobs"), "600");
+}
+
+/// And whatever the level: of those that have the largest tables for what they do, and the most threads.
+#[test]
+fn no_level_takes_much_memory() {
+    let mut place = Place::of_form(true, true);
+    place.fill(20);
+    for level in ["8", "9", "10", "19"] {
+        place.set("BACKUP_COMPRESSION_LEVEL", level);
+        ran(&place, &["create"]);
+        ran(&place, &["verify", place.ids()[0].as_str()]);
+    }
 }

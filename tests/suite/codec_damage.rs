@@ -1,13 +1,15 @@
 //! Encoded copies that are damaged, and copies that no identity at hand opens: said clearly, and the live data untouched
 //! [P4, P8].
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
 use crate::client::Server;
-use crate::forms::{FORMS, IDENTITY};
+use crate::forms::{FORMS, IDENTITY, bytes_of, decode, holds};
 use crate::harness::{Place, Run, sha256, tree};
+use crate::inject::Spot;
 use crate::restore_app::{id, restore};
 
 /// What is left of it for whoever restores: nothing, and the live data is as it was.
@@ -281,9 +283,8 @@ fn a_second_form_of_a_copy_is_told_and_left_alone() {
     place.assert_whole();
 }
 
-/// Data that failed its check is kept for a look, and in no other form than backups are.
-#[test]
-fn a_copy_of_corrupt_data_is_encrypted_too() {
+/// Encrypts, and its live data is corrupt.
+fn corrupt() -> Place {
     let place = Place::of_form(true, true);
     place.sql("attendance", "CREATE TABLE t (a); INSERT INTO t VALUES (randomblob(100000))");
     place.sql("attendance", "PRAGMA wal_checkpoint(TRUNCATE)");
@@ -291,14 +292,43 @@ fn a_copy_of_corrupt_data_is_encrypted_too() {
     // The page of `people`: its cells point nowhere.
     bytes[4096..4196].fill(0xAA);
     std::fs::write(place.live("attendance"), bytes).unwrap();
+    place
+}
+
+/// Whenever the machine dies, the next operation leaves nothing plain of it.
+#[test]
+fn a_crash_leaves_no_plain_copy_of_corrupt_data() {
+    let place = corrupt();
+    let (mut killed, mut kept) = (0, 0);
+    for call in ["renameat2", "fsync", "unlink"] {
+        for n in 1.. {
+            let twin = place.twin();
+            let mut create = twin.faulty(&Spot::anywhere(call), &format!("signal=KILL:when={n}"), &["create"]);
+            if create.output().unwrap().status.signal() != Some(9) {
+                break;
+            }
+            killed += 1;
+            twin.ok(&["config", "--set", "retention.daily=6"]);
+            assert!(!holds(&bytes_of(&twin), "SQLite format 3"), "{call} {n}: {:?}", tree(&twin.backups()));
+            kept += tree(&twin.backups()).iter().filter(|it| it.0.ends_with(".corrupt.zst.age")).count();
+            twin.assert_whole();
+        }
+    }
+    assert!(killed > 5 && kept > 0 && kept < killed, "{killed} {kept}");
+}
+
+/// Data that failed its check is kept for a look, and in no other form than backups are.
+#[test]
+fn a_copy_of_corrupt_data_is_encrypted_too() {
+    let place = corrupt();
     for _ in 0..2 {
         place.run(&["create"]).refused(1, &["is corrupt", ".corrupt.zst.age"]);
     }
     let kept: Vec<_> = tree(&place.backups()).into_iter().map(|it| it.0).filter(|it| it.contains("corrupt")).collect();
     assert!(kept.len() == 2 && kept.iter().all(|file| file.ends_with(".corrupt.zst.age")), "{kept:?}");
     assert!(place.warnings().contains(&"corrupt-copies".to_owned()), "{:?}", place.warnings());
-    assert!(!crate::forms::holds(&crate::forms::bytes_of(&place), "SQLite format 3"));
-    crate::forms::decode(&place.backups().join(&kept[0]), "db.zst.age", &place.path(IDENTITY), &place.path("look"));
+    assert!(!holds(&bytes_of(&place), "SQLite format 3"));
+    decode(&place.backups().join(&kept[0]), "db.zst.age", &place.path(IDENTITY), &place.path("look"));
     assert!(std::fs::read(place.path("look")).unwrap().starts_with(b"SQLite format 3"));
     place.assert_whole();
 }

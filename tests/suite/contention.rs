@@ -1,13 +1,14 @@
 //! Many at once: one operation at a time, the others hear who it is or wait; readers are never in the way; whoever is
 //! told to stop leaves nothing behind.
 
-use std::process::{Child, Stdio};
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::harness::{Place, Run, traces};
+use crate::harness::{Place, Run, kill, traces};
 use crate::inject::Spot;
 
 /// Larger than what fits between two looks at how far it is.
@@ -262,6 +263,25 @@ fn kill_9_of_the_holder_lets_go_at_once() {
     let lines = place.audit();
     assert!(lines.iter().any(|line| line["code"] == "interrupted" && line["ok"] == false));
     assert_eq!(place.list().len(), 1);
+    place.assert_whole();
+}
+
+/// It can't be recorded then: what changes or deletes is refused, and backups go on [P10].
+#[test]
+fn a_stopped_process_that_holds_the_audit_log_stops_nobody_else() {
+    let place = Place::new();
+    let id = place.create()["id"].as_str().unwrap().to_owned();
+    let source = "import fcntl, os, signal, sys\nlog = open(sys.argv[1], 'a')\nfcntl.flock(log, fcntl.LOCK_EX)\n\
+                  print('held', flush=True)\nos.kill(os.getpid(), signal.SIGSTOP)";
+    let mut python = Command::new("python3");
+    python.args(["-c", source]).arg(place.backups().join("audit.jsonl")).stdout(Stdio::piped());
+    let mut holder = python.spawn().unwrap();
+    BufReader::new(holder.stdout.as_mut().unwrap()).read_line(&mut String::new()).unwrap();
+    let process = format!("process {} has held it", holder.id());
+    place.run(&["pin", &id]).refused(1, &["audit log", &process, "kill -CONT", "try again"]);
+    place.create();
+    kill(&mut holder);
+    place.ok(&["pin", &id]);
     place.assert_whole();
 }
 

@@ -305,7 +305,8 @@ impl Read for Unbuffered<'_> {
 #[test]
 fn a_damaged_copy_is_never_delivered_whole() {
     let place = Place::new();
-    place.fill(1);
+    // Longer than what is read before anything is answered.
+    place.fill(3);
     let library = Library::of(place);
     let path = library.place.copy(&library.backup, "attendance");
     let whole = library.bytes("attendance");
@@ -339,4 +340,9 @@ fn a_damaged_copy_is_never_delivered_whole() {
     assert!(library.get("attendance").send().body == whole);
     library.outcome(count + 1);
     assert_eq!(library.server.get("/api/backup/status").ok()["lastFailure"], Value::Null);
+    let small = Library::new();
+    flip(&small.place.copy(&small.backup, "attendance"), 5000);
+    let said = small.get("attendance").send().problem(422, "damaged");
+    assert!(said.contains("other bytes than were recorded"), "{said}");
+    small.tar().send().problem(422, "damaged");
 }

@@ -208,8 +208,9 @@ impl Place {
             if file == ".audit-reserve" {
                 assert!(self.backups().join(&file).metadata().unwrap().blocks() > 0, "the reserve is a mere name");
             }
-            // What is known of replicas isn't a copy.
-            if !is_dir && file.contains('/') && !file.starts_with("replicas/") && !named.contains(&file) {
+            // What is known of replicas is no backup.
+            let is_known = file.starts_with("replicas/");
+            if !is_dir && file.contains('/') && !is_known && !named.contains(&file) {
                 unnamed.insert(file);
             }
         }

@@ -385,11 +385,12 @@ impl Writable<'_> {
         let (bytes, origin) = (held.size(), held.origin);
         // What was found of the one that is replaced is nothing of this one.
         self.state.found_damaged.remove(&origin);
-        let mut backups = self.marked(&[]);
-        backups.retain(|other| other.origin != origin);
+        let (replaced, mut backups): (Vec<Held>, Vec<Held>) =
+            self.marked(&[]).into_iter().partition(|other| other.origin == origin);
         name_apart(&mut backups, &held);
         backups.push(held);
         self.write(backups)?;
+        self.remove_objects(&replaced)?;
         tracing::debug!(replica = %self.name, id = %sending.id, bytes, "sent and read back");
         Ok(Some(bytes))
     }
@@ -403,12 +404,15 @@ impl Writable<'_> {
         if staying != self.site.backups() || self.is_others {
             self.write(staying)?;
         }
-        for held in gone {
-            done.dropped.extend(going.get(&held.origin));
-            for key in held.keys() {
-                self.hold(false)?;
-                self.site.link.at(self.site.link.remote.delete(&key))?;
-            }
+        done.dropped.extend(gone.iter().filter_map(|held| going.get(&held.origin)));
+        self.remove_objects(&gone)
+    }
+
+    /// The objects of what the catalog doesn't name any more.
+    fn remove_objects(&mut self, of: &[Held]) -> Result<(), Error> {
+        for key in of.iter().flat_map(Held::keys) {
+            self.hold(false)?;
+            self.site.link.at(self.site.link.remote.delete(&key))?;
         }
         Ok(())
     }

@@ -107,12 +107,8 @@ fn what_passes_is_told_as_such() {
     for (number, address) in places.into_iter().enumerate() {
         let began = Instant::now();
         let remote = s3(address, Duration::from_millis(200));
-        // Each of them once.
-        let failures = if number == 0 {
-            all(&remote).to_vec()
-        } else {
-            vec![remote.put("a", b"1").unwrap_err(), remote.get("a", 9).unwrap_err()]
-        };
+        // All calls once.
+        let failures = if number == 0 { all(&remote).to_vec() } else { vec![remote.get("a", 9).unwrap_err()] };
         for failure in failures {
             assert_eq!(failure.code(), "replica-unreachable", "{number}: {failure}");
             assert!(failure.is_temporary() && told(&failure).contains("tried again later"), "{number}: {failure}");
@@ -157,6 +153,9 @@ fn a_stranger_is_not_taken_for_a_store() {
     for failure in failures {
         assert!(told(&failure).contains("speaks WebDAV"), "{failure}");
     }
+    // Where the answer can't be had, nothing is believed.
+    let busy = serve(|request| Answer::Whole(if request.method == "PROPFIND" { 503 } else { 404 }, Vec::new()));
+    assert_eq!(webdav(busy).get("a", 9).unwrap_err().code(), "replica-unreachable");
     let refused = webdav(always(Answer::Whole(401, Vec::new())));
     for failure in
         [refused.get("a", 9).unwrap_err(), refused.list("").unwrap_err(), refused.put("a", b"1").unwrap_err()]
@@ -266,6 +265,9 @@ fn a_limit_on_the_line_is_no_standstill() {
     let took = began.elapsed().as_secs_f64();
     assert!((2.2..4.0).contains(&took), "160 KiB at 64 KiB/s took {took} s");
 
+    // Each piece takes longer than the time-out.
+    remote(Some(1 << 10)).put("a", &[7; 3 << 10]).unwrap();
+
     let content = vec![b'x'; 160 << 10];
     let given = content.clone();
     let address = serve(move |_| Answer::Whole(200, given.clone()));
@@ -300,6 +302,19 @@ fn a_reader_may_take_its_time() {
     std::thread::sleep(Duration::from_millis(700));
     download.read_to_end(&mut read).unwrap();
     assert!(read == content && *asked.lock().unwrap() == 1);
+}
+
+/// Asked for the rest, it sends all of it again: what was there already must not come twice.
+#[test]
+fn a_store_that_begins_again_is_not_believed() {
+    let content = vec![7; 100_000];
+    let first = Mutex::new(true);
+    let address = serve(move |_| {
+        let is_first = std::mem::take(&mut *first.lock().unwrap());
+        if is_first { Answer::Cut(200, content[..50_000].to_vec()) } else { Answer::Whole(200, content.clone()) }
+    });
+    let failure = s3(address, PATIENCE).get("a", 1_000_000).unwrap_err();
+    assert!(failure.to_string().contains("begins again from the start"), "{failure}");
 }
 
 /// A body that comes drop by drop ends too.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Response, StatusCode, Version, header};
+use http::{Response, StatusCode, header};
 use opendal::{ErrorKind, HttpBody};
 use serde_json::Value;
 
@@ -85,9 +85,7 @@ fn is_later(verdict: &Verdict) -> bool {
 
 /// Answers after which one could take something for what it isn't.
 fn misfit(asked: &Asked, response: &reqwest::Response) -> Option<&'static str> {
-    let is_open_ended = response.version() < Version::HTTP_2
-        && !response.headers().contains_key(header::CONTENT_LENGTH)
-        && !response.headers().contains_key(header::TRANSFER_ENCODING);
+    let is_open_ended = !response.headers().contains_key(header::CONTENT_LENGTH);
     if asked.reads && asked.from_the_middle && response.status() != StatusCode::PARTIAL_CONTENT {
         Some("begins again from the start when asked to go on")
     } else if asked.reads && is_open_ended {

@@ -151,7 +151,13 @@ fn what_came_since_the_snapshot_is_in_the_copy_and_hides_no_page() {
         let (control, target) = (Control::default(), scene.copy.with_file_name("snapshot.db"));
         let targets = [Target::open(&scene.live, WAIT, &control).unwrap()];
         targets[0].watch(WAIT, &control).unwrap();
-        let options = Options { check: CheckKind::Quick, lock_timeout: WAIT, rollback_hold: WAIT, corrupt_too: false };
+        let options = Options {
+            check: CheckKind::Quick,
+            lock_timeout: WAIT,
+            rollback_hold: WAIT,
+            corrupt_too: false,
+            corrupt_as_partial: false,
+        };
         let partials = vec![Partial::create(&target).unwrap()];
         let mut snapshot =
             take(std::slice::from_ref(&scene.live), partials, &options, &Clock::system(), &control).unwrap();

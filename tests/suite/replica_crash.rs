@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::client::Server;
 use crate::fault::{Fault, When};
@@ -46,6 +46,13 @@ fn killed(place: &Place, proxy: &Proxy, at: At, n: usize, args: &[&str]) -> bool
     status.code().is_none()
 }
 
+/// Ended when it was about to give the lease back, and with nothing to do since: it ends by itself.
+fn end_lease(store: &Store, done: &Value) {
+    if done["sent"] == json!([]) && !store.objects.keys_with("lease").is_empty() {
+        std::fs::remove_file(store.objects.path("lease.json")).unwrap();
+    }
+}
+
 /// As the kill left it, and after the next push. Says whether what was to be sent is already named.
 fn recovers(place: &Place, store: &Store) -> bool {
     store.objects.assert_true();
@@ -53,10 +60,7 @@ fn recovers(place: &Place, store: &Store) -> bool {
     let newest = place.ids().remove(0);
     assert!(told(place)["lastError"].is_null(), "an end is no failure");
     let done = place.json(&PUSH);
-    if done["sent"] == json!([]) && store.objects.keys_with("lease").len() == 1 {
-        // Ended when it was about to give it back; it ends by itself.
-        std::fs::remove_file(store.objects.path("lease.json")).unwrap();
-    }
+    end_lease(store, &done);
     store.objects.assert_complete(place);
     let named_now: Vec<_> = store.objects.held().iter().flat_map(objects_of).map(|(key, _)| key).collect();
     for orphan in orphans {
@@ -109,7 +113,8 @@ fn the_making_good_of_what_was_lost() {
             let lost = store.objects.keys_with("auth.db").remove(0);
             std::fs::remove_file(store.objects.path(&lost)).unwrap();
             let killed = killed(&place, &proxy, at, n, &PUSH);
-            place.ok(&PUSH);
+            let done = place.json(&PUSH);
+            end_lease(&store, &done);
             store.objects.assert_complete(&place);
             drop(context);
             if !killed {
@@ -254,8 +259,9 @@ fn a_server_goes_on_when_it_comes_back() {
         let context = Context(format!("ended at {at:?} {}", round + 1));
         let server = Server::start(&place);
         let pid = rustix::process::Pid::from_raw(i32::try_from(server.child.id()).unwrap());
-        let kill =
-            move |_: &str| drop(pid.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL)));
+        let kill = move |_: &str| {
+            let _ = pid.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL));
+        };
         proxy.spoil(
             When::any().from(round + 1).once(),
             if at == At::Request { Fault::in_place(kill) } else { Fault::after(kill) },

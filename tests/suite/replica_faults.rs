@@ -6,7 +6,7 @@ use crate::fault::{Fault, Reply, When};
 use crate::harness::Place;
 use crate::objects::Objects;
 use crate::proxy::Proxy;
-use crate::replica_scene::{Wrongs, another, last_error, push, pushes, with_replica};
+use crate::replica_scene::{PUSH, Wrongs, another, last_error, push, pushes, with_replica};
 use crate::scene::Context;
 use crate::stores::Store;
 
@@ -43,6 +43,7 @@ fn passing(down: u64) -> Vec<Case> {
         case("the reading back is reset", back(), Fault::ResetDown(down), UNREACHABLE),
         case("the reading back is cut short", back(), Fault::CutDown(down), UNREACHABLE),
         case("the listing is cut short", listing(), Fault::CutDown(50), UNREACHABLE),
+        case("the listing is reset", listing(), Fault::ResetDown(down.min(50)), UNREACHABLE),
         case("500", data(), Fault::error(500, "InternalError"), UNREACHABLE),
         case("503 for the data", data(), Fault::error(503, "SlowDown"), UNREACHABLE),
         case("503 for the catalog", catalog(), Fault::error(503, "SlowDown"), UNREACHABLE),
@@ -163,7 +164,7 @@ fn what_is_delivered_twice_is_there_once() {
 #[test]
 fn a_200_may_mean_an_error() {
     let (place, store, proxy) = scene();
-    place.fill(20);
+    place.sql("attendance", "INSERT INTO blobs VALUES (randomblob(20000000))");
     let mut place = place;
     place.set("BACKUP_REPLICA_OFFSITE_TIMEOUT", "60s");
     let completion = || When::of("POST", "uploadId=");
@@ -175,13 +176,13 @@ fn a_200_may_mean_an_error() {
     pushes(&place, &store);
     proxy.heal();
     // It is done, and nobody hears so: the next try finds no upload any more.
-    another(&place);
-    proxy.spoil(completion().once(), Fault::Lost);
-    pushes(&place, &store);
-    proxy.heal();
-    another(&place);
-    proxy.spoil(completion().once(), Fault::Twice);
-    pushes(&place, &store);
+    for fault in [Fault::Lost, Fault::Twice] {
+        another(&place);
+        proxy.spoil(completion().once(), fault);
+        push(&place);
+        proxy.heal();
+        pushes(&place, &store);
+    }
 }
 
 /// The same network before another kind of store.
@@ -211,10 +212,12 @@ fn webdav_suffers_and_makes_up_for_it() {
         suffers(&place, &store, &proxy, case);
     }
     for case in cases() {
+        let context = Context(format!("once: {}", case.name));
         another(&place);
         proxy.spoil(case.when.once(), case.fault);
         pushes(&place, &store);
         proxy.heal();
+        drop(context);
     }
     let lasting = [
         case("401", When::any(), Fault::Instead(Reply::of(401, b"<html>no</html>")), REFUSED),
@@ -252,4 +255,25 @@ fn a_folder_that_is_full_is_told() {
     }
     mount(&["-o", "remount,size=20m"], &store.objects.0);
     pushes(&place, &store);
+}
+/// Where a listing is made of many, one that fails isn't left out.
+#[test]
+fn a_folder_that_is_not_listed_is_not_lost() {
+    let (store, proxy) = Store::webdav().proxied();
+    let mut place = with_replica(&store);
+    place.set("BACKUP_REPLICA_OFFSITE_TIMEOUT", "500ms");
+    place.create();
+    another(&place);
+    another(&place);
+    pushes(&place, &store);
+    let before = store.objects.all();
+    for fault in [Fault::ResetDown(50), Fault::CutDown(50), Fault::StallDown(50), Fault::Instead(Reply::of(503, b""))] {
+        for n in 1..=3 {
+            proxy.spoil(When::of("PROPFIND", "backups/2").from(n).once(), fault.clone());
+            let done = place.json(&PUSH);
+            proxy.heal();
+            assert_eq!((&done["lost"], &done["sent"]), (&serde_json::json!([]), &serde_json::json!([])));
+        }
+    }
+    assert!(store.objects.all() == before);
 }

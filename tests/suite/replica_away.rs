@@ -1,0 +1,152 @@
+//! A running `serve` and its replicas: it sends by itself and at once, bears with a store that is away for an hour, doesn't
+//! storm it, and lets none delay another or a backup.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::client::Server;
+use crate::fault::{Fault, When};
+use crate::harness::{Place, eventually};
+use crate::replica_scene::{Clock, Wrongs, another, told, told_of, with_replica};
+use crate::stores::Store;
+
+fn catches_up(place: &Place, store: &Store) {
+    eventually("it catches up", || {
+        (told(place)["pending"] == 0 && store.objects.ids().len() == place.ids().len()).then_some(())
+    });
+    eventually("the last error is over", || told(place)["lastError"].is_null().then_some(()));
+    eventually("the lease is given back", || store.objects.keys_with("lease").is_empty().then_some(()));
+    store.objects.assert_complete(place);
+}
+
+#[test]
+fn it_sends_by_itself_after_each_change() {
+    for store in Store::all() {
+        let place = with_replica(&store);
+        let server = Server::start(&place);
+        let backup = server.post("/api/backup/create").ok();
+        catches_up(&place, &store);
+        another(&place);
+        catches_up(&place, &store);
+        let id = backup["id"].as_str().unwrap();
+        place.ok(&["delete", id]);
+        eventually("it is gone there too", || (!store.objects.ids().contains(&id.to_owned())).then_some(()));
+        catches_up(&place, &store);
+        server.stop();
+        place.assert_whole();
+    }
+}
+
+#[test]
+fn a_store_that_is_gone_for_an_hour_is_made_up_for() {
+    let (store, proxy) = Store::s3().proxied();
+    let wrongs = Wrongs::in_all_of(&proxy, &store.objects);
+    let place = with_replica(&store);
+    let mut command = place.command(&["serve"]);
+    let clock = Clock::of(&place, command.env("BACKUP_ENABLED", "false"));
+    let server = Server::of(&mut command, place.path("serve.log"));
+    server.post("/api/backup/create").ok();
+    catches_up(&place, &store);
+    proxy.go();
+    for _ in 0..2 {
+        let backup = server.post("/api/backup/create").ok();
+        assert_eq!(backup["verified"]["ok"], true);
+    }
+    let error = eventually("it is told", || {
+        let told = told(&place);
+        told["lastError"].is_object().then(|| told.clone())
+    });
+    assert_eq!(error["lastError"]["code"], "replica-unreachable", "{error}");
+    assert!(error["nextTry"].is_string(), "{error}");
+    eventually("both are missed", || (told(&place)["pending"] == 2).then_some(()));
+    place.assert_whole();
+    for minutes in [2, 10, 30, 60] {
+        let before = told(&place)["lastError"]["at"].clone();
+        clock.put_on(minutes * 60);
+        eventually("it is tried again", || (told(&place)["lastError"]["at"] != before).then_some(()));
+    }
+    assert!(place.warnings().contains(&"replica-failing".to_owned()));
+    proxy.come_back();
+    clock.put_on(3 * 3600);
+    catches_up(&place, &store);
+    wrongs.assert_none();
+    let log = server.stop();
+    // One line at first, and not one for each try.
+    assert!(log.contains("replica-unreachable"), "{log}");
+    place.assert_whole();
+}
+
+/// As long as the clock stands there is one try, whatever happens here; later there are fewer and fewer.
+#[test]
+fn a_store_that_has_too_much_to_do_is_not_stormed() {
+    let (store, proxy) = Store::s3().proxied();
+    let place = with_replica(&store);
+    let mut command = place.command(&["serve"]);
+    let clock = Clock::of(&place, command.env("BACKUP_ENABLED", "false"));
+    let server = Server::of(&mut command, place.path("serve.log"));
+    server.post("/api/backup/create").ok();
+    catches_up(&place, &store);
+    proxy.spoil(When::any(), Fault::error(503, "SlowDown"));
+    proxy.forget();
+    another(&place);
+    eventually("it is told", || told(&place)["lastError"].is_object().then_some(()));
+    let first = proxy.seen().len();
+    assert!((1..=6).contains(&first), "{first} requests for one try");
+    another(&place);
+    std::thread::sleep(Duration::from_secs(4));
+    assert_eq!(proxy.seen().len(), first, "it is asked again before its time");
+    let mut now = 0;
+    for pause in [75, 150, 300] {
+        let before = proxy.seen().len();
+        now += pause / 2 - 1;
+        clock.put_on(now);
+        std::thread::sleep(Duration::from_secs(4));
+        assert_eq!(proxy.seen().len(), before, "it is asked again before its time");
+        now += pause / 2 + 2;
+        clock.put_on(now);
+        eventually("the next try", || (proxy.seen().len() >= before + first).then_some(()));
+    }
+    proxy.heal();
+    clock.put_on(now + 3600);
+    catches_up(&place, &store);
+}
+
+/// Not one request of it has got anywhere when the backup is taken and the other replica has it.
+#[test]
+fn a_dead_replica_delays_neither_a_backup_nor_another_replica() {
+    let (dead, proxy) = Store::s3().proxied();
+    let store = Store::s3();
+    let mut place = with_replica(&store);
+    place.replica("DEAD", &dead).set("BACKUP_REPLICA_DEAD_TIMEOUT", "10m");
+    let lets_through = Arc::new(AtomicBool::new(false));
+    let door = lets_through.clone();
+    proxy.spoil(
+        When::any(),
+        Fault::before(move |_| {
+            while !door.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }),
+    );
+    let server = Server::start(&place);
+    for _ in 0..3 {
+        server.post("/api/backup/create").ok();
+        place.create();
+    }
+    catches_up(&place, &store);
+    assert!(!proxy.seen().is_empty() && proxy.seen().iter().all(|it| it.status.is_none()), "{:?}", proxy.seen());
+    assert!(dead.objects.keys().is_empty());
+    assert_eq!(told_of(&place, "dead")["pending"], 6);
+    // Nor the end of the server.
+    let begun = std::time::Instant::now();
+    server.stop();
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    lets_through.store(true, Ordering::SeqCst);
+    let server = Server::start(&place);
+    eventually("the other one has all too", || (told_of(&place, "dead")["pending"] == 0).then_some(()));
+    eventually("its lease is given back", || dead.objects.keys_with("lease").is_empty().then_some(()));
+    server.stop();
+    dead.objects.assert_complete(&place);
+    place.assert_whole();
+}

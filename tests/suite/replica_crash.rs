@@ -1,0 +1,283 @@
+//! kill -9 in the middle of what has to do with a replica, again and again: whenever it strikes, the replica's catalog is
+//! true, and the next push catches up and clears away what was left.
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use serde_json::json;
+
+use crate::client::Server;
+use crate::fault::{Fault, When};
+use crate::harness::{Place, eventually, thoroughness};
+use crate::inject::spots;
+use crate::objects::objects_of;
+use crate::proxy::Proxy;
+use crate::replica_scene::{PUSH, Wrongs, another, empty_machine, pushes, told, with_replica};
+use crate::scene::{Context, Tally, report};
+use crate::stores::Store;
+
+/// What the kill is with.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum At {
+    /// A request that goes nowhere any more.
+    Request,
+    /// The answer to one that the store has done.
+    Answer,
+}
+
+/// Runs it with kill -9 at its `n`-th request. Says whether it came to that.
+fn killed(place: &Place, proxy: &Proxy, at: At, n: usize, args: &[&str]) -> bool {
+    let pid = Arc::new(AtomicI32::new(0));
+    let known = pid.clone();
+    let kill = move |_: &str| {
+        let pid = eventually("it has begun", || rustix::process::Pid::from_raw(known.load(Ordering::SeqCst)));
+        // It may be through by itself.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    };
+    let fault = if at == At::Request { Fault::in_place(kill) } else { Fault::after(kill) };
+    proxy.spoil(When::any().from(n).once(), fault);
+    let mut child = place.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    pid.store(i32::try_from(child.id()).unwrap(), Ordering::SeqCst);
+    let status = child.wait().unwrap();
+    proxy.heal();
+    assert!(status.success() || status.code().is_none(), "not killed, but not well either");
+    status.code().is_none()
+}
+
+/// As the kill left it, and after the next push. Says whether what was to be sent is already named.
+fn recovers(place: &Place, store: &Store) -> bool {
+    store.objects.assert_true();
+    let (orphans, named) = (store.objects.orphans(), store.objects.ids());
+    let newest = place.ids().remove(0);
+    assert!(told(place)["lastError"].is_null(), "an end is no failure");
+    let done = place.json(&PUSH);
+    if done["sent"] == json!([]) && store.objects.keys_with("lease").len() == 1 {
+        // Ended when it was about to give it back; it ends by itself.
+        std::fs::remove_file(store.objects.path("lease.json")).unwrap();
+    }
+    store.objects.assert_complete(place);
+    let named_now: Vec<_> = store.objects.held().iter().flat_map(objects_of).map(|(key, _)| key).collect();
+    for orphan in orphans {
+        let is_used = named_now.iter().any(|key| orphan.starts_with(key.as_str()));
+        let is_reported = done["removed"].as_array().unwrap().iter().any(|key| *key == orphan.as_str());
+        assert!(is_used || is_reported, "{orphan} is gone without a word: {done}");
+    }
+    place.assert_whole();
+    named.contains(&newest)
+}
+
+#[test]
+fn a_push_to_s3_at_each_of_its_requests() {
+    let (store, proxy) = Store::s3().proxied();
+    let mut place = with_replica(&store);
+    place.set("BACKUP_RETENTION_MANUAL", "2");
+    place.create();
+    another(&place);
+    pushes(&place, &store);
+    let wrongs = Wrongs::in_all_of(&proxy, &store.objects);
+    let mut tallies = BTreeMap::new();
+    for at in [At::Request, At::Answer] {
+        let mut tally = Tally::default();
+        for n in 1.. {
+            // One comes, one goes.
+            another(&place);
+            let context = Context(format!("ended at {at:?} {n}"));
+            if !killed(&place, &proxy, at, n, &PUSH) {
+                break;
+            }
+            tally.count(recovers(&place, &store));
+            wrongs.assert_none();
+            drop(context);
+        }
+        tallies.insert(format!("{at:?}"), tally);
+    }
+    report("replica push to S3", &tallies);
+}
+
+/// Objects that somebody has deleted there are sent again; ended in the middle of that, they still are.
+#[test]
+fn the_making_good_of_what_was_lost() {
+    let (store, proxy) = Store::s3().proxied();
+    let place = with_replica(&store);
+    place.create();
+    pushes(&place, &store);
+    for at in [At::Request, At::Answer] {
+        for n in 1.. {
+            let context = Context(format!("ended at {at:?} {n}"));
+            let lost = store.objects.keys_with("auth.db").remove(0);
+            std::fs::remove_file(store.objects.path(&lost)).unwrap();
+            let killed = killed(&place, &proxy, at, n, &PUSH);
+            place.ok(&PUSH);
+            store.objects.assert_complete(&place);
+            drop(context);
+            if !killed {
+                break;
+            }
+        }
+    }
+}
+
+/// Pieces that were never put together are named by nobody, and are not made more by the push that comes next.
+#[test]
+fn a_push_in_pieces() {
+    let (store, proxy) = Store::s3().proxied();
+    let mut place = with_replica(&store);
+    place.set("BACKUP_REPLICA_OFFSITE_TIMEOUT", "60s").fill(30);
+    place.create();
+    pushes(&place, &store);
+    let requests = proxy.seen().iter().position(|it| it.target.contains("partNumber=")).unwrap();
+    for n in [requests + 1, requests + 2, requests + 3] {
+        another(&place);
+        assert!(killed(&place, &proxy, At::Answer, n, &PUSH), "through before {n}");
+        store.objects.assert_true();
+        let left = store.unfinished();
+        place.ok(&PUSH);
+        store.objects.assert_complete(&place);
+        assert_eq!(store.unfinished(), left, "ended at {n}");
+    }
+}
+
+#[test]
+fn a_push_to_a_folder_at_each_call_that_changes_something() {
+    let store = Store::folder();
+    let mut place = with_replica(&store);
+    place.set("BACKUP_RETENTION_MANUAL", "2");
+    place.create();
+    another(&place);
+    pushes(&place, &store);
+    let stride = if thoroughness() >= 2 { 1 } else { 9 };
+    let mut tallies = BTreeMap::new();
+    for (number, spot) in spots(&[]).into_iter().enumerate() {
+        let mut tally = Tally::default();
+        let mut n = 1 + number % stride;
+        loop {
+            another(&place);
+            let context = Context(format!("ended at {spot} {n}"));
+            if !place.killed(&spot, n, &PUSH) {
+                break;
+            }
+            tally.count(recovers(&place, &store));
+            drop(context);
+            n += stride;
+        }
+        tallies.insert(spot.to_string(), tally);
+    }
+    report("replica push to a folder", &tallies);
+}
+
+/// The backup directory is whole, however it ends, and the rest comes with the next one.
+#[test]
+fn a_pull_at_each_of_its_requests() {
+    let (store, proxy) = Store::s3().proxied();
+    let place = with_replica(&store);
+    place.create();
+    another(&place);
+    pushes(&place, &store);
+    let pull = ["replica", "pull", "offsite", "--all"];
+    for at in [At::Request, At::Answer] {
+        for n in 1.. {
+            let machine = empty_machine(&place, &store);
+            if !killed(&machine, &proxy, at, n, &pull) {
+                break;
+            }
+            let context = Context(format!("ended at {at:?} {n}"));
+            machine.ok(&pull);
+            assert_eq!(machine.ids(), place.ids());
+            machine.ok(&["verify", "--all"]);
+            machine.assert_whole();
+            drop(context);
+        }
+    }
+}
+
+/// And at the calls by which it writes.
+#[test]
+fn a_pull_at_each_call_that_changes_something() {
+    let store = Store::folder();
+    let place = with_replica(&store);
+    place.create();
+    another(&place);
+    pushes(&place, &store);
+    let pull = ["replica", "pull", "offsite", "--all"];
+    let stride = if thoroughness() >= 2 { 1 } else { 9 };
+    for (number, spot) in spots(&[]).into_iter().enumerate() {
+        let mut n = 1 + number % stride;
+        loop {
+            let machine = empty_machine(&place, &store);
+            if !machine.killed(&spot, n, &pull) {
+                break;
+            }
+            let context = Context(format!("ended at {spot} {n}"));
+            machine.ok(&pull);
+            assert_eq!(machine.ids(), place.ids());
+            machine.assert_whole();
+            drop(context);
+            n += stride;
+        }
+    }
+}
+
+/// A restore from a replica on an empty machine: nothing, or all of it; and said once more, it is done.
+#[test]
+fn a_restore_from_there() {
+    let (store, proxy) = Store::s3().proxied();
+    let place = with_replica(&store);
+    place.create();
+    pushes(&place, &store);
+    let restore = ["restore", "latest", "--from", "offsite", "--confirm", "latest"];
+    for at in [At::Request, At::Answer] {
+        for n in 1.. {
+            let machine = empty_machine(&place, &store);
+            if !killed(&machine, &proxy, at, n, &restore) {
+                break;
+            }
+            let context = Context(format!("ended at {at:?} {n}"));
+            assert!(!machine.live("attendance").exists() && !machine.live("auth").exists());
+            machine.ok(&restore);
+            assert_eq!(machine.sql("attendance", "SELECT count(*) FROM people"), "3");
+            machine.assert_whole();
+            drop(context);
+        }
+    }
+}
+
+/// A server that is killed in the middle of sending goes on where it was when it comes back, by itself.
+#[test]
+fn a_server_goes_on_when_it_comes_back() {
+    let (store, proxy) = Store::s3().proxied();
+    let place = with_replica(&store);
+    let wrongs = Wrongs::in_all_of(&proxy, &store.objects);
+    let mut killed = 0;
+    for (round, at) in [At::Request, At::Answer].into_iter().cycle().take(12).enumerate() {
+        let context = Context(format!("ended at {at:?} {}", round + 1));
+        let server = Server::start(&place);
+        let pid = rustix::process::Pid::from_raw(i32::try_from(server.child.id()).unwrap());
+        let kill =
+            move |_: &str| drop(pid.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL)));
+        proxy.spoil(
+            When::any().from(round + 1).once(),
+            if at == At::Request { Fault::in_place(kill) } else { Fault::after(kill) },
+        );
+        another(&place);
+        eventually("it is sent, or ended", || {
+            let ended = std::fs::read_to_string(format!("/proc/{}/stat", server.child.id()))
+                .is_ok_and(|it| it.contains(") Z "));
+            killed += usize::from(ended);
+            (ended || told(&place)["pending"] == 0).then_some(())
+        });
+        proxy.heal();
+        drop(server);
+        store.objects.assert_true();
+        drop(context);
+    }
+    assert!(killed > 6, "it was ended {killed} times");
+    let server = Server::start(&place);
+    eventually("it catches up", || (told(&place)["pending"] == 0).then_some(()));
+    eventually("it has given back the lease", || store.objects.keys_with("lease").is_empty().then_some(()));
+    server.stop();
+    store.objects.assert_complete(&place);
+    wrongs.assert_none();
+    place.assert_whole();
+}

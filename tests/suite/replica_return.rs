@@ -1,0 +1,149 @@
+//! Coming back over a bad network, and from a store that has gone bad: it is tried again, and what can't be had is told; nothing
+//! half comes in, and no live data is touched.
+
+use crate::fault::{Fault, Reply, When};
+use crate::harness::{Place, dump};
+use crate::proxy::Proxy;
+use crate::replica_scene::{another, empty_machine, push, pushes, with_replica};
+use crate::scene::Context;
+use crate::stores::Store;
+
+const RESTORE: [&str; 6] = ["restore", "latest", "--from", "offsite", "--confirm", "latest"];
+
+/// With bodies that are long enough to break off within.
+fn scene() -> (Place, Store, Proxy) {
+    let (store, proxy) = Store::s3().proxied();
+    let place = with_replica(&store);
+    place.sql("attendance", "CREATE TABLE blobs (bytes); INSERT INTO blobs VALUES (randomblob(300000))");
+    place.create();
+    another(&place);
+    pushes(&place, &store);
+    (place, store, proxy)
+}
+
+fn machine(place: &Place, store: &Store) -> Place {
+    let mut machine = empty_machine(place, store);
+    machine.set("BACKUP_REPLICA_OFFSITE_TIMEOUT", "500ms");
+    machine
+}
+
+/// Faults of what is read; `down` bytes come down each time.
+fn faults(down: u64) -> Vec<(&'static str, Fault)> {
+    vec![
+        ("nobody answers", Fault::Silence),
+        ("it stalls", Fault::StallDown(down)),
+        ("it is reset", Fault::ResetDown(down)),
+        ("it is cut short", Fault::CutDown(down)),
+        ("the answer is lost", Fault::Lost),
+        ("500", Fault::error(500, "InternalError")),
+        ("503", Fault::error(503, "SlowDown")),
+        ("429", Fault::error(429, "TooManyRequests")),
+    ]
+}
+
+#[test]
+fn what_passes_by_is_not_noticed() {
+    let (place, store, proxy) = scene();
+    let live = dump(&place.live("attendance"), false);
+    for part in ["catalog/0", "entry.json", "attendance.db", "list-type"] {
+        for (name, fault) in faults(if part == "attendance.db" { 70_000 } else { 40 }) {
+            let context = Context(format!("{name}: {part}"));
+            let machine = machine(&place, &store);
+            proxy.spoil(When::of("GET", part).once(), fault);
+            machine.ok(&RESTORE);
+            proxy.heal();
+            assert_eq!(dump(&machine.live("attendance"), false), live);
+            machine.assert_whole();
+            drop(context);
+        }
+    }
+}
+
+#[test]
+fn what_goes_on_is_told_and_leaves_nothing_behind() {
+    let (place, store, proxy) = scene();
+    let live = dump(&place.live("attendance"), false);
+    for part in ["catalog/0", "entry.json", "attendance.db", "list-type", ""] {
+        for (name, fault) in faults(0) {
+            let context = Context(format!("{name}: {part}"));
+            proxy.spoil(When::of("GET", part), fault);
+            let machine = machine(&place, &store);
+            machine.run(&RESTORE).refused(1, &["offsite"]);
+            assert!(!machine.live("attendance").exists() && !machine.live("auth").exists());
+            // Where there is an app it goes on, with what it has.
+            place.run(&["replica", "verify", "offsite"]).refused(1, &["offsite"]);
+            proxy.heal();
+            assert_eq!(dump(&place.live("attendance"), false), live);
+            machine.ok(&RESTORE);
+            machine.assert_whole();
+            drop(context);
+        }
+    }
+    assert_eq!(place.json(&["status"])["replicas"][0]["damaged"], 0, "what can't be reached isn't damaged");
+    place.assert_whole();
+}
+
+/// An older catalog, an older object, somebody else's page: what isn't what it should be doesn't come in.
+#[test]
+fn what_is_served_instead_is_not_taken() {
+    let (place, store, proxy) = scene();
+    let held = store.objects.held();
+    let [older, newer] =
+        [0, 1].map(|n| crate::objects::key_of(&held[n], "attendance", &held[n]["databases"]["attendance"]));
+    for (part, body) in [
+        (newer.as_str(), store.objects.get(&older).unwrap()),
+        (newer.as_str(), b"<html>sign in</html>".to_vec()),
+        (newer.as_str(), Vec::new()),
+        ("entry.json", b"<html>sign in</html>".to_vec()),
+        ("catalog/0", b"<html>sign in</html>".to_vec()),
+        ("list-type", b"<html>sign in</html>".to_vec()),
+        ("list-type", b"<?xml version=\"1.0\"?><Error><Code>InternalError</Code></Error>".to_vec()),
+        (
+            "list-type",
+            b"<?xml version=\"1.0\"?><ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>".to_vec(),
+        ),
+    ] {
+        let context = Context(format!("{part}: {:?}", String::from_utf8_lossy(&body[..body.len().min(100)])));
+        proxy.spoil(When::of("GET", part), Fault::Instead(Reply::of(200, &body)));
+        let machine = machine(&place, &store);
+        let run = machine.run(&RESTORE);
+        proxy.heal();
+        run.refused(1, &["offsite"]);
+        assert!(!machine.live("attendance").exists() && !machine.live("auth").exists());
+        machine.ok(&RESTORE);
+        drop(context);
+    }
+}
+
+/// A catalog older than one that was seen is no reason to send everything again, or to delete anything.
+#[test]
+fn a_listing_of_yesterday_deletes_nothing() {
+    let (place, store, proxy) = scene();
+    let before = store.objects.all();
+    let nothing = b"<?xml version=\"1.0\"?><ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>";
+    proxy.spoil(When::of("GET", "list-type"), Fault::Instead(Reply::of(200, nothing)));
+    push(&place).refused(1, &["offsite"]);
+    proxy.heal();
+    assert!(store.objects.all() == before);
+    pushes(&place, &store);
+}
+
+/// A clock that is wrong by more than a store bears is named as what it is.
+#[test]
+fn a_wrong_clock_is_named() {
+    let store = Store::strict_s3();
+    let mut place = with_replica(&store);
+    place.create();
+    pushes(&place, &store);
+    another(&place);
+    let mut command = place.command_of("faketime");
+    command.args(["-f", "+20m", crate::harness::PROGRAM, "replica", "push", "offsite"]);
+    let run = crate::harness::Run::of(command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").output().unwrap());
+    run.refused(1, &["clock"]);
+    pushes(&place, &store);
+    // A bucket that isn't there, too.
+    place
+        .unset("BACKUP_REPLICA_OFFSITE_URL")
+        .set("BACKUP_REPLICA_OFFSITE_URL", &store.url.replace("school", "another"));
+    push(&place).refused(1, &["another"]);
+}

@@ -1,0 +1,115 @@
+//! A place whose backups are copied elsewhere, looked at all the time.
+
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+
+use crate::forms::IDENTITY;
+use crate::harness::{Place, Run};
+use crate::objects::Objects;
+use crate::proxy::Proxy;
+use crate::serving::faketime_library;
+use crate::stores::Store;
+
+/// What the replica is called by the variables, and by the program.
+pub const OFFSITE: &str = "OFFSITE";
+pub const PUSH: [&str; 3] = ["replica", "push", "offsite"];
+
+/// Two small databases with a replica, encrypted, in that store.
+pub fn with_replica(store: &Store) -> Place {
+    let mut place = Place::new();
+    place.keyed();
+    place.replica(OFFSITE, store).set("BACKUP_REPLICA_OFFSITE_TIMEOUT", "2s");
+    place
+}
+
+/// Another machine with the same key and credentials and nothing else.
+pub fn empty_machine(of: &Place, store: &Store) -> Place {
+    let mut place = Place::empty();
+    let identity = place.path(IDENTITY);
+    std::fs::copy(of.path(IDENTITY), &identity).unwrap();
+    place.set("BACKUP_ENCRYPTION_IDENTITY_FILE", identity.to_str().unwrap());
+    place.replica(OFFSITE, store).set("BACKUP_REPLICA_OFFSITE_TIMEOUT", "2s");
+    place
+}
+
+/// A row that no other backup has, and a backup of it.
+pub fn another(place: &Place) -> Value {
+    place.sql("attendance", "INSERT INTO people (name) VALUES (hex(randomblob(8)))");
+    place.create()
+}
+
+pub fn push(place: &Place) -> Run {
+    place.run(&PUSH)
+}
+
+/// It goes well, and all is there.
+#[track_caller]
+pub fn pushes(place: &Place, store: &Store) {
+    place.ok(&PUSH);
+    store.objects.assert_complete(place);
+    assert_eq!(store.unfinished(), [""; 0], "pieces of an upload are left");
+}
+
+/// How `status` has the replica.
+pub fn told(place: &Place) -> Value {
+    told_of(place, "offsite")
+}
+
+/// The same of any replica.
+pub fn told_of(place: &Place, name: &str) -> Value {
+    let status = place.json(&["status"]);
+    let mut replicas = status["replicas"].as_array().unwrap().iter();
+    replicas.find(|it| it["name"] == name).unwrap_or_else(|| panic!("{status}")).clone()
+}
+
+/// The code of the last error, if it failed last.
+pub fn last_error(place: &Place) -> Option<String> {
+    told(place)["lastError"]["code"].as_str().map(str::to_owned)
+}
+
+/// What a replica's catalog ever said that wasn't so, at any instant.
+#[derive(Clone, Default)]
+pub struct Wrongs(Arc<Mutex<Vec<String>>>);
+
+impl Wrongs {
+    /// Looks after each request.
+    pub fn in_all_of(proxy: &Proxy, objects: &Objects) -> Self {
+        let (wrongs, objects) = (Self::default(), objects.clone());
+        let noted = wrongs.clone();
+        proxy.watch(move |target| {
+            let found = objects.wrongs();
+            if !found.is_empty() {
+                noted.0.lock().unwrap().push(format!("after {target}: {found:?}"));
+            }
+        });
+        wrongs
+    }
+
+    #[track_caller]
+    pub fn assert_none(&self) {
+        assert_eq!(*self.0.lock().unwrap(), [""; 0]);
+    }
+}
+
+/// A clock that is put on from outside.
+pub struct Clock(std::path::PathBuf);
+
+impl Clock {
+    /// The command runs on it.
+    pub fn of(place: &Place, command: &mut Command) -> Self {
+        let clock = Self(place.path("clock"));
+        clock.put_on(0);
+        command.env("LD_PRELOAD", faketime_library()).env("FAKETIME_TIMESTAMP_FILE", &clock.0);
+        command.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        clock
+    }
+
+    /// So many seconds past the time of the day.
+    pub fn put_on(&self, seconds: u64) {
+        let new = self.0.with_extension("new");
+        std::fs::write(&new, format!("+{seconds}s\n")).unwrap();
+        std::fs::rename(new, &self.0).unwrap();
+    }
+}

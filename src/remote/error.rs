@@ -209,7 +209,7 @@ fn of_s3(store: &str, key: &str, status: u16, code: &str) -> Error {
     Error::Refused(format!("{store} refuses ({told}); {fix}"))
 }
 
-const RIGHTS: &str = "give the key the right to list, read, write and delete objects there";
+const RIGHTS: &str = "give the key the right to list, read, write and delete objects there, or set one that has it as BACKUP_REPLICA_<NAME>_ACCESS_KEY";
 
 fn credentials_of(place: &Place) -> &'static str {
     match place.kind {

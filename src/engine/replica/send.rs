@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
@@ -20,7 +21,7 @@ use crate::codec::{self, Codec, Recipient};
 use crate::disk::block::{BlockReader, Direct};
 use crate::disk::{self, Context};
 use crate::engine::read::{OpenFile, Opened, other_bytes};
-use crate::engine::{Engine, Error};
+use crate::engine::{Engine, Error, bytes};
 use crate::remote::{self, Download, Upload};
 use crate::sqlite::{Control, Progress};
 
@@ -302,11 +303,18 @@ impl Write for Summed {
     }
 }
 
+/// Bytes a second below which nobody waits for an object, once [`GRACE`] is over: a store that drips is as good as none.
+const LEAST_RATE: u64 = 512;
+/// Time-outs that an object may take besides.
+const GRACE: u32 = 10;
+
 /// What comes, summed up, and never more than was recorded. What goes wrong on the way is kept: a decoder would take it for
 /// damage.
 pub(super) struct Coming {
     from: Download,
     limit: u64,
+    begun: Instant,
+    patience: Duration,
     pub(super) sum: Sum,
     pub(super) error: Option<remote::Error>,
 }
@@ -314,7 +322,17 @@ pub(super) struct Coming {
 impl Coming {
     pub(super) fn begin(link: &Link, key: &str, object: &Object) -> Result<Self, remote::Error> {
         let from = link.remote.download(key, object.parts)?;
-        Ok(Self { from, limit: object.size, sum: Sum::default(), error: None })
+        let patience = link.timeout() * GRACE + Duration::from_secs(object.size / LEAST_RATE);
+        let (limit, begun) = (object.size, Instant::now());
+        Ok(Self { from, limit, begun, patience, sum: Sum::default(), error: None })
+    }
+
+    fn too_slow(&self) -> remote::Error {
+        let (came, size) = (bytes(self.sum.size), bytes(self.limit));
+        let waited = humantime::format_duration(Duration::from_secs(self.begun.elapsed().as_secs()));
+        remote::Error::Unreachable(format!(
+            "{came} of {size} came in {waited}, which is too slow; it is tried again later"
+        ))
     }
 }
 
@@ -323,7 +341,11 @@ impl Read for Coming {
         if self.error.is_some() || self.sum.size > self.limit {
             return Err(io::Error::other("it is longer than was recorded, or broke off"));
         }
-        match self.from.read(buffer) {
+        let read = match self.begun.elapsed() > self.patience {
+            true => Err(self.too_slow().into()),
+            false => self.from.read(buffer),
+        };
+        match read {
             Ok(length) => {
                 self.sum.add(&buffer[..length]);
                 Ok(length)

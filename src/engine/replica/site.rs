@@ -42,6 +42,10 @@ impl Link {
         self.target.label.clone()
     }
 
+    pub(super) fn timeout(&self) -> Duration {
+        self.target.pace.timeout
+    }
+
     pub(super) fn at<T>(&self, result: Result<T, remote::Error>) -> Result<T, Error> {
         result.map_err(|error| self.failed(error))
     }
@@ -240,6 +244,17 @@ impl<'e> Writable<'e> {
         });
         if let Err(error) = given_back {
             tracing::debug!(replica = %self.name, %error, "the lease is left to end by itself");
+        }
+    }
+
+    /// Takes back a lease of this very directory that something cut short has left.
+    pub(super) fn take_back(&mut self) -> Result<(), Error> {
+        let writer = self.state.writer(self.engine.store.root())?;
+        match self.lease_there()? {
+            Some(lease) if self.lease.is_none() && lease.writer == writer => {
+                self.site.link.at(self.site.link.remote.delete(LEASE))
+            }
+            _ => Ok(()),
         }
     }
 

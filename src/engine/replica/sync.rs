@@ -192,6 +192,7 @@ impl Writable<'_> {
             self.audited(&plan, &orphans, take_over, call, &mut done)?;
         }
         self.thin_catalogs()?;
+        self.take_back()?;
         if done.not_sent.is_empty() {
             let here = wanted.catalog.standing().filter(|backup| is_sendable(backup)).map(Origin::of).collect();
             self.state.is_done(here, wanted.catalog.lineage.as_deref(), wanted.retention, &wanted.digest);

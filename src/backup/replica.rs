@@ -467,6 +467,14 @@ pub struct ReplicaEntry {
 }
 
 impl ReplicaEntry {
+    /// Of a backup. Texts that were made from what is in a database, such as the names of its tables, become such as every reader
+    /// takes.
+    pub fn new(store_id: String, mut backup: Backup, recipients: BTreeMap<DatabaseName, Vec<String>>) -> Self {
+        let texts = backup.findings.iter_mut().chain(&mut backup.reason).chain([&mut backup.created_by]);
+        texts.for_each(|text| *text = as_text(text));
+        Self { version: VERSION, store_id, backup, recipients }
+    }
+
     /// Whether it is of that backup, of that store, and says nothing that can't be.
     pub fn is_of(&self, held: &Held, store_id: &str) -> bool {
         let backup = &self.backup;
@@ -486,6 +494,12 @@ impl ReplicaEntry {
 
 fn is_store_id(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+}
+
+fn as_text(text: &str) -> String {
+    let mut plain: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    plain.truncate(plain.floor_char_boundary(MAX_TEXT));
+    plain
 }
 
 fn is_text(text: &str) -> bool {

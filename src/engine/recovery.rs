@@ -49,11 +49,11 @@ impl Session<'_> {
         let plan = Plan::load(self.engine.store.root())?;
         let mut removed = Vec::new();
         for id in plan.iter().flat_map(|plan| &plan.pre_restore) {
-            removed.extend(self.remove_uncommitted(id)?);
+            removed.extend(self.remove_uncommitted(id, false)?);
         }
         let create = open.iter().find(|open| open.is("create") || open.is(PULL));
-        if let Some(id) = create.and_then(|open| open.intent.entry.id) {
-            removed.extend(self.remove_uncommitted(&id)?);
+        if let Some((open, id)) = create.and_then(|open| Some((open, open.intent.entry.id?))) {
+            removed.extend(self.remove_uncommitted(&id, open.is(PULL))?);
         }
         removed.extend(self.remove_second_names()?);
         let deleted = self.finish_deletions().done;
@@ -192,13 +192,14 @@ impl Session<'_> {
 
     /// Files of our databases under the final names of a backup that isn't in the catalog. Those names were free when its
     /// intent was written.
-    fn remove_uncommitted(&self, id: &BackupId) -> Result<Vec<String>, Error> {
+    fn remove_uncommitted(&self, id: &BackupId, any: bool) -> Result<Vec<String>, Error> {
         if self.catalog.backups.iter().any(|backup| backup.id == *id) {
             return Ok(Vec::new());
         }
         let mut removed = Vec::new();
         for found in self.engine.store.scan()? {
-            let ours = |name| self.engine.config.databases.contains_key(name);
+            // What was brought may be of databases that aren't configured here.
+            let ours = |name| any || self.engine.config.databases.contains_key(name);
             if found.name.as_ref().is_some_and(|(other, name, _)| other == id && ours(name)) {
                 removed.extend(self.removed(found.file));
             }

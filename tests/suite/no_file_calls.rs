@@ -34,6 +34,7 @@ const ALLOWED: &[(&str, &[&str], &str)] = &[
     ("sqlite.rs", &["Connection::open"], "the two ways to open a database"),
     ("config.rs", &["fs::read_to_string"], "the configuration, read before any database is opened"),
     ("engine/permit.rs", &["fs::read_to_string"], "/proc, to know a process again"),
+    ("disk/lock.rs", &["fs::read_to_string"], "/proc, to know who holds a lock"),
     ("engine/doctor.rs", &["fs::read_to_string"], "/proc, for the mounts"),
     ("engine/rotation.rs", &["fs::hard_link"], "a second name for a backup's file"),
     ("demo.rs", &["fs::create_dir", "Connection::open"], "the app's side, in a place of its own"),

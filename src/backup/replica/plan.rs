@@ -87,7 +87,9 @@ pub fn plan(here: &[Backup], there: &[Held], wishes: Wishes<'_>) -> Plan {
         }
     }
     plan.send.sort_by_key(|sending| std::cmp::Reverse(sending.origin));
-    plan.drop = gone.into_iter().filter(|(origin, _)| held.contains_key(origin)).collect();
+    // Also what was to be sent again, and is overtaken.
+    let is_there = |origin: &Origin| there.iter().any(|held| held.origin == *origin);
+    plan.drop = gone.into_iter().filter(|(origin, _)| is_there(origin)).collect();
     plan
 }
 

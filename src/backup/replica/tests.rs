@@ -224,6 +224,37 @@ fn the_latest_is_what_somebody_wants_back() {
     assert_eq!(latest(&catalog, None).unwrap().sequence, 4);
 }
 
+#[test]
+fn an_entry_that_is_written_can_be_read() {
+    let mut backup = backup(1, Tier::Daily, day(1));
+    backup.findings = vec!["tables are gone (\u{1b}[2J\n…)".to_owned(), "ä".repeat(3000)];
+    backup.reason = Some("one\nline".to_owned());
+    let held = Held { databases: BTreeMap::new(), ..held(&backup) };
+    let is_of = |entry: &ReplicaEntry| entry.is_of(&held, "s");
+    let raw = ReplicaEntry {
+        version: VERSION,
+        store_id: "s".to_owned(),
+        backup: backup.clone(),
+        recipients: BTreeMap::new(),
+    };
+    assert!(!is_of(&raw));
+    let entry = ReplicaEntry::new("s".to_owned(), backup, BTreeMap::new());
+    assert!(is_of(&entry), "{entry:?}");
+    assert!(!entry.is_of(&held, "another"));
+}
+
+#[test]
+fn what_would_be_sent_again_and_is_overtaken_goes() {
+    let here: Vec<_> = (1..=3).map(|number| backup(number, Tier::Manual, day(number))).collect();
+    let mut there: Vec<_> = here.iter().map(held).collect();
+    there[0].damaged = true;
+    let (retention, known) = (Retention { manual: 2, ..Retention::default() }, BTreeSet::new());
+    let wishes = Wishes { retention: &retention, own: true, encrypts: true, known: &known, freeze: None };
+    let plan = plan(&here, &there, wishes);
+    assert!(plan.send.is_empty());
+    assert_eq!(plan.drop.iter().map(|(origin, _)| origin.sequence).collect::<Vec<_>>(), [1]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 

@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::send::{Coming, MAX_ENTRY};
+use super::send::{Coming, MAX_ENTRY, gone};
 use super::site::{Link, Site};
 use super::verify::Unopened;
 use super::{Elsewhere, NotSent, details};
@@ -31,8 +31,10 @@ use crate::disk::block::{BlockWriter, Direct};
 use crate::disk::{self, Context, Partial};
 use crate::engine::create::OVERHEAD;
 use crate::engine::decode::{Coded, Fault, undecodable};
+use crate::engine::recovery::UNBEGUN;
 use crate::engine::staging::Staging;
 use crate::engine::{Call, Engine, Error, Session, Unrecorded, entry};
+use crate::remote;
 use crate::sqlite::pages::read_back;
 use crate::sqlite::{Control, Progress};
 
@@ -152,7 +154,12 @@ impl Engine {
         }
         let _permit = self.permit(PULL, call)?;
         if is_new(self.read_catalog()?) {
-            let told = details([("adopted", there.store_id.clone().into()), ("host", there.host.clone().into())]);
+            // It ends nothing that another has left open.
+            let told = details([
+                ("adopted", there.store_id.clone().into()),
+                ("host", there.host.clone().into()),
+                (UNBEGUN, true.into()),
+            ]);
             let line = Entry { ok: Some(true), details: told, ..entry(Kind::Outcome, PULL, &call.actor, None) };
             self.audit.append(self.clock.now(), line)?;
             adopted.save(self.store.root())?;
@@ -377,9 +384,20 @@ impl Arriving<'_> {
         }
     }
 
+    /// What is gone for sure is damage of this one backup.
+    fn failed(&self, key: &str, error: remote::Error) -> Error {
+        match error {
+            error @ remote::Error::Absent(_) => match gone(self.link, key, &self.it.object, error) {
+                Ok(reason) => self.link.damaged(format!("{}: {}", self.held.id, reason.unwrap_or_default())),
+                Err(error) => error,
+            },
+            error => self.link.failed(error),
+        }
+    }
+
     fn write(&self, (file, path): (&File, &Path), key: &str) -> Result<(), Error> {
         let object = &self.it.object;
-        let mut coming = self.link.at(Coming::begin(self.link, key, object))?;
+        let mut coming = Coming::begin(self.link, key, object).map_err(|error| self.failed(key, error))?;
         let mut out = BlockWriter::new(Direct::new(file));
         let mut piece = vec![0; PIECE];
         loop {
@@ -391,7 +409,7 @@ impl Arriving<'_> {
                 Ok(length) => out.write_all(&piece[..length]).to("write", path)?,
                 Err(error) => {
                     return Err(match coming.error.take() {
-                        Some(error) => self.link.failed(error),
+                        Some(error) => self.failed(key, error),
                         None => self.link.damaged(format!("{key}: {error}")),
                     });
                 }

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::site::{Link, Writable};
 use crate::backup::replica::{
-    Folder, Held, HeldDatabase, HeldEntry, MAX_PARTS, Nonce, Object, Origin, ReplicaEntry, Sending, VERSION,
+    Folder, Held, HeldDatabase, HeldEntry, MAX_PARTS, Nonce, Object, Origin, ReplicaEntry, Sending,
 };
 use crate::backup::{Backup, DatabaseCopy, DatabaseName, Form, hex};
 use crate::codec::{self, Codec, Recipient};
@@ -150,10 +150,8 @@ impl Writable<'_> {
     ) -> Result<HeldEntry, Error> {
         let codec = Codec { level: None, ..self.engine.codec_there(Form::Plain) };
         let encrypted = codec.encrypts;
-        let (version, store_id) = (VERSION, self.store_id.clone());
-        let mut bytes =
-            serde_json::to_vec_pretty(&ReplicaEntry { version, store_id, backup: backup.clone(), recipients })
-                .unwrap_or_default();
+        let entry = ReplicaEntry::new(self.store_id.clone(), backup.clone(), recipients);
+        let mut bytes = serde_json::to_vec_pretty(&entry).unwrap_or_default();
         bytes.push(b'\n');
         let encoded = codec.encode(Vec::new(), bytes.len() as u64).and_then(|mut encoder| {
             encoder.write_all(&bytes)?;
@@ -245,7 +243,7 @@ impl Engine {
 pub(super) type Tick<'a> = &'a mut dyn FnMut() -> Result<(), Error>;
 
 /// What a store says not to have.
-fn gone(link: &Link, key: &str, object: &Object, error: remote::Error) -> Result<Option<String>, Error> {
+pub(super) fn gone(link: &Link, key: &str, object: &Object, error: remote::Error) -> Result<Option<String>, Error> {
     match link.is_there(key, object)? {
         false => Ok(Some(format!("{key} is gone"))),
         true => Err(link.failed(remote::Error::Unreachable(format!(

@@ -80,13 +80,15 @@ pub(super) struct Site {
     mark: Option<Mark>,
     /// All catalogs that lie there, by generation.
     catalogs: Vec<String>,
+    /// Those above the one that counts, which aren't whole.
+    torn: Vec<String>,
 }
 
 impl Site {
     /// Finds out what is there; nothing is changed.
     pub(super) fn look(target: &Target, control: &Control) -> Result<Self, Error> {
         let link = Link { remote: target.remote(control)?, target: target.clone() };
-        let mut site = Self { link, catalog: None, mark: None, catalogs: Vec::new() };
+        let mut site = Self { link, catalog: None, mark: None, catalogs: Vec::new(), torn: Vec::new() };
         for _ in 0..LOOKS {
             if site.read()? {
                 return Ok(site);
@@ -108,17 +110,23 @@ impl Site {
             .collect();
         found.sort();
         self.catalogs = found.iter().map(|(.., key)| key.clone()).collect();
+        self.torn.clear();
         for (generation, digits, key) in found.iter().rev() {
-            let Some(bytes) = link.at(link.remote.get(key, MAX_CATALOG))? else { return Ok(false) };
-            let checksum = hex(&Sha256::digest(&bytes));
-            if !checksum.starts_with(digits.as_str()) {
-                tracing::debug!(
-                    replica = link.label(),
-                    key,
-                    "a catalog that was not written to its end is passed over"
-                );
-                continue;
+            let mut whole = None;
+            // Twice: what a proxy cut short once is no torn catalog.
+            for _ in 0..2 {
+                let Some(bytes) = link.at(link.remote.get(key, MAX_CATALOG))? else { return Ok(false) };
+                let checksum = hex(&Sha256::digest(&bytes));
+                if checksum.starts_with(digits.as_str()) {
+                    whole = Some((bytes, checksum));
+                    break;
+                }
             }
+            let Some((bytes, checksum)) = whole else {
+                tracing::warn!(replica = link.label(), key, "a catalog that is not whole is passed over");
+                self.torn.push(key.clone());
+                continue;
+            };
             let catalog = ReplicaCatalog::parse(&bytes).map_err(|reason| link.damaged(format!("{key}: {reason}")))?;
             if catalog.generation != *generation {
                 return Err(link.damaged(format!("{key} says to be of generation {}", catalog.generation)));
@@ -165,6 +173,8 @@ pub(super) struct Writable<'e> {
     pub(super) store_id: String,
     /// The catalog there is another's, which has to find out by ours.
     pub(super) is_others: bool,
+    /// The catalog that counts is not the last: what it doesn't name may be what that one did.
+    pub(super) keeps_leftovers: bool,
     lease: Option<Lease>,
 }
 
@@ -180,6 +190,14 @@ impl<'e> Writable<'e> {
     ) -> Result<Self, Error> {
         let (at, name, store_id) = (site.link.label(), name.clone(), store_id.to_owned());
         let mut is_others = false;
+        let written = state.written.as_ref().map(|mark| catalog_key(mark.generation, &mark.checksum));
+        let torn = written.filter(|key| site.torn.contains(key));
+        if let (Some(key), false) = (&torn, take_over) {
+            return Err(site.link.damaged(format!(
+                "{key}, which was written last and was whole, is so no more: bring it back from the store's older versions, or go on \
+                 with the one before: `replica push {name} --take-over`"
+            )));
+        }
         match &site.catalog {
             Some(catalog) if catalog.store_id != store_id => {
                 let theirs = catalog.store_id.clone();
@@ -202,7 +220,8 @@ impl<'e> Writable<'e> {
             (state.written, state.writing) = (site.mark.clone(), None);
         }
         state.holds(site.backups());
-        Ok(Self { engine, name, site, state, store_id, is_others, lease: None })
+        let keeps_leftovers = torn.is_some();
+        Ok(Self { engine, name, site, state, store_id, is_others, keeps_leftovers, lease: None })
     }
 
     pub(super) fn save(&self) -> Result<(), Error> {
@@ -275,7 +294,7 @@ impl<'e> Writable<'e> {
 
     /// Nobody has written a catalog since this one was read: a lease is a promise among clocks, and this is looked at. What was
     /// never written to its end is removed.
-    fn assert_unchanged(&self) -> Result<(), Error> {
+    pub(super) fn assert_unchanged(&self) -> Result<(), Error> {
         let link = &self.site.link;
         let mut listed = link.at(link.remote.list(CATALOGS))?.into_iter().map(|listed| listed.key);
         let is_new = |key: &String| parse_catalog_key(key).is_some() && !self.site.catalogs.contains(key);

@@ -115,10 +115,11 @@ impl Engine {
     /// Brings a replica to what it is to hold. `take_over` says that another directory that wrote there does so no more.
     pub fn replicate(&self, name: &ReplicaName, take_over: bool, call: &Call) -> Result<Replicated, Error> {
         let target = self.target(&Elsewhere::Name(name.clone()))?;
-        let Some(wanted) = self.wanted(name)? else {
-            return Err(Error::NothingToSend { root: self.store.root().to_owned() });
-        };
+        let nothing = || Error::NothingToSend { root: self.store.root().to_owned() };
+        self.standing_catalog()?.ok_or_else(nothing)?;
         let _permit = self.replica_permit(name, call)?;
+        // Only now: what is here by the time of the permit counts, since what was sent meanwhile is remembered.
+        let wanted = self.wanted(name)?.ok_or_else(nothing)?;
         let mut state = State::load(self.store.root(), name, &target.place.identity())?;
         state.writer(self.store.root())?;
         // What can't be remembered isn't begun: it would be begun again and again.
@@ -189,6 +190,8 @@ impl Writable<'_> {
         let is_marked = self.marked(&plan.amend) == self.site.backups();
         if !(plan.is_empty() && orphans.is_empty() && is_marked) || self.is_others {
             self.hold(take_over)?;
+            // What was seen before the lease was had may be another's doing since.
+            self.assert_unchanged()?;
             self.audited(&plan, &orphans, take_over, call, &mut done)?;
         }
         self.thin_catalogs()?;
@@ -254,7 +257,7 @@ impl Writable<'_> {
     /// Objects of ours that no backup names.
     fn orphans(&self, listed: impl Iterator<Item = String>) -> Vec<String> {
         let named = self.named();
-        listed.filter(|key| is_ours(key) && !named.contains(key)).collect()
+        listed.filter(|key| !self.keeps_leftovers && is_ours(key) && !named.contains(key)).collect()
     }
 
     fn named(&self) -> BTreeSet<String> {
@@ -368,7 +371,9 @@ impl Writable<'_> {
                 refused = Some(error);
             } else if let Error::Damaged { id, .. } = &error {
                 // Found out by every other reader from now on.
-                self.engine.verify(id, call)?;
+                if let Err(error) = self.engine.verify(id, call) {
+                    tracing::warn!(%error, %id, "what was found is not recorded");
+                }
             }
         }
         match refused {
@@ -381,13 +386,13 @@ impl Writable<'_> {
     fn sent(&mut self, sending: &Sending, call: &Call) -> Result<Option<u64>, Error> {
         let Some(held) = self.send(sending, &call.control)? else { return Ok(None) };
         let (bytes, origin) = (held.size(), held.origin);
-        // What was found of the one that is replaced is nothing of this one.
-        self.state.found_damaged.remove(&origin);
         let (replaced, mut backups): (Vec<Held>, Vec<Held>) =
             self.marked(&[]).into_iter().partition(|other| other.origin == origin);
         name_apart(&mut backups, &held);
         backups.push(held);
         self.write(backups)?;
+        // What was found of the one that is replaced is nothing of this one.
+        self.state.found_damaged.remove(&origin);
         self.remove_objects(&replaced)?;
         tracing::debug!(replica = %self.name, id = %sending.id, bytes, "sent and read back");
         Ok(Some(bytes))

@@ -125,7 +125,10 @@ impl Engine {
             let mut state = State::load(self.store.root(), name, &self.target(from)?.place.identity())?;
             state.found_damaged.retain(|origin| !found.whole.contains(origin));
             state.found_damaged.extend(&found.damaged);
-            state.found_whole = found.whole.iter().filter(|_| state.damaged > 0).copied().collect();
+            if state.damaged > 0 {
+                state.found_whole.extend(&found.whole);
+            }
+            state.found_whole.retain(|origin| !found.damaged.contains(origin));
             if all && found.damaged.is_empty() {
                 state.last_verified = Some(self.clock.now());
             }

@@ -156,13 +156,13 @@ impl Remote {
             plain(prefix.strip_suffix('/').unwrap_or(prefix))?;
         }
         let folder = if prefix.is_empty() || prefix.ends_with('/') { prefix.to_owned() } else { format!("{prefix}/") };
-        let is_dropbox = matches!(self.shared.place.kind, Kind::Dropbox { .. });
+        let one_by_one = matches!(self.shared.place.kind, Kind::Dropbox { .. } | Kind::Webdav { .. });
         let listed = self.attempt(|operator, call| {
             let folder = folder.clone();
             async move {
                 call.note(None);
                 let listed =
-                    if is_dropbox { walked(&operator, folder).await? } else { swept(&operator, &folder).await? };
+                    if one_by_one { walked(&operator, folder).await? } else { swept(&operator, &folder).await? };
                 Ok((listed, call.verdict()))
             }
         });
@@ -242,7 +242,8 @@ async fn swept(operator: &Operator, folder: &str) -> opendal::Result<Option<Vec<
     Ok(Some(listed))
 }
 
-/// Folder by folder: Dropbox's entries come with their last names only.
+/// Folder by folder: Dropbox's entries come with their last names only, and of WebDAV OpenDAL's own walk forgets a folder whose
+/// listing broke off, without a word.
 async fn walked(operator: &Operator, folder: String) -> opendal::Result<Option<Vec<Listed>>> {
     let (mut folders, mut listed) = (vec![folder], Vec::new());
     while let Some(folder) = folders.pop() {

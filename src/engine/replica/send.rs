@@ -246,9 +246,9 @@ pub(super) type Tick<'a> = &'a mut dyn FnMut() -> Result<(), Error>;
 
 /// What a store says not to have.
 fn gone(link: &Link, key: &str, object: &Object, error: remote::Error) -> Result<Option<String>, Error> {
-    match link.is_gone(key, object)? {
-        true => Ok(Some(format!("{key} is gone"))),
-        false => Err(link.failed(remote::Error::Unreachable(format!(
+    match link.is_there(key, object)? {
+        false => Ok(Some(format!("{key} is gone"))),
+        true => Err(link.failed(remote::Error::Unreachable(format!(
             "{error}, and yet it is in the listing; it is tried again later"
         )))),
     }

@@ -58,14 +58,19 @@ impl Link {
         Error::ReplicaDamaged { at: self.label(), reason: reason.into() }
     }
 
-    /// Whether an object is gone, by a second word: a store, or a proxy before it, that answers "not found" for a moment would
-    /// have whole backups sent again.
-    pub(super) fn is_gone(&self, key: &str, object: &Object) -> Result<bool, Error> {
+    /// Whether an object is there, as long as it was, by a second word, of its own folder alone: a listing that breaks off within,
+    /// or a proxy that answers "not found" for a moment, would have whole backups sent again.
+    pub(super) fn is_there(&self, key: &str, object: &Object) -> Result<bool, Error> {
         let folder = key.rsplit_once('/').map_or(key, |(folder, _)| folder);
         let listed = self.at(self.remote.list(&format!("{folder}/")))?;
-        let is_there = |key: &String| listed.iter().any(|listed| listed.key == *key);
-        Ok(!object.keys(key).iter().all(is_there))
+        Ok(is_listed(key, object, |key| listed.iter().find(|listed| listed.key == key).map(|listed| listed.size)))
     }
+}
+
+/// Whether all of an object is in a listing, as long as it was.
+pub(super) fn is_listed(key: &str, object: &Object, size: impl Fn(&str) -> Option<u64>) -> bool {
+    let parts: Option<Vec<u64>> = object.keys(key).iter().map(|key| size(key)).collect();
+    parts.is_some_and(|parts| parts.into_iter().fold(0, u64::saturating_add) == object.size)
 }
 
 /// A replica, its catalog read.

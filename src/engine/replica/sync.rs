@@ -7,11 +7,11 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use super::site::{Site, Writable};
+use super::site::{Site, Writable, is_listed};
 use super::state::{FOLDER, State};
 use super::{Elsewhere, details, ids};
 use crate::audit::{Entry, Kind};
-use crate::backup::replica::{BACKUPS, Held, Object, Origin, Plan, Sending, Wishes, is_ours, is_sendable, plan};
+use crate::backup::replica::{BACKUPS, Held, Origin, Plan, Sending, Wishes, is_ours, is_sendable, plan};
 use crate::backup::retention::{Retention, free_id};
 use crate::backup::{Backup, BackupId, ReplicaName, hex};
 use crate::catalog::Catalog;
@@ -183,7 +183,7 @@ fn chance() -> Result<u8, Error> {
 impl Writable<'_> {
     fn replicate(&mut self, wanted: &Wanted, take_over: bool, call: &Call) -> Result<Replicated, Error> {
         let listed = self.listed()?;
-        let mut done = Replicated { lost: self.look_for_lost(&listed), ..Replicated::default() };
+        let mut done = Replicated { lost: self.look_for_lost(&listed)?, ..Replicated::default() };
         let plan = self.plan(wanted);
         let orphans = self.orphans(listed.into_keys());
         let is_marked = self.marked(&plan.amend) == self.site.backups();
@@ -237,21 +237,18 @@ impl Writable<'_> {
     }
 
     /// Objects that the catalog names and that are not there, or not as long: what they belong to is damaged.
-    fn look_for_lost(&mut self, sizes: &BTreeMap<String, u64>) -> Vec<String> {
+    fn look_for_lost(&mut self, sizes: &BTreeMap<String, u64>) -> Result<Vec<String>, Error> {
         let mut lost = Vec::new();
         for held in self.site.catalog.iter().flat_map(|catalog| &catalog.backups).filter(|held| !held.damaged) {
-            let is_there = |key: &str, object: &Object| {
-                let parts: Option<Vec<u64>> = object.keys(key).iter().map(|key| sizes.get(key).copied()).collect();
-                parts.is_some_and(|parts| parts.into_iter().fold(0, u64::saturating_add) == object.size)
-            };
-            let gone = held.objects().filter(|(key, object)| !is_there(key, object)).map(|(key, _)| key);
-            let before = lost.len();
-            lost.extend(gone);
-            if lost.len() > before {
-                self.state.found_damaged.insert(held.origin);
+            for (key, object) in held.objects() {
+                let is_seen = is_listed(&key, object, |key| sizes.get(key).copied());
+                if !is_seen && !self.site.link.is_there(&key, object)? {
+                    self.state.found_damaged.insert(held.origin);
+                    lost.push(key);
+                }
             }
         }
-        lost
+        Ok(lost)
     }
 
     /// Objects of ours that no backup names.

@@ -60,7 +60,7 @@ fn nothing_is_safe_whose_files_are_gone() {
 #[test]
 fn what_was_stopped_on_purpose_is_no_failure_and_only_what_was_shown_is_stopped() {
     let place = Place::new();
-    place.fill(40);
+    place.fill(120);
     let server = Server::start(&place);
     let visitor = Visitor::superuser(&server);
     let answer = visitor.post("/settings/backups/create", &[("reason", "one")]);

@@ -84,7 +84,6 @@ mod serving;
 mod sign_in;
 mod sources;
 mod staging;
-mod stand;
 mod suspicion;
 mod together;
 mod tokens;

@@ -338,10 +338,16 @@ impl<'e> Writable<'e> {
         if link.at(link.remote.get(&key, MAX_CATALOG))?.as_ref() != Some(&bytes) {
             return Err(link.damaged(format!("{key} is not there as it was sent")));
         }
+        // Who wrote at the same time, without a lease or by one that had ended, may have removed what this names: it is taken back.
+        self.site.catalogs.push(key.clone());
+        if let Err(error) = self.assert_unchanged() {
+            link.at(link.remote.delete(&key))?;
+            self.site.catalogs.retain(|other| *other != key);
+            return Err(error);
+        }
         self.state.holds(&catalog.backups);
         (self.state.written, self.state.writing) = (Some(mark.clone()), None);
         self.save()?;
-        self.site.catalogs.push(key);
         self.is_others = false;
         (self.site.catalog, self.site.mark) = (Some(catalog), Some(mark));
         self.thin_catalogs()

@@ -4,6 +4,7 @@
 mod access;
 mod drill;
 mod encoding;
+mod pitr;
 mod replica;
 mod variables;
 
@@ -28,6 +29,7 @@ use crate::codec::Codec;
 
 pub use access::{Access, Algorithm, Key, PublicUrl, Secret};
 pub use drill::{Assertion, Drill};
+pub use pitr::Pitr;
 use replica::All;
 pub use replica::{Elsewhere, Listed, REPLICA_VARIABLES, Replica};
 use variables::nearest;
@@ -58,6 +60,8 @@ pub struct Config {
     pub shrink_alarm: u8,
     /// Rehearsals.
     pub drill: Drill,
+    /// The journal, with which one can go back to any second.
+    pub pitr: Pitr,
     /// In which form copies are written, and with which keys.
     pub codec: Codec,
     /// Where the identities come from.
@@ -369,6 +373,7 @@ impl Values {
             stale_after: self.duration("stale_after", "1m", "365d")?,
             shrink_alarm: self
                 .parse("shrink_alarm", |text| whole(text).filter(|percent| (1..=100).contains(percent)))?,
+            pitr: self.pitr()?,
             codec: self.codec()?,
             compression_level: self.compression_level()?,
             identity_file: self.optional("encryption.identity_file", absolute)?,

@@ -2,12 +2,14 @@
 //!
 //! Nothing in this process opens a live `.db`, `-wal` or `-shm` by file calls while a connection to it is open: closing
 //! any descriptor of a file drops all POSIX locks that the process holds on it, SQLite's too
-//! (sqlite.org/howtocorrupt.html, section 2.2). Live files are looked at by path (`stat`) and read through SQLite.
+//! (sqlite.org/howtocorrupt.html, section 2.2). Live files are looked at by path (`stat`) and read through SQLite. The one
+//! exception is `-wal`, on which no lock lies: `wal` reads its headers.
 
 pub mod assertion;
 pub mod catch_up;
 pub mod check;
 mod control;
+pub mod cut;
 pub mod diff;
 pub mod exclusive;
 pub mod kind;
@@ -16,6 +18,7 @@ pub mod pages;
 mod references;
 pub mod restore;
 pub mod snapshot;
+pub mod wal;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

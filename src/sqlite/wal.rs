@@ -1,0 +1,316 @@
+//! Which pages a WAL says were written since an earlier look at it: a hint, and the proof that it names every one of them.
+//!
+//! The file is read by file calls, unlike all others of a live database: SQLite's locks lie on the database file and on `-shm`,
+//! none on `-wal`, so closing it drops none (sqlite.org/walformat.html, section 2.3.1). Only headers are read. Frames that were
+//! not committed, or were after the look, do no harm: a page too many is compared and found unchanged.
+//!
+//! The proof rests on three things that SQLite does (sqlite.org/fileformat2.html, section 4; sqlite.org/walformat.html):
+//!
+//! 1. Frames of one generation are written one after the other, before the number of committed frames in the index of the WAL
+//!    tells of them, and that number never falls.
+//! 2. A generation begins by overwriting the WAL from its first frame, header first, with a salt that is one higher. It begins
+//!    only when all frames of the one before are in the database file.
+//! 3. What lies behind the frames of a generation are those of earlier ones, as they were written, unless the file was cut.
+//!
+//! So within a generation all frames from the one number to the other were written since; and when just one generation has begun,
+//! all of its own, and those of the old one that it has not overwritten yet. In any other case there is no proof.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::beside;
+use super::page_set::PageSet;
+use crate::disk;
+
+/// Bytes of the file's header (fileformat2, section 4.1).
+const HEADER: u64 = 32;
+/// Bytes of a frame's header; a page follows.
+const FRAME: u64 = 24;
+
+/// The salts in the header of a WAL: another pair for each generation of frames.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Salts(u32, u32);
+
+impl Salts {
+    /// Whether these are of the generation right after `before`'s. The second salt is random.
+    fn follows(self, before: Salts) -> bool {
+        self.0 == before.0.wrapping_add(1) && self.1 != before.1
+    }
+}
+
+/// How far a WAL was written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Position {
+    salts: Salts,
+    /// Committed frames.
+    frames: u32,
+}
+
+/// An open WAL.
+pub struct Wal {
+    file: File,
+    page_size: u32,
+}
+
+impl Wal {
+    /// The WAL of the database at `path`; none where there is no file, or an empty one.
+    pub fn open(path: &Path, page_size: u32) -> Result<Option<Self>, disk::Error> {
+        match disk::open_regular(&beside(path, "-wal")) {
+            Ok(file) => Ok(Some(Self { file, page_size })),
+            Err(error) if error.is_no_file() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// How far it is written now, or was a moment ago. `other` is a connection to the database that has no transaction open.
+    /// None where nothing follows from it.
+    pub fn position(&self, other: &Connection) -> rusqlite::Result<Option<Position>> {
+        let Ok(Some(salts)) = self.salts() else { return Ok(None) };
+        Ok(committed(other)?.map(|frames| Position { salts, frames }))
+    }
+
+    /// The pages that were written since `before`, which was taken before a reader was pinned that saw the old state. A reader
+    /// of the new state is pinned meanwhile, and somebody has committed since. None where that can't be proven.
+    pub fn written_since(&self, before: Position, other: &Connection) -> rusqlite::Result<Option<PageSet>> {
+        let Some(frames) = committed(other)? else { return Ok(None) };
+        // In this order: a generation that has committed frames has written its header.
+        let Ok(Some(salts)) = self.salts() else { return Ok(None) };
+        let mut pages = PageSet::default();
+        let proven = if salts == before.salts {
+            // No new frame, though somebody has committed, is no proof of anything.
+            frames > before.frames && self.add(&mut pages, before.frames..frames, salts)
+        } else {
+            salts.follows(before.salts)
+                && frames <= before.frames
+                && self.add(&mut pages, 0..frames, salts)
+                && self.add_rest(&mut pages, before, salts)
+        };
+        // No other generation has begun meanwhile.
+        Ok((proven && matches!(self.salts(), Ok(Some(now)) if now == salts)).then_some(pages))
+    }
+
+    /// Adds the pages of all these frames, counted from 0, if each is of that generation.
+    fn add(&self, pages: &mut PageSet, frames: std::ops::Range<u32>, salts: Salts) -> bool {
+        for frame in frames {
+            match self.frame(frame) {
+                Ok(Some((page, found))) if found == salts && page > 0 => pages.insert(page),
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    /// Adds what lies behind the frames that `before` counts, to the end of its generation: to a frame of an older one. At the
+    /// end of the file it can't be told whether it was cut there.
+    fn add_rest(&self, pages: &mut PageSet, before: Position, now: Salts) -> bool {
+        let first = self.frame(before.frames).ok().flatten();
+        for frame in before.frames.. {
+            match self.frame(frame) {
+                Ok(Some((page, found))) if found == before.salts && page > 0 => pages.insert(page),
+                Ok(Some((_, found))) if found != before.salts && found != now => break,
+                _ => return false,
+            }
+        }
+        // What overwrites comes from the front: as long as the first is still there, so were all behind it.
+        self.frame(before.frames).is_ok_and(|still| still == first)
+    }
+
+    fn salts(&self) -> io::Result<Option<Salts>> {
+        let mut header = [0; HEADER as usize];
+        if !self.read(&mut header, 0)? {
+            return Ok(None);
+        }
+        let page_size = number(&header, 8);
+        // Either order of bytes in checksums (fileformat2, section 4.1).
+        let known = matches!(number(&header, 0), 0x377f_0682 | 0x377f_0683) && page_size == self.page_size;
+        Ok(known.then(|| Salts(number(&header, 16), number(&header, 20))))
+    }
+
+    /// The page of a frame and its salts.
+    fn frame(&self, frame: u32) -> io::Result<Option<(u32, Salts)>> {
+        let mut header = [0; FRAME as usize];
+        let offset = HEADER + u64::from(frame) * (FRAME + u64::from(self.page_size));
+        let there = self.read(&mut header, offset)?;
+        Ok(there.then(|| (number(&header, 0), Salts(number(&header, 8), number(&header, 12)))))
+    }
+
+    /// Whether the file goes on that far.
+    fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<bool> {
+        match self.file.read_exact_at(bytes, offset) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The number of committed frames. NOOP looks at the index of the WAL and moves nothing
+/// (sqlite.org/pragma.html#pragma_wal_checkpoint).
+fn committed(other: &Connection) -> rusqlite::Result<Option<u32>> {
+    let frames: i64 = other.query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| row.get(1))?;
+    Ok(u32::try_from(frames).ok())
+}
+
+fn number(bytes: &[u8], at: usize) -> u32 {
+    bytes[at..at + 4].iter().fold(0, |number, byte| number << 8 | u32::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::sqlite::open_live;
+
+    struct Scene {
+        _dir: tempfile::TempDir,
+        path: PathBuf,
+        app: Connection,
+        ours: Connection,
+    }
+
+    impl Scene {
+        #[allow(clippy::disallowed_methods)]
+        fn new(setup: &str) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("live.db");
+            let app = Connection::open(&path).unwrap();
+            app.execute_batch(&format!(
+                "{setup}; PRAGMA page_size=1024; PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0;
+                 CREATE TABLE rows (id INTEGER PRIMARY KEY, text TEXT)"
+            ))
+            .unwrap();
+            let ours = open_live(&path).unwrap();
+            Self { _dir: dir, path, app, ours }
+        }
+
+        fn wal(&self) -> Wal {
+            Wal::open(&self.path, 1024).unwrap().unwrap()
+        }
+
+        fn position(&self) -> Position {
+            self.wal().position(&self.ours).unwrap().unwrap()
+        }
+
+        /// Rows of a page each.
+        fn write(&self, rows: u32) {
+            for _ in 0..rows {
+                self.app.execute("INSERT INTO rows (text) VALUES (hex(randomblob(400)))", []).unwrap();
+            }
+        }
+
+        fn pages(&self) -> Vec<Vec<u8>> {
+            let mut all = self.ours.prepare("SELECT data FROM sqlite_dbpage").unwrap();
+            all.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+        }
+
+        fn checkpoint(&self, mode: &str) {
+            self.app.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(())).unwrap();
+        }
+
+        /// What is proven of `change`, after it was held against the pages themselves.
+        fn proven(&self, change: impl FnOnce(&Self)) -> Option<PageSet> {
+            let (before, old) = (self.position(), self.pages());
+            change(self);
+            let hint = self.wal().written_since(before, &self.ours).unwrap();
+            if let Some(hint) = &hint {
+                let hinted: Vec<u32> = hint.iter().collect();
+                for (number, page) in self.pages().iter().enumerate() {
+                    let same = old.get(number) == Some(page);
+                    assert!(same || hinted.contains(&(number as u32 + 1)), "page {} is not named", number + 1);
+                }
+            }
+            hint
+        }
+    }
+
+    #[test]
+    fn within_a_generation_every_page_is_named_and_few_besides() {
+        let scene = Scene::new("");
+        scene.write(50);
+        let hint = scene.proven(|scene| scene.write(3)).unwrap();
+        assert!(hint.len() < 12, "{hint:?}");
+        // Frames of a transaction that was rolled back after it was spilled lie there too, and count for nothing.
+        scene.app.execute_batch("PRAGMA cache_size=2; BEGIN").unwrap();
+        scene.write(200);
+        scene.app.execute_batch("ROLLBACK").unwrap();
+        assert!(scene.proven(|scene| scene.write(1)).is_some());
+    }
+
+    #[test]
+    fn over_one_reset_the_rest_of_the_old_generation_is_read_too() {
+        let scene = Scene::new("");
+        scene.write(60);
+        scene.checkpoint("FULL");
+        scene.write(40);
+        // The second generation ends before the first did.
+        let hint = scene.proven(|scene| {
+            scene.write(4);
+            scene.checkpoint("FULL");
+            scene.write(2);
+        });
+        assert!(hint.is_some_and(|hint| hint.len() < 30));
+    }
+
+    #[test]
+    fn nothing_is_proven_where_frames_may_be_missing() {
+        let scene = Scene::new("");
+        scene.write(30);
+        // The generation reaches to the end of the file, which may have been cut.
+        assert_eq!(
+            scene.proven(|scene| {
+                scene.checkpoint("FULL");
+                scene.write(1)
+            }),
+            None
+        );
+        // It has overwritten what was not seen yet.
+        scene.checkpoint("FULL");
+        scene.write(2);
+        assert_eq!(
+            scene.proven(|scene| {
+                scene.write(2);
+                scene.checkpoint("FULL");
+                scene.write(9)
+            }),
+            None
+        );
+        // Two resets.
+        scene.checkpoint("FULL");
+        scene.write(20);
+        let twice = |scene: &Scene| {
+            (0..2).for_each(|_| {
+                scene.checkpoint("FULL");
+                scene.write(1)
+            })
+        };
+        assert_eq!(scene.proven(twice), None);
+        // Cut off.
+        assert_eq!(
+            scene.proven(|scene| {
+                scene.write(2);
+                scene.checkpoint("TRUNCATE");
+                scene.write(1)
+            }),
+            None
+        );
+        // Nobody has committed, which the caller would know.
+        assert_eq!(scene.proven(|_| {}), None);
+    }
+
+    #[test]
+    fn what_is_no_wal_proves_nothing() {
+        let scene = Scene::new("");
+        scene.write(3);
+        let other = Wal { file: scene.wal().file, page_size: 4096 };
+        assert_eq!(other.position(&scene.ours).unwrap(), None);
+        scene.checkpoint("TRUNCATE");
+        assert_eq!(scene.wal().position(&scene.ours).unwrap(), None);
+        std::fs::write(beside(&scene.path, "-wal"), "no WAL at all, but long enough to be read").unwrap();
+        assert_eq!(scene.wal().position(&scene.ours).unwrap(), None);
+    }
+}

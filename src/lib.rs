@@ -6,6 +6,7 @@
 //! - `remote`: `disk`. `codec`: the ground. `config`: `backup`, `codec`, `remote`. `telemetry`: `config`. `token`: `config`,
 //!   `clock`. `session`: `token` and the ground.
 //! - `sqlite`, `catalog`, `store`, `audit`: `backup`, `disk`, `clock`; not each other.
+//! - `journal`: `sqlite` and the ground.
 //! - `engine`: all of these but `telemetry`; the only one that performs operations.
 //! - `scheduler`, `replicator`: `engine` and below. `http`: `engine`, `session` and below.
 //! - `app`: the composition root; `demo` and `cli` stand on it and on `engine`.
@@ -22,6 +23,7 @@ pub mod demo;
 pub mod disk;
 pub mod engine;
 pub mod http;
+pub mod journal;
 pub mod remote;
 pub mod replicator;
 pub mod scheduler;

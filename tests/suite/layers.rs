@@ -10,7 +10,7 @@ const PARTS: &[&str] = &["sqlite", "catalog", "store", "audit"];
 
 /// What each module may use.
 fn allowed(module: &str) -> BTreeSet<&'static str> {
-    let parts = || [GROUND, PARTS, &["codec", "config", "remote"]].concat();
+    let parts = || [GROUND, PARTS, &["codec", "config", "journal", "remote"]].concat();
     let used = match module {
         "backup" | "disk" | "clock" => Vec::new(),
         "codec" => GROUND.to_vec(),
@@ -20,6 +20,7 @@ fn allowed(module: &str) -> BTreeSet<&'static str> {
         "token" => vec!["config", "clock"],
         "session" => [GROUND, &["config", "token"]].concat(),
         "sqlite" | "catalog" | "store" | "audit" => GROUND.to_vec(),
+        "journal" => [GROUND, &["sqlite"]].concat(),
         "engine" => parts(),
         "scheduler" | "replicator" => [parts(), vec!["engine"]].concat(),
         "http" => [parts(), vec!["engine", "token", "session"]].concat(),

@@ -1,0 +1,128 @@
+//! The journal: what the databases held at each tick, as LTX files that litestream reads too, below
+//! `journal/<database>/ltx/<level>/` of the backup directory.
+//!
+//! - Level 0: what one tick captured. Level 9: whole databases, from the first state to that one. Levels 1 to 3 are made from the level
+//!   below and only save time.
+//! - The state at an instant is that of the newest file whose time isn't later. A file's time is the mtime, and in its header too.
+//! - A file appears by rename, whole and durable, and is never changed.
+//!
+//! One process writes (`serve`); anyone may read meanwhile.
+
+pub mod chain;
+pub mod folder;
+pub mod index;
+pub mod ltx;
+mod merge;
+pub mod name;
+pub mod rebuild;
+mod retain;
+
+use std::convert::Infallible;
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+
+use crate::disk::{self, Context};
+use crate::sqlite;
+
+pub use folder::{Journal, Writer};
+pub use index::{Index, LtxFile, Point};
+pub use name::{FileName, Level, Txid};
+
+/// The folder of all journals in a backup directory.
+pub const FOLDER: &str = "journal";
+
+/// Why a journal can't be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file can't be read or written.
+    #[error(transparent)]
+    Disk(#[from] disk::Error),
+    /// Stopped by whoever asked for it.
+    #[error(transparent)]
+    Stopped(#[from] sqlite::Error),
+    /// A file isn't what was once written.
+    #[error(
+        "the journal's file {} is damaged ({reason}): what it leads to can't be rebuilt; choose an instant before it, or a \
+         backup",
+        path.display()
+    )]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// Retention removed it after it was looked up.
+    #[error("the journal's file {} is gone; choose the instant again, for older ones may not be kept any more", path.display())]
+    Gone {
+        /// Which.
+        path: PathBuf,
+    },
+    /// A file that would lead nowhere.
+    #[error("the journal in {} can't take {name} ({reason}); a new snapshot must begin it anew", folder.display())]
+    Astray {
+        /// The folder of the database.
+        folder: PathBuf,
+        /// Which.
+        name: FileName,
+        /// Why not.
+        reason: &'static str,
+    },
+}
+
+impl Error {
+    /// What the format says of the file at `path`, on doing `action` there.
+    fn of(error: ltx::Error, action: &'static str, path: &Path) -> Self {
+        match error {
+            ltx::Error::Malformed(reason) => Error::Damaged { path: path.to_owned(), reason },
+            ltx::Error::Io(source) => {
+                let Err(error) = Err::<Infallible, _>(source).to(action, path);
+                error.into()
+            }
+        }
+    }
+}
+
+/// A file of the journal, open for reading, whose header says what its name says.
+struct Source {
+    decoder: ltx::Decoder<BufReader<File>>,
+    path: PathBuf,
+}
+
+impl Source {
+    fn open(folder: &Path, file: &LtxFile) -> Result<Self, Error> {
+        let path = file.name.path(folder);
+        let opened = match disk::open_regular(&path) {
+            Err(error) if error.is_missing() => return Err(Error::Gone { path }),
+            opened => opened?,
+        };
+        let reader = BufReader::with_capacity(BUFFER, opened);
+        let decoder = ltx::Decoder::new(reader).map_err(|error| Error::of(error, "read", &path))?;
+        let source = Self { decoder, path };
+        let header = source.header();
+        if (header.min, header.max, header.millis) != (file.name.min, file.name.max, file.millis) {
+            return Err(source.damaged("its header isn't that of its name and its time"));
+        }
+        Ok(source)
+    }
+
+    fn header(&self) -> ltx::Header {
+        self.decoder.header()
+    }
+
+    fn page(&mut self, into: &mut Vec<u8>) -> Result<Option<u32>, Error> {
+        self.decoder.page(into).map_err(|error| Error::of(error, "read", &self.path))
+    }
+
+    fn finish(self) -> Result<(), Error> {
+        self.decoder.finish().map_err(|error| Error::of(error, "read", &self.path))
+    }
+
+    fn damaged(&self, reason: &'static str) -> Error {
+        Error::Damaged { path: self.path.clone(), reason }
+    }
+}
+
+/// Bytes that are read at once.
+const BUFFER: usize = 32 << 10;

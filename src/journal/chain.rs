@@ -1,0 +1,119 @@
+//! Which files rebuild which state: pure rules over an index.
+//!
+//! A chain begins with a snapshot; each further file begins at most one state after the end of the one before and ends
+//! later. Files may overlap: pages of the later one win.
+
+use super::index::{Index, LtxFile, Point};
+use super::name::{FileName, Level, Txid};
+
+/// The files that rebuild the state at an instant, the snapshot first. `None` before the first point, and where files that lead
+/// there are missing.
+pub fn plan(index: &Index, at_millis: u64) -> Option<Vec<LtxFile>> {
+    let chain = lead(index, at_millis)?;
+    let end = chain.last()?.name.max;
+    let is_whole =
+        Level::ALL.into_iter().all(|level| newest(index.level(level), at_millis).is_none_or(|max| max <= end));
+    is_whole.then_some(chain)
+}
+
+/// The newest state among these that isn't later.
+fn newest(files: &[LtxFile], at_millis: u64) -> Option<Txid> {
+    let until = files.partition_point(|file| file.millis <= at_millis);
+    files[..until].last().map(|file| file.name.max)
+}
+
+/// As litestream does it: from the newest snapshot on, always the file that leads farthest. Where one is missing, this ends there.
+pub(super) fn lead(index: &Index, at_millis: u64) -> Option<Vec<LtxFile>> {
+    let snapshots = index.level(Level::SNAPSHOT);
+    let until = snapshots.partition_point(|file| file.millis <= at_millis);
+    let mut end = *snapshots[..until].last()?;
+    let mut chain = vec![end];
+    loop {
+        let next = Level::ALL.into_iter().filter_map(|level| farthest(index.level(level), end.name.max, at_millis));
+        // Of equals the last one is taken: that of the highest level, which begins earliest.
+        let Some(next) = next.max_by_key(|file| file.name.max) else { return Some(chain) };
+        chain.push(*next);
+        end = *next;
+    }
+}
+
+/// Of a level the file that goes on after `end`.
+fn farthest(files: &[LtxFile], end: Txid, at_millis: u64) -> Option<&LtxFile> {
+    let until = files.partition_point(|file| file.name.min <= end.next());
+    let going_on = files[..until].iter().rev().take_while(|file| file.name.max > end);
+    going_on.into_iter().find(|file| file.millis <= at_millis && !is_snapshot(file))
+}
+
+fn is_snapshot(file: &LtxFile) -> bool {
+    file.name.level == Level::SNAPSHOT
+}
+
+/// All states that [`plan`] can lead to, in ascending order. Of several from the same millisecond only the last is one.
+pub fn points(index: &Index) -> impl Iterator<Item = (Txid, u64)> {
+    let mut files: Vec<&LtxFile> = index.files().collect();
+    files.sort_unstable_by_key(|file| (file.name.max, !is_snapshot(file)));
+    let mut end: Option<Txid> = None;
+    let mut points: Vec<Point> = Vec::new();
+    let mut is_broken = false;
+    for file in files {
+        let goes_on = end.is_some_and(|end| !is_broken && file.name.min <= end.next());
+        if is_snapshot(file) || goes_on {
+            is_broken &= !is_snapshot(file);
+            if end.is_none_or(|end| file.name.max > end) {
+                points.pop_if(|last| last.millis == file.millis);
+                points.push(file.into());
+                end = Some(file.name.max);
+            }
+        } else if end.is_some_and(|end| file.name.max > end) {
+            // What isn't led to from here on is known to be lacking until a snapshot.
+            is_broken = true;
+        }
+    }
+    points.into_iter().map(|point| (point.txid, point.millis))
+}
+
+/// Most files that are merged at once: each is open meanwhile.
+pub(super) const MOST_AT_ONCE: usize = 256;
+
+/// What is due at `level`, which spans `span` milliseconds a file: files of the level below that follow each other without a hole, of one
+/// span that is over, or so many that it can't wait.
+pub(super) fn due(index: &Index, (level, span): (Level, u64), now_millis: u64) -> Vec<Vec<LtxFile>> {
+    let done = index.level(level).last().map(|file| file.name.max);
+    let below = index.level(level.below());
+    let from = below.partition_point(|file| Some(file.name.min) <= done);
+    let together = |a: &LtxFile, b: &LtxFile| a.name.max.next() == b.name.min && a.millis / span == b.millis / span;
+    let spans = below[from..].chunk_by(together).flat_map(|span| span.chunks(MOST_AT_ONCE));
+    let is_due = |files: &&[LtxFile]| {
+        let is_over = files.first().is_some_and(|file| file.millis / span < now_millis / span);
+        is_over || files.len() == MOST_AT_ONCE
+    };
+    // In order, so that nothing is passed over.
+    spans.take_while(is_due).map(<[LtxFile]>::to_vec).collect()
+}
+
+/// The name of several files merged.
+pub(super) fn merged(level: Level, files: &[LtxFile]) -> Option<FileName> {
+    let (first, last) = (files.first()?, files.last()?);
+    Some(FileName { level, min: first.name.min, max: last.name.max })
+}
+
+/// What retention removes when states since `oldest_millis` are to be kept.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) struct Expired {
+    /// The snapshot that all that stays begins with.
+    pub(super) base: LtxFile,
+    /// Older ones, oldest first.
+    pub(super) snapshots: Vec<LtxFile>,
+    /// What leads nowhere without those.
+    pub(super) others: Vec<LtxFile>,
+}
+
+/// The newest snapshot that isn't later stays, or else the oldest, and all after it.
+pub(super) fn expired(index: &Index, oldest_millis: u64) -> Option<Expired> {
+    let snapshots = index.level(Level::SNAPSHOT);
+    let until = snapshots.partition_point(|file| file.millis <= oldest_millis);
+    let at = until.saturating_sub(1);
+    let base = *snapshots.get(at)?;
+    let others = index.files().filter(|file| !is_snapshot(file) && file.name.max <= base.name.max);
+    Some(Expired { base, snapshots: snapshots[..at].to_vec(), others: others.copied().collect() })
+}

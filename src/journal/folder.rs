@@ -1,0 +1,195 @@
+//! The folder of one database, and who writes into it. How a file comes in:
+//!
+//! 1. Its pages, into `.<name>.partial`, and what comes after them. A crash leaves a partial, which is swept at the next start.
+//! 2. Its time becomes the mtime; fsync, of both. The same.
+//! 3. Rename, never over another. The file is there, or the partial still is.
+//! 4. The folder is synced. The file is there for good.
+//! 5. The index knows it.
+//!
+//! After an error in 3 or 4 nobody knows what lies there: the journal is opened anew before it is written again. How files
+//! go is said in `retain`.
+
+use std::fs::{FileTimes, read_dir};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::index::{Index, LtxFile, level_folder};
+use super::ltx::{Encoder, Header};
+use super::merge::Merge;
+use super::name::{FileName, Level};
+use super::{BUFFER, Error, FOLDER, chain};
+use crate::backup::DatabaseName;
+use crate::disk::{self, Context, Partial};
+use crate::sqlite::Control;
+
+/// The journal of one database, for whoever alone writes it.
+#[derive(Debug)]
+pub struct Journal {
+    pub(super) folder: PathBuf,
+    pub(super) index: Index,
+}
+
+/// The folder of a database's journal in the backup directory `root`.
+pub fn folder(root: &Path, database: &DatabaseName) -> PathBuf {
+    root.join(FOLDER).join(database.as_str())
+}
+
+impl Journal {
+    /// Makes the folders that are missing, sweeps what a crash left, and looks at what lies there.
+    pub fn open(root: &Path, database: &DatabaseName) -> Result<Self, Error> {
+        let folder = folder(root, database);
+        for path in [&root.join(FOLDER), &folder, &folder.join("ltx")] {
+            disk::make_own_dir(path)?;
+        }
+        for level in Level::ALL {
+            let path = level_folder(&folder, level);
+            disk::make_own_dir(&path)?;
+            sweep(&path, level)?;
+        }
+        let (index, lost) = Index::look(&folder)?;
+        lost.iter().try_for_each(|file| mend_time(&folder, file))?;
+        Ok(Self { folder, index })
+    }
+
+    /// What lies there.
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// The folder of the database.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Begins a file.
+    pub fn begin(&self, name: FileName, header: Header) -> Result<Writer, Error> {
+        self.check(name, header)?;
+        let path = name.path(&self.folder);
+        let sink = Sink(Partial::create(&path)?);
+        let encoder = Encoder::new(BufWriter::with_capacity(BUFFER, sink), header)
+            .map_err(|error| Error::of(error, "write", &path))?;
+        Ok(Writer { name, millis: header.millis, encoder, path })
+    }
+
+    /// A file that is captured, or a snapshot of a new state, follows all that lies there, and not before it in time.
+    fn check(&self, name: FileName, header: Header) -> Result<(), Error> {
+        let (last, newest) = (self.index.last(), self.index.newest());
+        let is_new = name.level == Level::CAPTURED || last.is_none_or(|last| name.max > last.txid);
+        let fault = if (name.min, name.max) != (header.min, header.max) {
+            "its header isn't that of its name"
+        } else if is_new && name.max != self.index.next() {
+            "its number isn't the next"
+        } else if is_new && last.is_some_and(|last| header.millis < last.millis) {
+            "it is older than the last"
+        } else if name.level == Level::CAPTURED && (newest.is_none() || newest != last) {
+            "the last state can't be rebuilt"
+        } else {
+            return Ok(());
+        };
+        Err(Error::Astray { folder: self.folder.clone(), name, reason: fault })
+    }
+
+    /// Makes levels 1 to 3 as far as they are due; tells how many files. What they are made from stays.
+    pub fn compact(&mut self, now_millis: u64, control: &Control) -> Result<usize, Error> {
+        let mut made = 0;
+        for level in Level::COMPACTED {
+            for files in chain::due(&self.index, level, now_millis) {
+                made += usize::from(self.merge(level.0, &files, control)?.is_some());
+            }
+        }
+        Ok(made)
+    }
+
+    /// Makes a snapshot of the newest state from the files that lead to it, unless there is one; tells whether it did.
+    pub fn snapshot_from_files(&mut self, control: &Control) -> Result<bool, Error> {
+        let mut made = false;
+        loop {
+            let chain = chain::lead(&self.index, u64::MAX).unwrap_or_default();
+            if chain.len() < 2 {
+                return Ok(made);
+            }
+            // A long chain takes several, each good in itself.
+            let part = &chain[..chain.len().min(chain::MOST_AT_ONCE)];
+            made |= self.merge(Level::SNAPSHOT, part, control)?.is_some();
+        }
+    }
+
+    fn merge(&mut self, level: Level, files: &[LtxFile], control: &Control) -> Result<Option<LtxFile>, Error> {
+        let (Some(name), Some(mut merge)) = (chain::merged(level, files), Merge::open(&self.folder, files)?) else {
+            return Ok(None);
+        };
+        let mut writer = self.begin(name, merge.header())?;
+        let mut page = Vec::new();
+        while let Some(number) = merge.page(&mut page)? {
+            control.check()?;
+            writer.page(number, &page)?;
+        }
+        writer.publish(self).map(Some)
+    }
+}
+
+/// A file that is being written. Dropped unpublished, it is removed.
+pub struct Writer {
+    name: FileName,
+    millis: u64,
+    encoder: Encoder<BufWriter<Sink>>,
+    path: PathBuf,
+}
+
+impl Writer {
+    /// Writes a page; their numbers ascend.
+    pub fn page(&mut self, number: u32, data: &[u8]) -> Result<(), Error> {
+        self.encoder.page(number, data).map_err(|error| Error::of(error, "write", &self.path))
+    }
+
+    /// Gives it its name, durable, and tells the journal that it was begun for.
+    pub fn publish(self, journal: &mut Journal) -> Result<LtxFile, Error> {
+        let written = self.encoder.finish().map_err(|error| Error::of(error, "write", &self.path))?;
+        let Sink(partial) = written.into_inner().map_err(io::IntoInnerError::into_error).to("write", &self.path)?;
+        set_time(partial.file(), self.millis).to("set the time of", partial.path())?;
+        partial.sync()?;
+        let size = partial.file().metadata().to("look at", partial.path())?.len();
+        partial.publish_new()?;
+        disk::sync_dir(disk::parent(&self.path))?;
+        let file = LtxFile { name: self.name, millis: self.millis, size };
+        journal.index.insert(file);
+        Ok(file)
+    }
+}
+
+struct Sink(Partial);
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.file().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn set_time(file: &std::fs::File, millis: u64) -> io::Result<()> {
+    file.set_times(FileTimes::new().set_modified(UNIX_EPOCH + Duration::from_millis(millis)))
+}
+
+/// Gives a file the time of its header again, which a copy lost.
+fn mend_time(folder: &Path, file: &LtxFile) -> Result<(), Error> {
+    let path = file.name.path(folder);
+    let opened = disk::open_regular(&path)?;
+    Ok(set_time(&opened, file.millis).to("set the time of", &path)?)
+}
+
+/// Removes partials of ours.
+fn sweep(path: &Path, level: Level) -> Result<(), Error> {
+    for entry in read_dir(path).to("read the folder", path)? {
+        let entry = entry.to("read the folder", path)?;
+        let name = entry.file_name();
+        let name = name.to_str().and_then(|name| name.strip_prefix('.')?.strip_suffix(".partial"));
+        if name.is_some_and(|name| format!("{level}/{name}").parse::<FileName>().is_ok()) {
+            disk::remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}

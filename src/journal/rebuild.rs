@@ -1,0 +1,142 @@
+//! A chain into the database that it leads to: its snapshot, and then file by file what changed. Only one file is open at a time, and
+//! memory doesn't grow with any of them [P11]. All checksums are compared before this says that it is done.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use twox_hash::XxHash3_64;
+
+use super::ltx::Header;
+use super::{Error, LtxFile, Source};
+use crate::disk::Context;
+use crate::sqlite::Control;
+use crate::sqlite::pages::{Content, read_back};
+
+/// A database that was rebuilt.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rebuilt {
+    /// Bytes a page.
+    pub page_size: u32,
+    /// Pages.
+    pub pages: u32,
+    /// The file, as it was read back.
+    pub content: Content,
+}
+
+/// The pages of a state, each by its hash.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sums {
+    /// Bytes a page.
+    pub page_size: u32,
+    /// [`page_sum`] of each page, from page 1 on; 0 for SQLite's lock page.
+    pub pages: Vec<u64>,
+}
+
+/// XXH3 (64 bits) of a page.
+pub fn page_sum(data: &[u8]) -> u64 {
+    XxHash3_64::oneshot(data)
+}
+
+/// Writes the database into `target`, which is private and empty. The caller makes it durable.
+pub fn rebuild(folder: &Path, chain: &[LtxFile], target: (&File, &Path), control: &Control) -> Result<Rebuilt, Error> {
+    let header = walk(folder, chain, &mut Target { file: target.0, path: target.1 }, control)?;
+    let content = read_back(target.0, target.1, control)?;
+    Ok(Rebuilt { page_size: header.page_size, pages: header.pages, content })
+}
+
+/// The same without a file.
+pub fn sums(folder: &Path, chain: &[LtxFile], control: &Control) -> Result<Sums, Error> {
+    let mut pages = Vec::new();
+    let header = walk(folder, chain, &mut pages, control)?;
+    Ok(Sums { page_size: header.page_size, pages })
+}
+
+/// Where pages go.
+trait Sink {
+    /// Takes a page; the first one beyond the end lies right after it, or after the lock page there.
+    fn put(&mut self, number: u32, data: &[u8]) -> Result<(), Error>;
+    /// Makes it so many pages long.
+    fn set_len(&mut self, header: &Header) -> Result<(), Error>;
+}
+
+struct Target<'a> {
+    file: &'a File,
+    path: &'a Path,
+}
+
+impl Sink for Target<'_> {
+    fn put(&mut self, number: u32, data: &[u8]) -> Result<(), Error> {
+        let offset = (u64::from(number) - 1) * data.len() as u64;
+        Ok(self.file.write_all_at(data, offset).to("write", self.path)?)
+    }
+
+    fn set_len(&mut self, header: &Header) -> Result<(), Error> {
+        let bytes = u64::from(header.pages) * u64::from(header.page_size);
+        Ok(self.file.set_len(bytes).to("set the length of", self.path)?)
+    }
+}
+
+impl Sink for Vec<u64> {
+    fn put(&mut self, number: u32, data: &[u8]) -> Result<(), Error> {
+        let at = number as usize - 1;
+        if at >= self.len() {
+            self.resize(at + 1, 0);
+        }
+        self[at] = page_sum(data);
+        Ok(())
+    }
+
+    fn set_len(&mut self, header: &Header) -> Result<(), Error> {
+        self.resize(header.pages as usize, 0);
+        Ok(())
+    }
+}
+
+fn walk(folder: &Path, chain: &[LtxFile], sink: &mut impl Sink, control: &Control) -> Result<Header, Error> {
+    let mut state: Option<Header> = None;
+    for file in chain {
+        control.check()?;
+        state = Some(apply(Source::open(folder, file)?, state, sink, control)?);
+    }
+    state.ok_or_else(|| Error::Gone { path: folder.to_owned() })
+}
+
+/// Leads from one state to the one that a file ends with.
+fn apply(mut source: Source, before: Option<Header>, sink: &mut impl Sink, control: &Control) -> Result<Header, Error> {
+    let header = source.header();
+    check_follows(&source, before)?;
+    let mut end = before.map_or(0, |before| before.pages);
+    if header.pages < end {
+        sink.set_len(&header)?;
+        end = header.pages;
+    }
+    let mut page = Vec::new();
+    while let Some(number) = source.page(&mut page)? {
+        control.check()?;
+        if number > end {
+            if number != header.after(end) {
+                return Err(source.damaged("it lacks pages at the database's end"));
+            }
+            end = number;
+        }
+        sink.put(number, &page)?;
+    }
+    if header.after(end) <= header.pages {
+        return Err(source.damaged("it lacks pages at the database's end"));
+    }
+    sink.set_len(&header)?;
+    source.finish()?;
+    Ok(header)
+}
+
+fn check_follows(source: &Source, before: Option<Header>) -> Result<(), Error> {
+    let own = source.header();
+    let fault = match before {
+        None if !own.is_snapshot() => "it is no snapshot, which a chain begins with",
+        Some(before) if own.page_size != before.page_size => "its pages aren't as long as those before",
+        Some(before) if own.min > before.max.next() || own.max <= before.max => "it doesn't follow the one before it",
+        _ => return Ok(()),
+    };
+    Err(source.damaged(fault))
+}

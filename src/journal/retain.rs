@@ -1,0 +1,40 @@
+//! What is older than the window goes, so that after a crash anywhere all that is left is whole:
+//!
+//! 1. The snapshot that the window begins with is read, and its checksum compared: it stands in for all that goes.
+//! 2. Older snapshots, the oldest first. What they led to can't be rebuilt any more, and nothing says that it can.
+//! 3. Their folder is synced: no snapshot comes back without what follows it.
+//! 4. What leads nowhere without them, of all levels.
+
+use super::index::level_folder;
+use super::name::Level;
+use super::{Error, Journal, LtxFile, Source, chain};
+use crate::disk;
+use crate::sqlite::Control;
+
+impl Journal {
+    /// Keeps every state since `oldest_millis`, and the newest in any case; tells how many files went.
+    pub fn retain(&mut self, oldest_millis: u64, control: &Control) -> Result<usize, Error> {
+        let Some(expired) = chain::expired(&self.index, oldest_millis) else { return Ok(0) };
+        if !expired.snapshots.is_empty() {
+            let mut base = Source::open(&self.folder, &expired.base)?;
+            let mut page = Vec::new();
+            while base.page(&mut page)?.is_some() {
+                control.check()?;
+            }
+            base.finish()?;
+        }
+        let mut removed = self.remove(&expired.snapshots, control)?;
+        disk::sync_dir(&level_folder(&self.folder, Level::SNAPSHOT))?;
+        removed += self.remove(&expired.others, control)?;
+        Ok(removed)
+    }
+
+    fn remove(&mut self, files: &[LtxFile], control: &Control) -> Result<usize, Error> {
+        for file in files {
+            control.check()?;
+            disk::remove(&file.name.path(&self.folder))?;
+            self.index.remove(file.name);
+        }
+        Ok(files.len())
+    }
+}

@@ -18,6 +18,7 @@ mod plan;
 mod preview;
 mod read;
 mod rebuild;
+mod recording;
 mod recovery;
 mod remove;
 mod replace;
@@ -57,6 +58,7 @@ pub use permit::Holder;
 pub use preview::{DatabasePreview, Preview};
 pub use read::{AuditPage, AuditQuery, DatabaseVerdict, Verification};
 pub use rebuild::Rebuilt;
+pub use recording::{Doubts, Recording, Tending};
 pub use replica::{
     BackupVerdict, Brought, Elsewhere, LastError, NotSent, Pulled, ReplicaStatus, ReplicaVerification, Replicated,
     Which,

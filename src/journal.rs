@@ -8,7 +8,9 @@
 //!
 //! One process writes (`serve`); anyone may read meanwhile.
 
+pub mod capture;
 pub mod chain;
+pub mod check;
 pub mod folder;
 pub mod index;
 pub mod ltx;
@@ -16,6 +18,7 @@ mod merge;
 pub mod name;
 pub mod rebuild;
 mod retain;
+pub mod timeline;
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -52,6 +55,14 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong.
         reason: &'static str,
+    },
+    /// `timeline.json` is none.
+    #[error("{} is damaged ({reason}); `serve` puts it aside and begins a new one, and forgets the gaps in it", path.display())]
+    Timeline {
+        /// The file.
+        path: PathBuf,
+        /// How.
+        reason: String,
     },
     /// Retention removed it after it was looked up.
     #[error("the journal's file {} is gone; choose the instant again, for older ones may not be kept any more", path.display())]

@@ -8,7 +8,7 @@
 //! - `sqlite`, `catalog`, `store`, `audit`: `backup`, `disk`, `clock`; not each other.
 //! - `journal`: `sqlite` and the ground.
 //! - `engine`: all of these but `telemetry`; the only one that performs operations.
-//! - `scheduler`, `replicator`: `engine` and below. `http`: `engine`, `session` and below.
+//! - `scheduler`, `replicator`, `recorder`: `engine` and below. `http`: `engine`, `session` and below.
 //! - `app`: the composition root; `demo` and `cli` stand on it and on `engine`.
 
 pub mod app;
@@ -24,6 +24,7 @@ pub mod disk;
 pub mod engine;
 pub mod http;
 pub mod journal;
+pub mod recorder;
 pub mod remote;
 pub mod replicator;
 pub mod scheduler;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Holder, bytes};
 use crate::backup::{BackupId, DatabaseName, ReplicaName};
 use crate::sqlite::kind::Misfit;
-use crate::{audit, catalog, disk, remote, sqlite};
+use crate::{audit, catalog, disk, journal, remote, sqlite};
 
 /// Why an operation didn't do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -418,6 +418,9 @@ pub enum Error {
     /// The audit log.
     #[error(transparent)]
     Audit(#[from] audit::Error),
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] journal::Error),
     /// A file call.
     #[error(transparent)]
     Disk(#[from] disk::Error),
@@ -495,6 +498,7 @@ impl Error {
             },
             Error::Catalog(_) => "catalog",
             Error::Audit(_) => "audit",
+            Error::Journal(_) => "journal",
             Error::Full { .. } | Error::DataFull { .. } => "disk-full",
             Error::Disk(_) => "disk",
         }
@@ -540,7 +544,8 @@ impl Error {
             Error::Disk(error)
             | Error::Sqlite(sqlite::Error::Disk(error))
             | Error::Catalog(catalog::Error::Disk(error))
-            | Error::Audit(audit::Error::Disk(error)) => error.is_full(),
+            | Error::Audit(audit::Error::Disk(error))
+            | Error::Journal(journal::Error::Disk(error)) => error.is_full(),
             _ => false,
         }
     }

@@ -91,6 +91,7 @@ kinds! {
     ANOTHER_STORE = "another-store" 503 "It is not the backup directory that was expected";
     AUDIT = "audit" 503 "The audit log can't be kept";
     CATALOG = "catalog" 503 "The catalog can't be read";
+    JOURNAL = "journal" 503 "The journal can't be read";
     SETTINGS_UNREADABLE = "settings-unreadable" 503 "The saved settings can't be read";
     TOO_SLOW = "too-slow" 503 "It took too long";
     RESTORE_UNFINISHED = "restore-unfinished" 503 "A restore is not settled";
@@ -351,6 +352,7 @@ fn kind(error: &Error) -> Kind {
         },
         Error::SavedSettings { .. } => SETTINGS_UNREADABLE,
         Error::Audit(_) => AUDIT,
+        Error::Journal(_) => JOURNAL,
         Error::Catalog(catalog::Error::Disk(_)) | Error::Disk(_) => INTERNAL,
         Error::Catalog(_) => CATALOG,
         // Of the command line alone.

@@ -12,6 +12,7 @@
 use std::fs::{FileTimes, read_dir};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::index::{Index, LtxFile, level_folder};
@@ -23,11 +24,12 @@ use crate::backup::DatabaseName;
 use crate::disk::{self, Context, Partial};
 use crate::sqlite::Control;
 
-/// The journal of one database, for whoever alone writes it.
-#[derive(Debug)]
+/// The journal of one database, for the process that alone writes it. Its clones are the same journal: one may append while another
+/// compacts.
+#[derive(Clone, Debug)]
 pub struct Journal {
     pub(super) folder: PathBuf,
-    pub(super) index: Index,
+    index: Arc<Mutex<Index>>,
 }
 
 /// The folder of a database's journal in the backup directory `root`.
@@ -49,12 +51,13 @@ impl Journal {
         }
         let (index, lost) = Index::look(&folder)?;
         lost.iter().try_for_each(|file| mend_time(&folder, file))?;
-        Ok(Self { folder, index })
+        Ok(Self { folder, index: Arc::new(Mutex::new(index)) })
     }
 
-    /// What lies there.
-    pub fn index(&self) -> &Index {
-        &self.index
+    /// What lies there. Held only for a look.
+    pub fn index(&self) -> MutexGuard<'_, Index> {
+        // Each change of it is whole, whatever panicked after it.
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The folder of the database.
@@ -74,11 +77,12 @@ impl Journal {
 
     /// A file that is captured, or a snapshot of a new state, follows all that lies there, and not before it in time.
     fn check(&self, name: FileName, header: Header) -> Result<(), Error> {
-        let (last, newest) = (self.index.last(), self.index.newest());
+        let index = self.index();
+        let (last, newest) = (index.last(), index.newest());
         let is_new = name.level == Level::CAPTURED || last.is_none_or(|last| name.max > last.txid);
         let fault = if (name.min, name.max) != (header.min, header.max) {
             "its header isn't that of its name"
-        } else if is_new && name.max != self.index.next() {
+        } else if is_new && name.max != index.next() {
             "its number isn't the next"
         } else if is_new && last.is_some_and(|last| header.millis < last.millis) {
             "it is older than the last"
@@ -91,10 +95,11 @@ impl Journal {
     }
 
     /// Makes levels 1 to 3 as far as they are due; tells how many files. What they are made from stays.
-    pub fn compact(&mut self, now_millis: u64, control: &Control) -> Result<usize, Error> {
+    pub fn compact(&self, now_millis: u64, control: &Control) -> Result<usize, Error> {
         let mut made = 0;
         for level in Level::COMPACTED {
-            for files in chain::due(&self.index, level, now_millis) {
+            let due = chain::due(&self.index(), level, now_millis);
+            for files in due {
                 made += usize::from(self.merge(level.0, &files, control)?.is_some());
             }
         }
@@ -102,10 +107,10 @@ impl Journal {
     }
 
     /// Makes a snapshot of the newest state from the files that lead to it, unless there is one; tells whether it did.
-    pub fn snapshot_from_files(&mut self, control: &Control) -> Result<bool, Error> {
+    pub fn snapshot_from_files(&self, control: &Control) -> Result<bool, Error> {
         let mut made = false;
         loop {
-            let chain = chain::lead(&self.index, u64::MAX).unwrap_or_default();
+            let chain = chain::lead(&self.index(), u64::MAX).unwrap_or_default();
             if chain.len() < 2 {
                 return Ok(made);
             }
@@ -115,7 +120,7 @@ impl Journal {
         }
     }
 
-    fn merge(&mut self, level: Level, files: &[LtxFile], control: &Control) -> Result<Option<LtxFile>, Error> {
+    fn merge(&self, level: Level, files: &[LtxFile], control: &Control) -> Result<Option<LtxFile>, Error> {
         let (Some(name), Some(mut merge)) = (chain::merged(level, files), Merge::open(&self.folder, files)?) else {
             return Ok(None);
         };
@@ -144,7 +149,7 @@ impl Writer {
     }
 
     /// Gives it its name, durable, and tells the journal that it was begun for.
-    pub fn publish(self, journal: &mut Journal) -> Result<LtxFile, Error> {
+    pub fn publish(self, journal: &Journal) -> Result<LtxFile, Error> {
         let written = self.encoder.finish().map_err(|error| Error::of(error, "write", &self.path))?;
         let Sink(partial) = written.into_inner().map_err(io::IntoInnerError::into_error).to("write", &self.path)?;
         set_time(partial.file(), self.millis).to("set the time of", partial.path())?;
@@ -153,7 +158,7 @@ impl Writer {
         partial.publish_new()?;
         disk::sync_dir(disk::parent(&self.path))?;
         let file = LtxFile { name: self.name, millis: self.millis, size };
-        journal.index.insert(file);
+        journal.index().insert(file);
         Ok(file)
     }
 }

@@ -3,6 +3,7 @@
 //! A file's time is its mtime, as litestream has it. Tools that copy without times ruin that, so the first and the last file of
 //! each level are compared with their headers, and the times must ascend; else the headers of the whole level are read.
 
+use std::collections::BTreeSet;
 use std::fs::{DirEntry, read_dir};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -106,12 +107,9 @@ impl Index {
         }
     }
 
-    pub(super) fn remove(&mut self, name: FileName) {
-        if let Some(files) = self.levels.get_mut(place(name.level))
-            && let Ok(at) = files.binary_search_by_key(&name, |file| file.name)
-        {
-            files.remove(at);
-        }
+    pub(super) fn remove(&mut self, gone: &[LtxFile]) {
+        let gone: BTreeSet<FileName> = gone.iter().map(|file| file.name).collect();
+        self.levels.iter_mut().for_each(|files| files.retain(|file| !gone.contains(&file.name)));
     }
 }
 

@@ -13,8 +13,8 @@ use crate::sqlite::Control;
 
 impl Journal {
     /// Keeps every state since `oldest_millis`, and the newest in any case; tells how many files went.
-    pub fn retain(&mut self, oldest_millis: u64, control: &Control) -> Result<usize, Error> {
-        let Some(expired) = chain::expired(&self.index, oldest_millis) else { return Ok(0) };
+    pub fn retain(&self, oldest_millis: u64, control: &Control) -> Result<usize, Error> {
+        let Some(expired) = chain::expired(&self.index(), oldest_millis) else { return Ok(0) };
         if !expired.snapshots.is_empty() {
             let mut base = Source::open(&self.folder, &expired.base)?;
             let mut page = Vec::new();
@@ -29,12 +29,15 @@ impl Journal {
         Ok(removed)
     }
 
-    fn remove(&mut self, files: &[LtxFile], control: &Control) -> Result<usize, Error> {
-        for file in files {
+    fn remove(&self, files: &[LtxFile], control: &Control) -> Result<usize, Error> {
+        let mut gone = 0;
+        let removed = files.iter().try_for_each(|file| {
             control.check()?;
             disk::remove(&file.name.path(&self.folder))?;
-            self.index.remove(file.name);
-        }
-        Ok(files.len())
+            gone += 1;
+            Ok(())
+        });
+        self.index().remove(&files[..gone]);
+        removed.map(|()| gone)
     }
 }

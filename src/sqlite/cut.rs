@@ -75,7 +75,7 @@ impl Pinned {
                 let data = row.get_ref(1).map_err(failed)?;
                 each(number, data.as_blob().map_err(|error| failed(error.into()))?)?;
             }
-            if number % 256 == 0 {
+            if number.is_multiple_of(256) {
                 self.pause(control)?;
             }
         }

@@ -22,11 +22,14 @@ fn allowed(module: &str) -> BTreeSet<&'static str> {
         "sqlite" | "catalog" | "store" | "audit" => GROUND.to_vec(),
         "journal" => [GROUND, &["sqlite"]].concat(),
         "engine" => parts(),
-        "scheduler" | "replicator" => [parts(), vec!["engine"]].concat(),
+        "scheduler" | "replicator" | "recorder" => [parts(), vec!["engine"]].concat(),
         "http" => [parts(), vec!["engine", "token", "session"]].concat(),
         "demo" => [parts(), vec!["engine", "session", "app"]].concat(),
         "cli" => [parts(), vec!["engine", "token", "session", "app", "demo"]].concat(),
-        "app" => [parts(), vec!["engine", "token", "session", "scheduler", "replicator", "http", "telemetry"]].concat(),
+        "app" => {
+            [parts(), vec!["engine", "token", "session", "scheduler", "replicator", "recorder", "http", "telemetry"]]
+                .concat()
+        }
         "lib" | "main" => Vec::new(),
         other => panic!("{other} is new: say in src/lib.rs and here what it may import"),
     };

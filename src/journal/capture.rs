@@ -1,0 +1,315 @@
+//! A tick: looks at all databases at one instant, and writes down the pages that have changed. The order of steps:
+//!
+//! 1. Each database says whether anybody has committed. Where nobody has, what it held is known until now: step 6.
+//! 2. The instant (`sqlite::cut`). A restore that is under way has one database new and another one old at times: then nothing of
+//!    it is taken. Whoever asks afterwards sees it too: its plan is there before its first commit.
+//! 3. Of each database that has changed, the pages that differ from what is known of it: those that its WAL names, where that is
+//!    proven to be all, or else every page is compared.
+//! 4. A file of them is published, durable: the database's next state. Where nothing is known, or a new base is wanted, it is a snapshot.
+//! 5. Where the time since the last look isn't known, the gap is recorded.
+//! 6. `alive`: the instant can be restored. A crash before leaves files that are of a gap, and no point.
+//!
+//! What is known is what the published files say, never more: an error leaves it as it was, and the next tick compares with that.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::check::Check;
+use super::ltx::Header;
+use super::name::FileName;
+use super::rebuild::{Sums, page_sum};
+use super::timeline::{Gap, Keeper};
+use super::{Error, Journal, Point, chain};
+use crate::backup::DatabaseName;
+use crate::clock::Clock;
+use crate::sqlite::cut::{self, Watched};
+use crate::sqlite::snapshot::Facts;
+use crate::sqlite::{Control, Source};
+
+/// One database, and what the journal knows of it.
+pub struct Track {
+    source: Source,
+    /// None while it can't be opened.
+    watched: Option<Watched>,
+    journal: Journal,
+    /// Its newest state.
+    newest: Option<Point>,
+    /// The pages of its newest state; none where a new base is needed.
+    known: Option<Sums>,
+    /// Why the next state is a snapshot, though it needn't be.
+    renew: Option<&'static str>,
+}
+
+impl Track {
+    /// Takes up a database's journal as `known` has found its newest state to be.
+    pub fn new(source: Source, journal: Journal, known: Option<Sums>) -> Self {
+        let newest = journal.index().newest();
+        Self { source, watched: None, journal, newest, known, renew: None }
+    }
+
+    /// Opens the database, also anew where another file has taken its place.
+    fn watched(&mut self) -> Result<&mut Watched, Error> {
+        if self.watched.as_ref().is_some_and(|watched| watched.assert_in_place().is_err()) {
+            self.watched = None;
+        }
+        let watched = match self.watched.take() {
+            Some(watched) => watched,
+            None => Watched::open(&self.source)?,
+        };
+        Ok(self.watched.insert(watched))
+    }
+
+    /// Whether a tick has anything to do here.
+    fn is_due(&mut self) -> Result<bool, Error> {
+        let wanted = self.known.is_none() || self.renew.is_some();
+        Ok(self.watched()?.has_changed()? || wanted)
+    }
+}
+
+/// How a tick is done.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How long the instant is tried for.
+    pub patience: Duration,
+    /// How long writers of a rollback-journal database may be kept waiting.
+    pub rollback_hold: Duration,
+    /// A longer time between two looks is a gap.
+    pub longest: Duration,
+}
+
+/// What a tick found.
+#[derive(Default)]
+pub struct Tick {
+    /// When, if it came to its end.
+    pub at: Option<DateTime<Utc>>,
+    /// What was written.
+    pub written: Vec<Written>,
+    /// What isn't known before it.
+    pub gap: Option<Gap>,
+    /// What was asked to be held against the databases as they were.
+    pub checks: Vec<Check>,
+}
+
+/// One file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Written {
+    /// The database.
+    pub name: DatabaseName,
+    /// The file.
+    pub file: FileName,
+    /// Pages in it.
+    pub pages: u64,
+    /// Every page was compared, since nothing told which had changed.
+    pub compared: bool,
+    /// Why it is a snapshot.
+    pub why: Option<&'static str>,
+}
+
+/// Looks at all databases, and remembers what isn't done.
+pub struct Capture {
+    /// The databases, in name order.
+    tracks: Vec<Track>,
+    keeper: Keeper,
+    options: Options,
+    /// Not all files of the last tick were published, so that what it saw is no instant.
+    torn: bool,
+    /// No tick of this process has come to its end yet.
+    first: bool,
+}
+
+impl Capture {
+    /// Nothing is looked at yet.
+    pub fn new(tracks: Vec<Track>, keeper: Keeper, options: Options) -> Self {
+        Self { tracks, keeper, options, torn: false, first: true }
+    }
+
+    /// Until when it is known what the databases held, and when not.
+    pub fn keeper(&mut self) -> &mut Keeper {
+        &mut self.keeper
+    }
+
+    /// The next states of all are whole snapshots.
+    pub fn renew(&mut self, why: &'static str) {
+        self.tracks.iter_mut().for_each(|track| track.renew = Some(why));
+    }
+
+    /// One look. `unsettled` tells whether a restore is under way; with `check` the journal is to be held against the databases.
+    pub fn tick(
+        &mut self,
+        clock: &Clock,
+        unsettled: &dyn Fn() -> bool,
+        check: bool,
+        control: &Control,
+    ) -> Result<Tick, Error> {
+        let asked = clock.now();
+        let mut due = check;
+        for track in &mut self.tracks {
+            due |= track.is_due()?;
+        }
+        if !due && !unsettled() {
+            return self.conclude(asked, Tick::default());
+        }
+        let mut watched: Vec<_> = self.tracks.iter_mut().filter_map(|track| track.watched.as_mut()).collect();
+        let at = cut::take(&mut watched, self.options.patience, clock, control)?;
+        let taken = if unsettled() { Ok(None) } else { self.write(at, check, control).map(Some) };
+        for watched in self.tracks.iter_mut().filter_map(|track| track.watched.as_mut()) {
+            if matches!(taken, Ok(Some(_))) {
+                watched.keep();
+            }
+            watched.release();
+        }
+        match taken? {
+            Some(tick) => self.conclude(at, tick),
+            None => Ok(Tick::default()),
+        }
+    }
+
+    /// Steps 3 and 4. Hints count from the last tick that came to its end, also where a part of a later one is written already.
+    fn write(&mut self, at: DateTime<Utc>, check: bool, control: &Control) -> Result<Tick, Error> {
+        // What was committed in this very millisecond is in it.
+        let at = self.in_order(at + TimeDelta::milliseconds(1));
+        let mut tick = Tick::default();
+        for track in &mut self.tracks {
+            let written =
+                track.write(at, &self.options, control).inspect_err(|_| self.torn |= !tick.written.is_empty())?;
+            tick.written.extend(written);
+        }
+        if check {
+            tick.checks =
+                self.tracks.iter_mut().filter_map(|track| track.check().transpose()).collect::<Result<_, _>>()?;
+        }
+        Ok(tick)
+    }
+
+    /// Time never goes back along the states.
+    fn in_order(&self, at: DateTime<Utc>) -> DateTime<Utc> {
+        let newest = self.tracks.iter().filter_map(|track| track.newest).map(|point| point.millis).max();
+        let newest = newest.and_then(|millis| DateTime::from_timestamp_millis(i64::try_from(millis).ok()?));
+        newest.into_iter().chain(self.keeper.timeline().alive).fold(at, DateTime::max)
+    }
+
+    /// Steps 5 and 6.
+    fn conclude(&mut self, at: DateTime<Utc>, mut tick: Tick) -> Result<Tick, Error> {
+        let at = self.in_order(at);
+        if let Some(from) = self.keeper.timeline().alive {
+            let away = (at - from).to_std().unwrap_or_default() > self.options.longest;
+            // After a start it is known that nothing has changed, where nothing had to be written.
+            if self.torn || away && !(self.first && tick.written.is_empty()) {
+                let gap = Gap { from, to: at };
+                self.keeper.gap(gap)?;
+                tick.gap = Some(gap);
+            }
+        }
+        self.keeper.alive(at)?;
+        (self.torn, self.first, tick.at) = (false, false, Some(at));
+        Ok(tick)
+    }
+}
+
+impl Track {
+    fn check(&mut self) -> Result<Option<Check>, Error> {
+        let Some(watched) = &mut self.watched else { return Ok(None) };
+        let Some(chain) = chain::plan(&self.journal.index(), u64::MAX) else { return Ok(None) };
+        let folder = self.journal.folder().to_owned();
+        Ok(Some(Check { pinned: watched.hand_over()?, folder, chain }))
+    }
+
+    fn write(&mut self, at: DateTime<Utc>, options: &Options, control: &Control) -> Result<Option<Written>, Error> {
+        let Some(watched) = &self.watched else { return Ok(None) };
+        if !watched.differs() && self.known.is_some() && self.renew.is_none() {
+            return Ok(None);
+        }
+        let facts = watched.pinned().facts()?;
+        let held = match facts.journal_mode.as_str() {
+            "wal" => control.clone(),
+            _ => control.within(std::time::Instant::now(), options.rollback_hold),
+        };
+        let known = self.known.as_ref().filter(|known| known.page_size == facts.page_size);
+        match (known, self.renew) {
+            (Some(_), None) => self.write_changes(at, &facts, &held),
+            (known, renew) => {
+                let why = renew.unwrap_or(match known {
+                    None if self.newest.is_none() => "it is the first",
+                    _ => "what was known of it is not what it holds",
+                });
+                self.write_snapshot(at, &facts, why, &held).map(Some)
+            }
+        }
+    }
+
+    fn write_changes(&mut self, at: DateTime<Utc>, facts: &Facts, control: &Control) -> Result<Option<Written>, Error> {
+        let (Some(watched), Some(known)) = (&self.watched, &self.known) else { return Ok(None) };
+        let txid = self.journal.index().next();
+        let file = FileName::captured(txid);
+        let hint = watched.hint(facts.page_size)?;
+        let mut writer = None;
+        let mut changed = Vec::new();
+        let mut each = |number: u32, page: &[u8]| -> Result<(), Error> {
+            let sum = page_sum(page);
+            if known.pages.get(number as usize - 1) != Some(&sum) {
+                if writer.is_none() {
+                    writer = Some(self.journal.begin(file, header(facts, file, at))?);
+                }
+                if let Some(writer) = &mut writer {
+                    writer.page(number, page)?;
+                }
+                changed.push((number, sum));
+            }
+            Ok(())
+        };
+        match &hint {
+            Some(pages) => watched.pinned().pages(pages, facts, control, &mut each)?,
+            None => watched.pinned().each_page(facts, control, &mut each)?,
+        }
+        let pages = facts.pages as usize;
+        if writer.is_none() && pages != known.pages.len() {
+            // It has only become shorter.
+            writer = Some(self.journal.begin(file, header(facts, file, at))?);
+        }
+        let Some(writer) = writer else { return Ok(None) };
+        let count = changed.len() as u64;
+        self.newest = Some((&writer.publish(&self.journal)?).into());
+        if let Some(known) = &mut self.known {
+            known.pages.resize(pages, 0);
+            changed.into_iter().for_each(|(number, sum)| known.pages[number as usize - 1] = sum);
+        }
+        let name = self.source.name.clone();
+        Ok(Some(Written { name, file, pages: count, compared: hint.is_none(), why: None }))
+    }
+
+    fn write_snapshot(
+        &mut self,
+        at: DateTime<Utc>,
+        facts: &Facts,
+        why: &'static str,
+        control: &Control,
+    ) -> Result<Written, Error> {
+        let txid = self.journal.index().next();
+        let file = FileName::snapshot(txid);
+        let mut writer = self.journal.begin(file, header(facts, file, at))?;
+        let mut sums = Sums { page_size: facts.page_size, pages: vec![0; facts.pages as usize] };
+        if let Some(watched) = &self.watched {
+            watched.pinned().each_page(facts, control, |number, page| -> Result<(), Error> {
+                writer.page(number, page)?;
+                // As many as SQLite has counted under the same reader.
+                sums.pages[number as usize - 1] = page_sum(page);
+                Ok(())
+            })?;
+        }
+        self.newest = Some((&writer.publish(&self.journal)?).into());
+        (self.known, self.renew) = (Some(sums), None);
+        let name = self.source.name.clone();
+        Ok(Written { name, file, pages: facts.pages, compared: true, why: Some(why) })
+    }
+}
+
+fn header(facts: &Facts, file: FileName, at: DateTime<Utc>) -> Header {
+    Header {
+        page_size: facts.page_size,
+        pages: facts.pages as u32,
+        min: file.min,
+        max: file.max,
+        millis: at.timestamp_millis().max(0) as u64,
+    }
+}

@@ -1,0 +1,66 @@
+//! The journal held against the live databases: what its files come to is compared, page by page, with what the databases were at
+//! the tick that wrote the last of them.
+
+use std::path::PathBuf;
+
+use super::rebuild::{Sums, page_sum, sums};
+use super::{Error, LtxFile, Point};
+use crate::backup::DatabaseName;
+use crate::sqlite::Control;
+use crate::sqlite::cut::Pinned;
+
+/// A database at the instant of a tick, and the files that lead there.
+pub struct Check {
+    /// The database as it was.
+    pub(super) pinned: Pinned,
+    /// The folder of its journal.
+    pub(super) folder: PathBuf,
+    /// What its newest state is rebuilt from.
+    pub(super) chain: Vec<LtxFile>,
+}
+
+/// What was found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Checked {
+    /// The database.
+    pub name: DatabaseName,
+    /// The state that was rebuilt.
+    pub point: Option<Point>,
+    /// What is different, if anything is.
+    pub difference: Option<String>,
+}
+
+impl Check {
+    /// The database.
+    pub fn name(&self) -> &DatabaseName {
+        self.pinned.name()
+    }
+
+    /// Reads both to their ends.
+    pub fn run(self, control: &Control) -> Result<Checked, Error> {
+        let facts = self.pinned.facts()?;
+        let rebuilt = sums(&self.folder, &self.chain, control)?;
+        let mut live = Sums { page_size: facts.page_size, pages: vec![0; facts.pages as usize] };
+        self.pinned.each_page(&facts, control, |number, page| -> Result<(), Error> {
+            // As many as SQLite has counted under the same reader.
+            live.pages[number as usize - 1] = page_sum(page);
+            Ok(())
+        })?;
+        let (name, point) = (self.name().clone(), self.chain.last().map(Point::from));
+        Ok(Checked { name, point, difference: difference(&rebuilt, &live) })
+    }
+}
+
+fn difference(rebuilt: &Sums, live: &Sums) -> Option<String> {
+    if rebuilt == live {
+        return None;
+    }
+    if (rebuilt.page_size, rebuilt.pages.len()) != (live.page_size, live.pages.len()) {
+        let of = |sums: &Sums| format!("{} pages of {} bytes", sums.pages.len(), sums.page_size);
+        return Some(format!("it comes to {}, and the database had {}", of(rebuilt), of(live)));
+    }
+    let pages = rebuilt.pages.iter().zip(&live.pages).enumerate();
+    let differing: Vec<_> = pages.filter(|(_, (a, b))| a != b).map(|(at, _)| at + 1).collect();
+    let first = differing.first().copied().unwrap_or_default();
+    Some(format!("{} pages differ from the database, page {first} first", differing.len()))
+}

@@ -106,12 +106,9 @@ impl Index {
         }
     }
 
-    pub(super) fn remove(&mut self, name: FileName) {
-        if let Some(files) = self.levels.get_mut(place(name.level))
-            && let Ok(at) = files.binary_search_by_key(&name, |file| file.name)
-        {
-            files.remove(at);
-        }
+    /// Forgets these, which are in order of names.
+    pub(super) fn remove(&mut self, names: &[FileName]) {
+        self.levels.iter_mut().for_each(|files| files.retain(|file| names.binary_search(&file.name).is_err()));
     }
 }
 

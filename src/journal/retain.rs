@@ -23,18 +23,22 @@ impl Journal {
             }
             base.finish()?;
         }
-        let mut removed = self.remove(&expired.snapshots, control)?;
-        disk::sync_dir(&level_folder(&self.folder, Level::SNAPSHOT))?;
-        removed += self.remove(&expired.others, control)?;
-        Ok(removed)
+        let removed = self.remove(&expired.snapshots, control)?;
+        if removed > 0 {
+            disk::sync_dir(&level_folder(&self.folder, Level::SNAPSHOT))?;
+        }
+        Ok(removed + self.remove(&expired.others, control)?)
     }
 
     fn remove(&mut self, files: &[LtxFile], control: &Control) -> Result<usize, Error> {
-        for file in files {
+        let mut removed = Vec::new();
+        let all = files.iter().try_for_each(|file| {
             control.check()?;
             disk::remove(&file.name.path(&self.folder))?;
-            self.index.remove(file.name);
-        }
-        Ok(files.len())
+            removed.push(file.name);
+            Ok(())
+        });
+        self.index.remove(&removed);
+        all.map(|()| removed.len())
     }
 }

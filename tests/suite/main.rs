@@ -41,6 +41,7 @@ mod downloads;
 mod drill;
 mod drill_schedule;
 mod instant;
+mod journal_format;
 mod large;
 mod layers;
 mod limits;

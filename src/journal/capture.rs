@@ -171,8 +171,9 @@ impl Capture {
         let at = self.in_order(at + TimeDelta::milliseconds(1));
         let mut tick = Tick::default();
         for track in &mut self.tracks {
-            let written =
-                track.write(at, self.first, &self.options, control).inspect_err(|_| self.torn |= !tick.written.is_empty())?;
+            let written = track
+                .write(at, self.first, &self.options, control)
+                .inspect_err(|_| self.torn |= !tick.written.is_empty())?;
             tick.written.extend(written);
         }
         if check {

@@ -129,7 +129,7 @@ fn whatever_shape_a_database_has_or_gets() {
             "INSERT INTO rows (text) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count}) SELECT hex(randomblob(150)) FROM n"
         )
     };
-    let mut seen: Vec<(DateTime<Utc>, BTreeMap<&String, Vec<u8>>)> = Vec::new();
+    let mut seen = Vec::new();
     let mut server = Some(Server::start(&place));
     for step in 0..8 {
         for name in &names {
@@ -143,7 +143,7 @@ fn whatever_shape_a_database_has_or_gets() {
                 ),
                 // Both the app's and our own end lie between two ticks.
                 4 => {
-                    server.take().map(kill_server);
+                    server.take().into_iter().for_each(kill_server);
                     place.sql(name, &format!("{}; PRAGMA wal_checkpoint(TRUNCATE)", rows(20)))
                 }
                 5 => {
@@ -156,7 +156,8 @@ fn whatever_shape_a_database_has_or_gets() {
         }
         if server.is_some() {
             let at = ticked(&place);
-            seen.push((at, names.iter().map(|name| (name, live(&place, name))).collect()));
+            let files: BTreeMap<_, _> = names.iter().map(|name| (name, live(&place, name))).collect();
+            seen.push((at, files));
         }
     }
     assert!(seen.len() == 7);
@@ -168,7 +169,7 @@ fn whatever_shape_a_database_has_or_gets() {
     for name in ["p512", "p65536", "vacuumed", "rollback"] {
         assert!(restored_by_litestream(&place, name, None) == seen[6].1[&name.to_owned()], "{name}");
     }
-    server.map(kill_server);
+    server.into_iter().for_each(kill_server);
 }
 
 /// The app changes its mind. It needs the database for itself for that, and asks again if it was being looked at.

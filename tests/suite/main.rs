@@ -41,6 +41,7 @@ mod downloads;
 mod drill;
 mod drill_schedule;
 mod instant;
+mod journal_format;
 mod journal_live;
 mod large;
 mod layers;

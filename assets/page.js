@@ -103,3 +103,48 @@ document.addEventListener("keydown", (event) => {
 });
 
 document.addEventListener("focusin", (event) => closeMenus(event.target));
+
+// Any second: the slider and the field say one and the same time, as the clocks of the schedule's zone showed it.
+function shownAt(instant, zone) {
+  const format = new Intl.DateTimeFormat("en-US", {
+    timeZone: zone, hourCycle: "h23", year: "numeric", month: "numeric", day: "numeric",
+    hour: "numeric", minute: "numeric", second: "numeric",
+  });
+  const part = {};
+  for (const { type, value } of format.formatToParts(instant)) part[type] = Number(value);
+  return Date.UTC(part.year, part.month - 1, part.day, part.hour, part.minute, part.second);
+}
+
+// An offset such as +01:00.
+function offsetOf(millis) {
+  const minutes = Math.round(Math.abs(millis) / 60000);
+  const two = (number) => String(number).padStart(2, "0");
+  return `${millis < 0 ? "-" : "+"}${two(Math.floor(minutes / 60))}:${two(minutes % 60)}`;
+}
+
+function bySlider(form, slider) {
+  const instant = Number(form.dataset.first) + 1000 * Number(slider.value);
+  const shown = shownAt(instant, form.dataset.zone);
+  byId("point-at").value = new Date(shown).toISOString().slice(0, 19);
+  byId("point-offset").value = offsetOf(shown - instant);
+  slider.setAttribute("aria-valuetext", byId("point-at").value.replace("T", " "));
+}
+
+function byField(form, field) {
+  // Typed, it may be a time that the clocks showed twice: which is meant is asked then.
+  byId("point-offset").value = "";
+  const shown = Date.parse(`${field.value}Z`);
+  if (Number.isNaN(shown)) return;
+  const guess = shown - (shownAt(shown, form.dataset.zone) - shown);
+  const instant = guess - (shownAt(guess, form.dataset.zone) - shown);
+  byId("point-slider").value = Math.round((instant - Number(form.dataset.first)) / 1000);
+}
+
+const slider = byId("point-slider");
+if (slider) {
+  const field = byId("point-at");
+  slider.hidden = false;
+  slider.setAttribute("aria-valuetext", field.value.replace("T", " "));
+  slider.addEventListener("input", () => bySlider(slider.form, slider));
+  field.addEventListener("input", () => byField(field.form, field));
+}

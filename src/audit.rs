@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use crate::backup::{BackupId, timestamp};
+use crate::backup::{BackupId, Moment, Subject, timestamp};
 use crate::disk::{self, Context};
 
 /// File name of the log.
@@ -80,6 +80,10 @@ pub struct Entry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub id: Option<BackupId>,
+    /// Which recovery point.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub point: Option<Moment>,
     /// Whether it was done; of outcomes only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -95,6 +99,13 @@ pub struct Entry {
     /// What else is worth keeping.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub details: Map<String, Value>,
+}
+
+impl Entry {
+    /// What it was done with: a backup or a recovery point.
+    pub fn subject(&self) -> Option<Subject> {
+        self.id.map(Subject::Backup).or(self.point.map(Subject::Point))
+    }
 }
 
 /// A line as it stands in the log.
@@ -287,6 +298,7 @@ impl Audit {
             by: "attendance-backup".to_owned(),
             from: "local".to_owned(),
             id: None,
+            point: None,
             ok: None,
             code: None,
             reason: Some("the line that was here was cut short by a crash".to_owned()),

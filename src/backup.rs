@@ -8,6 +8,7 @@ pub mod retention;
 mod sample;
 pub mod schedule;
 pub mod settings;
+pub mod subject;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -22,6 +23,7 @@ use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
 
 pub use id::{BackupId, Tier};
 pub use replica::ReplicaName;
+pub use subject::{Moment, Subject};
 
 /// The short name of a live database: `[a-z][a-z0-9_]{0,31}`. File names and routes are built from it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, ToSchema)]

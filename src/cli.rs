@@ -2,8 +2,8 @@
 
 mod output;
 mod replica;
+mod restore;
 
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -21,7 +21,7 @@ use crate::config::{self, Config};
 use crate::demo;
 use crate::disk;
 use crate::engine::doctor::Severity;
-use crate::engine::{Actor, Call, Change, Create, Download, Elsewhere, Engine, Error, Leaves, Offline, Restore, Which};
+use crate::engine::{Actor, Call, Change, Create, Download, Engine, Error, Leaves, Offline};
 use crate::sqlite::Control;
 
 use output::Output;
@@ -83,24 +83,8 @@ enum Command {
         #[arg(long, conflicts_with = "id")]
         all: bool,
     },
-    /// Put the live databases back to what a backup holds, while the app has them open
-    Restore {
-        /// Its id; or latest, of a replica
-        #[arg(value_name = "ID")]
-        which: Which,
-        /// The id once more; asked for on a terminal
-        #[arg(long, value_name = "ID")]
-        confirm: Option<Which>,
-        /// Bring it from this replica first: a name, or a URL such as s3://bucket/prefix. On an empty machine this is all
-        #[arg(long, value_name = "REPLICA")]
-        from: Option<Elsewhere>,
-        #[command(flatten)]
-        force: Force,
-        #[command(flatten)]
-        offline: OfflineArgs,
-        #[command(flatten)]
-        wait: Wait,
-    },
+    /// Put the live databases back to what a backup holds, or to what they held at a time, while the app has them open
+    Restore(restore::RestoreArgs),
     /// Take the last restore back: restore the backup that it made of what it replaced
     Undo {
         #[command(flatten)]
@@ -116,7 +100,7 @@ enum Command {
         wait: Wait,
     },
     /// Tell what a restore would change; nothing is changed
-    Preview { id: BackupId },
+    Preview(restore::PreviewArgs),
     /// Delete a backup
     Delete {
         id: BackupId,
@@ -292,7 +276,11 @@ pub fn main() -> ExitCode {
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
-    if error.is::<config::Error>() || error.is::<Unconfirmed>() || error.is::<Unnamed>() {
+    if error.is::<config::Error>()
+        || error.is::<restore::Unconfirmed>()
+        || error.is::<restore::Unnamed>()
+        || error.is::<restore::BadTime>()
+    {
         return 2;
     }
     match error.downcast_ref::<Error>() {
@@ -335,28 +323,7 @@ fn operate(engine: &Engine, command: Command, control: Control, out: &mut Output
             out.list(engine, backups)?;
         }
         Command::Verify { id, .. } => return verify(engine, id, &control, out),
-        Command::Restore { which, confirm, from, force, offline, wait } => {
-            let id = match (&from, which) {
-                (Some(from), which) => {
-                    engine.assert_data_folders()?;
-                    confirmed(engine, which, Some(from), confirm, out)?;
-                    replica::bring(engine, from, which, wait.wait, &control, out)?
-                }
-                (None, Which::Id(id)) => {
-                    confirmed(engine, which, None, confirm, out)?;
-                    id
-                }
-                (None, Which::Latest | Which::All) => return Err(Unnamed.into()),
-            };
-            // Where no live database is, nobody has one open.
-            let is_new = from.is_some() && !engine.has_live_databases();
-            let offline = offline.word().or(is_new.then_some(Offline { app_is_stopped: false }));
-            let wanted = Restore { id, force: force.force, offline };
-            let (bar, control) = out.progress(&control);
-            let restored = engine.restore(&wanted, &call(wait.wait, control))?;
-            bar.finish_and_clear();
-            out.restored(&restored)?;
-        }
+        Command::Restore(args) => restore::restore(engine, args, &control, out)?,
         Command::Undo { force, offline, wait } => {
             let (bar, control) = out.progress(&control);
             let restored = engine.undo(force.force, offline.word(), &call(wait.wait, control))?;
@@ -370,7 +337,7 @@ fn operate(engine: &Engine, command: Command, control: Control, out: &mut Output
             out.drilled(&drilled)?;
             return Ok(drilled.ok);
         }
-        Command::Preview { id } => out.preview(engine, &engine.preview(&id, &call(Duration::ZERO, control))?)?,
+        Command::Preview(args) => restore::preview(engine, args, control, out)?,
         Command::Delete { id, force, wait } => {
             engine.delete(id, force, &call(wait.wait, control))?;
             out.done(&format!("deleted {id}"), &json!({ "deleted": id }))?;
@@ -424,54 +391,6 @@ fn verify(engine: &Engine, id: Option<BackupId>, control: &Control, out: &mut Ou
     out.verified(&results, id.is_none())?;
     Ok(results.iter().all(|(_, result)| result.ok))
 }
-
-/// The live data is replaced only by whoever says so twice.
-fn confirmed(
-    engine: &Engine,
-    which: Which,
-    from: Option<&Elsewhere>,
-    confirm: Option<Which>,
-    out: &Output,
-) -> anyhow::Result<()> {
-    let confirm = match confirm {
-        Some(confirm) => Some(confirm),
-        None if std::io::stdin().is_terminal() => {
-            let taken = match (which, from) {
-                (Which::Id(id), None) => {
-                    let zone = engine.settings()?.schedule.timezone;
-                    let taken = engine.get(&id)?.timestamp.with_timezone(&zone).format("%A, %Y-%m-%d %H:%M");
-                    format!("they held on {taken}")
-                }
-                _ => format!("{which} of the replica holds"),
-            };
-            let names: Vec<_> = engine.config().databases.keys().map(|name| name.as_str()).collect();
-            let answer = out.ask(&format!(
-                "This puts {} back to what {taken}.\n\
-                 What they hold now is kept as a backup; `undo` brings it back.\n\
-                 Type {which} once more to go on: ",
-                names.join(" and ")
-            ))?;
-            answer.parse().ok()
-        }
-        None => None,
-    };
-    if confirm == Some(which) {
-        return Ok(());
-    }
-    Err(Unconfirmed { which }.into())
-}
-
-/// A restore that was not said twice.
-#[derive(Debug, thiserror::Error)]
-#[error("nothing was changed: this replaces the live data, so say which backup once more: --confirm {which}")]
-struct Unconfirmed {
-    which: Which,
-}
-
-/// A restore of nothing in particular.
-#[derive(Debug, thiserror::Error)]
-#[error("nothing was changed: `latest` is for replicas (--from); `list` shows the ids of the backups that are here")]
-struct Unnamed;
 
 fn configure(engine: &Engine, args: &ConfigArgs, control: Control, out: &mut Output) -> anyhow::Result<()> {
     if args.set.is_empty() && !args.reset {

@@ -10,9 +10,11 @@ mod drill;
 mod encode;
 mod error;
 mod handout;
+mod journal;
 mod memo;
 mod offline;
 mod outlook;
+mod past;
 pub mod permit;
 mod plan;
 mod preview;
@@ -38,7 +40,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use crate::audit::{Audit, Entry, Kind};
-use crate::backup::{BackupId, hex};
+use crate::backup::{Subject, hex};
 use crate::catalog::{self, Anchor, Catalog};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -53,7 +55,9 @@ pub use download::Download;
 pub use drill::{Drilled, LastDrill, Rehearsal, Rehearsed};
 pub use error::Error;
 pub use handout::{Body, Broken, Handed, Handout, Leaves, Leaving, SUMS, tar_header};
+pub use journal::{Recovery, Window};
 pub use outlook::Outlook;
+pub use past::Past;
 pub use permit::Holder;
 pub use preview::{DatabasePreview, Preview};
 pub use read::{AuditPage, AuditQuery, DatabaseVerdict, Verification};
@@ -314,8 +318,8 @@ impl Engine {
     }
 
     /// Records what was not allowed; the refusal stands whether or not it could be recorded.
-    fn refused(&self, operation: &str, call: &Call, id: Option<BackupId>, error: &Error) {
-        self.append_refusal(failure(entry(Kind::Refused, operation, &call.actor, id), error));
+    fn refused(&self, operation: &str, call: &Call, subject: Option<Subject>, error: &Error) {
+        self.append_refusal(failure(entry(Kind::Refused, operation, &call.actor, subject), error));
     }
 
     /// The same of what was refused before it came to the engine: `code` is a stable word, `reason` says why.
@@ -395,15 +399,15 @@ impl Session<'_> {
     /// Does `work` between its intent, which says what is `planned`, and its outcome.
     fn audited<T>(
         &mut self,
-        id: Option<BackupId>,
+        subject: Option<Subject>,
         unrecorded: Unrecorded,
         planned: Map<String, Value>,
         work: impl FnOnce(&mut Self) -> Result<(T, Map<String, Value>), Error>,
     ) -> Result<T, Error> {
-        let intent = Entry { details: planned, ..entry(Kind::Intent, self.operation, &self.call.actor, id) };
+        let intent = Entry { details: planned, ..entry(Kind::Intent, self.operation, &self.call.actor, subject) };
         self.record(intent, unrecorded)?;
         let result = work(self);
-        let outcome = entry(Kind::Outcome, self.operation, &self.call.actor, id);
+        let outcome = entry(Kind::Outcome, self.operation, &self.call.actor, subject);
         let outcome = match &result {
             Ok((_, details)) => Entry { ok: Some(true), details: details.clone(), ..outcome },
             Err(error) => failure(Entry { ok: Some(false), ..outcome }, error),
@@ -436,13 +440,14 @@ impl Session<'_> {
     }
 }
 
-fn entry(kind: Kind, operation: &str, actor: &Actor, id: Option<BackupId>) -> Entry {
+fn entry(kind: Kind, operation: &str, actor: &Actor, subject: Option<Subject>) -> Entry {
     Entry {
         kind,
         operation: operation.to_owned(),
         by: actor.by.clone(),
         from: actor.from.clone(),
-        id,
+        id: subject.and_then(Subject::backup),
+        point: subject.and_then(Subject::point),
         ok: None,
         code: None,
         reason: None,

@@ -42,7 +42,7 @@ use serde_json::{Map, Value};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing_actix_web::TracingLogger;
 
-use crate::backup::{BackupId, ReplicaName};
+use crate::backup::{BackupId, ReplicaName, Subject};
 use crate::config::PublicUrl;
 use crate::engine::{self, Actor, Call, Engine, Handed, Handout, Holder, Leaving, Preview};
 use crate::session::Sessions;
@@ -164,13 +164,13 @@ impl State {
     }
 
     /// What a restore would change; one preview at a time.
-    async fn preview(&self, id: BackupId, superuser: &Superuser) -> Result<Preview, Problem> {
+    async fn preview(&self, subject: Subject, superuser: &Superuser) -> Result<Preview, Problem> {
         let call = self.call(superuser);
-        let slot = self.place(&self.previewing, &format!("preview {id}"), &call)?;
+        let slot = self.place(&self.previewing, &format!("preview {subject}"), &call)?;
         self.engine(move |engine| {
             // Held until it is done, whether or not anyone still waits for it.
             let _slot = slot;
-            engine.preview(&id, &call)
+            engine.preview(subject, &call)
         })
         .await
     }
@@ -277,6 +277,7 @@ fn routes(limits: &Limits) -> Vec<Resource> {
         resource("/api/backup/list", [(get(), web::to(api::list))]),
         resource("/api/backup/create", [(post(), web::to(api::create))]),
         resource("/api/backup/restore", [(post(), web::to(api::restore))]),
+        resource("/api/backup/preview", [(get(), web::to(api::preview_point))]),
         resource("/api/backup/status", [(get(), web::to(api::status))]),
         resource("/api/backup/config", [(get(), web::to(api::config)), (put(), web::to(api::configure))]),
         resource("/api/backup/audit", [(get(), web::to(api::audit))]),

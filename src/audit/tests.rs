@@ -7,6 +7,7 @@ fn entry(operation: &str) -> Entry {
         by: "someone".to_owned(),
         from: "test".to_owned(),
         id: None,
+        point: None,
         ok: Some(true),
         code: None,
         reason: None,

@@ -110,8 +110,8 @@ impl Output {
             return self.json(restored);
         }
         self.line(&match restored.pre_restore {
-            Some(before) => format!("restored {}; what was there before is {before}", restored.id),
-            None => format!("restored {}; nothing was there before that could be kept as a backup", restored.id),
+            Some(before) => format!("restored {}; what was there before is {before}", restored.subject),
+            None => format!("restored {}; nothing was there before that could be kept as a backup", restored.subject),
         })?;
         for (name, database) in &restored.databases {
             let proof = match database.read_back {

@@ -119,6 +119,7 @@ mod tests {
             by: "cli".to_owned(),
             from: "here".to_owned(),
             id: id.map(|id| id.parse().unwrap()),
+            point: None,
             ok: None,
             code: None,
             reason: None,

@@ -72,7 +72,7 @@ impl Engine {
     pub fn create(&self, create: &Create, call: &Call) -> Result<Created, Error> {
         let mut session = self.begin("create", call)?;
         let id = session.free_id(create.tier).inspect_err(|error| session.record_failure(error))?;
-        session.audited(Some(id), Unrecorded::GoesOn, Map::new(), |session| {
+        session.audited(Some(id.into()), Unrecorded::GoesOn, Map::new(), |session| {
             let created = session.create(create, id)?;
             let details = session.details(&created);
             Ok((created, details))

@@ -62,7 +62,7 @@ impl Fault {
     pub(super) fn told(self, id: BackupId, name: &DatabaseName, copy: &DatabaseCopy) -> Error {
         match self {
             Fault::Locked => locked(id, name, &copy.recipients),
-            Fault::Damaged(reason) => Error::Damaged { id, reason: undecodable(&copy.file, &reason) },
+            Fault::Damaged(reason) => Error::Damaged { subject: id.into(), reason: undecodable(&copy.file, &reason) },
             Fault::Unread(error) => error.into(),
         }
     }

@@ -65,7 +65,7 @@ impl Engine {
             | Beside { .. }),
         ) = &result
         {
-            self.refused("download", call, Some(download.id), error);
+            self.refused("download", call, Some(download.id.into()), error);
         }
         result
     }
@@ -79,7 +79,7 @@ impl Engine {
         }
         let names = chosen.iter().map(|it| it.name.to_string()).collect::<Vec<_>>().join(",");
         let line = |kind| {
-            let mut line = entry(kind, "download", &call.actor, Some(backup.id));
+            let mut line = entry(kind, "download", &call.actor, Some(backup.id.into()));
             line.details = Map::from_iter([("databases".to_owned(), names.clone().into())]);
             line
         };
@@ -189,11 +189,13 @@ impl Out<'_> {
         match input.failed.map(|failed| Fault::of(codec::Error::of(failed), &path)) {
             None => written.to("write", self.partial.path())?,
             Some(Fault::Unread(error)) => return Err(error.into()),
-            Some(Fault::Damaged(reason)) => return Err(Error::Damaged { id, reason: undecodable(&file, &reason) }),
+            Some(Fault::Damaged(reason)) => {
+                return Err(Error::Damaged { subject: id.into(), reason: undecodable(&file, &reason) });
+            }
             Some(Fault::Locked) => return Err(locked(id, &name, &[])),
         }
         if hex(&input.hash.finalize()) != checksum {
-            return Err(Error::Damaged { id, reason: other_bytes(&file) });
+            return Err(Error::Damaged { subject: id.into(), reason: other_bytes(&file) });
         }
         self.share.before += size;
         Ok(())

@@ -105,12 +105,12 @@ impl Engine {
             return Err(Error::NoBackups);
         };
         if let Err(error) = chosen.iter().try_for_each(|(id, _)| session.engine.assert_drillable(id)) {
-            self.refused(DRILL, call, Some(newest), &error);
+            self.refused(DRILL, call, Some(newest.into()), &error);
             return Err(error);
         }
         let ids = chosen.iter().map(|(id, _)| id.to_string().into()).collect();
         let details = Map::from_iter([("backups".to_owned(), Value::Array(ids))]);
-        let line = |kind| entry(kind, DRILL, &call.actor, Some(newest));
+        let line = |kind| entry(kind, DRILL, &call.actor, Some(newest.into()));
         session.record(Entry { details, ..line(Kind::Intent) }, Unrecorded::GoesOn)?;
         let begun = Instant::now();
         let result = session.rehearse_all(&chosen, begun);

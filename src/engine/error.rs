@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Holder, bytes};
-use crate::backup::{BackupId, DatabaseName, ReplicaName};
+use crate::backup::{BackupId, DatabaseName, Moment, ReplicaName, Subject};
 use crate::sqlite::kind::Misfit;
 use crate::{audit, catalog, disk, journal, remote, sqlite};
 
@@ -36,11 +36,11 @@ pub enum Error {
     /// The last backup, or the last good one, goes only when told twice.
     #[error("{0} is the last backup that is left, or the last good one; make another first, or delete it with --force")]
     LastGood(BackupId),
-    /// A file of a backup isn't what the catalog says.
-    #[error("{id} is damaged: {reason}; use another backup, and look at the disk")]
+    /// A file of a backup isn't what the catalog says, or what the journal holds of an instant isn't whole.
+    #[error("{subject} is damaged: {reason}; use {}, and look at the disk", subject.another())]
     Damaged {
-        /// The backup.
-        id: BackupId,
+        /// The backup, or the point.
+        subject: Subject,
         /// What was found.
         reason: String,
     },
@@ -121,16 +121,45 @@ pub enum Error {
     NothingToUndo,
     /// The backup is of another set of databases.
     #[error(
-        "{id} is not of the same databases as are configured: {}; with force the databases that both have are restored, and the others stay as they are",
+        "{subject} is not of the same databases as are configured: {}; with force the databases that both have are restored, and the others stay as they are",
         other_databases(not_held, unknown)
     )]
     OtherDatabases {
-        /// The backup.
-        id: BackupId,
-        /// Configured, but not in the backup.
+        /// The backup, or the point.
+        subject: Subject,
+        /// Configured, but not in it.
         not_held: Vec<DatabaseName>,
-        /// In the backup, but not configured.
+        /// In it, but not configured.
         unknown: Vec<DatabaseName>,
+    },
+    /// No journal was kept.
+    #[error(
+        "there is no journal in the backup directory, so there is no time to go back to; `list` shows the backups that there are. BACKUP_PITR=true keeps a journal from then on"
+    )]
+    NoJournal,
+    /// The journal doesn't reach that instant.
+    #[error(
+        "{moment} can't be restored: the journal reaches from {from} to {to}. Take a time between these, or a backup"
+    )]
+    PointOutside {
+        /// What was asked for.
+        moment: Moment,
+        /// The first instant that it reaches.
+        from: Moment,
+        /// The last one.
+        to: Moment,
+    },
+    /// Nobody knows what the databases held at that instant.
+    #[error(
+        "{moment} can't be restored: nothing was recorded after {before} and before {after}. Take one of these two, or another time"
+    )]
+    PointInGap {
+        /// What was asked for.
+        moment: Moment,
+        /// The last instant before it that can be restored.
+        before: Moment,
+        /// The first one after it.
+        after: Moment,
     },
     /// The live database can't be restored while the app has it open.
     #[error(
@@ -168,21 +197,22 @@ pub enum Error {
     },
     /// The copy isn't of the same kind as the live database.
     #[error(
-        "the copy of `{name}` in {id} is of another kind than the live database: {reason}; nothing was changed. Look whether BACKUP_DATABASES names the right files"
+        "{} is of another kind than the live database: {reason}; nothing was changed. Look whether BACKUP_DATABASES names the right files",
+        copy_of(name, subject)
     )]
     Foreign {
-        /// The backup.
-        id: BackupId,
+        /// The backup, or the point.
+        subject: Subject,
         /// Which.
         name: DatabaseName,
         /// What tells them apart.
         reason: String,
     },
     /// The copy brings code that the live database doesn't have.
-    #[error("the copy of `{name}` in {id} has what runs by itself within the app and what the live database doesn't have: {}; nothing was changed. If it is meant to be there, restore with force", code.join(", "))]
+    #[error("{} has what runs by itself within the app and what the live database doesn't have: {}; nothing was changed. If it is meant to be there, restore with force", copy_of(name, subject), code.join(", "))]
     ForeignCode {
-        /// The backup.
-        id: BackupId,
+        /// The backup, or the point.
+        subject: Subject,
         /// Which.
         name: DatabaseName,
         /// `trigger NAME`, `view NAME`, `virtual table NAME`.
@@ -218,11 +248,11 @@ pub enum Error {
     },
     /// A restored database isn't what was written.
     #[error(
-        "`{name}` was restored from {id}, but {reason}: the disk of the live databases is not to be trusted. Restore onto another one; the backups are as they were"
+        "`{name}` was restored from {subject}, but {reason}: the disk of the live databases is not to be trusted. Restore onto another one; the backups are as they were"
     )]
     RestoredWrong {
-        /// The backup.
-        id: BackupId,
+        /// The backup, or the point.
+        subject: Subject,
         /// Which.
         name: DatabaseName,
         /// What was found.
@@ -230,11 +260,11 @@ pub enum Error {
     },
     /// A restore has neither come to its end nor left the old state everywhere.
     #[error(
-        "the restore of {id} is not settled: {reason}. The live databases may be of different times until it is, and nothing else is done before: it is tried again with every operation and at each start. If it can't be settled, stop the app, remove restore.json from the backup directory, and restore the newest pre-restore backup"
+        "the restore of {subject} is not settled: {reason}. The live databases may be of different times until it is, and nothing else is done before: it is tried again with every operation and at each start. If it can't be settled, stop the app, remove restore.json from the backup directory, and restore the newest pre-restore backup"
     )]
     RestoreUnfinished {
-        /// The backup.
-        id: BackupId,
+        /// The backup, or the point.
+        subject: Subject,
         /// What is in the way.
         reason: String,
     },
@@ -452,6 +482,8 @@ impl Error {
             Error::SavedSettings { .. } => "settings-unreadable",
             Error::NothingToUndo => "nothing-to-undo",
             Error::OtherDatabases { .. } => "other-databases",
+            Error::NoJournal | Error::PointOutside { .. } => "point-outside",
+            Error::PointInGap { .. } => "point-in-gap",
             Error::NeedsOffline { .. } => "needs-offline",
             Error::RuinedLive { .. } => "live-ruined",
             Error::AppRuns { .. } | Error::AppMayRun { .. } => "app-runs",
@@ -516,18 +548,17 @@ impl Error {
     }
 
     /// Why the copy of a database may not take the live one's place.
-    pub(super) fn misfit(id: BackupId, name: &DatabaseName, misfit: Misfit) -> Self {
+    pub(super) fn misfit(subject: Subject, name: &DatabaseName, misfit: Misfit) -> Self {
+        let unfit =
+            |how: String| Self::NeedsOffline { reason: format!("{} doesn't fit: {how}", copy_of(name, &subject)) };
         let name = name.clone();
         match misfit {
-            Misfit::Empty => Self::Foreign { id, name, reason: "it has no table at all".to_owned() },
-            Misfit::Foreign(reason) => Self::Foreign { id, name, reason },
-            Misfit::Code(code) => Self::ForeignCode { id, name, code },
-            Misfit::Incompatible(how) => {
-                Self::NeedsOffline { reason: format!("the copy of `{name}` in {id} doesn't fit: {how}") }
-            }
+            Misfit::Empty => Self::Foreign { subject, name, reason: "it has no table at all".to_owned() },
+            Misfit::Foreign(reason) => Self::Foreign { subject, name, reason },
+            Misfit::Code(code) => Self::ForeignCode { subject, name, code },
+            Misfit::Incompatible(how) => unfit(how),
             Misfit::PageSize { copy, live } => {
-                let how = format!("its page size is {copy}, that of the live database is {live}");
-                Self::NeedsOffline { reason: format!("the copy of `{name}` in {id} doesn't fit: {how}") }
+                unfit(format!("its page size is {copy}, that of the live database is {live}"))
             }
         }
     }
@@ -561,6 +592,14 @@ fn known_replicas(known: &[String]) -> String {
 /// Those whose identity is wanted.
 fn of_recipients(recipients: &[String]) -> String {
     if recipients.is_empty() { "whoever it was encrypted to".to_owned() } else { recipients.join(" or ") }
+}
+
+/// "the copy of `x` in daily-2026-01-08", "`x` as it was at 2026-11-26T09:14:05.000Z".
+fn copy_of(name: &DatabaseName, subject: &Subject) -> String {
+    match subject {
+        Subject::Backup(id) => format!("the copy of `{name}` in {id}"),
+        Subject::Point(moment) => format!("`{name}` as it was at {moment}"),
+    }
 }
 
 /// "it has no copy of `x`, and one of `y`".

@@ -84,7 +84,7 @@ impl Engine {
             let files = files.collect::<Result<_, _>>()?;
             Ok(Handout { backup, files })
         });
-        opened.inspect_err(|error| self.refused("download", call, Some(id), error))
+        opened.inspect_err(|error| self.refused("download", call, Some(id.into()), error))
     }
 
     /// One copy as it is to leave. What can't be decoded here leaves only as it lies.
@@ -102,7 +102,7 @@ impl Engine {
     /// Records that a handout is about to leave; without that line it doesn't.
     pub fn leaving(&self, handout: &Handout, actor: &Actor, details: Map<String, Value>) -> Result<Leaving, Error> {
         self.assert_expected()?;
-        let mut line = entry(Kind::Intent, "download", actor, Some(handout.backup.id));
+        let mut line = entry(Kind::Intent, "download", actor, Some(handout.backup.id.into()));
         let names: Vec<_> = handout.files.iter().map(|it| it.name.as_str()).collect();
         line.details = details;
         line.details.insert("databases".to_owned(), names.join(",").into());
@@ -197,7 +197,7 @@ impl OpenFile {
     /// The file, if it is there and as long as it was.
     pub(super) fn usable(self, id: BackupId) -> Result<Usable, Error> {
         let Self { name, copy, path, file } = self;
-        let damaged = |reason: String| Error::Damaged { id, reason };
+        let damaged = |reason: String| Error::Damaged { subject: id.into(), reason };
         let file = file.map_err(|error| if error.is_no_file() { damaged(error.to_string()) } else { error.into() })?;
         let size = file.metadata().to("look at", &path)?.len();
         if size != copy.stored_size {

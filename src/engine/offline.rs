@@ -19,6 +19,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use super::encode::AllEncoded;
+use super::past::Origin;
 use super::plan::{Plan, Sign};
 use super::restore::{Job, PrivateFile, Restore, Restored, RestoredDatabase};
 use super::settle::Settled;
@@ -53,9 +54,14 @@ struct Ready {
 }
 
 impl Session<'_> {
-    pub(super) fn restore_offline(&mut self, restore: &Restore, app_is_stopped: bool) -> Result<Restored, Error> {
-        self.assert_room(&restore.id)?;
-        let staged = self.engine.stage(&restore.id, &self.control())?;
+    pub(super) fn restore_offline(
+        &mut self,
+        restore: &Restore,
+        origin: &Origin,
+        app_is_stopped: bool,
+    ) -> Result<Restored, Error> {
+        self.assert_room(origin)?;
+        let staged = self.engine.stage_past(origin, &self.control())?;
         let job = self.offline_job(restore, staged)?;
         let mut plan = None;
         let error = match self.swap(&job, app_is_stopped, &mut plan) {
@@ -72,14 +78,14 @@ impl Session<'_> {
 
     /// Step 1. What the live databases hold is compared as far as it can be read.
     fn offline_job(&self, restore: &Restore, staged: Staged) -> Result<Job, Error> {
-        let Staged { backup, files: paths, folder } = staged;
+        let Staged { past, files: paths, folder } = staged;
         let mut files = BTreeMap::new();
-        let force = restore.force || self.engine.is_undo(&backup.id);
-        for source in self.engine.assert_same_databases(&backup, force)? {
+        let force = restore.force || self.engine.is_undo(past.subject);
+        for source in self.engine.assert_same_databases(&past, force)? {
             let name = &source.name;
-            let (Some(path), Some(copy)) = (paths.get(name), backup.databases.get(name)) else { continue };
+            let (Some(path), Some(copy)) = (paths.get(name), past.databases.get(name)) else { continue };
             let file = PrivateFile::at(path.clone(), copy.clone())?;
-            let kind = self.check_private(&backup, &file, name, restore.force)?;
+            let kind = self.check_private(&past, &file, name, restore.force)?;
             let misfits = match self.find(&source)? {
                 Found::Usable(live) => kind.misfits(&live),
                 Found::Ruined(reason) if !restore.force => {
@@ -93,14 +99,14 @@ impl Session<'_> {
                 Misfit::Empty | Misfit::Foreign(_) => true,
             };
             if let Some(misfit) = misfits.into_iter().find(stops) {
-                return Err(Error::misfit(backup.id, name, misfit));
+                return Err(Error::misfit(past.subject, name, misfit));
             }
             files.insert(name.clone(), file);
         }
         let folder_name = folder.name().to_owned();
         // From here on it goes when the restore is settled.
         folder.keep();
-        Ok(Job { id: backup.id, force: restore.force, folder: folder_name, files, restored: None })
+        Ok(Job { subject: past.subject, force: restore.force, folder: folder_name, files, restored: None })
     }
 
     fn find(&self, source: &Source) -> Result<Found, Error> {
@@ -216,7 +222,7 @@ impl Session<'_> {
         for source in self.engine.sources() {
             let Some(file) = job.files.get(&source.name) else { continue };
             let read_back = match self.target(&source) {
-                Ok(target) => self.proven(job.id, &target, file, &mut notes)?,
+                Ok(target) => self.proven(job.subject, &target, file, &mut notes)?,
                 Err(error) => {
                     notes.push(format!("`{}` was restored, but could not be read back: {error}", source.name));
                     false
@@ -225,7 +231,7 @@ impl Session<'_> {
             let pages = file.pages();
             databases.insert(source.name.clone(), RestoredDatabase { pages, written: pages, read_back });
         }
-        Ok(Restored { id: job.id, pre_restore, databases, held_millis: 0, apart_micros: 0, notes })
+        Ok(Restored { subject: job.subject, pre_restore, databases, held_millis: 0, apart_micros: 0, notes })
     }
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::restore::Job;
 use super::{Error, staging};
-use crate::backup::{BackupId, DatabaseName};
+use crate::backup::{BackupId, DatabaseCopy, DatabaseName, Subject};
 use crate::disk::{self, Context};
 use crate::sqlite::restore::Mark;
 
@@ -19,12 +19,13 @@ const VERSION: u32 = 1;
 const MAX_BYTES: u64 = 1 << 20;
 
 /// What is being restored, with what, and how to tell whether it was.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Plan {
     version: u32,
-    /// The backup.
-    pub(super) id: BackupId,
+    /// The backup, or the instant.
+    #[serde(flatten)]
+    pub(super) subject: Subject,
     /// The backups of what was there before; the last one has all of it. None if nothing was there.
     pub(super) pre_restore: Vec<BackupId>,
     /// The folder of the private copies.
@@ -35,12 +36,15 @@ pub(super) struct Plan {
 }
 
 /// One database of it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(super) struct Planned {
     /// How to tell that it is done.
     pub(super) sign: Sign,
     /// SHA-256 of the private copy.
     pub(super) checksum: String,
+    /// What else is known of it, where no catalog has that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) copy: Option<DatabaseCopy>,
 }
 
 /// What shows that a live database was restored.
@@ -61,12 +65,14 @@ impl Plan {
     pub(super) fn of(job: &Job, pre_restore: Option<BackupId>, signs: BTreeMap<DatabaseName, Sign>) -> Self {
         let (mut databases, first) = job.restored.clone().unwrap_or_default();
         for (name, sign) in signs {
-            let checksum = job.files.get(&name).map(|file| file.copy.checksum.clone()).unwrap_or_default();
-            databases.insert(name, Planned { sign, checksum });
+            let copy = job.files.get(&name).map(|file| &file.copy);
+            let checksum = copy.map(|copy| copy.checksum.clone()).unwrap_or_default();
+            let copy = copy.filter(|_| job.subject.point().is_some()).cloned();
+            databases.insert(name, Planned { sign, checksum, copy });
         }
         let (folder, force) = (job.folder.clone(), job.force);
         let pre_restore = first.into_iter().chain(pre_restore).collect();
-        Self { version: VERSION, id: job.id, pre_restore, folder, force, databases }
+        Self { version: VERSION, subject: job.subject, pre_restore, folder, force, databases }
     }
 
     /// What lies there; nothing if no restore is under way.
@@ -109,5 +115,46 @@ impl Plan {
     /// Whether whole files take the place of others.
     pub(super) fn is_offline(&self) -> bool {
         self.databases.values().all(|planned| matches!(planned.sign, Sign::File { .. }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As versions wrote it that knew no instants.
+    const OLDER: &str = r#"{
+      "version": 1,
+      "id": "daily-2026-01-08",
+      "preRestore": ["pre-restore-2026-01-08T150112Z"],
+      "folder": "00112233445566778899aabbccddeeff",
+      "force": false,
+      "databases": { "auth": { "sign": { "device": 1, "inode": 18446744073709551615 }, "checksum": "ab" } }
+    }"#;
+
+    #[test]
+    fn what_an_older_version_wrote_is_read_and_written_as_it_was() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join(FILE), OLDER).unwrap();
+        let plan = Plan::load(root.path()).unwrap().unwrap();
+        assert_eq!(plan.subject, "daily-2026-01-08".parse::<BackupId>().unwrap().into());
+        plan.save(root.path()).unwrap();
+        let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        let saved = std::fs::read_to_string(root.path().join(FILE)).unwrap();
+        assert_eq!(json(&saved), json(OLDER));
+    }
+
+    #[test]
+    fn a_plan_of_an_instant_comes_back() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(
+            root.path().join(FILE),
+            OLDER.replace(r#""id": "daily-2026-01-08""#, r#""at": "2026-01-08T15:00:00.5Z""#),
+        )
+        .unwrap();
+        let plan = Plan::load(root.path()).unwrap().unwrap();
+        assert_eq!(plan.subject.to_string(), "2026-01-08T15:00:00.500Z");
+        plan.save(root.path()).unwrap();
+        assert_eq!(Plan::load(root.path()).unwrap(), Some(plan));
     }
 }

@@ -1,10 +1,10 @@
-//! What a restore would change, told beforehand: the live databases compared with a backup's. No lock is taken and nothing
-//! changed. A copy that is compressed or encrypted is decoded into a private folder (`staging`), which goes as soon as SQLite has
-//! the copy open. What is told is true of the moment in which each database was looked at.
+//! What a restore would change, told beforehand: the live databases compared with a backup's, or with what they held at an
+//! instant. No lock is taken and nothing changed. A copy that is compressed or encrypted is decoded into a private folder
+//! (`staging`), and what they held is rebuilt there; it goes as soon as SQLite has the copy open. What is told is true of the moment in which each database was looked at.
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use rusqlite::Connection;
@@ -13,11 +13,13 @@ use utoipa::ToSchema;
 
 use super::decode::Coded;
 use super::handout::Usable;
+use super::past::Past;
 use super::read::Opened;
 use super::restore::Allowed;
+use super::staging::Staged;
 use super::status::{Warning, list};
 use super::{Call, Engine, Error};
-use crate::backup::{Backup, BackupId, DatabaseCopy, DatabaseName, Form, timestamp};
+use crate::backup::{Backup, BackupId, DatabaseName, Form, Moment, Subject, timestamp};
 use crate::disk::block::Direct;
 use crate::sqlite::diff::{self, Bounds, Difference, Failure};
 use crate::sqlite::kind::Kind;
@@ -28,15 +30,16 @@ use crate::store::inode;
 /// The database that by its name says who may come in.
 const AUTH: &str = "auth";
 
-/// `GET /api/backup/{id}/preview`: what a restore of a backup would change.
+/// `GET /api/backup/{id}/preview`, `GET /api/backup/preview?at=…`: what a restore would change.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
 pub struct Preview {
-    /// The backup.
-    pub id: BackupId,
+    /// The backup, or the instant.
+    #[serde(flatten)]
+    pub subject: Subject,
     /// Its instant: the "then" of all figures.
     #[serde(with = "timestamp")]
     pub timestamp: DateTime<Utc>,
-    /// Each database of the backup.
+    /// Each database that would be restored.
     pub databases: BTreeMap<DatabaseName, DatabasePreview>,
     /// What to think of before a restore.
     pub warnings: Vec<Warning>,
@@ -46,7 +49,7 @@ pub struct Preview {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum DatabasePreview {
-    /// How the live database differs from the backup's.
+    /// How the live database differs from what it was.
     Compared(Difference),
     /// There is nothing to compare it with.
     NotCompared {
@@ -59,30 +62,46 @@ pub enum DatabasePreview {
 type OpenedCopy = (DatabaseName, Result<Connection, Error>);
 
 impl Engine {
-    /// What a restore of a backup would change.
-    pub fn preview(&self, id: &BackupId, call: &Call) -> Result<Preview, Error> {
-        self.previewed(id, call).inspect_err(|error| {
+    /// What a restore would change.
+    pub fn preview(&self, subject: Subject, call: &Call) -> Result<Preview, Error> {
+        self.previewed(subject, call).inspect_err(|error| {
             use sqlite::Error::Locked;
             if matches!(
                 error,
-                Error::NotFound(_) | Error::Damaged { .. } | Error::NeedsIdentity { .. } | Error::Sqlite(Locked { .. })
+                Error::NotFound(_)
+                    | Error::NoJournal
+                    | Error::PointOutside { .. }
+                    | Error::PointInGap { .. }
+                    | Error::Damaged { .. }
+                    | Error::NeedsIdentity { .. }
+                    | Error::Sqlite(Locked { .. })
             ) {
-                self.refused("preview", call, Some(*id), error);
+                self.refused("preview", call, Some(subject), error);
             }
         })
     }
 
-    fn previewed(&self, id: &BackupId, call: &Call) -> Result<Preview, Error> {
-        let (backup, copies) = self.opened_copies(id, call)?;
+    fn previewed(&self, subject: Subject, call: &Call) -> Result<Preview, Error> {
+        let (past, copies, known) = match subject {
+            Subject::Backup(id) => {
+                let (backup, copies) = self.opened_copies(&id, call)?;
+                let known = warnings_of_backup(&backup);
+                (backup.into(), copies, known)
+            }
+            Subject::Point(moment) => {
+                let (past, copies) = self.opened_point(moment, call)?;
+                (past, copies, Vec::new())
+            }
+        };
         let (mut databases, mut kinds, mut found) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         for (name, copy) in copies {
             // What is wrong with the copy is told by the comparison.
             let kind = copy.as_ref().ok().and_then(|copy| Kind::of(copy).ok());
             kinds.extend(kind.map(|kind| (name.clone(), kind)));
-            let compared = match copy.and_then(|copy| self.compared(&backup, &name, copy, call)) {
+            let compared = match copy.and_then(|copy| self.compared(&past, &name, copy, call)) {
                 Ok(compared) => compared,
                 // Kept of corrupt data, and put back as it was by whoever wants that.
-                Err(error @ Error::Damaged { .. }) if !backup.checked.ok => {
+                Err(error @ Error::Damaged { .. }) if past.is_corrupt => {
                     let reason = error.to_string();
                     found.push(error);
                     DatabasePreview::NotCompared { reason }
@@ -96,10 +115,11 @@ impl Engine {
             };
             databases.insert(name, compared);
         }
-        found.extend(self.obstacles(&backup, &kinds, call)?);
+        found.extend(self.obstacles(&past, &kinds, call)?);
         let mut warnings: Vec<Warning> = found.into_iter().map(|error| self.refusal(error)).collect();
-        warnings.extend(self.warnings_of(&backup, &databases));
-        Ok(Preview { id: backup.id, timestamp: backup.timestamp, databases, warnings })
+        warnings.extend(known);
+        warnings.extend(self.warnings_of(&past, &databases));
+        Ok(Preview { subject: past.subject, timestamp: past.at, databases, warnings })
     }
 
     /// Opens all copies of a backup. Rotation may take a file away, or give it another name, before SQLite has it open too:
@@ -120,11 +140,24 @@ impl Engine {
                     }
                     _ => self.opened_aside(backup.id, &usable, call)?,
                 };
-                let copy = opened.map_err(|error| damaged(backup.id, &situation(&usable.name, error)));
+                let copy = opened.map_err(|error| damaged(backup.id.into(), &situation(&usable.name, error)));
                 copies.push((usable.name, copy));
             }
             return Ok((backup, copies));
         }
+    }
+
+    /// Rebuilds what the databases held.
+    fn opened_point(&self, moment: Moment, call: &Call) -> Result<(Past, Vec<OpenedCopy>), Error> {
+        let Staged { past, files, folder } = self.stage_point(&self.point(moment)?, &call.control)?;
+        let open = |(name, path): (DatabaseName, PathBuf)| {
+            let copy = open_finished(&path).map_err(|error| damaged(past.subject, &situation(&name, error)));
+            (name, copy)
+        };
+        let copies = files.into_iter().map(open).collect();
+        // SQLite has them open.
+        drop(folder);
+        Ok((past, copies))
     }
 
     /// A copy that is no plain database.
@@ -134,14 +167,14 @@ impl Engine {
         let coded = Coded { file: Direct::cached(file), path, form: copy.form, size: Some(copy.size) };
         let aside = self.decode_aside(name, coded, &call.control)?.map_err(|fault| fault.told(id, name, copy))?;
         match aside.decoded.differs(copy) {
-            Some(reason) => Err(Error::Damaged { id, reason }),
+            Some(reason) => Err(Error::Damaged { subject: id.into(), reason }),
             None => Ok(open_finished(&aside.path)),
         }
     }
 
     fn compared(
         &self,
-        backup: &Backup,
+        past: &Past,
         name: &DatabaseName,
         copy: Connection,
         call: &Call,
@@ -151,32 +184,26 @@ impl Engine {
             return Ok(DatabasePreview::NotCompared { reason });
         };
         let bounds = Bounds { lock_timeout: self.config.lock_timeout, rollback_hold: self.config.rollback_hold };
-        let rows = backup.databases.get(name).map(|copy: &DatabaseCopy| &copy.tables);
-        let rows = rows.cloned().unwrap_or_default();
+        let rows = past.databases.get(name).map(|copy| copy.tables.clone()).unwrap_or_default();
         match diff::compare(&source, copy, &rows, &bounds, &call.control) {
             Ok(difference) => Ok(DatabasePreview::Compared(difference)),
             Err(Failure::Live(error)) if is_told(&error) => Err(error.into()),
             Err(Failure::Live(error)) => Ok(DatabasePreview::NotCompared { reason: error.to_string() }),
-            Err(Failure::Copy(error)) => Err(damaged(backup.id, &error)),
+            Err(Failure::Copy(error)) => Err(damaged(past.subject, &error)),
         }
     }
 
     /// Why a restore would be refused as things stand, and what it would take.
-    fn obstacles(
-        &self,
-        backup: &Backup,
-        kinds: &BTreeMap<DatabaseName, Kind>,
-        call: &Call,
-    ) -> Result<Vec<Error>, Error> {
-        let allowed = Allowed { force: false, is_undo: self.is_undo(&backup.id) };
-        let same = self.assert_same_databases(backup, allowed.is_undo).err();
+    fn obstacles(&self, past: &Past, kinds: &BTreeMap<DatabaseName, Kind>, call: &Call) -> Result<Vec<Error>, Error> {
+        let allowed = Allowed { force: false, is_undo: self.is_undo(past.subject) };
+        let same = self.assert_same_databases(past, allowed.is_undo).err();
         let mut found: Vec<Error> = same.into_iter().collect();
         for source in self.sources() {
             let Some(kind) = kinds.get(&source.name) else { continue };
             match Target::open(&source, self.config.lock_timeout, &call.control) {
                 Ok(live) => {
                     let stops = allowed.stops(kind, &live);
-                    found.extend(stops.map(|misfit| Error::misfit(backup.id, &source.name, misfit)));
+                    found.extend(stops.map(|misfit| Error::misfit(past.subject, &source.name, misfit)));
                 }
                 Err(sqlite::Error::Cancelled) => return Err(sqlite::Error::Cancelled.into()),
                 Err(error) => found.push(Error::of_target(error)),
@@ -196,28 +223,24 @@ impl Engine {
         Warning { code, detail: format!("a restore would be refused: {error}") }
     }
 
-    fn warnings_of(&self, backup: &Backup, databases: &BTreeMap<DatabaseName, DatabasePreview>) -> Vec<Warning> {
+    fn warnings_of(&self, past: &Past, databases: &BTreeMap<DatabaseName, DatabasePreview>) -> Vec<Warning> {
         let mut warnings = Vec::new();
         let mut warn = |code, detail: String| warnings.push(Warning { code, detail });
-        let id = backup.id;
-        if !backup.verified.ok || !backup.checked.ok {
-            warn("damaged", format!("{id} was found damaged when it was last read back; use another backup"));
-        }
-        if backup.is_shrunk() {
-            warn("shrunk", format!("{id} is suspiciously small; look at what it lacks before you take it"));
-        }
-        let age = (self.clock.now() - backup.timestamp).to_std().unwrap_or_default();
+        let subject = past.subject;
+        let age = (self.clock.now() - past.at).to_std().unwrap_or_default();
         if age > self.config.stale_after {
             let hours = age.as_secs() / 3600;
             warn(
                 "old",
-                format!("{id} is {hours} hours old: what was written since goes; look whether a younger one will do"),
+                format!(
+                    "{subject} is {hours} hours old: what was written since goes; look whether a younger one will do"
+                ),
             );
         }
-        for name in self.config.databases.keys().filter(|name| !backup.databases.contains_key(*name)) {
+        for name in self.config.databases.keys().filter(|name| !past.databases.contains_key(*name)) {
             warn(
                 "not-in-backup",
-                format!("`{name}` is not in {id}: it stays as it is now beside the others as they were then"),
+                format!("`{name}` is not in {subject}: it stays as it is now beside the others as they were then"),
             );
         }
         for (name, preview) in databases {
@@ -225,6 +248,20 @@ impl Engine {
         }
         warnings
     }
+}
+
+/// What the catalog says against it.
+fn warnings_of_backup(backup: &Backup) -> Vec<Warning> {
+    let (id, mut warnings) = (backup.id, Vec::new());
+    if !backup.verified.ok || !backup.checked.ok {
+        let detail = format!("{id} was found damaged when it was last read back; use another backup");
+        warnings.push(Warning { code: "damaged", detail });
+    }
+    if backup.is_shrunk() {
+        let detail = format!("{id} is suspiciously small; look at what it lacks before you take it");
+        warnings.push(Warning { code: "shrunk", detail });
+    }
+    warnings
 }
 
 /// What the caller is to know of a live database, rather than that it wasn't compared.
@@ -287,7 +324,7 @@ fn is_at(file: &File, path: &Path) -> bool {
 }
 
 /// A file of the catalog's size that isn't a database as it was.
-fn damaged(id: BackupId, error: &sqlite::Error) -> Error {
+fn damaged(subject: Subject, error: &sqlite::Error) -> Error {
     let reason = match error {
         sqlite::Error::Corrupt { name, findings, .. } => format!("the copy of `{name}`: {}", findings.join("; ")),
         sqlite::Error::SourceIo { name, source }
@@ -295,5 +332,5 @@ fn damaged(id: BackupId, error: &sqlite::Error) -> Error {
         | sqlite::Error::Sqlite { name, source } => format!("the copy of `{name}`: {source}"),
         other => other.to_string(),
     };
-    Error::Damaged { id, reason }
+    Error::Damaged { subject, reason }
 }

@@ -177,7 +177,7 @@ impl Session<'_> {
             };
             if memory.checksum(id, name).is_some_and(|was| was != copy.checksum) {
                 return Err(Error::Damaged {
-                    id: *id,
+                    subject: (*id).into(),
                     reason: format!("{} holds other bytes than were recorded", copy.file),
                 });
             }
@@ -249,7 +249,10 @@ impl Session<'_> {
             }
             Err(Fault::Unread(error)) => return Err(error.into()),
             Err(Fault::Damaged(reason)) => {
-                return Err(Error::Damaged { id: *id, reason: undecodable(&id.file(name, form), &reason) });
+                return Err(Error::Damaged {
+                    subject: (*id).into(),
+                    reason: undecodable(&id.file(name, form), &reason),
+                });
             }
         };
         let (content, plain) = (aside.decoded.stored.clone(), aside.decoded.plain.clone());
@@ -276,7 +279,7 @@ impl Session<'_> {
         if read.checksum == known.stored_checksum {
             return Ok(known.clone());
         }
-        Err(Error::Damaged { id: *id, reason: other_bytes(&known.file) })
+        Err(Error::Damaged { subject: (*id).into(), reason: other_bytes(&known.file) })
     }
 
     /// What SQLite says of a plain file.
@@ -289,7 +292,7 @@ impl Session<'_> {
         backup: &mut Backup,
     ) -> Result<DatabaseCopy, Error> {
         let control = &self.call.control;
-        let damaged = |reason: String| Error::Damaged { id: *id, reason };
+        let damaged = |reason: String| Error::Damaged { subject: (*id).into(), reason };
         if content.size() == 0 {
             return Err(damaged(format!("{name} is empty")));
         }

@@ -24,7 +24,7 @@ use super::rotation::ROTATE;
 use super::settle::Settled;
 use super::{Error, Session, Unrecorded, entry};
 use crate::audit::{Entry, Kind, Line};
-use crate::backup::BackupId;
+use crate::backup::{BackupId, Subject};
 use crate::disk;
 use crate::store::inode;
 
@@ -64,10 +64,10 @@ impl Session<'_> {
             let done = Entry { ok: Some(true), details, ..entry(Kind::Outcome, "recovery", &self.call.actor, None) };
             self.record(done, Unrecorded::GoesOn)?;
         }
-        let id = plan.as_ref().map(|plan| plan.id);
+        let subject = plan.as_ref().map(|plan| plan.subject);
         let settled = plan.map(|plan| self.settle(plan)).transpose()?;
-        if let (Some(settled), Some(id), false) = (&settled, id, open.iter().any(|open| open.is("restore"))) {
-            self.record_settled(id, settled)?;
+        if let (Some(settled), Some(subject), false) = (&settled, subject, open.iter().any(|open| open.is("restore"))) {
+            self.record_settled(subject, settled)?;
         }
         for mut open in open {
             if open.is("restore") {
@@ -92,13 +92,13 @@ impl Session<'_> {
     }
 
     /// A restore has its outcome: that it was not settled yet, or what could be written of it. Now it is.
-    fn record_settled(&self, id: BackupId, settled: &Settled) -> Result<(), Error> {
+    fn record_settled(&self, subject: Subject, settled: &Settled) -> Result<(), Error> {
         let restored = settled.restored();
-        if !self.was_left_open(id)? {
+        if !self.was_left_open(subject)? {
             return Ok(());
         }
         let mut outcome =
-            Entry { ok: Some(restored.is_some()), ..entry(Kind::Outcome, "restore", &self.call.actor, Some(id)) };
+            Entry { ok: Some(restored.is_some()), ..entry(Kind::Outcome, "restore", &self.call.actor, Some(subject)) };
         outcome.details = restored.map(Restored::details).unwrap_or_default();
         outcome.details.insert("recoveredBy".to_owned(), self.operation.into());
         if restored.is_none() {
@@ -109,11 +109,11 @@ impl Session<'_> {
     }
 
     /// Whether the last word on a restore is that it wasn't settled, or that nobody knew.
-    fn was_left_open(&self, id: BackupId) -> Result<bool, Error> {
+    fn was_left_open(&self, subject: Subject) -> Result<bool, Error> {
         let mut open = false;
         self.engine.audit.newest_first(|line| {
             let entry = &line.entry;
-            let ours = entry.kind == Kind::Outcome && entry.operation == "restore" && entry.id == Some(id);
+            let ours = entry.kind == Kind::Outcome && entry.operation == "restore" && entry.subject() == Some(subject);
             if ours {
                 let by_rebuild = entry.details.get("recoveredBy") == Some(&"rebuild".into());
                 open = entry.code.as_deref() == Some("restore-unfinished") || by_rebuild;
@@ -240,6 +240,7 @@ impl Session<'_> {
 
     fn close(&self, open: Unfinished, otherwise: &str, details: Map<String, Value>) -> Result<(), Error> {
         let was = open.intent.entry;
+        let subject = was.subject();
         let reason = if open.done {
             "the program was ended after this was done, before it could say so".to_owned()
         } else {
@@ -252,7 +253,7 @@ impl Session<'_> {
             by: was.by,
             from: was.from,
             details,
-            ..entry(Kind::Outcome, &was.operation, &self.call.actor, was.id)
+            ..entry(Kind::Outcome, &was.operation, &self.call.actor, subject)
         };
         outcome.details.insert("recoveredBy".to_owned(), self.operation.into());
         self.record(outcome, Unrecorded::GoesOn)

@@ -12,10 +12,10 @@ impl Engine {
     pub fn delete(&self, id: BackupId, force: bool, call: &Call) -> Result<(), Error> {
         let mut session = self.begin("delete", call)?;
         if let Err(error) = session.may_delete(&id, force) {
-            self.refused("delete", call, Some(id), &error);
+            self.refused("delete", call, Some(id.into()), &error);
             return Err(error);
         }
-        session.audited(Some(id), Unrecorded::IsRefused, Map::new(), |session| {
+        session.audited(Some(id.into()), Unrecorded::IsRefused, Map::new(), |session| {
             session.catalog.mark_deleting(&id);
             session.commit()?;
             let deletions = session.finish_deletions();
@@ -31,10 +31,10 @@ impl Engine {
         let mut session = self.begin(if pinned { "pin" } else { "unpin" }, call)?;
         if session.catalog.get(&id).is_none() {
             let error = Error::NotFound(id);
-            self.refused(session.operation, call, Some(id), &error);
+            self.refused(session.operation, call, Some(id.into()), &error);
             return Err(error);
         }
-        session.audited(Some(id), Unrecorded::IsRefused, Map::new(), |session| {
+        session.audited(Some(id.into()), Unrecorded::IsRefused, Map::new(), |session| {
             let backup = session.catalog.get_mut(&id).ok_or(Error::NotFound(id))?;
             backup.pinned = pinned;
             let backup = backup.clone();
@@ -50,10 +50,10 @@ impl Engine {
         // Another one may have come since that nobody has looked at.
         if shrunk_newest(&session.catalog) != Some(id) {
             let error = Error::NotFlagged(id);
-            self.refused("acknowledge", call, Some(id), &error);
+            self.refused("acknowledge", call, Some(id.into()), &error);
             return Err(error);
         }
-        session.audited(Some(id), Unrecorded::IsRefused, Map::new(), |session| {
+        session.audited(Some(id.into()), Unrecorded::IsRefused, Map::new(), |session| {
             let backup = session.catalog.get_mut(&id).ok_or(Error::NotFound(id))?;
             backup.flags.remove(&Flag::Shrunk);
             let backup = backup.clone();

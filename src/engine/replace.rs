@@ -110,7 +110,7 @@ impl Session<'_> {
                 all_stored.insert(copy.name.clone(), stored);
             }
         }
-        let reason = Some(format!("before restoring {}", job.id));
+        let reason = Some(format!("before restoring {}", job.subject));
         let create = Create { tier: Tier::PreRestore, reason, accept_shrink: true };
         let (mut backup, partials) = self.entry(&create, id, snapshot, all_stored)?;
         self.complete(job, &mut backup)?;

@@ -1,10 +1,10 @@
-//! Restoring a backup under a running app. The order of steps:
+//! Restoring a backup, or what the databases held at an instant, under a running app. The order of steps:
 //!
-//! 1. The backup's files are copied into a private folder while they are hashed (`staging`); it is these very copies that are
-//!    checked and restored. They are whole, and of the same kind as the live databases. The intent was recorded before.
+//! 1. The backup's files are copied into a private folder while they are hashed (`staging`), or the databases are rebuilt there from
+//!    the journal (`journal::point`); it is these very copies that are checked and restored. They are whole, and of the same kind as the live databases. The intent was recorded before.
 //! 2. A pre-restore snapshot of all live databases, not under its final name yet. The pages that differ are found.
 //! 3. Locks on all live databases, in name order. What was committed since step 2 is brought into the snapshot.
-//! 4. `restore.json`, durable: which backup, which private files, which pre-restore backup, and for each database the mark that
+//! 4. `restore.json`, durable: which backup or instant, which private files, which pre-restore backup, and for each database the mark that
 //!    its commit will leave (`plan`). Then the pre-restore backup is published: every commit that the app was told of is in it,
 //!    before the first live byte changes [P7].
 //! 5. The differing pages are written, within one transaction of each database.
@@ -24,13 +24,14 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::create::OVERHEAD;
+use super::past::{Origin, Past};
 use super::plan::Planned;
 use super::replace::Done;
 use super::settle::Settled;
 use super::staging::Staged;
 use super::{Call, Engine, Error, Session, Unrecorded};
 use crate::audit::Kind as Line;
-use crate::backup::{Backup, BackupId, DatabaseCopy, DatabaseName, Form};
+use crate::backup::{BackupId, DatabaseCopy, DatabaseName, Form, Subject};
 use crate::disk::{self, Partial};
 use crate::sqlite::check::{self, Verdict};
 use crate::sqlite::kind::{Kind, Misfit};
@@ -46,8 +47,8 @@ const LOOK: Duration = Duration::from_secs(600);
 /// What is asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Restore {
-    /// Which backup.
-    pub id: BackupId,
+    /// Which backup, or which instant.
+    pub subject: Subject,
     /// Also over corrupt live data, and with triggers and views that the live databases don't have.
     pub force: bool,
     /// By putting whole files in place while the app is stopped.
@@ -65,8 +66,9 @@ pub struct Offline {
 #[derive(Clone, PartialEq, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Restored {
-    /// The backup that the live databases hold now.
-    pub id: BackupId,
+    /// The backup or the instant that the live databases hold now.
+    #[serde(flatten)]
+    pub subject: Subject,
     /// The backup of what they held before: restoring it takes all of this back. Nothing if there was nothing to keep.
     #[schema(required = true)]
     pub pre_restore: Option<BackupId>,
@@ -89,7 +91,7 @@ pub struct RestoredDatabase {
     pub pages: u64,
     /// Pages that were written, since they differed.
     pub written: u64,
-    /// Every page was read back and is the backup's. Otherwise the app had written again, or pages of another size were taken
+    /// Every page was read back and is as it was then. Otherwise the app had written again, or pages of another size were taken
     /// over, and the structure was looked at.
     pub read_back: bool,
 }
@@ -112,7 +114,7 @@ impl Restored {
 
 /// A restore that is ready to be carried out.
 pub(super) struct Job {
-    pub(super) id: BackupId,
+    pub(super) subject: Subject,
     pub(super) force: bool,
     /// The name of the private folder.
     pub(super) folder: String,
@@ -169,24 +171,20 @@ impl PrivateFile {
 }
 
 impl Engine {
-    /// Puts the live databases back to what a backup holds, while the app has them open.
+    /// Puts the live databases back to what a backup holds, or to what they held at an instant, while the app has them open.
     pub fn restore(&self, restore: &Restore, call: &Call) -> Result<Restored, Error> {
         let mut session = self.begin("restore", call)?;
-        let id = Some(restore.id);
-        if session.catalog.get(&restore.id).is_none() {
-            let error = Error::NotFound(restore.id);
-            self.refused("restore", call, id, &error);
-            return Err(error);
-        }
+        let subject = Some(restore.subject);
+        let origin = self.origin(restore.subject).inspect_err(|error| self.refused("restore", call, subject, error))?;
         let mut planned = Map::from_iter([("force".to_owned(), restore.force.into())]);
         if let Some(offline) = restore.offline {
             planned.insert("offline".to_owned(), true.into());
             planned.insert("appIsStopped".to_owned(), offline.app_is_stopped.into());
         }
-        let restored = session.audited(id, Unrecorded::IsRefused, planned, |session| {
+        let restored = session.audited(subject, Unrecorded::IsRefused, planned, |session| {
             let restored = match restore.offline {
-                None => session.restore(restore)?,
-                Some(offline) => session.restore_offline(restore, offline.app_is_stopped)?,
+                None => session.restore(restore, &origin)?,
+                Some(offline) => session.restore_offline(restore, &origin, offline.app_is_stopped)?,
             };
             let details = restored.details();
             Ok((restored, details))
@@ -203,7 +201,7 @@ impl Engine {
         if self.is_unsettled() {
             self.recover(call)?;
         }
-        self.restore(&Restore { id: self.undoable()?, force, offline }, call)
+        self.restore(&Restore { subject: self.undoable()?.into(), force, offline }, call)
     }
 
     /// The backup that the last restore which changed anything made of what it replaced.
@@ -222,20 +220,20 @@ impl Engine {
     }
 
     /// What the last restore replaced was the app's own, whatever it is.
-    pub(super) fn is_undo(&self, id: &BackupId) -> bool {
-        self.undoable().is_ok_and(|undoable| undoable == *id)
+    pub(super) fn is_undo(&self, subject: Subject) -> bool {
+        self.undoable().is_ok_and(|undoable| subject == undoable.into())
     }
 
-    /// The live databases that the backup holds.
-    pub(super) fn assert_same_databases(&self, backup: &Backup, force: bool) -> Result<Vec<Source>, Error> {
+    /// The live databases that it holds.
+    pub(super) fn assert_same_databases(&self, past: &Past, force: bool) -> Result<Vec<Source>, Error> {
         let configured = self.sources();
         let (held, not_held): (Vec<_>, Vec<_>) =
-            configured.into_iter().partition(|source| backup.databases.contains_key(&source.name));
-        let unknown = backup.databases.keys().filter(|name| !self.config.databases.contains_key(*name));
+            configured.into_iter().partition(|source| past.databases.contains_key(&source.name));
+        let unknown = past.databases.keys().filter(|name| !self.config.databases.contains_key(*name));
         let unknown: Vec<_> = unknown.cloned().collect();
         let not_held: Vec<_> = not_held.into_iter().map(|source| source.name).collect();
         if held.is_empty() || !force && (!unknown.is_empty() || !not_held.is_empty()) {
-            return Err(Error::OtherDatabases { id: backup.id, not_held, unknown });
+            return Err(Error::OtherDatabases { subject: past.subject, not_held, unknown });
         }
         Ok(held)
     }
@@ -255,9 +253,9 @@ impl Session<'_> {
         self.call.control.also(self.permit.noting())
     }
 
-    fn restore(&mut self, restore: &Restore) -> Result<Restored, Error> {
-        self.assert_room(&restore.id)?;
-        let staged = self.engine.stage(&restore.id, &self.control())?;
+    fn restore(&mut self, restore: &Restore, origin: &Origin) -> Result<Restored, Error> {
+        self.assert_room(origin)?;
+        let staged = self.engine.stage_past(origin, &self.control())?;
         let (job, targets) = self.job(restore, staged)?;
         let mut round = 1;
         loop {
@@ -283,8 +281,8 @@ impl Session<'_> {
     }
 
     /// Room for the private copies and the pre-restore backup together.
-    pub(super) fn assert_room(&self, id: &BackupId) -> Result<(), Error> {
-        let private = self.catalog.get(id).map_or(0, Backup::size);
+    pub(super) fn assert_room(&self, origin: &Origin) -> Result<(), Error> {
+        let private = origin.size();
         let live: u64 = self.engine.sources().iter().filter_map(|it| sqlite::identify(it).ok()).map(|it| it.size).sum();
         // Its plain files stay until the encoded ones are published.
         let encoded = if self.engine.config.codec.form() == Form::Plain { 0 } else { live };
@@ -294,47 +292,47 @@ impl Session<'_> {
 
     /// Step 1, but for the copying: the private copies are whole, and fit the live databases.
     fn job(&self, restore: &Restore, staged: Staged) -> Result<(Job, Vec<Target>), Error> {
-        let Staged { backup, files: paths, folder } = staged;
-        let allowed = Allowed { force: restore.force, is_undo: self.engine.is_undo(&backup.id) };
-        let sources = self.engine.assert_same_databases(&backup, allowed.force || allowed.is_undo)?;
+        let Staged { past, files: paths, folder } = staged;
+        let allowed = Allowed { force: restore.force, is_undo: self.engine.is_undo(past.subject) };
+        let sources = self.engine.assert_same_databases(&past, allowed.force || allowed.is_undo)?;
         let (mut files, mut targets) = (BTreeMap::new(), Vec::new());
         for source in sources {
             let name = &source.name;
-            let (Some(path), Some(copy)) = (paths.get(name), backup.databases.get(name)) else { continue };
+            let (Some(path), Some(copy)) = (paths.get(name), past.databases.get(name)) else { continue };
             let file = PrivateFile::at(path.clone(), copy.clone())?;
             let target = self.target(&source)?;
-            self.assert_fits(&backup, &file, &target, allowed)?;
+            self.assert_fits(&past, &file, &target, allowed)?;
             files.insert(name.clone(), file);
             targets.push(target);
         }
         let folder_name = folder.name().to_owned();
         // From here on it goes when the restore is settled.
         folder.keep();
-        let (id, force) = (backup.id, restore.force);
-        Ok((Job { id, force, folder: folder_name, files, restored: None }, targets))
+        let (subject, force) = (past.subject, restore.force);
+        Ok((Job { subject, force, folder: folder_name, files, restored: None }, targets))
     }
 
     pub(super) fn target(&self, source: &Source) -> Result<Target, Error> {
         Target::open(source, self.engine.config.lock_timeout, &self.control()).map_err(Error::of_target)
     }
 
-    fn assert_fits(&self, backup: &Backup, file: &PrivateFile, target: &Target, allowed: Allowed) -> Result<(), Error> {
-        let (id, name) = (backup.id, &target.name);
-        let kind = self.check_private(backup, file, name, allowed.force)?;
+    fn assert_fits(&self, past: &Past, file: &PrivateFile, target: &Target, allowed: Allowed) -> Result<(), Error> {
+        let (subject, name) = (past.subject, &target.name);
+        let kind = self.check_private(past, file, name, allowed.force)?;
         let stop = allowed.stops(&kind, target).next();
-        stop.map_or(Ok(()), |misfit| Err(Error::misfit(id, name, misfit)))
+        stop.map_or(Ok(()), |misfit| Err(Error::misfit(subject, name, misfit)))
     }
 
-    /// The copy's structure is whole, as is what the catalog says of it. One that was kept of corrupt data is put back as it
+    /// The copy's structure is whole, as is what is known of it. One that was kept of corrupt data is put back as it
     /// was, with force.
     pub(super) fn check_private(
         &self,
-        backup: &Backup,
+        past: &Past,
         file: &PrivateFile,
         name: &DatabaseName,
         force: bool,
     ) -> Result<Kind, Error> {
-        let damaged = |reason: String| Error::Damaged { id: backup.id, reason: format!("{name}: {reason}") };
+        let damaged = |reason: String| Error::Damaged { subject: past.subject, reason: format!("{name}: {reason}") };
         let said = |error: rusqlite::Error| damaged(error.to_string());
         let mut copy = open_finished(&file.path).map_err(said)?;
         let found = facts(&copy).map_err(said)?;
@@ -344,21 +342,21 @@ impl Session<'_> {
         let control = sqlite::snapshot::patient(&found, &self.control());
         let report = check::check(&mut copy, name, self.engine.config.check, &control)?;
         if let Verdict::Corrupt(findings) = report.verdict
-            && (backup.checked.ok || !force)
+            && !(past.is_corrupt && force)
         {
             return Err(damaged(findings.join("; ")));
         }
         Kind::of(&copy).map_err(said)
     }
 
-    /// Step 7, but for the outcome: the live databases hold what the backup holds, as far as the app has not written since.
+    /// Step 7, but for the outcome: the live databases hold what was to be restored, as far as the app has not written since.
     pub(super) fn finished(&mut self, job: &Job, targets: &[Target], done: Done) -> Result<Restored, Error> {
         let (mut databases, mut notes) = (BTreeMap::new(), Vec::new());
         for target in targets {
             let (name, file) = (&target.name, &job.files[&target.name]);
             let read_back = match target.is_replaced_by(file.copy.page_size) {
-                false => self.proven(job.id, target, file, &mut notes)?,
-                true => self.looks_whole(job.id, target, &mut notes)?,
+                false => self.proven(job.subject, target, file, &mut notes)?,
+                true => self.looks_whole(job.subject, target, &mut notes)?,
             };
             let written = done.written.get(name).copied().unwrap_or_default();
             databases.insert(name.clone(), RestoredDatabase { pages: file.pages(), written, read_back });
@@ -370,7 +368,7 @@ impl Session<'_> {
             format!("`{name}` had been restored already when the restore was cut short; what the app wrote to it since is kept")
         }));
         Ok(Restored {
-            id: job.id,
+            subject: job.subject,
             pre_restore: Some(done.pre_restore),
             databases,
             held_millis: done.committed.held.as_millis() as u64,
@@ -380,11 +378,11 @@ impl Session<'_> {
     }
 
     /// A database that was replaced as a whole: nobody kept the app out between that and a look, so no page is compared.
-    fn looks_whole(&self, id: BackupId, target: &Target, notes: &mut Vec<String>) -> Result<bool, Error> {
+    fn looks_whole(&self, subject: Subject, target: &Target, notes: &mut Vec<String>) -> Result<bool, Error> {
         match self.look(target) {
             Ok(Verdict::Corrupt(findings)) => {
                 let (name, reason) = (target.name.clone(), findings.join("; "));
-                Err(Error::RestoredWrong { id, name, reason })
+                Err(Error::RestoredWrong { subject, name, reason })
             }
             Ok(_) => Ok(false),
             Err(error) => {
@@ -398,14 +396,14 @@ impl Session<'_> {
     /// could not be had is noted, and what the live file itself has done wrong is an error.
     pub(super) fn proven(
         &self,
-        id: BackupId,
+        subject: Subject,
         target: &Target,
         file: &PrivateFile,
         notes: &mut Vec<String>,
     ) -> Result<bool, Error> {
         use sqlite::Error as Live;
         let name = &target.name;
-        match self.compare(id, target, file) {
+        match self.compare(subject, target, file) {
             Err(
                 error @ (Error::Disk(_)
                 | Error::Sqlite(Live::Cancelled | Live::Locked { .. } | Live::TooSlow { .. } | Live::Disk(_))),
@@ -414,16 +412,17 @@ impl Session<'_> {
                 Ok(false)
             }
             Err(Error::Sqlite(error)) => {
-                Err(Error::RestoredWrong { id, name: name.clone(), reason: format!("it can't be read back ({error})") })
+                let reason = format!("it can't be read back ({error})");
+                Err(Error::RestoredWrong { subject, name: name.clone(), reason })
             }
             compared => compared,
         }
     }
 
     /// Page by page; what the app has committed since then is looked at as a whole instead.
-    fn compare(&self, id: BackupId, target: &Target, file: &PrivateFile) -> Result<bool, Error> {
+    fn compare(&self, subject: Subject, target: &Target, file: &PrivateFile) -> Result<bool, Error> {
         let (control, timeout) = (self.control(), self.engine.config.lock_timeout);
-        let wrong = |reason: String| Error::RestoredWrong { id, name: target.name.clone(), reason };
+        let wrong = |reason: String| Error::RestoredWrong { subject, name: target.name.clone(), reason };
         match target.read_back(file.both(), timeout, &control)? {
             ReadBack::Same => Ok(true),
             ReadBack::Differs(page) => Err(wrong(format!("page {page} reads back differently from what was written"))),
@@ -457,7 +456,7 @@ impl Session<'_> {
 
     /// An encoded one has its plain file still.
     fn look_at_copy(&mut self, id: &BackupId, name: &DatabaseName, plain: Option<&Partial>) -> Result<(), Error> {
-        let damaged = |error: rusqlite::Error| Error::Damaged { id: *id, reason: error.to_string() };
+        let damaged = |error: rusqlite::Error| Error::Damaged { subject: (*id).into(), reason: error.to_string() };
         let Some(form) = self.catalog.get(id).and_then(|it| it.databases.get(name)).map(|copy| copy.form) else {
             return Ok(());
         };

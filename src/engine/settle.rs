@@ -18,6 +18,7 @@ use super::staging::private_name;
 use super::{Error, Session, bytes};
 use crate::backup::{BackupId, DatabaseCopy, DatabaseName};
 use crate::disk;
+use crate::journal::timeline::tell_restored;
 use crate::sqlite::check::Verdict;
 use crate::sqlite::pages::read_back;
 use crate::sqlite::restore::Target;
@@ -27,7 +28,7 @@ use crate::sqlite::{self, Source, identify};
 pub(super) enum Settled {
     /// Nothing has changed.
     Unchanged,
-    /// The live databases hold the backup.
+    /// The live databases hold what was to be restored.
     Restored(Box<Restored>),
 }
 
@@ -58,7 +59,7 @@ impl Session<'_> {
                 Err(error) => {
                     let reason = in_the_way(error);
                     if round == ROUNDS {
-                        return Err(Error::RestoreUnfinished { id: plan.id, reason });
+                        return Err(Error::RestoreUnfinished { subject: plan.subject, reason });
                     }
                     tracing::warn!(reason, "a restore is not settled yet; trying again");
                 }
@@ -149,20 +150,22 @@ impl Session<'_> {
                 self.recorded(plan, &target.name).map_or(0, |copy| copy.size / u64::from(copy.page_size.max(1)));
             databases.insert(target.name.clone(), RestoredDatabase { pages, written: 0, read_back: false });
         }
-        let (id, pre_restore) = (plan.id, self.newest_of(plan));
-        Restored { id, pre_restore, databases, held_millis: 0, apart_micros: 0, notes }
+        let (subject, pre_restore) = (plan.subject, self.newest_of(plan));
+        Restored { subject, pre_restore, databases, held_millis: 0, apart_micros: 0, notes }
     }
 
-    fn recorded(&self, plan: &Plan, name: &DatabaseName) -> Option<&DatabaseCopy> {
-        self.catalog.get(&plan.id)?.databases.get(name)
+    /// By the plan, or by the catalog.
+    fn recorded<'p>(&'p self, plan: &'p Plan, name: &DatabaseName) -> Option<&'p DatabaseCopy> {
+        let of_backup = || self.catalog.get(&plan.subject.backup()?)?.databases.get(name);
+        plan.databases.get(name)?.copy.as_ref().or_else(of_backup)
     }
 
     /// What is left to do, with the private copies as they were checked.
     fn rest_of(&self, plan: &Plan, rest: &BTreeSet<DatabaseName>) -> Result<Job, Error> {
         let mut folder = plan.folder.clone();
         let files = self.private_files(plan, &folder, rest).or_else(|error| {
-            tracing::warn!(%error, "the private copies are made anew from the backup");
-            let staged = self.engine.stage(&plan.id, &self.control())?;
+            tracing::warn!(%error, "the private copies are made anew");
+            let staged = self.engine.stage_past(&self.engine.origin(plan.subject)?, &self.control())?;
             folder = staged.folder.name().to_owned();
             staged.folder.keep();
             self.private_files(plan, &folder, rest)
@@ -170,7 +173,13 @@ impl Session<'_> {
         let mut restored = plan.databases.clone();
         restored.retain(|name, _| !rest.contains(name));
         // It has the databases that were restored before it as they were.
-        Ok(Job { id: plan.id, force: plan.force, folder, files, restored: Some((restored, self.newest_of(plan))) })
+        Ok(Job {
+            subject: plan.subject,
+            force: plan.force,
+            folder,
+            files,
+            restored: Some((restored, self.newest_of(plan))),
+        })
     }
 
     /// The newest pre-restore backup that came to be.
@@ -187,14 +196,17 @@ impl Session<'_> {
         let folder = self.engine.private_folder(folder);
         let mut files = BTreeMap::new();
         for name in rest {
-            let Some(copy) = self.recorded(plan, name) else { return Err(Error::NotFound(plan.id)) };
+            let damaged = |reason: String| Error::Damaged { subject: plan.subject, reason };
+            let unknown = || damaged(format!("nothing is known of its copy of `{name}`"));
+            let unknown = || plan.subject.backup().map_or_else(unknown, Error::NotFound);
+            let copy = self.recorded(plan, name).ok_or_else(unknown)?;
             if copy.checksum != plan.databases[name].checksum {
                 let reason = format!("the catalog has another copy of `{name}` than was being restored");
-                return Err(Error::Damaged { id: plan.id, reason });
+                return Err(damaged(reason));
             }
             let file = PrivateFile::at(folder.join(private_name(name)), copy.clone())?;
             if read_back(&file.file, &file.path, &self.call.control)?.checksum != copy.checksum {
-                return Err(Error::Damaged { id: plan.id, reason: other_bytes(&private_name(name)) });
+                return Err(damaged(other_bytes(&private_name(name))));
             }
             files.insert(name.clone(), file);
         }
@@ -207,8 +219,10 @@ impl Session<'_> {
             // Only as long as it is there can the next operation say what came of it.
             return;
         }
-        if Plan::is_there(self.engine.store.root())
-            && let Err(error) = Plan::remove(self.engine.store.root())
+        let root = self.engine.store.root();
+        // The journal knows of it before anything is captured again.
+        if Plan::is_there(root)
+            && let Err(error) = tell_restored(root).and_then(|()| Plan::remove(root))
         {
             // The next operation settles it once more, and comes to the same end.
             return tracing::warn!(%error, "restore.json is still there");

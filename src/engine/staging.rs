@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use super::create::OVERHEAD;
 use super::decode::{Coded, Decoded, Fault};
 use super::handout::Usable;
+use super::past::Past;
 use super::read::{Opened, Share, other_bytes};
 use super::{Engine, Error, Session};
 use crate::backup::{Backup, BackupId, DatabaseName, Form, hex};
@@ -40,11 +41,11 @@ pub struct Staging {
 /// How often a folder is made anew that went before it could be held.
 const TRIES: usize = 10;
 
-/// A backup's files, copied into a private folder and compared with the catalog.
+/// The databases of a backup or of an instant in a private folder, compared with what was recorded of them.
 #[derive(Debug)]
 pub struct Staged {
-    /// The backup, by the id that it had when its files were opened.
-    pub backup: Backup,
+    /// What they are of; a backup by the id that it had when its files were opened.
+    pub past: Past,
     /// The copy of each database.
     pub files: BTreeMap<DatabaseName, PathBuf>,
     /// Where they lie.
@@ -126,7 +127,7 @@ impl Engine {
         let share = Share { before: 0, total: self.get(id)?.size() };
         let Copies { backup, files, folder } = self.copies(id, share, control)?;
         let files = files.into_iter().map(|(name, file)| Ok((name, file?))).collect::<Result<_, Error>>()?;
-        Ok(Staged { backup, files, folder })
+        Ok(Staged { past: backup.into(), files, folder })
     }
 
     /// The same, as a part of more, and with a word for each file.
@@ -219,7 +220,7 @@ impl Job<'_> {
         if hash == self.from.copy.stored_checksum {
             return Ok(Ok(target));
         }
-        Ok(Err(Error::Damaged { id: self.id, reason: other_bytes(&self.from.copy.file) }))
+        Ok(Err(Error::Damaged { subject: self.id.into(), reason: other_bytes(&self.from.copy.file) }))
     }
 
     /// The same of a file that is no plain database.
@@ -240,7 +241,7 @@ impl Job<'_> {
         Ok(match decoded {
             Ok(decoded) => match decoded.differs(copy) {
                 None => Ok(()),
-                Some(reason) => Err(Error::Damaged { id: self.id, reason }),
+                Some(reason) => Err(Error::Damaged { subject: self.id.into(), reason }),
             },
             Err(Fault::Locked) => Err(Fault::Damaged("its header was changed".to_owned()).told(self.id, name, copy)),
             Err(fault) => Err(fault.told(self.id, name, copy)),

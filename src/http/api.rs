@@ -14,7 +14,7 @@ use super::settings::{Partial, parse};
 use super::{State, id, replica};
 use crate::backup::retention::{Fate, Step};
 use crate::backup::settings::Saved;
-use crate::backup::{Backup, BackupId, Tier, reason};
+use crate::backup::{Backup, BackupId, Moment, Subject, Tier, reason};
 use crate::engine::status::{ConfigView, Operation, Status};
 use crate::engine::{
     AuditPage, AuditQuery, Change, Create, Drilled, Elsewhere, Engine, Preview, ReplicaVerification, Restore, Restored,
@@ -114,26 +114,44 @@ pub async fn create(state: web::Data<State>, superuser: Superuser, body: Body) -
 #[serde(deny_unknown_fields)]
 pub struct RestoreBody {
     /// The backup. Restoring the `preRestore` of a restore takes that back.
-    id: BackupId,
-    /// The same once more.
-    confirm: BackupId,
+    id: Option<BackupId>,
+    /// Instead of a backup what the databases held at that instant, by the journal.
+    at: Option<Moment>,
+    /// The id or the instant once more.
+    confirm: String,
     /// Also over corrupt live data, with triggers and views that the live databases don't have, and of a backup that hasn't
     /// the very databases that are configured.
     #[serde(default)]
     force: bool,
 }
 
-/// Puts the live databases back to what a backup holds, while the app has them open, and answers when it is done. What they
-/// held before is a backup of its own, of type `pre-restore`.
+impl RestoreBody {
+    /// What is to be restored, if it was said twice.
+    fn subject(&self) -> Result<Subject, Problem> {
+        let (subject, confirm) = match (self.id, self.at) {
+            (Some(id), None) => (id.into(), self.confirm.parse().map(Subject::Backup)),
+            (None, Some(moment)) => (moment.into(), self.confirm.parse().map(Subject::Point)),
+            _ => {
+                let text = "say what to restore: `id`, a backup, or `at`, an instant, and not both";
+                return Err(Problem::field(problem::BAD_BODY, "", text.to_owned()));
+            }
+        };
+        if confirm == Ok(subject) {
+            return Ok(subject);
+        }
+        let text = "this replaces the live data: say the id of the backup, or the instant, once more as `confirm`";
+        Err(Problem::field(problem::BAD_BODY, "/confirm", text.to_owned()))
+    }
+}
+
+/// Puts the live databases back to what a backup holds, or to what they held at an instant, while the app has them open, and
+/// answers when it is done. What they held before is a backup of its own, of type `pre-restore`.
 #[utoipa::path(post, path = "/api/backup/restore", tag = "backups", request_body = RestoreBody,
     responses((status = 200, description = "What was restored", body = Restored), openapi::OfRestore))]
 pub async fn restore(state: web::Data<State>, superuser: Superuser, body: Body) -> Result<HttpResponse, Problem> {
-    let RestoreBody { id, confirm, force } = body.json()?;
-    if id != confirm {
-        let text = "this replaces the live data: say the id of the backup once more as `confirm`";
-        return Err(Problem::field(problem::BAD_BODY, "/confirm", text.to_owned()));
-    }
-    let (restore, call) = (Restore { id, force, offline: None }, state.call(&superuser));
+    let body: RestoreBody = body.json()?;
+    let restore = Restore { subject: body.subject()?, force: body.force, offline: None };
+    let call = state.call(&superuser);
     Ok(HttpResponse::Ok().json(state.engine(move |engine| engine.restore(&restore, &call)).await?))
 }
 
@@ -237,7 +255,27 @@ pub async fn preview(
     superuser: Superuser,
     path: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
-    Ok(HttpResponse::Ok().json(state.preview(id(&path)?, &superuser).await?))
+    Ok(HttpResponse::Ok().json(state.preview(id(&path)?.into(), &superuser).await?))
+}
+
+/// Of which instant.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct PointQuery {
+    /// With its offset; a `+` is sent as `%2B`.
+    at: Moment,
+}
+
+/// What a restore of an instant would change: the live databases compared with what they held then. Nothing is changed.
+#[utoipa::path(get, path = "/api/backup/preview", tag = "backups", params(PointQuery),
+    responses((status = 200, description = "What differs", body = Preview), openapi::OfPointPreview))]
+pub async fn preview_point(
+    state: web::Data<State>,
+    superuser: Superuser,
+    query: web::Query<PointQuery>,
+) -> Result<HttpResponse, Problem> {
+    Ok(HttpResponse::Ok().json(state.preview(query.at.into(), &superuser).await?))
 }
 
 /// How things stand, and what is wrong.

@@ -202,7 +202,9 @@ impl Answer {
         });
         match Stream::begun(parts, ended).await {
             Ok(body) => Ok(self.response.body(body)),
-            Err(error) if is_damage(&error) => Err(engine::Error::Damaged { id, reason: error.to_string() }.into()),
+            Err(error) if is_damage(&error) => {
+                Err(engine::Error::Damaged { subject: id.into(), reason: error.to_string() }.into())
+            }
             Err(error) => Err(Problem::internal(&error)),
         }
     }

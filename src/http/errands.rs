@@ -10,7 +10,7 @@ use actix_web::web;
 use super::admit::Superuser;
 use super::problem::Problem;
 use super::{State, locked};
-use crate::backup::{Backup, BackupId, DatabaseName, ReplicaName, hex};
+use crate::backup::{Backup, BackupId, DatabaseName, ReplicaName, Subject, hex};
 use crate::disk;
 use crate::engine::{self, Call, Drilled, Engine, Holder, ReplicaVerification, Restored, Verification};
 use crate::sqlite::Control;
@@ -29,8 +29,8 @@ pub enum Task {
     Create,
     /// A backup is read back.
     Verify(BackupId),
-    /// A backup is put back.
-    Restore(BackupId),
+    /// A backup, or what was at an instant, is put back.
+    Restore(Subject),
     /// Backups are rehearsed.
     Drill,
     /// A replica is read back.

@@ -3,7 +3,9 @@
 
 mod activity;
 mod backup;
+mod point;
 pub mod problems;
+mod restore;
 mod settings;
 mod tasks;
 
@@ -50,6 +52,10 @@ pub fn routes() -> Vec<Resource> {
         resource(
             "/settings/backups/backup/{id}/restore",
             [(get(), page(web::to(backup::preview))), (post(), web::to(backup::restore))],
+        ),
+        resource(
+            "/settings/backups/point",
+            [(get(), page(web::to(point::preview))), (post(), web::to(point::restore))],
         ),
         resource(
             "/settings/backups/backup/{id}/delete",
@@ -146,6 +152,7 @@ impl Shows {
 /// `GET /settings/backups`.
 async fn overview(Visit { state, request, .. }: Visit, shows: web::Query<Shows>) -> Result<HttpResponse, Problem> {
     let (site, overview) = state.overview(&request).await?;
+    let recovery = state.read(Engine::recovery).await?;
     let begun = shows.errand.as_ref().map(|number| state.errands.find(number));
     let outcome = match &begun {
         Some(Some(begun)) => errand::errand(&site, begun),
@@ -160,6 +167,7 @@ async fn overview(Visit { state, request, .. }: Visit, shows: web::Query<Shows>)
         h1.hidden { "Backups" }
         (card::card(&site, &overview, &outcome))
         (strip::strip(&site, &overview.shelf, false))
+        @if let Some(recovery) = &recovery { (views::point::point(&site, recovery)) }
         (list::list(&site, &overview.shelf, shows.chosen()))
     };
     Ok(html(views::page(&site, "Backups", Some(Tab::Backups), &main, runs)))

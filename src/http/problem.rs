@@ -69,6 +69,8 @@ kinds! {
     FOREIGN = "foreign" 422 "The backup is of another kind of database";
     FOREIGN_CODE = "foreign-code" 422 "The backup brings code that the live database doesn't have";
     OTHER_DATABASES = "other-databases" 422 "The backup is of other databases";
+    POINT_OUTSIDE = "point-outside" 422 "The journal doesn't reach that time";
+    POINT_IN_GAP = "point-in-gap" 422 "Nothing was recorded at that time";
     SAME_FILE = "same-file" 422 "Two names of one database";
     LIVE_MISSING = "live-missing" 422 "A live database is missing";
     LIVE_EMPTY = "live-empty" 422 "A live database is empty";
@@ -322,6 +324,8 @@ fn kind(error: &Error) -> Kind {
         Error::NotFlagged(_) => NOT_FLAGGED,
         Error::Setting { .. } => BAD_SETTING,
         Error::OtherDatabases { .. } => OTHER_DATABASES,
+        Error::NoJournal | Error::PointOutside { .. } => POINT_OUTSIDE,
+        Error::PointInGap { .. } => POINT_IN_GAP,
         Error::NeedsOffline { .. } => NEEDS_OFFLINE,
         Error::Foreign { .. } => FOREIGN,
         Error::ForeignCode { .. } => FOREIGN_CODE,

@@ -208,8 +208,8 @@ impl Place {
             if file == ".audit-reserve" {
                 assert!(self.backups().join(&file).metadata().unwrap().blocks() > 0, "the reserve is a mere name");
             }
-            // What is known of replicas is no backup.
-            let is_known = file.starts_with("replicas/");
+            // What is known of replicas is no backup, nor is the journal.
+            let is_known = file.starts_with("replicas/") || file.starts_with("journal/");
             if !is_dir && file.contains('/') && !is_known && !named.contains(&file) {
                 unnamed.insert(file);
             }

@@ -165,7 +165,8 @@ impl Scene {
                 // What a recovery finishes for an operation that has its outcome already stands alone.
                 "outcome" if line["operation"] != "recovery" => {
                     let intent = open.pop().unwrap_or_else(|| panic!("no intent of {line}"));
-                    assert_eq!((&intent["operation"], &intent["id"]), (&line["operation"], &line["id"]));
+                    let of = |line: &Value| ["operation", "id", "point"].map(|name| line[name].clone());
+                    assert_eq!(of(&intent), of(&line));
                     if said.is_none() && self.is_ours(&line) {
                         said = line["ok"].as_bool();
                     }

@@ -59,7 +59,7 @@ fn during(act: impl Fn() + Send + Sync + 'static) -> Control {
 fn copies_are_as_recorded_private_and_gone_when_they_are_let_go() {
     let stage = Stage::new();
     let staged = stage.stage(&Control::default()).unwrap();
-    assert_eq!(staged.backup.id.to_string(), stage.backup["id"].as_str().unwrap());
+    assert_eq!(staged.past.subject.to_string(), stage.backup["id"].as_str().unwrap());
     assert_eq!(staged.files.keys().map(|name| name.as_str()).collect::<Vec<_>>(), ["attendance", "auth"]);
     for (name, path) in &staged.files {
         let copy = std::fs::read(stage.place.copy(&stage.backup, name.as_str())).unwrap();

@@ -1,6 +1,7 @@
 //! What a restore would change, as a table for people.
 
 use super::{Output, local};
+use crate::backup::Subject;
 use crate::engine::{DatabasePreview, Engine, Preview, bytes};
 use crate::sqlite::diff::{ColumnDifference, Difference, SchemaDifference, SchemaObject, TableDifference};
 
@@ -10,8 +11,14 @@ impl Output {
             return self.json(preview);
         }
         let zone = engine.settings()?.schedule.timezone;
-        let taken = local(preview.timestamp, zone);
-        self.line(&format!("what a restore of {} would change; it was taken at {taken} ({zone})", preview.id))?;
+        let subject = preview.subject;
+        let when = match subject {
+            Subject::Backup(_) => format!("it was taken at {}", local(preview.timestamp, zone)),
+            Subject::Point(moment) => {
+                format!("that is {}", moment.at().with_timezone(&zone).format("%Y-%m-%d %H:%M:%S%.3f"))
+            }
+        };
+        self.line(&format!("what a restore of {subject} would change; {when} ({zone})"))?;
         for (name, database) in &preview.databases {
             self.line("")?;
             match database {

@@ -208,7 +208,7 @@ impl Engine {
         let mut session = self.begin(PULL, call)?;
         let id = session.place_for(held, theirs).inspect_err(|error| session.record_failure(error))?;
         let planned = details([("from", site.link.label().into()), ("theirId", held.id.to_string().into())]);
-        session.audited(Some(id), Unrecorded::IsRefused, planned.clone(), |session| {
+        session.audited(Some(id.into()), Unrecorded::IsRefused, planned.clone(), |session| {
             session.settle_in(arrived, held, id, theirs)?;
             Ok((Pulled { from: held.id, id, was_here: false }, planned))
         })

@@ -121,7 +121,7 @@ impl Writable<'_> {
             encoder.write_all(&piece[..length]).map_err(|error| broken(&link, error))?;
         }
         if read.size != copy.stored_size || read.checksum() != copy.stored_checksum {
-            return Err(Error::Damaged { id: backup.id, reason: other_bytes(&copy.file) });
+            return Err(Error::Damaged { subject: backup.id.into(), reason: other_bytes(&copy.file) });
         }
         let Summed { out, sum } = encoder.finish().map_err(|error| broken(&link, error))?;
         let written = link.at(out.finish())?;

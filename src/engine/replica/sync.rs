@@ -13,7 +13,7 @@ use super::{Elsewhere, details, ids};
 use crate::audit::{Entry, Kind};
 use crate::backup::replica::{BACKUPS, Held, Origin, Plan, Sending, Wishes, is_ours, is_sendable, plan};
 use crate::backup::retention::{Retention, free_id};
-use crate::backup::{Backup, BackupId, ReplicaName, hex};
+use crate::backup::{Backup, BackupId, ReplicaName, Subject, hex};
 use crate::catalog::Catalog;
 use crate::disk;
 use crate::engine::permit::{Holder, Permit, Refusal};
@@ -369,7 +369,7 @@ impl Writable<'_> {
             done.not_sent.push(NotSent { id: sending.id, reason: error.to_string() });
             if is_there {
                 refused = Some(error);
-            } else if let Error::Damaged { id, .. } = &error {
+            } else if let Error::Damaged { subject: Subject::Backup(id), .. } = &error {
                 // Found out by every other reader from now on.
                 if let Err(error) = self.engine.verify(id, call) {
                     tracing::warn!(%error, %id, "what was found is not recorded");

@@ -4,21 +4,17 @@ use actix_web::{HttpResponse, web};
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::super::errands::{self, Done, Task};
 use super::super::form::Form;
 use super::super::id;
 use super::super::problem::{self, Problem};
-use super::super::shown::{
-    Shown, changed, current_path, done_in_dialog, html, in_dialog, redirected, refused, see_other,
-};
+use super::super::shown::{Shown, current_path, done_in_dialog, html, redirected, refused, see_other};
 use super::super::sign_in::PAGE;
 use super::super::views::list::address;
-use super::super::views::restore::{self, Known};
 use super::super::views::{self, Site, Tab, delete};
 use super::Visit;
-use super::tasks;
+use super::restore::{self, RestoreForm};
 use crate::backup::{Backup, BackupId};
-use crate::engine::{Error, Restore};
+use crate::engine::Error;
 
 /// `GET /settings/backups/backup/{id}`.
 pub async fn backup(Visit { state, request, .. }: Visit, path: web::Path<String>) -> Result<HttpResponse, Problem> {
@@ -34,7 +30,7 @@ fn found(backups: &[Backup], id: BackupId) -> Result<&Backup, Error> {
 }
 
 /// The question on a page.
-fn on_paper(site: &Site, title: &str, content: &Markup) -> Markup {
+pub fn on_paper(site: &Site, title: &str, content: &Markup) -> Markup {
     views::page(site, title, Some(Tab::Backups), &views::paper(title, content), false)
 }
 
@@ -47,69 +43,20 @@ pub fn dialog(site: &Site, shown: Shown, title: &str, content: &Markup) -> HttpR
 }
 
 /// `GET /settings/backups/backup/{id}/restore`: what a restore would change, and the question whether to.
-pub async fn preview(
-    Visit { state, superuser, shown, request }: Visit,
-    path: web::Path<String>,
-) -> Result<HttpResponse, Problem> {
-    let id = id(&path)?;
-    let (preview, site) = (state.preview(id, &superuser).await?, state.site(&request));
-    Ok(dialog(
-        &site,
-        shown,
-        &restore::title(&id),
-        &restore::ask(&site, &id, &Known { preview: Some(&preview), ..Known::default() }),
-    ))
-}
-
-/// The answer to the question.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RestoreForm {
-    confirm: String,
-    /// A box that is ticked or not there.
-    force: Option<String>,
+pub async fn preview(visit: Visit, path: web::Path<String>) -> Result<HttpResponse, Problem> {
+    let site = visit.state.site(&visit.request);
+    restore::asked(visit, &site, id(&path)?.into()).await
 }
 
 /// `POST /settings/backups/backup/{id}/restore`.
 pub async fn restore(
-    Visit { state, superuser, shown, request }: Visit,
+    visit: Visit,
     path: web::Path<String>,
     Form(form): Form<RestoreForm>,
 ) -> Result<HttpResponse, Problem> {
-    let (id, site) = (id(&path)?, state.site(&request));
-    if form.confirm.trim() != id.to_string() {
-        let problem =
-            Problem::new(problem::BAD_BODY, format!("nothing was changed: type {id} to say which backup is meant"));
-        return Ok(asked_again(&site, shown, &id, &problem, form.force.is_some()));
-    }
-    let restore = Restore { id, force: form.force.is_some(), offline: None };
-    let errand = errands::begin(&state, &superuser, Task::Restore(id), move |engine, call| {
-        Ok(Done::Restored(engine.restore(&restore, call)?))
-    });
-    let errand = match errand.await {
-        Err(problem) if restore::yields_to_force(&problem) => {
-            return Ok(asked_again(&site, shown, &id, &problem, true));
-        }
-        errand => errand?,
-    };
-    Ok(match shown {
-        Shown::Part => {
-            let content = views::dialog(&restore::title(&id), &restore::progress(&site, &errand));
-            in_dialog(if errand.has_ended() { changed(content) } else { html(content) })
-        }
-        Shown::Page | Shown::Json => tasks::answer(&state, &request, shown, &errand),
-    })
-}
-
-/// The question once more, since the answer could not be taken.
-fn asked_again(site: &Site, shown: Shown, id: &BackupId, problem: &Problem, forced: bool) -> HttpResponse {
-    match shown {
-        Shown::Part => refused(problem, restore::refused(site, problem)),
-        Shown::Page | Shown::Json => {
-            let content = restore::ask(site, id, &Known { wrong: Some(problem), forced, preview: None });
-            refused(problem, on_paper(site, &restore::title(id), &content))
-        }
-    }
+    let (id, site) = (id(&path)?, visit.state.site(&visit.request));
+    let is_confirmed = form.confirm.trim() == id.to_string();
+    restore::answered(visit, &site, id.into(), is_confirmed, form.force.is_some()).await
 }
 
 /// `GET /settings/backups/backup/{id}/delete`: what would be lost, and the question whether to.

@@ -208,7 +208,7 @@ pub fn answer(state: &State, request: &HttpRequest, shown: Shown, errand: &Erran
     if shown != Shown::Part {
         return see_other(&site.to(&format!("/settings/backups?errand={}#outcome", errand.number)));
     }
-    let part = html! { (views::errand::errand(&site, errand)) (views::errand::told(errand)) };
+    let part = html! { (views::errand::errand(&site, errand)) (views::errand::told(&site, errand)) };
     if matches!(errand.stage(), Stage::Ended(_)) { changed(part) } else { html(part) }
 }
 

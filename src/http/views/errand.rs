@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::notice::{Tone, announced, notice};
 use super::{Site, problem, words};
-use crate::backup::{Backup, DatabaseName};
+use crate::backup::{Backup, DatabaseName, Subject};
 use crate::engine::{Drilled, ReplicaVerification, Restored, Verification};
 use crate::http::errands::{Done, Errand, Stage, Task};
 
@@ -22,12 +22,12 @@ pub fn errand(site: &Site, errand: &Errand) -> Markup {
 }
 
 /// What a screen reader says of it, when it has begun and when it has ended.
-pub fn told(errand: &Errand) -> Markup {
+pub fn told(site: &Site, errand: &Errand) -> Markup {
     match errand.stage() {
         Stage::Running(_) => announced(doing(&errand.task)),
         // That says itself.
         Stage::Ended(Err(_)) => html! {},
-        Stage::Ended(Ok(done)) => announced(&title(&errand.task, &done).1),
+        Stage::Ended(Ok(done)) => announced(&title(site, &errand.task, &done).1),
     }
 }
 
@@ -43,7 +43,8 @@ fn doing(task: &Task) -> &'static str {
     match task {
         Task::Create => "A backup is being taken",
         Task::Verify(_) => "The backup is being read back",
-        Task::Restore(_) => "The backup is being restored",
+        Task::Restore(Subject::Backup(_)) => "The backup is being restored",
+        Task::Restore(Subject::Point(_)) => "The data of that time is being restored",
         Task::Drill => "A restore is being rehearsed",
         Task::VerifyReplica(_) => "The replica is being read back",
     }
@@ -99,7 +100,7 @@ pub fn bar(what: &str, at: Option<(&str, Option<f64>)>) -> Markup {
 }
 
 fn ended(site: &Site, task: &Task, done: &Done) -> Markup {
-    let (tone, title) = title(task, done);
+    let (tone, title) = title(site, task, done);
     let more = match done {
         Done::Created(backup) => created(backup),
         Done::Verified(found) => verified(found),
@@ -110,7 +111,7 @@ fn ended(site: &Site, task: &Task, done: &Done) -> Markup {
     html! { div.errand { (notice(tone, &title, &more)) } }
 }
 
-fn title(task: &Task, done: &Done) -> (Tone, String) {
+fn title(site: &Site, task: &Task, done: &Done) -> (Tone, String) {
     match (done, task) {
         (Done::Created(backup), _) if backup.is_shrunk() => {
             (Tone::Look, format!("{} was taken, and is suspiciously small", backup.id))
@@ -119,10 +120,17 @@ fn title(task: &Task, done: &Done) -> (Tone, String) {
         (Done::Verified(found), Task::Verify(id)) if found.ok => (Tone::Good, format!("{id} is whole")),
         (Done::Verified(found), _) if found.is_damaged() => (Tone::Bad, "The backup is damaged".to_owned()),
         (Done::Verified(_), _) => (Tone::Look, "Not all of the backup could be read".to_owned()),
-        (Done::Restored(restored), _) => (Tone::Good, format!("{} was restored", restored.id)),
+        (Done::Restored(restored), _) => (Tone::Good, restored_title(site, restored.subject)),
         (Done::Drilled(drilled), _) if drilled.ok => (Tone::Good, "The rehearsal went well".to_owned()),
         (Done::Drilled(_), _) => (Tone::Bad, "The rehearsal failed".to_owned()),
         (Done::ReplicaVerified(found), task) => replica_title(task, found),
+    }
+}
+
+fn restored_title(site: &Site, subject: Subject) -> String {
+    match subject {
+        Subject::Backup(id) => format!("{id} was restored"),
+        Subject::Point(moment) => format!("The data is as it was at {}", site.typed(moment)),
     }
 }
 

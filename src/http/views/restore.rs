@@ -4,8 +4,8 @@ use maud::{Markup, html};
 
 use super::list::address;
 use super::notice::{Tone, notice};
-use super::{Site, errand, icons, problem, words};
-use crate::backup::{BackupId, DatabaseName};
+use super::{Site, errand, icons, point, problem, words};
+use crate::backup::{DatabaseName, Moment, Subject, timestamp};
 use crate::engine::status::Warning;
 use crate::engine::{DatabasePreview, Preview};
 use crate::http::errands::Errand;
@@ -13,8 +13,19 @@ use crate::http::problem::{DAMAGED, FOREIGN_CODE, LIVE_CORRUPT, OTHER_DATABASES,
 use crate::sqlite::diff::{Difference, SchemaDifference, SchemaObject, TableDifference};
 
 /// What the dialog is called.
-pub fn title(id: &BackupId) -> String {
-    format!("Restore {id}")
+pub fn title(site: &Site, subject: Subject) -> String {
+    match subject {
+        Subject::Backup(id) => format!("Restore {id}"),
+        Subject::Point(moment) => format!("Restore {}", site.typed(moment)),
+    }
+}
+
+/// Where it is asked, and answered.
+fn place(site: &Site, subject: Subject) -> String {
+    match subject {
+        Subject::Backup(id) => site.to(&address(&id, "/restore")),
+        Subject::Point(moment) => site.to(&format!("{}?at={moment}", point::PLACE)),
+    }
 }
 
 /// What is known when it is asked.
@@ -29,8 +40,8 @@ pub struct Known<'a> {
 }
 
 /// The question.
-pub fn ask(site: &Site, id: &BackupId, known: &Known<'_>) -> Markup {
-    let to = site.to(&address(id, "/restore"));
+pub fn ask(site: &Site, subject: Subject, known: &Known<'_>) -> Markup {
+    let to = place(site, subject);
     let all = || known.preview.iter().flat_map(|preview| &preview.warnings);
     let force = known.forced || all().any(|it| it.code == NEEDS_FORCE) && !all().any(|it| it.code == REFUSED);
     html! {
@@ -39,7 +50,7 @@ pub fn ask(site: &Site, id: &BackupId, known: &Known<'_>) -> Markup {
             None => p { a href=(to) { "Look once more at what would change" } },
         }
         form.confirm method="post" action=(to) hx-post=(to) hx-target="#dialog-outcome" hx-swap="innerHTML" hx-sync="this:drop" {
-            label for="confirm" { "To replace the live data, type " (words::id(id)) }
+            label for="confirm" { "To replace the live data, type " (site.subject(subject)) }
             input #confirm type="text" name="confirm" autocomplete="off" autocapitalize="off" spellcheck="false" required
                 aria-describedby="dialog-outcome";
             @if force { (insist("Restore it all the same, in spite of what it would be refused for")) }
@@ -90,7 +101,7 @@ fn is_refusal(warning: &Warning) -> bool {
 
 fn previewed(site: &Site, preview: &Preview) -> Markup {
     html! {
-        p.lead { "The live data goes back to " (site.exact(preview.timestamp)) ", " (words::relative(preview.timestamp, site.now)) "." }
+        p.lead { "The live data goes back to " (then(site, preview)) ", " (words::relative(preview.timestamp, site.now)) "." }
         @for warning in &preview.warnings {
             div class={ "notice " (if is_refusal(warning) { Tone::Bad.class() } else { Tone::Look.class() }) } {
                 @if is_refusal(warning) { (icons::danger()) } @else { (icons::attention()) }
@@ -105,6 +116,16 @@ fn previewed(site: &Site, preview: &Preview) -> Markup {
                     DatabasePreview::NotCompared { reason } => (notice(Tone::Look, "Not compared", &html! { p { (words::prose(reason)) } })),
                 }
             }
+        }
+    }
+}
+
+/// To the second, where that was asked for.
+fn then(site: &Site, preview: &Preview) -> Markup {
+    match preview.subject {
+        Subject::Backup(_) => site.exact(preview.timestamp),
+        Subject::Point(_) => {
+            html! { time datetime=(timestamp::text(preview.timestamp)) { (site.typed(Moment::new(preview.timestamp))) } " (" (site.zone.name()) ")" }
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Times, sizes and texts for people.
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
 use maud::{Markup, html};
 
 use super::Site;
-use crate::backup::{BackupId, Tier, timestamp};
+use crate::backup::{BackupId, Moment, Subject, Tier, timestamp};
 
 /// Bytes: `4.1 MB`.
 pub use crate::engine::bytes;
@@ -120,6 +120,25 @@ impl Site {
     pub fn exact(&self, at: DateTime<Utc>) -> Markup {
         let local = at.with_timezone(&self.zone);
         html! { time datetime=(timestamp::text(at)) { (local.format("%a %-d %b %Y, %H:%M")) } }
+    }
+
+    /// `2026-11-26 09:14:05`, where the schedule lives, as it can be typed; with its offset where the clocks showed that twice.
+    pub fn typed(&self, moment: Moment) -> String {
+        let local = moment.at().with_timezone(&self.zone);
+        let millis = if moment.millis().is_multiple_of(1000) { "" } else { "%.3f" };
+        let text = local.format(&format!("%Y-%m-%d %H:%M:%S{millis}")).to_string();
+        if Moment::typed(&text, self.zone) == Ok(moment) {
+            return text;
+        }
+        local.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+    }
+
+    /// A backup by its id, an instant as it can be typed; it never breaks within.
+    pub fn subject(&self, subject: Subject) -> Markup {
+        match subject {
+            Subject::Backup(backup) => id(&backup),
+            Subject::Point(moment) => html! { code.id { (self.typed(moment)) } },
+        }
     }
 
     /// Relative first, exact below it.

@@ -47,6 +47,7 @@ pub fn line(site: &Site, told: &Told, line: &Line) -> Markup {
                 h3 {
                     (operation(&entry.operation))
                     @if let Some(id) = &entry.id { " " (backup(site, told, id)) }
+                    @if let Some(point) = entry.point { " " (site.subject(point.into())) }
                     @if let Some(Value::String(name)) = entry.details.get("replica") { " " (words::text(name)) }
                 }
                 @if let Some(reason) = &entry.reason { p { (words::text(reason)) } }

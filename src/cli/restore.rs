@@ -1,0 +1,171 @@
+//! `restore` and `preview`: of a backup, or of what the databases held at a time.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use chrono::SecondsFormat;
+use clap::Args;
+
+use super::output::Output;
+use super::{Force, OfflineArgs, Wait, replica};
+use crate::backup::{BackupId, Moment, Subject};
+use crate::engine::{Actor, Call, Elsewhere, Engine, Offline, Restore, Which};
+use crate::sqlite::Control;
+
+#[derive(Args, Debug)]
+pub(super) struct RestoreArgs {
+    /// Its id; or latest, of a replica
+    #[arg(value_name = "ID", required_unless_present = "at")]
+    which: Option<Which>,
+    /// What the databases held at that time instead: "2026-11-26 09:14:05" where the schedule lives, or
+    /// 2026-11-26T09:14:05+01:00
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["which", "from"])]
+    at: Option<String>,
+    /// The id or the time once more; asked for on a terminal
+    #[arg(long, value_name = "ID|TIME")]
+    confirm: Option<String>,
+    /// Bring it from this replica first: a name, or a URL such as s3://bucket/prefix. On an empty machine this is all
+    #[arg(long, value_name = "REPLICA")]
+    from: Option<Elsewhere>,
+    #[command(flatten)]
+    force: Force,
+    #[command(flatten)]
+    offline: OfflineArgs,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct PreviewArgs {
+    /// Of a backup
+    #[arg(required_unless_present = "at")]
+    id: Option<BackupId>,
+    /// Of what the databases held at that time, as for `restore`
+    #[arg(long, value_name = "TIME", conflicts_with = "id")]
+    at: Option<String>,
+}
+
+/// What is asked for, as it has to be said once more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Said {
+    Which(Which),
+    At(Moment),
+}
+
+/// A restore that was not said twice.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing was changed: this replaces the live data, so say which {what} once more: --confirm {said}")]
+pub(super) struct Unconfirmed {
+    what: &'static str,
+    said: String,
+}
+
+/// A restore of nothing in particular.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing was changed: `latest` is for replicas (--from); `list` shows the ids of the backups that are here")]
+pub(super) struct Unnamed;
+
+/// A time that is none.
+#[derive(Debug, thiserror::Error)]
+#[error("--at {text:?}: {allowed}")]
+pub(super) struct BadTime {
+    text: String,
+    allowed: String,
+}
+
+pub(super) fn restore(engine: &Engine, args: RestoreArgs, control: &Control, out: &Output) -> anyhow::Result<()> {
+    let RestoreArgs { which, at, confirm, from, force, offline, wait } = args;
+    let said = match (at, which) {
+        (Some(text), _) => Said::At(moment(engine, &text)?),
+        (None, Some(which)) => Said::Which(which),
+        (None, None) => return Err(Unnamed.into()),
+    };
+    let subject: Subject = match (&from, said) {
+        (Some(from), Said::Which(which)) => {
+            engine.assert_data_folders()?;
+            confirmed(engine, said, Some(from), confirm, out)?;
+            replica::bring(engine, from, which, wait.wait, control, out)?.into()
+        }
+        (_, Said::At(moment)) => {
+            confirmed(engine, said, None, confirm, out)?;
+            moment.into()
+        }
+        (None, Said::Which(Which::Id(id))) => {
+            confirmed(engine, said, None, confirm, out)?;
+            id.into()
+        }
+        (None, Said::Which(Which::Latest | Which::All)) => return Err(Unnamed.into()),
+    };
+    // Where no live database is, nobody has one open.
+    let is_new = from.is_some() && !engine.has_live_databases();
+    let offline = offline.word().or(is_new.then_some(Offline { app_is_stopped: false }));
+    let (bar, control) = out.progress(control);
+    let call = Call { actor: Actor::cli(), wait: wait.wait, control };
+    let restored = engine.restore(&Restore { subject, force: force.force, offline }, &call)?;
+    bar.finish_and_clear();
+    out.restored(&restored)
+}
+
+pub(super) fn preview(engine: &Engine, args: PreviewArgs, control: Control, out: &Output) -> anyhow::Result<()> {
+    let subject: Subject = match (args.at, args.id) {
+        (Some(text), _) => moment(engine, &text)?.into(),
+        (None, Some(id)) => id.into(),
+        (None, None) => return Err(Unnamed.into()),
+    };
+    let call = Call { actor: Actor::cli(), wait: Duration::ZERO, control };
+    out.preview(engine, &engine.preview(subject, &call)?)
+}
+
+/// A time as it was typed: with its offset, or where the schedule lives.
+fn moment(engine: &Engine, text: &str) -> anyhow::Result<Moment> {
+    let zone = engine.settings()?.schedule.timezone;
+    Moment::typed(text, zone).map_err(|allowed| BadTime { text: text.to_owned(), allowed }.into())
+}
+
+/// The live data is replaced only by whoever says so twice.
+fn confirmed(
+    engine: &Engine,
+    said: Said,
+    from: Option<&Elsewhere>,
+    confirm: Option<String>,
+    out: &Output,
+) -> anyhow::Result<()> {
+    let zone = engine.settings()?.schedule.timezone;
+    let name = match said {
+        Said::Which(which) => which.to_string(),
+        Said::At(moment) => moment.at().with_timezone(&zone).to_rfc3339_opts(SecondsFormat::AutoSi, true),
+    };
+    let confirm = match confirm {
+        Some(confirm) => Some(confirm),
+        None if std::io::stdin().is_terminal() => {
+            let taken = match (said, from) {
+                (Said::Which(Which::Id(id)), None) => {
+                    let taken = engine.get(&id)?.timestamp.with_timezone(&zone).format("%A, %Y-%m-%d %H:%M");
+                    format!("they held on {taken}")
+                }
+                (Said::At(moment), _) => {
+                    let at = moment.at().with_timezone(&zone).format("%A, %Y-%m-%d at %H:%M:%S%.3f");
+                    format!("they held on {at} ({zone})")
+                }
+                (Said::Which(which), _) => format!("{which} of the replica holds"),
+            };
+            let names: Vec<_> = engine.config().databases.keys().map(|name| name.as_str()).collect();
+            Some(out.ask(&format!(
+                "This puts {} back to what {taken}.\n\
+                 What they hold now is kept as a backup; `undo` brings it back.\n\
+                 Type {name} once more to go on: ",
+                names.join(" and ")
+            ))?)
+        }
+        None => None,
+    };
+    let again = confirm.and_then(|text| match said {
+        Said::Which(_) => text.parse().ok().map(Said::Which),
+        Said::At(_) => Moment::typed(&text, zone).ok().map(Said::At),
+    });
+    if again == Some(said) {
+        return Ok(());
+    }
+    let what = if matches!(said, Said::At(_)) { "time" } else { "backup" };
+    Err(Unconfirmed { what, said: name }.into())
+}

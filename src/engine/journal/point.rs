@@ -1,0 +1,166 @@
+//! What the databases held at an instant, rebuilt from the journal into a private folder. The order of steps:
+//!
+//! 1. The journal reaches the instant, and it lies in no gap. Of each database the files are chosen that lead to the newest state
+//!    that isn't later: all of these are from one tick, or have not changed since.
+//! 2. There is room for all of them.
+//! 3. Each is rebuilt, with all checksums compared on the way, read back and made durable.
+//!
+//! `serve` may remove a file meanwhile that a larger one stands for: then the files are chosen once more.
+
+use std::collections::BTreeMap;
+use std::io::BufReader;
+use std::path::Path;
+
+use serde_json::Map;
+
+use super::failed;
+use super::window::{Window, windows};
+use crate::backup::{DatabaseCopy, DatabaseName, Form, Moment};
+use crate::disk::{self, Context};
+use crate::engine::create::OVERHEAD;
+use crate::engine::past::Past;
+use crate::engine::staging::{Staged, Staging, private_name};
+use crate::engine::{Engine, Error};
+use crate::journal::folder::folder;
+use crate::journal::ltx::Decoder;
+use crate::journal::rebuild::{Rebuilt, rebuild};
+use crate::journal::{self, LtxFile, chain};
+use crate::sqlite::snapshot::facts;
+use crate::sqlite::{Control, open_finished};
+
+/// How often the files are chosen anew when some of them are gone.
+const TRIES: usize = 5;
+
+/// An instant that can be restored, and what leads there.
+#[derive(Clone)]
+pub struct Point {
+    moment: Moment,
+    chains: BTreeMap<DatabaseName, Chain>,
+}
+
+/// The files of one database, and how large it was.
+#[derive(Clone)]
+struct Chain {
+    files: Vec<LtxFile>,
+    size: u64,
+}
+
+impl Point {
+    /// Bytes of the databases as they were then.
+    pub(in crate::engine) fn size(&self) -> u64 {
+        self.chains.values().map(|chain| chain.size).sum()
+    }
+}
+
+impl Engine {
+    /// Step 1.
+    pub(in crate::engine) fn point(&self, moment: Moment) -> Result<Point, Error> {
+        self.assert_expected()?;
+        let mut tries = 1;
+        loop {
+            match self.looked_up(moment)? {
+                Err(journal::Error::Gone { .. }) if tries < TRIES => tries += 1,
+                point => return point.map_err(|error| failed(error, moment)),
+            }
+        }
+    }
+
+    fn looked_up(&self, moment: Moment) -> Result<Result<Point, journal::Error>, Error> {
+        let (indexes, timeline) = match self.indexes() {
+            Ok(found) => found,
+            Err(error) => return Ok(Err(error)),
+        };
+        let recovery = windows(&indexes, &timeline);
+        Window::common(&recovery).ok_or(Error::NoJournal)?.assert_reaches(moment)?;
+        let mut chains = BTreeMap::new();
+        for (name, index) in indexes.iter().filter(|(name, _)| recovery.contains_key(*name)) {
+            let chain = chain::plan(index, moment.millis());
+            let Some((files, last)) = chain.and_then(|files| Some((files.clone(), *files.last()?))) else {
+                let reason = format!("files of the journal that lead there are missing for `{name}`");
+                return Err(Error::Damaged { subject: moment.into(), reason });
+            };
+            match size_after(&folder(self.store.root(), name), &last) {
+                Ok(size) => drop(chains.insert(name.clone(), Chain { files, size })),
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        Ok(Ok(Point { moment, chains }))
+    }
+
+    /// Steps 2 and 3.
+    pub(in crate::engine) fn stage_point(&self, point: &Point, control: &Control) -> Result<Staged, Error> {
+        let mut tries = 1;
+        let mut point = point.clone();
+        loop {
+            match self.rebuilt(&point, control)? {
+                Err(journal::Error::Gone { .. }) if tries < TRIES => {
+                    tries += 1;
+                    point = self.point(point.moment)?;
+                }
+                staged => return staged.map_err(|error| failed(error, point.moment)),
+            }
+        }
+    }
+
+    fn rebuilt(&self, point: &Point, control: &Control) -> Result<Result<Staged, journal::Error>, Error> {
+        let root = self.store.root();
+        let (needed, free) = (point.size() + OVERHEAD, disk::free_space(root)?);
+        if free < needed {
+            return Err(Error::Full { needed, free });
+        }
+        let staging = Staging::create(root)?;
+        let (mut files, mut databases) = (BTreeMap::new(), BTreeMap::new());
+        for (name, chain) in &point.chains {
+            let path = staging.path().join(private_name(name));
+            let file = disk::create_private(&path)?;
+            let rebuilt = match rebuild(&folder(root, name), &chain.files, (&file, &path), control) {
+                Ok(rebuilt) => rebuilt,
+                Err(error) => return Ok(Err(error)),
+            };
+            file.sync_all().to("sync", &path)?;
+            databases.insert(name.clone(), described(name, &path, rebuilt, point.moment)?);
+            files.insert(name.clone(), path);
+        }
+        disk::sync_dir(staging.path())?;
+        let past = Past { subject: point.moment.into(), at: point.moment.at(), databases, is_corrupt: false };
+        Ok(Ok(Staged { past, files, folder: staging }))
+    }
+}
+
+/// Bytes of the database in the state that a file ends with.
+fn size_after(folder: &Path, file: &LtxFile) -> Result<u64, journal::Error> {
+    let path = file.name.path(folder);
+    let opened = match disk::open_regular(&path) {
+        Err(error) if error.is_missing() => return Err(journal::Error::Gone { path }),
+        opened => opened?,
+    };
+    let header = Decoder::new(BufReader::new(opened)).map(|decoder| decoder.header());
+    let header = header.map_err(|_| journal::Error::Damaged { path, reason: "it is no LTX file" })?;
+    Ok(u64::from(header.pages) * u64::from(header.page_size))
+}
+
+/// What the catalog would say of it; nobody has counted its rows.
+fn described(name: &DatabaseName, path: &Path, rebuilt: Rebuilt, moment: Moment) -> Result<DatabaseCopy, Error> {
+    let unread = |error: rusqlite::Error| {
+        let reason = format!("{name}: what was rebuilt can't be opened: {error}");
+        Error::Damaged { subject: moment.into(), reason }
+    };
+    let facts = open_finished(path).and_then(|connection| facts(&connection)).map_err(unread)?;
+    let (size, checksum) = (rebuilt.content.size(), rebuilt.content.checksum.clone());
+    Ok(DatabaseCopy {
+        file: private_name(name),
+        form: Form::Plain,
+        size,
+        checksum: checksum.clone(),
+        stored_size: size,
+        stored_checksum: checksum,
+        stored_xxh3: Some(rebuilt.content.fingerprint.xxh3()),
+        recipients: Vec::new(),
+        page_size: rebuilt.page_size,
+        free_pages: facts.free_pages,
+        journal_mode: facts.journal_mode,
+        user_version: facts.user_version,
+        tables: BTreeMap::new(),
+        extra: Map::new(),
+    })
+}

@@ -1,0 +1,140 @@
+//! Which instants can be restored: from the first one that the journal reaches to its last tick, but for the gaps.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::backup::{DatabaseName, Moment, timestamp};
+use crate::engine::{Engine, Error};
+use crate::journal::folder::folder;
+use crate::journal::timeline::{Gap, Timeline};
+use crate::journal::{self, FOLDER, Index};
+
+/// The instants of each database that can be restored. A database that has none yet isn't there.
+pub type Recovery = BTreeMap<DatabaseName, Window>;
+
+/// From when to when.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
+pub struct Window {
+    /// The first instant.
+    #[serde(with = "timestamp")]
+    pub from: DateTime<Utc>,
+    /// The last one.
+    #[serde(with = "timestamp")]
+    pub to: DateTime<Utc>,
+    /// Spans within it of which nobody knows what the databases held; their ends are known.
+    pub gaps: Vec<Gap>,
+}
+
+impl Window {
+    /// What lies within it of the gaps, those that meet made one.
+    fn of(from: DateTime<Utc>, to: DateTime<Utc>, gaps: impl IntoIterator<Item = Gap>) -> Self {
+        let within = gaps.into_iter().map(|gap| Gap { from: gap.from.max(from), to: gap.to.min(to) });
+        let mut within: Vec<_> = within.filter(|gap| gap.from < gap.to).collect();
+        within.sort_unstable_by_key(|gap| gap.from);
+        let mut gaps: Vec<Gap> = Vec::new();
+        for gap in within {
+            match gaps.last_mut() {
+                Some(last) if gap.from < last.to => last.to = last.to.max(gap.to),
+                _ => gaps.push(gap),
+            }
+        }
+        Self { from, to, gaps }
+    }
+
+    /// The instants that all databases have; nothing if there is none.
+    pub fn common(recovery: &Recovery) -> Option<Self> {
+        let from = recovery.values().map(|window| window.from).max()?;
+        let to = recovery.values().map(|window| window.to).min()?;
+        let gaps = recovery.values().flat_map(|window| window.gaps.iter().copied());
+        (from <= to).then(|| Self::of(from, to, gaps))
+    }
+
+    /// Why that instant can't be restored, if it can't.
+    pub(super) fn assert_reaches(&self, moment: Moment) -> Result<(), Error> {
+        let at = moment.at();
+        let [from, to] = [self.from, self.to].map(Moment::new);
+        if at < self.from || at > self.to {
+            return Err(Error::PointOutside { moment, from, to });
+        }
+        match self.gaps.iter().find(|gap| gap.holds(at)) {
+            Some(gap) => Err(Error::PointInGap { moment, before: Moment::new(gap.from), after: Moment::new(gap.to) }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Engine {
+    /// Which instants can be restored. Nothing where no journal is kept, nor was.
+    pub fn recovery(&self) -> Result<Option<Recovery>, Error> {
+        self.assert_expected()?;
+        if !self.config.pitr.enabled && !self.store.root().join(FOLDER).is_dir() {
+            return Ok(None);
+        }
+        let (indexes, timeline) = self.indexes()?;
+        Ok(Some(windows(&indexes, &timeline)))
+    }
+
+    /// What lies in the journal of each database, and when it was kept. What is captured meanwhile may be missing in the first,
+    /// so the second is read before it.
+    pub(super) fn indexes(&self) -> Result<(BTreeMap<DatabaseName, Index>, Timeline), journal::Error> {
+        let root = self.store.root();
+        let timeline = Timeline::read(root)?;
+        let names = self.config.databases.keys();
+        let indexes = names.map(|name| Ok((name.clone(), Index::scan(&folder(root, name))?)));
+        Ok((indexes.collect::<Result<_, journal::Error>>()?, timeline))
+    }
+}
+
+/// The window of each database that has one.
+pub(super) fn windows(indexes: &BTreeMap<DatabaseName, Index>, timeline: &Timeline) -> Recovery {
+    let at = |millis| Moment::of_millis(millis).map(Moment::at);
+    let window = |index: &Index| {
+        let from = at(index.oldest()?.millis)?;
+        // Where no tick is recorded, the last change is the last of which all is known.
+        let to = timeline.alive.map(|alive| Moment::new(alive).at()).or_else(|| at(index.newest()?.millis))?;
+        (from <= to).then(|| Window::of(from, to, timeline.gaps.iter().copied()))
+    };
+    indexes.iter().filter_map(|(name, index)| Some((name.clone(), window(index)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(minute: u32) -> DateTime<Utc> {
+        format!("2026-11-26T09:{minute:02}:00Z").parse().unwrap()
+    }
+
+    fn span(from: u32, to: u32) -> Gap {
+        Gap { from: at(from), to: at(to) }
+    }
+
+    #[test]
+    fn gaps_are_cut_to_the_window_and_made_one_where_they_overlap() {
+        let window = Window::of(at(10), at(50), [span(40, 55), span(5, 12), span(20, 25), span(24, 30), span(1, 9)]);
+        assert_eq!(window.gaps, [span(10, 12), span(20, 30), span(40, 50)]);
+    }
+
+    #[test]
+    fn what_all_databases_have_is_what_can_be_restored() {
+        let named = |name: &str, window| (name.parse().unwrap(), window);
+        let recovery = Recovery::from([
+            named("a", Window::of(at(0), at(50), [span(20, 30)])),
+            named("b", Window::of(at(10), at(50), [])),
+        ]);
+        let common = Window::common(&recovery).unwrap();
+        assert_eq!(common, Window::of(at(10), at(50), [span(20, 30)]));
+        let reaches = |minute| common.assert_reaches(Moment::new(at(minute)));
+        for minute in [10, 20, 30, 50] {
+            reaches(minute).unwrap();
+        }
+        for minute in [9, 51] {
+            assert!(matches!(reaches(minute), Err(Error::PointOutside { .. })), "{minute}");
+        }
+        assert!(matches!(reaches(21), Err(Error::PointInGap { .. })));
+        assert_eq!(Window::common(&Recovery::new()), None);
+    }
+}

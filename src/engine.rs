@@ -33,6 +33,7 @@ mod settle;
 mod staging;
 pub mod status;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -40,11 +41,12 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use crate::audit::{Audit, Entry, Kind};
-use crate::backup::{Subject, hex};
+use crate::backup::{DatabaseName, Subject, hex};
 use crate::catalog::{self, Anchor, Catalog};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::disk;
+use crate::journal::Journal;
 use crate::sqlite::{self, Source};
 use crate::store::Store;
 
@@ -107,6 +109,8 @@ pub struct Engine {
     met: Arc<Mutex<Option<Met>>>,
     /// What this process does to the directory just now.
     running: Running,
+    /// The journals that this process writes.
+    journals: Arc<Mutex<BTreeMap<DatabaseName, Journal>>>,
     catalog: Memo<Arc<Catalog>>,
     /// What the audit log says of failures.
     failures: Memo<status::Failures>,
@@ -128,6 +132,7 @@ impl Engine {
             audit,
             met: Arc::default(),
             running: Running::default(),
+            journals: Arc::default(),
             catalog: Memo::default(),
             failures: Memo::default(),
             drills: Memo::default(),
@@ -165,7 +170,7 @@ impl Engine {
     }
 
     fn assert_distinct(&self) -> Result<(), Error> {
-        let mut seen = std::collections::BTreeMap::new();
+        let mut seen = BTreeMap::new();
         for source in self.sources() {
             let key = match source.path.metadata() {
                 Ok(meta) => Ok(crate::store::inode(&meta)),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Map;
 
-use super::{Actor, Engine, Error, entry};
+use super::{Actor, Engine, Error, entry, locked};
 use crate::audit::{Entry, Kind};
 use crate::journal::capture::{Capture, Options, Tick, Track};
 use crate::journal::check::{Check, Checked};
@@ -56,6 +56,7 @@ impl Engine {
         for source in self.sources() {
             let journal = Journal::open(root, &source.name)?;
             let known = newest(&journal, control)?;
+            locked(&self.journals).insert(source.name.clone(), journal.clone());
             journals.push(journal.clone());
             tracks.push(Track::new(source, journal, known));
         }

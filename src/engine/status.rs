@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
 use super::permit::{Holder, LOCK};
-use super::{Engine, Error, LastDrill, ReplicaStatus, replica};
+use super::{Engine, Error, LastDrill, Recovery, ReplicaStatus, Window, replica};
 use crate::audit::Kind;
 use crate::backup::schedule::{self, Decision};
 use crate::backup::settings::Settings;
@@ -53,9 +53,9 @@ pub struct Status {
     pub warnings: Vec<Warning>,
     /// Copies elsewhere.
     pub replicas: Vec<ReplicaStatus>,
-    /// Recovery points.
-    #[schema(value_type = Option<Object>, required = true)]
-    pub recovery: Option<()>,
+    /// The instants that can be restored besides the backups, of each database that has any; null where no journal is kept, nor was.
+    #[schema(value_type = Option<BTreeMap<String, Window>>, required = true)]
+    pub recovery: Option<Recovery>,
     /// The last rehearsal.
     #[schema(required = true)]
     pub last_drill: Option<LastDrill>,
@@ -230,6 +230,8 @@ impl Engine {
         warnings.splice(0..0, Warnings::of_age(newest, &backups, &self.config, now));
         warnings.extend(Warnings::of_files(&missing, &unmanaged));
         warnings.extend(last_drill.as_ref().and_then(drill_failed));
+        let recovery = self.recovery();
+        warnings.extend(self.warn_of_journal(&recovery, now));
         let replicas = self.replicas()?;
         let is_local =
             |name: &ReplicaName| self.config.replicas.get(name).is_some_and(|it| it.place.is_on_this_machine());
@@ -255,7 +257,7 @@ impl Engine {
             warnings,
             last_failure: failures.last,
             replicas,
-            recovery: None,
+            recovery: recovery.unwrap_or_default(),
             last_drill,
             store_id: catalog.map(|catalog| catalog.store_id.clone()),
             unmanaged,

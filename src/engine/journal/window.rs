@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::backup::{DatabaseName, Moment, timestamp};
-use crate::engine::{Engine, Error};
+use crate::engine::{Engine, Error, locked};
 use crate::journal::folder::folder;
 use crate::journal::timeline::{Gap, Timeline};
 use crate::journal::{self, FOLDER, Index};
@@ -82,8 +82,14 @@ impl Engine {
     pub(super) fn indexes(&self) -> Result<(BTreeMap<DatabaseName, Index>, Timeline), journal::Error> {
         let root = self.store.root();
         let timeline = Timeline::read(root)?;
+        let written = locked(&self.journals).clone();
+        let index = |name: &DatabaseName| match written.get(name) {
+            // Whoever writes it knows it without a look at each file.
+            Some(journal) => Ok(journal.index().clone()),
+            None => Index::scan(&folder(root, name)),
+        };
         let names = self.config.databases.keys();
-        let indexes = names.map(|name| Ok((name.clone(), Index::scan(&folder(root, name))?)));
+        let indexes = names.map(|name| Ok((name.clone(), index(name)?)));
         Ok((indexes.collect::<Result<_, journal::Error>>()?, timeline))
     }
 }

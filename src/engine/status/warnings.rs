@@ -1,20 +1,24 @@
 //! What is wrong, each with what to do.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
 use super::{CLOCKS_DIFFER, LastFailure, Warning, clock_is_implausible};
 use crate::backup::retention;
 use crate::backup::settings::Settings;
-use crate::backup::{Backup, BackupId, DatabaseName, Form};
+use crate::backup::{Backup, BackupId, DatabaseName, Form, timestamp};
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::disk;
 use crate::engine::permit::{Holder, LOCK};
 use crate::engine::plan::Plan;
-use crate::engine::{Engine, Error, LastDrill, bytes};
+use crate::engine::{Engine, Error, LastDrill, Recovery, bytes};
 use crate::store::{Found, is_corrupt};
+
+/// The journal may be so far behind before anybody is told.
+const LATE: Duration = Duration::from_secs(60);
 
 impl Engine {
     /// Backups whose files are not there, or not as long as they were. What has just been removed with its entry is looked
@@ -94,6 +98,32 @@ impl Engine {
             warnings.add("clock-implausible", "the clock of this machine is wrong (before 2025); set it");
         }
         Ok(warnings.0)
+    }
+
+    /// What stands in the way of going back to any second.
+    pub(super) fn warn_of_journal(
+        &self,
+        recovery: &Result<Option<Recovery>, Error>,
+        now: DateTime<Utc>,
+    ) -> Option<Warning> {
+        let pitr = &self.config.pitr;
+        let text = match recovery {
+            Err(error) => error.to_string(),
+            Ok(_) if !pitr.enabled => return None,
+            Ok(recovery) => {
+                let to = recovery.iter().flatten().map(|(_, window)| window.to).min();
+                let late = LATE.max(10 * pitr.interval);
+                if to.is_some_and(|to| (now - to).to_std().unwrap_or_default() < late) {
+                    return None;
+                }
+                let since =
+                    to.map_or_else(|| "was never".to_owned(), |to| format!("is not since {}", timestamp::text(to)));
+                format!("the journal {since} written: is `serve` running? Its log says what is in the way")
+            }
+        };
+        let mut warnings = Warnings(Vec::new());
+        warnings.add("journal-behind", text);
+        warnings.0.pop()
     }
 
     /// Without an identity backups can be taken and not be used.

@@ -106,11 +106,8 @@ fn walk(folder: &Path, chain: &[LtxFile], sink: &mut impl Sink, control: &Contro
 fn apply(mut source: Source, before: Option<Header>, sink: &mut impl Sink, control: &Control) -> Result<Header, Error> {
     let header = source.header();
     check_follows(&source, before)?;
-    let mut end = before.map_or(0, |before| before.pages);
-    if header.pages < end {
-        sink.set_len(&header)?;
-        end = header.pages;
-    }
+    // What lies beyond is cut off at last; whatever is there later comes from its own file.
+    let mut end = before.map_or(0, |before| before.pages.min(header.pages));
     let mut page = Vec::new();
     while let Some(number) = source.page(&mut page)? {
         control.check()?;

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use lz4_flex::block::{compress_into, get_maximum_output_size};
+use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
 
 use super::{END, Error, FRAME, FileSum, HEADER, Header, Order, SIZED, push_uvarint, take_uvarint};
 
@@ -14,6 +14,7 @@ pub struct Encoder<W> {
     /// Per page: how far its number is from the one before, and the length of its frame. About three bytes.
     index: Vec<u8>,
     frame: Vec<u8>,
+    table: CompressTable,
 }
 
 impl<W: Write> Encoder<W> {
@@ -21,7 +22,8 @@ impl<W: Write> Encoder<W> {
     pub fn new(writer: W, header: Header) -> Result<Self, Error> {
         header.check()?;
         let frame = vec![0; FRAME + get_maximum_output_size(header.page_size as usize)];
-        let mut encoder = Self { writer, order: Order::new(header), sum: FileSum::new(), index: Vec::new(), frame };
+        let (order, table) = (Order::new(header), CompressTable::default());
+        let mut encoder = Self { writer, order, sum: FileSum::new(), index: Vec::new(), frame, table };
         encoder.put(&header.to_bytes())?;
         Ok(encoder)
     }
@@ -33,7 +35,7 @@ impl<W: Write> Encoder<W> {
         }
         let before = self.order.last;
         self.order.take(number)?;
-        let length = compress_into(data, &mut self.frame[FRAME..])
+        let length = compress_into_with_table(data, &mut self.frame[FRAME..], &mut self.table)
             .map_err(|_| Error::Malformed("a page can't be compressed"))?;
         self.frame[..4].copy_from_slice(&number.to_be_bytes());
         self.frame[4..6].copy_from_slice(&SIZED.to_be_bytes());

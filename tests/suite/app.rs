@@ -2,7 +2,9 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Stdio};
+
+use crate::harness::python3;
 
 /// A process with connections that stay open, none of which waits for a lock.
 pub struct App {
@@ -14,7 +16,7 @@ impl App {
     /// With one connection for each path.
     pub fn on(paths: &[&Path]) -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite/python/app.py");
-        let mut command = Command::new("python3");
+        let mut command = python3();
         command.arg(script).args(paths).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let answers = BufReader::new(child.stdout.take().unwrap());

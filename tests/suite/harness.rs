@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -310,9 +311,21 @@ impl Run {
     }
 }
 
+/// The app's Python with its own library alone. It is looked up once: thousands are started, and where a version manager
+/// stands in its place, each time that chooses takes longer than what Python does here.
+pub fn python3() -> Command {
+    static FOUND: LazyLock<PathBuf> = LazyLock::new(|| {
+        let output = Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim_end().into()
+    });
+    let mut command = Command::new(&*FOUND);
+    command.arg("-S");
+    command
+}
+
 /// Runs a Python program, the app's side; it must go well. Says what it printed.
 pub fn python(source: &str, args: &[&Path]) -> String {
-    let output = Command::new("python3").arg("-c").arg(source).args(args).output().unwrap();
+    let output = python3().arg("-c").arg(source).args(args).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
 }
@@ -381,7 +394,7 @@ pub struct Written {
 impl Writer {
     pub fn start(first: &Path, second: &Path, pause: f64) -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite/python/writer.py");
-        Self::spawn(Command::new("python3").arg(script).arg(first).arg(second).arg(pause.to_string()))
+        Self::spawn(python3().arg(script).arg(first).arg(second).arg(pause.to_string()))
     }
 
     /// Any process that says `ready`, and that ends when its standard input does.

@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::client::{Answer, Server, superuser, user};
-use crate::harness::{Place, Run, eventually, python, traces};
+use crate::harness::{Place, Run, eventually, python, python3, traces};
 use crate::inject::Spot;
 use crate::seasons::{MANUAL, then};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite/python/difference.py");
 
 fn difference(args: &[&Path]) -> String {
-    let output = Command::new("python3").arg(SCRIPT).args(args).output().unwrap();
+    let output = python3().arg(SCRIPT).args(args).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }

@@ -6,7 +6,7 @@ use crate::fault::{Fault, Reply, When};
 use crate::harness::Place;
 use crate::objects::Objects;
 use crate::proxy::Proxy;
-use crate::replica_scene::{PUSH, Wrongs, another, last_error, push, pushes, with_replica};
+use crate::replica_scene::{PUSH, Wrongs, another, in_rows, last_error, push, pushes, with_replica};
 use crate::scene::Context;
 use crate::stores::Store;
 
@@ -115,12 +115,14 @@ fn scene() -> (Place, Store, Proxy) {
 
 #[test]
 fn what_goes_on_is_told_and_made_up_for() {
-    let (place, store, proxy) = scene();
-    let wrongs = Wrongs::in_all_of(&proxy, &store.objects);
-    for case in passing(0) {
-        suffers(&place, &store, &proxy, case);
-        wrongs.assert_none();
-    }
+    in_rows(passing(0), |cases| {
+        let (place, store, proxy) = scene();
+        let wrongs = Wrongs::in_all_of(&proxy, &store.objects);
+        for case in cases {
+            suffers(&place, &store, &proxy, case);
+            wrongs.assert_none();
+        }
+    });
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use crate::fault::{Fault, Reply, When};
 use crate::harness::{Place, dump};
 use crate::proxy::Proxy;
-use crate::replica_scene::{another, empty_machine, push, pushes, with_replica};
+use crate::replica_scene::{another, empty_machine, in_rows, push, pushes, with_replica};
 use crate::scene::Context;
 use crate::stores::Store;
 
@@ -67,24 +67,26 @@ fn what_passes_by_is_not_noticed() {
 
 #[test]
 fn what_goes_on_is_told_and_leaves_nothing_behind() {
-    let (place, store, proxy) = scene();
-    let live = dump(&place.live("attendance"), false);
-    for (name, part, fault) in cases(0) {
-        let context = Context(format!("{name}: {part}"));
-        proxy.spoil(When::of("GET", part), fault);
-        let machine = machine(&place, &store);
-        machine.run(&RESTORE).refused(1, &["offsite"]);
-        assert!(!machine.live("attendance").exists() && !machine.live("auth").exists());
-        // Where there is an app it goes on, with what it has.
-        place.run(&["replica", "verify", "offsite"]).refused(1, &["offsite"]);
-        proxy.heal();
-        assert_eq!(dump(&place.live("attendance"), false), live);
-        machine.ok(&RESTORE);
-        machine.assert_whole();
-        drop(context);
-    }
-    assert_eq!(place.json(&["status"])["replicas"][0]["damaged"], 0, "what can't be reached isn't damaged");
-    place.assert_whole();
+    in_rows(cases(0), |cases| {
+        let (place, store, proxy) = scene();
+        let live = dump(&place.live("attendance"), false);
+        for (name, part, fault) in cases {
+            let context = Context(format!("{name}: {part}"));
+            proxy.spoil(When::of("GET", part), fault);
+            let machine = machine(&place, &store);
+            machine.run(&RESTORE).refused(1, &["offsite"]);
+            assert!(!machine.live("attendance").exists() && !machine.live("auth").exists());
+            // Where there is an app it goes on, with what it has.
+            place.run(&["replica", "verify", "offsite"]).refused(1, &["offsite"]);
+            proxy.heal();
+            assert_eq!(dump(&place.live("attendance"), false), live);
+            machine.ok(&RESTORE);
+            machine.assert_whole();
+            drop(context);
+        }
+        assert_eq!(place.json(&["status"])["replicas"][0]["damaged"], 0, "what can't be reached isn't damaged");
+        place.assert_whole();
+    });
 }
 
 /// An older catalog, an older object, somebody else's page: what isn't what it should be doesn't come in.

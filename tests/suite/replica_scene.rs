@@ -52,6 +52,14 @@ pub fn pushes(place: &Place, store: &Store) {
     assert_eq!(store.unfinished(), [""; 0], "pieces of an upload are left");
 }
 
+/// Cases that mostly wait for what never comes: in four rows beside each other, each row with a store of its own.
+pub fn in_rows<T: Send>(cases: Vec<T>, row: impl Fn(Vec<T>) + Sync) {
+    let mut rows = [const { Vec::new() }; 4];
+    cases.into_iter().enumerate().for_each(|(n, case)| rows[n % 4].push(case));
+    let row = &row;
+    std::thread::scope(|scope| rows.into_iter().for_each(|cases| drop(scope.spawn(move || row(cases)))));
+}
+
 /// How `status` has the replica.
 pub fn told(place: &Place) -> Value {
     told_of(place, "offsite")

@@ -7,7 +7,7 @@ use crate::fault::{Fault, When};
 use crate::forms::{IDENTITY, holds};
 use crate::harness::{Place, Run, tree};
 use crate::objects::{entry_key, objects_of};
-use crate::replica_scene::{OFFSITE, PUSH, empty_machine, push, pushes, with_replica};
+use crate::replica_scene::{OFFSITE, PUSH, empty_machine, in_rows, push, pushes, with_replica};
 use crate::restore_app::id;
 use crate::secrets::commands;
 use crate::stores::Store;
@@ -202,43 +202,57 @@ fn said_of_replicas(place: &Place, store: &Store) -> String {
     seen
 }
 
+/// What the store does just now; one may say back what it was sent.
+fn faults(secrets: &[String]) -> [Fault; 5] {
+    let (refused, echo) = (Fault::error(403, "SignatureDoesNotMatch"), Fault::error(400, &secrets.join(" ")));
+    [Fault::None, refused, Fault::CutDown(10), Fault::Silence, echo]
+}
+
+/// Right ones that are wrong.
+fn said_of_wrong_credentials(place: &Place, store: &Store) -> String {
+    let mut seen = String::new();
+    for (what, value) in &store.credentials {
+        let run = place.command(&PUSH).env(format!("BACKUP_REPLICA_OFFSITE_{what}"), value.to_owned() + "x").output();
+        let run = Run::of(run.unwrap());
+        run.refused(1, &["refuses"]);
+        seen += &(run.stdout + &run.stderr);
+    }
+    seen
+}
+
+/// With the `n`-th of the faults.
+fn assert_credentials_are_shown_nowhere(store: Store, format: &str, n: usize) {
+    let (store, proxy) = store.proxied();
+    let mut place = with_replica(&store);
+    place.set("BACKUP_LOG", "trace").set("BACKUP_LOG_FORMAT", format).credentials("FROM", &store);
+    let backup = place.create();
+    place.ok(&PUSH);
+    place.set("BACKUP_REPLICA_OFFSITE_TIMEOUT", "200ms").set("BACKUP_REPLICA_FROM_TIMEOUT", "200ms");
+    let secrets: Vec<_> = store.credentials.iter().map(|(_, value)| value.clone()).collect();
+    proxy.spoil(When::any(), faults(&secrets)[n].clone());
+    let mut seen = said_of_replicas(&place, &store);
+    proxy.heal();
+    if n == 0 {
+        seen += &(said_by_commands(&place, &backup) + &said_of_wrong_credentials(&place, &store));
+    }
+    assert!(seen.len() > 50_000 && seen.contains("offsite"), "{}", seen.len());
+    for secret in shapes(&secrets) {
+        let at = seen.find(&secret).map(|at| seen[at.saturating_sub(300)..].chars().take(600).collect::<String>());
+        assert!(at.is_none(), "{secret} is shown: {at:?}");
+    }
+    for (key, bytes) in store.objects.all() {
+        assert!(!shapes(&secrets).iter().any(|secret| holds(&bytes, secret)), "it is in {key}");
+    }
+}
+
 #[test]
 fn credentials_are_in_no_output_and_no_file() {
-    for (store, format) in [(Store::s3(), "text"), (Store::webdav(), "json")] {
-        let (store, proxy) = store.proxied();
-        let mut place = with_replica(&store);
-        place.set("BACKUP_LOG", "trace").set("BACKUP_LOG_FORMAT", format).credentials("FROM", &store);
-        place.set("BACKUP_REPLICA_OFFSITE_TIMEOUT", "200ms").set("BACKUP_REPLICA_FROM_TIMEOUT", "200ms");
-        let backup = place.create();
-        let secrets: Vec<_> = store.credentials.iter().map(|(_, value)| value.clone()).collect();
-        let mut seen = said_of_replicas(&place, &store) + &said_by_commands(&place, &backup);
-        for fault in [Fault::error(403, "SignatureDoesNotMatch"), Fault::CutDown(10), Fault::Silence] {
-            proxy.spoil(When::any(), fault);
-            seen += &said_of_replicas(&place, &store);
-            proxy.heal();
+    in_rows((0..5).collect(), |faults| {
+        for n in faults {
+            assert_credentials_are_shown_nowhere(Store::s3(), "text", n);
+            assert_credentials_are_shown_nowhere(Store::webdav(), "json", n);
         }
-        // A store may say back what it was sent.
-        let echo = secrets.join(" ");
-        proxy.spoil(When::any(), Fault::error(400, &echo));
-        seen += &said_of_replicas(&place, &store);
-        proxy.heal();
-        // Right ones that are wrong.
-        for (what, value) in &store.credentials {
-            let run =
-                place.command(&PUSH).env(format!("BACKUP_REPLICA_OFFSITE_{what}"), value.to_owned() + "x").output();
-            let run = Run::of(run.unwrap());
-            run.refused(1, &["refuses"]);
-            seen += &(run.stdout + &run.stderr);
-        }
-        assert!(seen.len() > 50_000 && seen.contains("offsite"), "{}", seen.len());
-        for secret in shapes(&secrets) {
-            let at = seen.find(&secret).map(|at| seen[at.saturating_sub(300)..].chars().take(600).collect::<String>());
-            assert!(at.is_none(), "{secret} is shown: {at:?}");
-        }
-        for (key, bytes) in store.objects.all() {
-            assert!(!shapes(&secrets).iter().any(|secret| holds(&bytes, secret)), "it is in {key}");
-        }
-    }
+    });
 }
 
 /// From a file, as containers have them.

@@ -18,11 +18,13 @@ mod merge;
 pub mod name;
 pub mod rebuild;
 mod retain;
+#[cfg(test)]
+mod tests;
 pub mod timeline;
 
 use std::convert::Infallible;
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
 use crate::disk::{self, Context};
@@ -83,15 +85,10 @@ pub enum Error {
 }
 
 impl Error {
-    /// What the format says of the file at `path`, on doing `action` there.
-    fn of(error: ltx::Error, action: &'static str, path: &Path) -> Self {
-        match error {
-            ltx::Error::Malformed(reason) => Error::Damaged { path: path.to_owned(), reason },
-            ltx::Error::Io(source) => {
-                let Err(error) = Err::<Infallible, _>(source).to(action, path);
-                error.into()
-            }
-        }
+    /// What the system says of a call on the file at `path`.
+    fn io(source: io::Error, action: &'static str, path: &Path) -> Self {
+        let Err(error) = Err::<Infallible, _>(source).to(action, path);
+        error.into()
     }
 }
 
@@ -109,7 +106,7 @@ impl Source {
             opened => opened?,
         };
         let reader = BufReader::with_capacity(BUFFER, opened);
-        let decoder = ltx::Decoder::new(reader).map_err(|error| Error::of(error, "read", &path))?;
+        let decoder = ltx::Decoder::new(reader).map_err(|error| unreadable(error, &path))?;
         let source = Self { decoder, path };
         let header = source.header();
         if (header.min, header.max, header.millis) != (file.name.min, file.name.max, file.millis) {
@@ -123,11 +120,11 @@ impl Source {
     }
 
     fn page(&mut self, into: &mut Vec<u8>) -> Result<Option<u32>, Error> {
-        self.decoder.page(into).map_err(|error| Error::of(error, "read", &self.path))
+        self.decoder.page(into).map_err(|error| unreadable(error, &self.path))
     }
 
     fn finish(self) -> Result<(), Error> {
-        self.decoder.finish().map_err(|error| Error::of(error, "read", &self.path))
+        self.decoder.finish().map_err(|error| unreadable(error, &self.path))
     }
 
     fn damaged(&self, reason: &'static str) -> Error {
@@ -135,5 +132,12 @@ impl Source {
     }
 }
 
-/// Bytes that are read at once.
+fn unreadable(error: ltx::Error, path: &Path) -> Error {
+    match error {
+        ltx::Error::Malformed(reason) => Error::Damaged { path: path.to_owned(), reason },
+        ltx::Error::Io(source) => Error::io(source, "read", path),
+    }
+}
+
+/// Bytes that are read or written at once.
 const BUFFER: usize = 32 << 10;

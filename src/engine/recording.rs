@@ -172,7 +172,8 @@ impl Recording {
 
 /// The pages of the newest state; nothing where a new base is needed.
 fn newest(journal: &Journal, control: &Control) -> Result<Option<Sums>, Error> {
-    let (chain, last) = (chain::plan(&journal.index(), u64::MAX), journal.index().last());
+    let last = journal.index().last();
+    let chain = chain::plan(&journal.index(), u64::MAX);
     let Some(chain) = chain.filter(|chain| chain.last().map(Point::from) == last) else { return Ok(None) };
     match sums(journal.folder(), &chain, control) {
         Ok(sums) => Ok(Some(sums)),

@@ -171,8 +171,9 @@ impl Capture {
         let at = self.in_order(at + TimeDelta::milliseconds(1));
         let mut tick = Tick::default();
         for track in &mut self.tracks {
-            let written =
-                track.write(at, &self.options, control).inspect_err(|_| self.torn |= !tick.written.is_empty())?;
+            let written = track
+                .write(at, self.first, &self.options, control)
+                .inspect_err(|_| self.torn |= !tick.written.is_empty())?;
             tick.written.extend(written);
         }
         if check {
@@ -195,7 +196,8 @@ impl Capture {
         if let Some(from) = self.keeper.timeline().alive {
             let away = (at - from).to_std().unwrap_or_default() > self.options.longest;
             // After a start it is known that nothing has changed, where nothing had to be written.
-            if self.torn || away && !(self.first && tick.written.is_empty()) {
+            let unknown = if self.first { !tick.written.is_empty() } else { away };
+            if self.torn || unknown {
                 let gap = Gap { from, to: at };
                 self.keeper.gap(gap)?;
                 tick.gap = Some(gap);
@@ -215,7 +217,14 @@ impl Track {
         Ok(Some(Check { pinned: watched.hand_over()?, folder, chain }))
     }
 
-    fn write(&mut self, at: DateTime<Utc>, options: &Options, control: &Control) -> Result<Option<Written>, Error> {
+    /// After a start nobody has seen what came before it: where anything has changed since, a new base is written.
+    fn write(
+        &mut self,
+        at: DateTime<Utc>,
+        first: bool,
+        options: &Options,
+        control: &Control,
+    ) -> Result<Option<Written>, Error> {
         let Some(watched) = &self.watched else { return Ok(None) };
         if !watched.differs() && self.known.is_some() && self.renew.is_none() {
             return Ok(None);
@@ -226,6 +235,12 @@ impl Track {
             _ => control.within(std::time::Instant::now(), options.rollback_hold),
         };
         let known = self.known.as_ref().filter(|known| known.page_size == facts.page_size);
+        if let (Some(known), None, true) = (known, self.renew, first) {
+            if known.is_what(watched.pinned(), &facts, &held)? {
+                return Ok(None);
+            }
+            self.renew = Some("it has changed while nobody looked");
+        }
         match (known, self.renew) {
             (Some(_), None) => self.write_changes(at, &facts, &held),
             (known, renew) => {

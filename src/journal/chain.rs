@@ -29,7 +29,8 @@ pub(super) fn lead(index: &Index, at_millis: u64) -> Option<Vec<LtxFile>> {
     let mut end = *snapshots[..until].last()?;
     let mut chain = vec![end];
     loop {
-        let next = Level::ALL.into_iter().filter_map(|level| farthest(index.level(level), end.name.max, at_millis));
+        let levels = Level::ALL.into_iter().filter(|level| *level != Level::SNAPSHOT);
+        let next = levels.filter_map(|level| farthest(index.level(level), end.name.max, at_millis));
         // Of equals the last one is taken: that of the highest level, which begins earliest.
         let Some(next) = next.max_by_key(|file| file.name.max) else { return Some(chain) };
         chain.push(*next);
@@ -40,8 +41,8 @@ pub(super) fn lead(index: &Index, at_millis: u64) -> Option<Vec<LtxFile>> {
 /// Of a level the file that goes on after `end`.
 fn farthest(files: &[LtxFile], end: Txid, at_millis: u64) -> Option<&LtxFile> {
     let until = files.partition_point(|file| file.name.min <= end.next());
-    let going_on = files[..until].iter().rev().take_while(|file| file.name.max > end);
-    going_on.into_iter().find(|file| file.millis <= at_millis && !is_snapshot(file))
+    let mut going_on = files[..until].iter().rev().take_while(|file| file.name.max > end);
+    going_on.find(|file| file.millis <= at_millis)
 }
 
 fn is_snapshot(file: &LtxFile) -> bool {
@@ -51,22 +52,18 @@ fn is_snapshot(file: &LtxFile) -> bool {
 /// All states that [`plan`] can lead to, in ascending order. Of several from the same millisecond only the last is one.
 pub fn points(index: &Index) -> impl Iterator<Item = (Txid, u64)> {
     let mut files: Vec<&LtxFile> = index.files().collect();
-    files.sort_unstable_by_key(|file| (file.name.max, !is_snapshot(file)));
-    let mut end: Option<Txid> = None;
+    files.sort_unstable_by_key(|file| file.name.max);
     let mut points: Vec<Point> = Vec::new();
-    let mut is_broken = false;
+    let mut end: Option<Txid> = None;
     for file in files {
-        let goes_on = end.is_some_and(|end| !is_broken && file.name.min <= end.next());
-        if is_snapshot(file) || goes_on {
-            is_broken &= !is_snapshot(file);
-            if end.is_none_or(|end| file.name.max > end) {
-                points.pop_if(|last| last.millis == file.millis);
-                points.push(file.into());
-                end = Some(file.name.max);
-            }
-        } else if end.is_some_and(|end| file.name.max > end) {
-            // What isn't led to from here on is known to be lacking until a snapshot.
-            is_broken = true;
+        if end.is_some_and(|end| file.name.max <= end) {
+            continue;
+        }
+        // The state of that millisecond is this one, also where it can't be rebuilt.
+        points.pop_if(|last| last.millis == file.millis);
+        if is_snapshot(file) || end.is_some_and(|end| file.name.min <= end.next()) {
+            points.push(file.into());
+            end = Some(file.name.max);
         }
     }
     points.into_iter().map(|point| (point.txid, point.millis))

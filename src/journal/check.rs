@@ -8,6 +8,7 @@ use super::{Error, LtxFile, Point};
 use crate::backup::DatabaseName;
 use crate::sqlite::Control;
 use crate::sqlite::cut::Pinned;
+use crate::sqlite::snapshot::Facts;
 
 /// A database at the instant of a tick, and the files that lead there.
 pub struct Check {
@@ -40,14 +41,27 @@ impl Check {
     pub fn run(self, control: &Control) -> Result<Checked, Error> {
         let facts = self.pinned.facts()?;
         let rebuilt = sums(&self.folder, &self.chain, control)?;
-        let mut live = Sums { page_size: facts.page_size, pages: vec![0; facts.pages as usize] };
-        self.pinned.each_page(&facts, control, |number, page| -> Result<(), Error> {
-            // As many as SQLite has counted under the same reader.
-            live.pages[number as usize - 1] = page_sum(page);
-            Ok(())
-        })?;
+        let live = Sums::of(&self.pinned, &facts, control)?;
         let (name, point) = (self.name().clone(), self.chain.last().map(Point::from));
         Ok(Checked { name, point, difference: difference(&rebuilt, &live) })
+    }
+}
+
+impl Sums {
+    /// Those of a database as it is pinned.
+    fn of(pinned: &Pinned, facts: &Facts, control: &Control) -> Result<Self, Error> {
+        let mut sums = Self { page_size: facts.page_size, pages: vec![0; facts.pages as usize] };
+        pinned.each_page(facts, control, |number, page| -> Result<(), Error> {
+            // As many as SQLite has counted under the same reader.
+            sums.pages[number as usize - 1] = page_sum(page);
+            Ok(())
+        })?;
+        Ok(sums)
+    }
+
+    /// Whether that is a database as it is pinned.
+    pub(super) fn is_what(&self, pinned: &Pinned, facts: &Facts, control: &Control) -> Result<bool, Error> {
+        Ok(*self == Self::of(pinned, facts, control)?)
     }
 }
 

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::index::{Index, LtxFile, level_folder};
-use super::ltx::{Encoder, Header};
+use super::ltx::{self, Encoder, Header};
 use super::merge::Merge;
 use super::name::{FileName, Level};
 use super::{BUFFER, Error, FOLDER, chain};
@@ -70,9 +70,9 @@ impl Journal {
         self.check(name, header)?;
         let path = name.path(&self.folder);
         let sink = Sink(Partial::create(&path)?);
-        let encoder = Encoder::new(BufWriter::with_capacity(BUFFER, sink), header)
-            .map_err(|error| Error::of(error, "write", &path))?;
-        Ok(Writer { name, millis: header.millis, encoder, path })
+        let encoder = Encoder::new(BufWriter::with_capacity(BUFFER, sink), header);
+        let encoder = encoder.map_err(|error| unwritten(error, &self.folder, name))?;
+        Ok(Writer { name, millis: header.millis, encoder, folder: self.folder.clone() })
     }
 
     /// A file that is captured, or a snapshot of a new state, follows all that lies there, and not before it in time.
@@ -139,27 +139,35 @@ pub struct Writer {
     name: FileName,
     millis: u64,
     encoder: Encoder<BufWriter<Sink>>,
-    path: PathBuf,
+    folder: PathBuf,
 }
 
 impl Writer {
     /// Writes a page; their numbers ascend.
     pub fn page(&mut self, number: u32, data: &[u8]) -> Result<(), Error> {
-        self.encoder.page(number, data).map_err(|error| Error::of(error, "write", &self.path))
+        self.encoder.page(number, data).map_err(|error| unwritten(error, &self.folder, self.name))
     }
 
     /// Gives it its name, durable, and tells the journal that it was begun for.
     pub fn publish(self, journal: &Journal) -> Result<LtxFile, Error> {
-        let written = self.encoder.finish().map_err(|error| Error::of(error, "write", &self.path))?;
-        let Sink(partial) = written.into_inner().map_err(io::IntoInnerError::into_error).to("write", &self.path)?;
+        let written = self.encoder.finish().map_err(|error| unwritten(error, &self.folder, self.name))?;
+        let path = self.name.path(&self.folder);
+        let Sink(partial) = written.into_inner().map_err(io::IntoInnerError::into_error).to("write", &path)?;
         set_time(partial.file(), self.millis).to("set the time of", partial.path())?;
         partial.sync()?;
         let size = partial.file().metadata().to("look at", partial.path())?.len();
         partial.publish_new()?;
-        disk::sync_dir(disk::parent(&self.path))?;
+        disk::sync_dir(disk::parent(&path))?;
         let file = LtxFile { name: self.name, millis: self.millis, size };
         journal.index().insert(file);
         Ok(file)
+    }
+}
+
+fn unwritten(error: ltx::Error, folder: &Path, name: FileName) -> Error {
+    match error {
+        ltx::Error::Malformed(reason) => Error::Astray { folder: folder.to_owned(), name, reason },
+        ltx::Error::Io(source) => Error::io(source, "write", &name.path(folder)),
     }
 }
 

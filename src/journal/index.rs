@@ -3,7 +3,6 @@
 //! A file's time is its mtime, as litestream has it. Tools that copy without times ruin that, so the first and the last file of
 //! each level are compared with their headers, and the times must ascend; else the headers of the whole level are read.
 
-use std::collections::BTreeSet;
 use std::fs::{DirEntry, read_dir};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -107,9 +106,9 @@ impl Index {
         }
     }
 
-    pub(super) fn remove(&mut self, gone: &[LtxFile]) {
-        let gone: BTreeSet<FileName> = gone.iter().map(|file| file.name).collect();
-        self.levels.iter_mut().for_each(|files| files.retain(|file| !gone.contains(&file.name)));
+    /// Forgets these, which are in order of names.
+    pub(super) fn remove(&mut self, names: &[FileName]) {
+        self.levels.iter_mut().for_each(|files| files.retain(|file| names.binary_search(&file.name).is_err()));
     }
 }
 

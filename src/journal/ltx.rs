@@ -15,6 +15,8 @@
 
 mod decoder;
 mod encoder;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 

@@ -23,21 +23,22 @@ impl Journal {
             }
             base.finish()?;
         }
-        let mut removed = self.remove(&expired.snapshots, control)?;
-        disk::sync_dir(&level_folder(&self.folder, Level::SNAPSHOT))?;
-        removed += self.remove(&expired.others, control)?;
-        Ok(removed)
+        let removed = self.remove(&expired.snapshots, control)?;
+        if removed > 0 {
+            disk::sync_dir(&level_folder(&self.folder, Level::SNAPSHOT))?;
+        }
+        Ok(removed + self.remove(&expired.others, control)?)
     }
 
     fn remove(&self, files: &[LtxFile], control: &Control) -> Result<usize, Error> {
-        let mut gone = 0;
-        let removed = files.iter().try_for_each(|file| {
+        let mut removed = Vec::new();
+        let all = files.iter().try_for_each(|file| {
             control.check()?;
             disk::remove(&file.name.path(&self.folder))?;
-            gone += 1;
+            removed.push(file.name);
             Ok(())
         });
-        self.index().remove(&files[..gone]);
-        removed.map(|()| gone)
+        self.index().remove(&removed);
+        all.map(|()| removed.len())
     }
 }

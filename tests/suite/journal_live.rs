@@ -1,0 +1,325 @@
+//! The journal of databases that an app writes to: what it holds of any instant is what they were then.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+use attendance_backup::journal::folder::folder;
+use attendance_backup::journal::timeline::Timeline;
+use attendance_backup::journal::{Index, Level, chain, rebuild};
+use attendance_backup::sqlite::Control;
+use chrono::{DateTime, Utc};
+
+use crate::app::App;
+use crate::client::Server;
+use crate::harness::{Place, eventually, kill, sql_on_copy};
+
+/// A place whose journal is written at such intervals.
+fn place(interval: &str) -> Place {
+    let mut place = Place::new();
+    place.set("BACKUP_PITR", "true").set("BACKUP_PITR_INTERVAL", interval);
+    place
+}
+
+fn timeline(place: &Place) -> Timeline {
+    Timeline::read(&place.backups()).unwrap()
+}
+
+fn millis(at: DateTime<Utc>) -> u64 {
+    at.timestamp_millis() as u64
+}
+
+#[allow(clippy::disallowed_methods)]
+fn now() -> DateTime<Utc> {
+    SystemTime::now().into()
+}
+
+/// Waits until a tick has looked at the databases as they are now; says when.
+fn ticked(place: &Place) -> DateTime<Utc> {
+    let since = now() + chrono::TimeDelta::milliseconds(2);
+    eventually("a tick", || timeline(place).alive.filter(|alive| *alive > since))
+}
+
+fn index(place: &Place, name: &str) -> Index {
+    Index::scan(&folder(&place.backups(), &name.parse().unwrap())).unwrap()
+}
+
+/// What the journal says that a database was.
+fn rebuilt(place: &Place, name: &str, at: DateTime<Utc>) -> Vec<u8> {
+    let folder = folder(&place.backups(), &name.parse().unwrap());
+    let chain = chain::plan(&Index::scan(&folder).unwrap(), millis(at)).unwrap_or_else(|| panic!("nothing at {at}"));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    rebuild::rebuild(&folder, &chain, (file.as_file(), file.path()), &Control::default()).unwrap();
+    std::fs::read(file.path()).unwrap()
+}
+
+/// What litestream makes of it.
+fn restored_by_litestream(place: &Place, name: &str, at: Option<DateTime<Utc>>) -> Vec<u8> {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/litestream");
+    let target = place.path("litestream.db");
+    let _ = std::fs::remove_file(&target);
+    let mut command = Command::new(program);
+    command.args(["restore", "-o"]).arg(&target);
+    if let Some(at) = at {
+        command.arg("-timestamp").arg(at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true));
+    }
+    let replica = format!("file://{}", folder(&place.backups(), &name.parse().unwrap()).display());
+    let output = command.arg(replica).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    std::fs::read(&target).unwrap()
+}
+
+/// The file of a live database that nobody writes to just now.
+fn live(place: &Place, name: &str) -> Vec<u8> {
+    place.sql(name, "PRAGMA wal_checkpoint(TRUNCATE)");
+    std::fs::read(place.live(name)).unwrap()
+}
+
+fn kill_server(mut server: Server) {
+    kill(&mut server.child);
+}
+
+#[test]
+fn quiet_ticks_write_nothing_and_a_restart_goes_on() {
+    let place = place("100ms");
+    let server = Server::start(&place);
+    ticked(&place);
+    let files = |name: &str| index(&place, name).files().count();
+    assert_eq!((files("attendance"), files("auth")), (1, 1), "a snapshot each");
+    ticked(&place);
+    place.sql("attendance", "INSERT INTO people (name) VALUES ('Dora')");
+    ticked(&place);
+    assert_eq!((files("attendance"), files("auth")), (2, 1));
+    kill_server(server);
+    let server = Server::start(&place);
+    ticked(&place);
+    assert_eq!((files("attendance"), files("auth")), (2, 1), "nothing had changed");
+    assert_eq!(timeline(&place).gaps, [], "so nothing is unknown");
+    kill_server(server);
+    let before = timeline(&place).alive.unwrap();
+    place.sql("auth", "INSERT INTO users (email) VALUES ('b@school.example')");
+    let server = Server::start(&place);
+    let after = ticked(&place);
+    let gap = timeline(&place).gaps;
+    assert!(gap.len() == 1 && gap[0].from == before && gap[0].to < after, "{gap:?}");
+    assert_eq!(index(&place, "auth").level(Level::SNAPSHOT).len(), 2, "a new base after it");
+    assert_eq!(rebuilt(&place, "auth", after), live(&place, "auth"));
+    kill_server(server);
+}
+
+#[test]
+fn whatever_shape_a_database_has_or_gets() {
+    let mut place = Place::empty();
+    let sizes = [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536];
+    let mut names: Vec<String> = sizes.iter().map(|size| format!("p{size}")).collect();
+    for (name, size) in names.iter().zip(sizes) {
+        place.sql(name, &format!("PRAGMA page_size={size}; PRAGMA journal_mode=WAL"));
+    }
+    place.sql("vacuumed", "PRAGMA auto_vacuum=FULL; PRAGMA journal_mode=WAL");
+    names.extend(["vacuumed", "rollback", "later"].map(str::to_owned));
+    let listed: Vec<_> = names.iter().map(|name| format!("{name}={}", place.live(name).display())).collect();
+    place.set("BACKUP_DATABASES", &listed.join(","));
+    place.set("BACKUP_PITR", "true").set("BACKUP_PITR_INTERVAL", "200ms");
+    for name in &names {
+        place.sql(name, "CREATE TABLE rows (id INTEGER PRIMARY KEY, text TEXT); CREATE INDEX texts ON rows (text)");
+    }
+    let rows = |count: u32| {
+        format!(
+            "INSERT INTO rows (text) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count}) SELECT hex(randomblob(150)) FROM n"
+        )
+    };
+    let mut seen = Vec::new();
+    let mut server = Some(Server::start(&place));
+    for step in 0..8 {
+        for name in &names {
+            match step {
+                0 => place.sql(name, &rows(400)),
+                1 => place.sql(name, "UPDATE rows SET text = 'changed' WHERE id % 7 = 0"),
+                2 => place.sql(name, "DELETE FROM rows WHERE id > 60; VACUUM"),
+                3 => place.sql(
+                    name,
+                    &format!("{}; PRAGMA wal_checkpoint(TRUNCATE); UPDATE rows SET text = 'x' WHERE id = 3", rows(30)),
+                ),
+                // Both the app's and our own end lie between two ticks.
+                4 => {
+                    server.take().into_iter().for_each(kill_server);
+                    place.sql(name, &format!("{}; PRAGMA wal_checkpoint(TRUNCATE)", rows(20)))
+                }
+                5 => {
+                    server.get_or_insert_with(|| Server::start(&place));
+                    place.sql(name, "DELETE FROM rows WHERE id % 2 = 0")
+                }
+                6 if name == "later" => changes_to_wal(&place),
+                _ => place.sql(name, &rows(5)),
+            };
+        }
+        if server.is_some() {
+            let at = ticked(&place);
+            let files: BTreeMap<_, _> = names.iter().map(|name| (name, live(&place, name))).collect();
+            seen.push((at, files));
+        }
+    }
+    assert!(seen.len() == 7);
+    for (step, (at, databases)) in seen.iter().enumerate() {
+        for (name, bytes) in databases {
+            assert!(rebuilt(&place, name, *at) == *bytes, "{name} after step {step}");
+        }
+    }
+    for name in ["p512", "p65536", "vacuumed", "rollback"] {
+        assert!(restored_by_litestream(&place, name, None) == seen[6].1[&name.to_owned()], "{name}");
+    }
+    server.into_iter().for_each(kill_server);
+}
+
+/// The app changes its mind. It needs the database for itself for that, and asks again if it was being looked at.
+fn changes_to_wal(place: &Place) -> String {
+    let mut app = App::on(&[&place.live("later")]);
+    eventually("WAL mode", || (app.sql(0, "PRAGMA journal_mode=WAL") == "[[\"wal\"]]").then_some(()));
+    app.ok(0, "INSERT INTO rows (text) VALUES ('in WAL mode')")
+}
+
+#[test]
+fn a_database_that_is_replaced_begins_anew() {
+    let place = place("100ms");
+    let server = Server::start(&place);
+    ticked(&place);
+    let other = place.path("other.db");
+    crate::harness::sql_on(
+        &other,
+        "PRAGMA page_size=8192; CREATE TABLE people (id INTEGER PRIMARY KEY, name TEXT); INSERT INTO people (name) VALUES ('Eve')",
+    );
+    std::fs::rename(&other, place.live("auth")).unwrap();
+    let at = ticked(&place);
+    assert_eq!(rebuilt(&place, "auth", at), live(&place, "auth"));
+    assert_eq!(restored_by_litestream(&place, "auth", None), live(&place, "auth"));
+    kill_server(server);
+}
+
+/// The stamping app, which can be killed and begun again.
+struct Stamper {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Stamper {
+    fn start(place: &Place) -> Self {
+        let log = place.path("stamps");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite/python/stamper.py");
+        let mut command = Command::new("python3");
+        command.arg(script).args([place.live("attendance"), place.live("auth")]).arg("0.05").arg(&log);
+        Self { child: command.stdout(Stdio::null()).spawn().unwrap(), log }
+    }
+}
+
+impl Drop for Stamper {
+    fn drop(&mut self) {
+        kill(&mut self.child);
+    }
+}
+
+/// When each number was begun, and when its commits were there.
+type Stamps = BTreeMap<(String, u64), f64>;
+
+fn stamps(log: &Path) -> Stamps {
+    let text = std::fs::read_to_string(log).unwrap();
+    let read = |line: &str| {
+        let mut words = line.split(' ');
+        let key = (words.next()?.to_owned(), words.next()?.parse().ok()?);
+        Some((key, words.next()?.parse().ok()?))
+    };
+    text.lines().filter_map(read).collect()
+}
+
+fn seconds(at: DateTime<Utc>) -> f64 {
+    at.timestamp_micros() as f64 / 1e6
+}
+
+/// The last number in a database.
+fn number(place: &Place, bytes: &[u8]) -> u64 {
+    let path = place.path("rebuilt.db");
+    std::fs::write(&path, bytes).unwrap();
+    assert_eq!(sql_on_copy(&path, "PRAGMA integrity_check").trim(), "ok");
+    sql_on_copy(&path, "SELECT coalesce(max(n), 0) FROM stamps").trim().parse().unwrap()
+}
+
+/// What goes on in a day, in half a minute: backups, rotation, checkpoints of the app, kills of the app and of ours.
+fn day(place: &Place) -> (Vec<(f64, f64)>, PathBuf) {
+    let mut dead = Vec::new();
+    let (mut server, mut app) = (Server::start(place), Stamper::start(place));
+    for hour in 0..10 {
+        std::thread::sleep(Duration::from_millis(2200));
+        match hour {
+            1 | 6 => drop(place.create()),
+            2 | 7 => {
+                drop(app);
+                app = Stamper::start(place);
+            }
+            3 => drop(place.ok(&["verify", "--all"])),
+            4 | 8 => {
+                let from = seconds(now());
+                kill_server(server);
+                std::thread::sleep(Duration::from_millis(700));
+                server = Server::start(place);
+                ticked(place);
+                dead.push((from, seconds(now())));
+            }
+            _ => {}
+        }
+    }
+    kill(&mut app.child);
+    ticked(place);
+    kill_server(server);
+    (dead, app.log.clone())
+}
+
+#[test]
+fn any_instant_is_the_last_commit_before_it_in_both_databases() {
+    let interval = 0.5;
+    let place = place("500ms");
+    for name in ["attendance", "auth"] {
+        place.sql(name, "CREATE TABLE stamps (n INTEGER, filler TEXT)");
+    }
+    let (dead, log) = day(&place);
+    let stamps = stamps(&log);
+    let timeline = timeline(&place);
+    for gap in &timeline.gaps {
+        let meets = |(from, to): &(f64, f64)| seconds(gap.from) < *to && *from < seconds(gap.to);
+        assert!(dead.iter().any(meets), "{gap:?} though we were alive: {dead:?}");
+        // A tick before the end, and one after the beginning.
+        assert!(
+            dead.iter().any(|(from, to)| seconds(gap.from) > from - 4.0 && seconds(gap.to) <= *to),
+            "{gap:?} {dead:?}"
+        );
+    }
+    let (from, to) = (index(&place, "auth").oldest().unwrap().millis, millis(timeline.alive.unwrap()));
+    let mut late = 0;
+    // litestream takes no file of the very instant.
+    for step in 1..31 {
+        // Neither in step with the ticks nor with the app.
+        let at = DateTime::from_timestamp_millis((from + (to - from) * step / 31 + 17 * step) as i64).unwrap();
+        if timeline.gap_at(at).is_some() || millis(at) > to {
+            continue;
+        }
+        let bytes = ["attendance", "auth"].map(|name| rebuilt(&place, name, at));
+        let [first, second] = [&bytes[0], &bytes[1]].map(|bytes| number(&place, bytes));
+        assert!(second == first || second + 1 == first, "{first} and {second} at {at}: no instant of both");
+        let begun = |number| stamps.get(&("begun".to_owned(), number)).copied().unwrap_or_default();
+        assert!(begun(first) <= seconds(at), "{first} was begun after {at}");
+        let lag = |lag: f64| {
+            let there = |((name, _), done): &(&(String, u64), &f64)| name == "first" && **done <= seconds(at) - lag;
+            stamps.iter().filter(there).map(|((_, number), _)| *number).max().unwrap_or_default()
+        };
+        // What is longer is a gap.
+        assert!(lag(3.0 * interval + 2.0) <= first, "{first} at {at}");
+        late += u32::from(lag(interval + 0.3) > first);
+        if step % 3 == 0 {
+            for (name, bytes) in ["attendance", "auth"].iter().zip(&bytes) {
+                assert!(restored_by_litestream(&place, name, Some(at)) == *bytes, "{name} at {at}");
+            }
+        }
+    }
+    assert!(late <= 6, "{late} of 30 instants are older than an interval");
+    let newest = ["attendance", "auth"].map(|name| rebuilt(&place, name, timeline.alive.unwrap()));
+    assert!(newest == ["attendance", "auth"].map(|name| live(&place, name)));
+}

@@ -110,6 +110,12 @@ impl State {
         }
     }
 
+    /// The same, with times as the schedule that is in force has them; where that can't be read, as it was configured.
+    async fn site_in_force(&self, request: &HttpRequest) -> Site {
+        let (site, settings) = (self.site(request), self.read(Engine::settings).await);
+        settings.map_or(site.clone(), |settings| Site { zone: settings.schedule.timezone, ..site })
+    }
+
     /// The same and the overview, with times as the schedule that is in force has them.
     async fn overview(&self, request: &HttpRequest) -> Result<(Site, Overview), Problem> {
         let overview = self.read(|engine| Ok(Overview { status: engine.status()?, shelf: shelf(engine)? })).await?;

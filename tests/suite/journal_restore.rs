@@ -326,6 +326,8 @@ fn any_second_is_chosen_on_the_page() {
     browser.expect_status(422);
     browser.click("#point-look");
     browser.wait_text("#dialog", "Nothing was recorded at that time");
+    browser
+        .wait_text("#dialog", "2025-03-04 10:13:00 can't be restored: nothing was recorded after 2025-03-04 10:12:00");
     browser.click_on("Close");
     browser.wait_gone("#dialog");
     browser.script(
@@ -354,7 +356,7 @@ fn choose(browser: &Browser, place: &Place) {
     browser.click_on("Cancel");
     browser.wait_gone("#dialog");
     browser.go(&format!("{}/activity", browser.url().split(['?', '#']).next().unwrap()));
-    browser.wait_text("#activity", "Restore 2025-03-04 10:10:05");
+    browser.wait_text("#activity code.id", "2025-03-04 10:10:05");
 }
 
 #[test]

@@ -44,7 +44,7 @@ pub fn dialog(site: &Site, shown: Shown, title: &str, content: &Markup) -> HttpR
 
 /// `GET /settings/backups/backup/{id}/restore`: what a restore would change, and the question whether to.
 pub async fn preview(visit: Visit, path: web::Path<String>) -> Result<HttpResponse, Problem> {
-    let site = visit.state.site(&visit.request);
+    let site = visit.state.site_in_force(&visit.request).await;
     restore::asked(visit, &site, id(&path)?.into()).await
 }
 
@@ -54,7 +54,7 @@ pub async fn restore(
     path: web::Path<String>,
     Form(form): Form<RestoreForm>,
 ) -> Result<HttpResponse, Problem> {
-    let (id, site) = (id(&path)?, visit.state.site(&visit.request));
+    let (id, site) = (id(&path)?, visit.state.site_in_force(&visit.request).await);
     let is_confirmed = form.confirm.trim() == id.to_string();
     restore::answered(visit, &site, id.into(), is_confirmed, form.force.is_some()).await
 }

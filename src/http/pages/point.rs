@@ -6,11 +6,11 @@ use serde::Deserialize;
 use super::super::State;
 use super::super::form::Form;
 use super::super::problem::{self, Problem};
-use super::super::views::Site;
+use super::super::views::{Site, point};
 use super::Visit;
 use super::restore::{self, RestoreForm};
 use crate::backup::Moment;
-use crate::engine::Engine;
+use crate::engine::{Engine, Window};
 
 /// Which instant, as it was typed.
 #[derive(Deserialize)]
@@ -46,7 +46,16 @@ async fn site(state: &State, request: &HttpRequest) -> Result<Site, Problem> {
 /// `GET /settings/backups/point`: what a restore would change, and the question whether to.
 pub async fn preview(visit: Visit, wanted: web::Query<Wanted>) -> Result<HttpResponse, Problem> {
     let site = site(&visit.state, &visit.request).await?;
-    restore::asked(visit, &site, wanted.moment(&site)?.into()).await
+    let (state, moment) = (visit.state.clone(), wanted.moment(&site)?);
+    match restore::asked(visit, &site, moment.into()).await {
+        Err(problem) if [problem::POINT_OUTSIDE, problem::POINT_IN_GAP].contains(&problem.kind()) => {
+            let recovery = state.read(Engine::recovery).await?;
+            let window = recovery.as_ref().and_then(Window::common);
+            let here = window.and_then(|window| point::unreachable(&site, &window, moment));
+            Err(here.map_or(problem.clone(), |text| Problem::new(problem.kind(), text)))
+        }
+        asked => asked,
+    }
 }
 
 /// `POST /settings/backups/point`.

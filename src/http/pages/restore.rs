@@ -62,7 +62,7 @@ pub async fn answered(
             let content = views::dialog(&restore::title(site, subject), &restore::progress(site, &errand));
             in_dialog(if errand.has_ended() { changed(content) } else { html(content) })
         }
-        Shown::Page | Shown::Json => tasks::answer(&state, &request, shown, &errand),
+        Shown::Page | Shown::Json => tasks::answer(&state, &request, shown, &errand).await,
     })
 }
 

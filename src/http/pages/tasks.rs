@@ -45,7 +45,7 @@ pub async fn create(
         Ok(Done::Created(Box::new(engine.create(&create, call)?.backup)))
     });
     let errand = errand.await?;
-    Ok(answer(&state, &request, shown, &errand))
+    Ok(answer(&state, &request, shown, &errand).await)
 }
 
 /// `POST /settings/backups/drill`.
@@ -55,7 +55,7 @@ pub async fn drill(
 ) -> Result<HttpResponse, Problem> {
     let drill = errands::begin(&state, &superuser, Task::Drill, |engine, call| Ok(Done::Drilled(engine.drill(call)?)));
     let errand = drill.await?;
-    Ok(answer(&state, &request, shown, &errand))
+    Ok(answer(&state, &request, shown, &errand).await)
 }
 
 /// `POST /settings/backups/backup/{id}/verify`.
@@ -70,7 +70,7 @@ pub async fn verify(
         Ok(Done::Verified(engine.verify(&id, call)?))
     });
     let errand = errand.await?;
-    Ok(answer(&state, &request, shown, &errand))
+    Ok(answer(&state, &request, shown, &errand).await)
 }
 
 /// `POST /settings/backups/replica/{name}/verify`.
@@ -85,7 +85,7 @@ pub async fn verify_replica(
         Ok(Done::ReplicaVerified(engine.verify_replica(&Elsewhere::Name(name), None, call)?))
     });
     let errand = errand.await?;
-    Ok(answer(&state, &request, shown, &errand))
+    Ok(answer(&state, &request, shown, &errand).await)
 }
 
 /// Which way.
@@ -158,7 +158,9 @@ pub async fn errand(
         (None, Shown::Part) => instead_of(&format!("errand-{path}"), html(views::errand::forgotten(&site))),
         (Some(errand), Shown::Part) => match errand.stage() {
             Stage::Running(progress) => html(views::errand::figures(&site, &errand, progress.as_ref())),
-            Stage::Ended(_) => instead_of(&views::errand::place(&errand), answer(&state, &request, shown, &errand)),
+            Stage::Ended(_) => {
+                instead_of(&views::errand::place(&errand), answer(&state, &request, shown, &errand).await)
+            }
         },
     })
 }
@@ -199,12 +201,12 @@ pub async fn cancel_errand(
     }
     let (call, meant) = (state.call(&superuser), Arc::clone(&errand));
     state.engine(move |engine| engine.cancel_by(meant.holder.clone(), &meant.control, &call)).await?;
-    Ok(answer(&state, &request, shown, &errand))
+    Ok(answer(&state, &request, shown, &errand).await)
 }
 
 /// What came of an errand so far.
-pub fn answer(state: &State, request: &HttpRequest, shown: Shown, errand: &Errand) -> HttpResponse {
-    let site = state.site(request);
+pub async fn answer(state: &State, request: &HttpRequest, shown: Shown, errand: &Errand) -> HttpResponse {
+    let site = state.site_in_force(request).await;
     if shown != Shown::Part {
         return see_other(&site.to(&format!("/settings/backups?errand={}#outcome", errand.number)));
     }

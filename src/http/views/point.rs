@@ -39,7 +39,7 @@ fn choice(site: &Site, window: &Window) -> Markup {
     let to = site.to(PLACE);
     html! {
         p {
-            "The data can go back to any second from " (exact(site, window.from)) " to " (exact(site, window.to)) "."
+            "The data can go back to any second from " (second(site, first)) " to " (second(site, last)) "."
         }
         (gaps(site, &window.gaps))
         form.instant method="get" action=(to) data-zone=(zone) data-first=(first.timestamp_millis()) {
@@ -64,8 +64,23 @@ fn whole_second(at: DateTime<Utc>) -> DateTime<Utc> {
     if second < at { second + TimeDelta::seconds(1) } else { second }
 }
 
-fn exact(site: &Site, at: DateTime<Utc>) -> Markup {
-    html! { time datetime=(timestamp::text(at)) { (site.typed(Moment::new(at.trunc_subsecs(0)))) } }
+fn second(site: &Site, at: DateTime<Utc>) -> Markup {
+    html! { time datetime=(timestamp::text(at)) { (site.typed(Moment::new(at))) } }
+}
+
+/// Why an instant can't be restored, in times as they are typed here.
+pub fn unreachable(site: &Site, window: &Window, moment: Moment) -> Option<String> {
+    let typed = |at| site.typed(Moment::new(at));
+    let (at, wanted) = (moment.at(), site.typed(moment));
+    if at < window.from || window.to < at {
+        let (from, to) = (typed(window.from), typed(window.to));
+        return Some(format!("{wanted} can't be restored: the journal reaches from {from} to {to}"));
+    }
+    let gap = window.gaps.iter().find(|gap| gap.holds(at))?;
+    let (before, after) = (typed(gap.from), typed(gap.to));
+    Some(format!(
+        "{wanted} can't be restored: nothing was recorded after {before} and before {after}. Take one of these two, or another time"
+    ))
 }
 
 /// The newest first.
@@ -75,7 +90,7 @@ fn gaps(site: &Site, gaps: &[Gap]) -> Markup {
         @if !gaps.is_empty() {
             ul.plain.gaps {
                 @for gap in gaps.iter().rev().take(LISTED) {
-                    li { "Nothing was recorded between " (exact(site, gap.from)) " and " (exact(site, gap.to)) "." }
+                    li { "Nothing was recorded between " (second(site, gap.from.trunc_subsecs(0))) " and " (second(site, whole_second(gap.to))) "." }
                 }
                 @if hidden > 0 { li { (words::count(hidden as u64, "earlier gap")) "." } }
             }

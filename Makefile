@@ -25,7 +25,7 @@ faults:
 	THOROUGH=10 cargo test --test suite -- --nocapture --test-threads=1 crash faults power disk killed restore_race restore_flat_out answered_otherwise
 
 # Our `create` beside `sqlite3 .backup`, our `restore` beside `.restore`, our codec beside `zstd | age`, our downloads beside
-# nginx, in turn; lists and status under load; what replicas hold and are sent, beside restic.
+# nginx, in turn; lists and status under load; what replicas hold and are sent, beside restic; the journal beside litestream.
 bench:
 	scripts/setup bench
 	cargo build --release
@@ -34,3 +34,4 @@ bench:
 	scripts/bench_codec
 	scripts/bench_http
 	scripts/bench_replica
+	scripts/bench_journal

@@ -99,7 +99,8 @@ fn keep(engine: &Engine, mut recording: Recording, control: &Control, told: &mut
                     }
                 }
                 Err(error) => {
-                    failed += 1;
+                    // Where the disk is full, nothing else would come of taking it up anew.
+                    failed += u32::from(!error.is_full());
                     told.tell(&error);
                     nap(PAUSE, control);
                 }

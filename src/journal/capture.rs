@@ -168,7 +168,7 @@ impl Capture {
     /// Steps 3 and 4. Hints count from the last tick that came to its end, also where a part of a later one is written already.
     fn write(&mut self, at: DateTime<Utc>, check: bool, control: &Control) -> Result<Tick, Error> {
         // What was committed in this very millisecond is in it.
-        let at = self.in_order(at + TimeDelta::milliseconds(1));
+        let at = self.in_order(at + TimeDelta::milliseconds(1), TimeDelta::milliseconds(1));
         let mut tick = Tick::default();
         for track in &mut self.tracks {
             let written = track
@@ -183,16 +183,18 @@ impl Capture {
         Ok(tick)
     }
 
-    /// Time never goes back along the states.
-    fn in_order(&self, at: DateTime<Utc>) -> DateTime<Utc> {
+    /// Time never goes back along the states: it comes so long after the newest at least.
+    fn in_order(&self, at: DateTime<Utc>, after: TimeDelta) -> DateTime<Utc> {
         let newest = self.tracks.iter().filter_map(|track| track.newest).map(|point| point.millis).max();
-        let newest = newest.and_then(|millis| DateTime::from_timestamp_millis(i64::try_from(millis).ok()?));
+        let newest = newest
+            .and_then(|millis| DateTime::from_timestamp_millis(i64::try_from(millis).ok()?))
+            .map(|newest| newest + after);
         newest.into_iter().chain(self.keeper.timeline().alive).fold(at, DateTime::max)
     }
 
     /// Steps 5 and 6.
     fn conclude(&mut self, at: DateTime<Utc>, mut tick: Tick) -> Result<Tick, Error> {
-        let at = self.in_order(at);
+        let at = self.in_order(at, TimeDelta::zero());
         if let Some(from) = self.keeper.timeline().alive {
             let away = (at - from).to_std().unwrap_or_default() > self.options.longest;
             // After a start it is known that nothing has changed, where nothing had to be written.

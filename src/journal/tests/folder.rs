@@ -130,13 +130,14 @@ fn no_file_leads_over_a_new_base() {
     place.capture(&states[2], &states[3], START + 3000, false).unwrap();
     place.capture(&states[3], &states[4], START + 4000, false).unwrap();
     assert_eq!(place.journal.compact(START + 4_000_000, &Control::default()).unwrap(), 6);
-    let ranges = place.journal.index().level(Level::COMPACTED[2].0).iter();
+    let index = place.journal.index().clone();
+    let ranges = index.level(Level::COMPACTED[2].0).iter();
     assert_eq!(ranges.map(|file| (file.name.min.get(), file.name.max.get())).collect::<Vec<_>>(), [(2, 2), (4, 5)]);
     // Without the base nothing says that it knows what came after it.
     std::fs::remove_file(place.path("9/0000000000000001-0000000000000003.ltx")).unwrap();
     place.reopen();
     assert_eq!(place.points(), [(1, START), (2, START + 1000)]);
-    assert!(chain::plan(place.journal.index(), u64::MAX).is_none());
+    assert!(chain::plan(&place.journal.index(), u64::MAX).is_none());
 }
 
 #[test]

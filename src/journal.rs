@@ -72,6 +72,16 @@ pub enum Error {
         /// Which.
         path: PathBuf,
     },
+    /// A snapshot doesn't fit.
+    #[error("a snapshot of {needed} bytes doesn't fit into {}, where {free} are free; make room there", folder.display())]
+    NoRoom {
+        /// The folder of the database.
+        folder: PathBuf,
+        /// Bytes that it may take.
+        needed: u64,
+        /// Bytes that there are.
+        free: u64,
+    },
     /// A file that would lead nowhere.
     #[error("the journal in {} can't take {name} ({reason}); a new snapshot must begin it anew", folder.display())]
     Astray {

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::engine::{Engine, Error, Recording};
+use crate::journal;
 use crate::sqlite::{self, Control};
 
 /// Between two looks at the wish to stop.
@@ -11,6 +12,9 @@ const NAP: Duration = Duration::from_millis(20);
 const PAUSE: Duration = Duration::from_secs(2);
 /// Between two looks at what is to be compacted.
 const TEND: Duration = Duration::from_secs(5);
+
+/// After a failure of that.
+const LATER: Duration = Duration::from_secs(120);
 
 /// Runs until cancelled.
 pub fn run(engine: &Engine, control: &Control) {
@@ -68,7 +72,10 @@ fn keep(engine: &Engine, mut recording: Recording, control: &Control, told: &mut
             while !other.is_cancelled() {
                 match engine.tend_journal(&mut tending, other) {
                     Ok(()) => told.is_well(),
-                    Err(error) => told.tell(&error),
+                    Err(error) => {
+                        told.tell(&error);
+                        nap(LATER, other);
+                    }
                 }
                 nap(TEND, other);
             }
@@ -99,8 +106,10 @@ fn keep(engine: &Engine, mut recording: Recording, control: &Control, told: &mut
                     }
                 }
                 Err(error) => {
-                    // Where the disk is full, nothing else would come of taking it up anew.
-                    failed += u32::from(!error.is_full());
+                    // What can't be written may be there all the same: after that the journal is taken up anew.
+                    let unwritten =
+                        matches!(&error, Error::Journal(journal::Error::Disk(_) | journal::Error::Astray { .. }));
+                    failed += u32::from(unwritten && !error.is_full());
                     told.tell(&error);
                     nap(PAUSE, control);
                 }

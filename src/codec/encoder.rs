@@ -23,9 +23,6 @@ const SOME: (i32, u32) = (9, 2);
 const TABLE: u32 = 21;
 /// Bytes that one thread compresses at once. zstd keeps up to twelve such pieces for two threads, eighteen for four.
 const PIECE: u32 = 2 << 20;
-/// The same where there are two threads and tables of 2 MiB at most, as at levels up to this one: neither waits as often then.
-const LIGHT: i32 = 4;
-const LARGE_PIECE: u32 = 4 << 20;
 /// Bytes that are encrypted and written out at once.
 const BUFFER: usize = 256 << 10;
 
@@ -93,8 +90,7 @@ fn compressor<W: Write>(out: W, level: i32, size: u64) -> io::Result<zstd::Encod
     // One thread alone would only have to hand over what it can do itself.
     if let threads @ 2.. = threads(level) {
         encoder.set_parameter(CParameter::NbWorkers(threads))?;
-        let piece = if threads == 2 && level <= LIGHT { LARGE_PIECE } else { PIECE };
-        encoder.set_parameter(CParameter::JobSize(piece))?;
+        encoder.set_parameter(CParameter::JobSize(PIECE))?;
     }
     Ok(encoder)
 }

@@ -571,7 +571,10 @@ impl Error {
     /// A disk is full.
     pub fn is_full(&self) -> bool {
         match self {
-            Error::Full { .. } | Error::DataFull { .. } | Error::Sqlite(sqlite::Error::Full { .. }) => true,
+            Error::Full { .. }
+            | Error::DataFull { .. }
+            | Error::Journal(journal::Error::NoRoom { .. })
+            | Error::Sqlite(sqlite::Error::Full { .. }) => true,
             Error::Disk(error)
             | Error::Sqlite(sqlite::Error::Disk(error))
             | Error::Catalog(catalog::Error::Disk(error))

@@ -1,18 +1,20 @@
 //! The journal in the hands of `serve`: ticks on one thread, and on another what makes it small and quick to read.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Map;
 
+use super::permit::{Holder, LOCK};
 use super::{Actor, Engine, Error, entry, locked};
 use crate::audit::{Entry, Kind};
+use crate::backup::DatabaseName;
 use crate::journal::capture::{Capture, Options, Tick, Track};
 use crate::journal::check::{Check, Checked};
 use crate::journal::rebuild::{Sums, sums};
-use crate::journal::timeline::Keeper;
+use crate::journal::timeline::{Gap, Keeper};
 use crate::journal::{self, Index, Journal, Level, Point, chain};
 use crate::sqlite::Control;
 
@@ -21,6 +23,8 @@ const JOURNAL: &str = "journal";
 /// The journal is held against the databases this often, and soon after the start.
 const CHECK_EVERY: Duration = Duration::from_secs(3600);
 const FIRST_CHECK: Duration = Duration::from_secs(60);
+/// What holds the directory while live databases are restored.
+const RESTORES: [&str; 2] = ["restore", "recovery"];
 /// How long the instant of a tick is tried for.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks at what is older than the window.
@@ -30,8 +34,15 @@ const RETAIN_EVERY: Duration = Duration::from_secs(600);
 pub struct Recording {
     capture: Capture,
     next_check: Instant,
-    /// Databases of which a check has found something.
-    doubts: Arc<AtomicBool>,
+    /// A restore was made, and the new bases after it are asked for.
+    renewing: bool,
+    /// The first instant of all.
+    since: Option<DateTime<Utc>>,
+    /// Since when a check says that something may be wrong.
+    doubts: Arc<Mutex<Option<DateTime<Utc>>>>,
+    /// The same, until it is recorded.
+    wrong_since: Option<DateTime<Utc>>,
+    right: Arc<Mutex<BTreeMap<DatabaseName, DateTime<Utc>>>>,
     tending: Tending,
 }
 
@@ -68,36 +79,57 @@ impl Engine {
         };
         let from = keeper.timeline().alive.unwrap_or_else(|| self.clock.now());
         let tending = Tending { journals, from, since: Instant::now(), retained: None };
-        let capture = Capture::new(tracks, keeper, options);
-        Ok(Recording { capture, next_check: Instant::now() + FIRST_CHECK, doubts: Arc::default(), tending })
+        Ok(Recording {
+            capture: Capture::new(tracks, keeper, options),
+            next_check: Instant::now() + FIRST_CHECK,
+            renewing: false,
+            since: None,
+            doubts: Arc::default(),
+            wrong_since: None,
+            right: Arc::default(),
+            tending,
+        })
     }
 
-    /// One look at all databases.
+    /// One look at all databases. While a restore holds the directory none is open here: an offline one wants them for itself.
     pub fn tick(&self, recording: &mut Recording, control: &Control) -> Result<Tick, Error> {
         self.assert_expected()?;
-        let restored = recording.capture.keeper().was_restored() && !self.is_unsettled();
-        if restored {
-            recording.capture.renew("a restore was made");
+        let holder = Holder::read(self.store.root(), LOCK, self.clock.now());
+        if holder.is_some_and(|holder| RESTORES.contains(&holder.operation.as_str())) {
+            recording.capture.stand_aside();
+            return Ok(Tick::default());
         }
-        if recording.doubts.swap(false, Ordering::Relaxed) {
+        let restored = recording.capture.keeper().was_restored() && !self.is_unsettled();
+        if restored && !recording.renewing {
+            recording.capture.renew("a restore was made");
+            recording.renewing = true;
+        }
+        let wrong = locked(&recording.doubts).take();
+        if wrong.is_some() {
             recording.capture.renew("it was found to differ from the database");
         }
+        recording.wrong_since = recording.wrong_since.into_iter().chain(wrong).min();
         let check = Instant::now() >= recording.next_check;
         let tick = recording.capture.tick(&self.clock, &|| self.is_unsettled(), check, control)?;
-        if tick.at.is_some() {
-            if restored {
-                recording.capture.keeper().restored_is_known()?;
-            }
-            if check {
-                recording.next_check = Instant::now() + CHECK_EVERY;
-                self.forget_gaps(recording)?;
-            }
-        }
         for written in &tick.written {
             if let Some(why) = written.why {
                 let details = [("database".to_owned(), written.name.as_str().into()), ("why".to_owned(), why.into())];
                 self.note(Entry { ok: Some(true), details: Map::from_iter(details), ..line() });
             }
+        }
+        let Some(at) = tick.at else { return Ok(tick) };
+        recording.since.get_or_insert(at);
+        if restored {
+            recording.capture.keeper().restored_is_known()?;
+            recording.renewing = false;
+        }
+        if let Some(from) = recording.wrong_since {
+            recording.capture.keeper().gap(Gap { from, to: at })?;
+            recording.wrong_since = None;
+        }
+        if check {
+            recording.next_check = Instant::now() + CHECK_EVERY;
+            self.forget_gaps(recording)?;
         }
         Ok(tick)
     }
@@ -111,37 +143,40 @@ impl Engine {
         Ok(())
     }
 
-    /// Holds what the journal comes to against a database as it was at the tick. A difference is recorded, and a new base follows.
-    pub fn check_journal(&self, recording: &Doubts, check: Check, control: &Control) -> Result<Checked, Error> {
+    /// Holds what the journal comes to against a database as it was at the tick. A difference is recorded, what was kept since it was
+    /// last known to be right isn't offered any more, and a new base follows.
+    pub fn check_journal(&self, doubts: &Doubts, check: Check, control: &Control) -> Result<Checked, Error> {
         let checked = check.run(control)?;
-        if let Some(difference) = &checked.difference {
-            recording.0.store(true, Ordering::Relaxed);
-            let reason = Some(format!("the journal of `{}` is wrong: {difference}; a new base follows", checked.name));
-            self.note(Entry { ok: Some(false), code: Some("journal-wrong".to_owned()), reason, ..line() });
+        match &checked.difference {
+            None => locked(&doubts.right).insert(checked.name.clone(), checked.at).map_or((), drop),
+            Some(difference) => {
+                let right = locked(&doubts.right).get(&checked.name).copied();
+                *locked(&doubts.wrong) = right.or(doubts.since);
+                let reason =
+                    Some(format!("the journal of `{}` is wrong: {difference}; a new base follows", checked.name));
+                self.note(Entry { ok: Some(false), code: Some("journal-wrong".to_owned()), reason, ..line() });
+            }
         }
         Ok(checked)
     }
 
-    /// Compacts what is due, makes the next snapshot, and lets go what is older than the window.
+    /// Lets go what is older than the window, compacts what is due, and makes the next snapshot. What is wrong with one stops no other.
     pub fn tend_journal(&self, tending: &mut Tending, control: &Control) -> Result<(), Error> {
-        let now = self.clock.now().timestamp_millis().max(0) as u64;
-        let pitr = &self.config.pitr;
         let retains = tending.retained.is_none_or(|at| at.elapsed() > RETAIN_EVERY);
+        let kept = self.clock.now().min(tending.from + tending.since.elapsed());
+        let oldest = kept - TimeDelta::from_std(self.config.pitr.retention).unwrap_or(TimeDelta::MAX);
+        let mut first = Ok(());
         for journal in &tending.journals {
-            journal.compact(now, control)?;
-            if wants_snapshot(&journal.index(), pitr.snapshot_every) {
-                journal.snapshot_from_files(control)?;
-            }
-            if retains {
-                let kept = self.clock.now().min(tending.from + tending.since.elapsed());
-                let oldest = kept - TimeDelta::from_std(pitr.retention).unwrap_or(TimeDelta::MAX);
-                journal.retain(oldest.timestamp_millis().max(0) as u64, control)?;
-            }
+            let retained = if retains { journal.retain(millis(oldest), control).map(drop) } else { Ok(()) };
+            let compacted = journal.compact(millis(self.clock.now()), control).map(drop);
+            let wants = wants_snapshot(&journal.index(), self.config.pitr.snapshot_every);
+            let made = if wants { journal.snapshot_from_files(control).map(drop) } else { Ok(()) };
+            first = first.and(retained).and(compacted).and(made);
         }
         if retains {
             tending.retained = Some(Instant::now());
         }
-        Ok(())
+        Ok(first?)
     }
 
     fn note(&self, entry: Entry) {
@@ -155,9 +190,16 @@ fn line() -> Entry {
     entry(Kind::Outcome, JOURNAL, &Actor::scheduler(), None)
 }
 
-/// Where a check that found something says so.
+/// What checks have found.
 #[derive(Clone)]
-pub struct Doubts(Arc<AtomicBool>);
+pub struct Doubts {
+    /// Since when something may be wrong.
+    wrong: Arc<Mutex<Option<DateTime<Utc>>>>,
+    /// When each was last known to be right.
+    right: Arc<Mutex<BTreeMap<DatabaseName, DateTime<Utc>>>>,
+    /// When all were compared at the start.
+    since: Option<DateTime<Utc>>,
+}
 
 impl Recording {
     /// For the thread that tends the journal.
@@ -167,8 +209,13 @@ impl Recording {
 
     /// For the threads that check it.
     pub fn doubts(&self) -> Doubts {
-        Doubts(Arc::clone(&self.doubts))
+        let (wrong, right) = (Arc::clone(&self.doubts), Arc::clone(&self.right));
+        Doubts { wrong, right, since: self.since }
     }
+}
+
+fn millis(at: DateTime<Utc>) -> u64 {
+    at.timestamp_millis().max(0) as u64
 }
 
 /// The pages of the newest state; nothing where a new base is needed.

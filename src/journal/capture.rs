@@ -11,7 +11,7 @@
 //!
 //! What is known is what the published files say, never more: an error leaves it as it was, and the next tick compares with that.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -39,25 +39,33 @@ pub struct Track {
     known: Option<Sums>,
     /// Why the next state is a snapshot, though it needn't be.
     renew: Option<&'static str>,
+    /// It wasn't compared since the start.
+    unseen: bool,
 }
 
 impl Track {
     /// Takes up a database's journal as `known` has found its newest state to be.
     pub fn new(source: Source, journal: Journal, known: Option<Sums>) -> Self {
         let newest = journal.index().newest();
-        Self { source, watched: None, journal, newest, known, renew: None }
+        Self { source, watched: None, journal, newest, known, renew: None, unseen: true }
     }
 
-    /// Opens the database, also anew where another file has taken its place.
+    /// Opens the database, also anew where another file has taken its place: of that nothing is known.
     fn watched(&mut self) -> Result<&mut Watched, Error> {
-        if self.watched.as_ref().is_some_and(|watched| watched.assert_in_place().is_err()) {
-            self.watched = None;
+        if self.watched.as_mut().is_some_and(|watched| watched.assert_in_place().is_err()) {
+            // First of all: what is opened while the old one is open would share its WAL.
+            (self.watched, self.known) = (None, None);
         }
         let watched = match self.watched.take() {
             Some(watched) => watched,
             None => Watched::open(&self.source)?,
         };
         Ok(self.watched.insert(watched))
+    }
+
+    fn is_wal(&self) -> bool {
+        let facts = self.watched.as_ref().and_then(|watched| watched.pinned().facts().ok());
+        facts.is_some_and(|facts| facts.journal_mode == "wal")
     }
 
     /// Whether a tick has anything to do here.
@@ -116,17 +124,26 @@ pub struct Capture {
     torn: bool,
     /// No tick of this process has come to its end yet.
     first: bool,
+    /// The newest state of any database when this began.
+    before: Option<DateTime<Utc>>,
 }
 
 impl Capture {
     /// Nothing is looked at yet.
     pub fn new(tracks: Vec<Track>, keeper: Keeper, options: Options) -> Self {
-        Self { tracks, keeper, options, torn: false, first: true }
+        let newest = tracks.iter().filter_map(|track| track.newest).map(|point| point.millis).max();
+        let before = newest.and_then(|millis| DateTime::from_timestamp_millis(i64::try_from(millis).ok()?));
+        Self { tracks, keeper, options, torn: false, first: true, before }
     }
 
     /// Until when it is known what the databases held, and when not.
     pub fn keeper(&mut self) -> &mut Keeper {
         &mut self.keeper
+    }
+
+    /// Lets the databases go, so that whoever wants one for itself can have it. The next tick opens them again.
+    pub fn stand_aside(&mut self) {
+        self.tracks.iter_mut().for_each(|track| track.watched = None);
     }
 
     /// The next states of all are whole snapshots.
@@ -147,17 +164,22 @@ impl Capture {
         for track in &mut self.tracks {
             due |= track.is_due()?;
         }
-        if !due && !unsettled() {
+        // Asked before the cut and after it: one that ends meanwhile counts too.
+        if unsettled() {
+            return Ok(Tick::default());
+        }
+        if !due {
             return self.conclude(asked, Tick::default());
         }
+        let begun = Instant::now();
         let mut watched: Vec<_> = self.tracks.iter_mut().filter_map(|track| track.watched.as_mut()).collect();
         let at = cut::take(&mut watched, self.options.patience, clock, control)?;
-        let taken = if unsettled() { Ok(None) } else { self.write(at, check, control).map(Some) };
+        let taken = if unsettled() { Ok(None) } else { self.write(at, check, begun, control).map(Some) };
         for watched in self.tracks.iter_mut().filter_map(|track| track.watched.as_mut()) {
             if matches!(taken, Ok(Some(_))) {
                 watched.keep();
             }
-            watched.release();
+            watched.unpin();
         }
         match taken? {
             Some(tick) => self.conclude(at, tick),
@@ -166,19 +188,23 @@ impl Capture {
     }
 
     /// Steps 3 and 4. Hints count from the last tick that came to its end, also where a part of a later one is written already.
-    fn write(&mut self, at: DateTime<Utc>, check: bool, control: &Control) -> Result<Tick, Error> {
+    /// Databases whose writers wait for their readers come first, and each is let go when it is read.
+    fn write(&mut self, at: DateTime<Utc>, check: bool, begun: Instant, control: &Control) -> Result<Tick, Error> {
         // What was committed in this very millisecond is in it.
         let at = self.in_order(at + TimeDelta::milliseconds(1), TimeDelta::milliseconds(1));
+        let held = control.within(begun, self.options.rollback_hold);
         let mut tick = Tick::default();
-        for track in &mut self.tracks {
-            let written = track
-                .write(at, self.first, &self.options, control)
-                .inspect_err(|_| self.torn |= !tick.written.is_empty())?;
-            tick.written.extend(written);
-        }
-        if check {
-            tick.checks =
-                self.tracks.iter_mut().filter_map(|track| track.check().transpose()).collect::<Result<_, _>>()?;
+        for wal in [false, true] {
+            let control = if wal { control } else { &held };
+            for track in self.tracks.iter_mut().filter(|track| track.is_wal() == wal) {
+                let written = track.write(at, control).inspect_err(|_| self.torn |= !tick.written.is_empty())?;
+                tick.written.extend(written);
+                // The writers of others would have to wait for the check.
+                if check && wal {
+                    tick.checks.extend(track.check(at)?);
+                }
+                track.watched.iter_mut().for_each(Watched::unpin);
+            }
         }
         Ok(tick)
     }
@@ -189,21 +215,23 @@ impl Capture {
         let newest = newest
             .and_then(|millis| DateTime::from_timestamp_millis(i64::try_from(millis).ok()?))
             .map(|newest| newest + after);
-        newest.into_iter().chain(self.keeper.timeline().alive).fold(at, DateTime::max)
+        let alive = self.keeper.timeline().alive.map(|alive| alive + after);
+        newest.into_iter().chain(alive).fold(at, DateTime::max)
     }
 
     /// Steps 5 and 6.
     fn conclude(&mut self, at: DateTime<Utc>, mut tick: Tick) -> Result<Tick, Error> {
         let at = self.in_order(at, TimeDelta::zero());
-        if let Some(from) = self.keeper.timeline().alive {
+        if let Some(from) = self.keeper.timeline().alive.or(self.before) {
             let away = (at - from).to_std().unwrap_or_default() > self.options.longest;
-            // After a start it is known that nothing has changed, where nothing had to be written.
-            let unknown = if self.first { !tick.written.is_empty() } else { away };
+            // After a start it is known that nothing has changed, where nothing had to be written, nor was by a tick that didn't end.
+            let unknown = if self.first { !tick.written.is_empty() || self.before > Some(from) } else { away };
             if self.torn || unknown {
-                let gap = Gap { from, to: at };
-                self.keeper.gap(gap)?;
-                tick.gap = Some(gap);
+                tick.gap = Some(Gap { from, to: at });
             }
+        }
+        if let Some(gap) = tick.gap {
+            self.keeper.gap(gap)?;
         }
         self.keeper.alive(at)?;
         (self.torn, self.first, tick.at) = (false, false, Some(at));
@@ -212,45 +240,36 @@ impl Capture {
 }
 
 impl Track {
-    fn check(&mut self) -> Result<Option<Check>, Error> {
+    fn check(&mut self, at: DateTime<Utc>) -> Result<Option<Check>, Error> {
         let Some(watched) = &mut self.watched else { return Ok(None) };
         let Some(chain) = chain::plan(&self.journal.index(), u64::MAX) else { return Ok(None) };
         let folder = self.journal.folder().to_owned();
-        Ok(Some(Check { pinned: watched.hand_over()?, folder, chain }))
+        Ok(Some(Check { pinned: watched.hand_over()?, at, folder, chain }))
     }
 
     /// After a start nobody has seen what came before it: where anything has changed since, a new base is written.
-    fn write(
-        &mut self,
-        at: DateTime<Utc>,
-        first: bool,
-        options: &Options,
-        control: &Control,
-    ) -> Result<Option<Written>, Error> {
+    fn write(&mut self, at: DateTime<Utc>, control: &Control) -> Result<Option<Written>, Error> {
         let Some(watched) = &self.watched else { return Ok(None) };
         if !watched.differs() && self.known.is_some() && self.renew.is_none() {
             return Ok(None);
         }
         let facts = watched.pinned().facts()?;
-        let held = match facts.journal_mode.as_str() {
-            "wal" => control.clone(),
-            _ => control.within(std::time::Instant::now(), options.rollback_hold),
-        };
         let known = self.known.as_ref().filter(|known| known.page_size == facts.page_size);
-        if let (Some(known), None, true) = (known, self.renew, first) {
-            if known.is_what(watched.pinned(), &facts, &held)? {
+        if let (Some(known), None, true) = (known, self.renew, self.unseen) {
+            if known.is_what(watched.pinned(), &facts, control)? {
+                self.unseen = false;
                 return Ok(None);
             }
             self.renew = Some("it has changed while nobody looked");
         }
         match (known, self.renew) {
-            (Some(_), None) => self.write_changes(at, &facts, &held),
+            (Some(_), None) => self.write_changes(at, &facts, control),
             (known, renew) => {
                 let why = renew.unwrap_or(match known {
                     None if self.newest.is_none() => "it is the first",
                     _ => "what was known of it is not what it holds",
                 });
-                self.write_snapshot(at, &facts, why, &held).map(Some)
+                self.write_snapshot(at, &facts, why, control).map(Some)
             }
         }
     }
@@ -304,6 +323,7 @@ impl Track {
     ) -> Result<Written, Error> {
         let txid = self.journal.index().next();
         let file = FileName::snapshot(txid);
+        self.journal.assert_room(facts.bytes())?;
         let mut writer = self.journal.begin(file, header(facts, file, at))?;
         let mut sums = Sums { page_size: facts.page_size, pages: vec![0; facts.pages as usize] };
         if let Some(watched) = &self.watched {
@@ -315,7 +335,7 @@ impl Track {
             })?;
         }
         self.newest = Some((&writer.publish(&self.journal)?).into());
-        (self.known, self.renew) = (Some(sums), None);
+        (self.known, self.renew, self.unseen) = (Some(sums), None, false);
         let name = self.source.name.clone();
         Ok(Written { name, file, pages: facts.pages, compared: true, why: Some(why) })
     }

@@ -3,8 +3,10 @@
 
 use std::path::PathBuf;
 
+use chrono::{DateTime, Utc};
+
 use super::rebuild::{Sums, page_sum, sums};
-use super::{Error, LtxFile, Point};
+use super::{Error, LtxFile};
 use crate::backup::DatabaseName;
 use crate::sqlite::Control;
 use crate::sqlite::cut::Pinned;
@@ -14,6 +16,8 @@ use crate::sqlite::snapshot::Facts;
 pub struct Check {
     /// The database as it was.
     pub(super) pinned: Pinned,
+    /// When it was so.
+    pub(super) at: DateTime<Utc>,
     /// The folder of its journal.
     pub(super) folder: PathBuf,
     /// What its newest state is rebuilt from.
@@ -25,8 +29,8 @@ pub struct Check {
 pub struct Checked {
     /// The database.
     pub name: DatabaseName,
-    /// The state that was rebuilt.
-    pub point: Option<Point>,
+    /// The instant that was looked at.
+    pub at: DateTime<Utc>,
     /// What is different, if anything is.
     pub difference: Option<String>,
 }
@@ -40,10 +44,17 @@ impl Check {
     /// Reads both to their ends.
     pub fn run(self, control: &Control) -> Result<Checked, Error> {
         let facts = self.pinned.facts()?;
-        let rebuilt = sums(&self.folder, &self.chain, control)?;
         let live = Sums::of(&self.pinned, &facts, control)?;
-        let (name, point) = (self.name().clone(), self.chain.last().map(Point::from));
-        Ok(Checked { name, point, difference: difference(&rebuilt, &live) })
+        // It keeps the app's WAL from beginning anew.
+        let Self { pinned, at, folder, chain } = self;
+        let name = pinned.name().clone();
+        drop(pinned);
+        let rebuilt = match sums(&folder, &chain, control) {
+            Err(error @ Error::Damaged { .. }) => Err(error.to_string()),
+            rebuilt => Ok(rebuilt?),
+        };
+        let difference = rebuilt.map_or_else(Some, |rebuilt| difference(&rebuilt, &live));
+        Ok(Checked { name, at, difference })
     }
 }
 

@@ -24,6 +24,9 @@ use crate::backup::DatabaseName;
 use crate::disk::{self, Context, Partial};
 use crate::sqlite::Control;
 
+/// Bytes that a snapshot leaves to others.
+const SPARE: u64 = 8 << 20;
+
 /// The journal of one database, for the process that alone writes it. Its clones are the same journal: one may append while another
 /// compacts.
 #[derive(Clone, Debug)]
@@ -63,6 +66,15 @@ impl Journal {
     /// The folder of the database.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// That there is room for a file of that many bytes of pages, and some more: a disk that is full is in everybody's way.
+    pub fn assert_room(&self, needed: u64) -> Result<(), Error> {
+        let free = disk::free_space(&self.folder)?;
+        if free < needed + SPARE {
+            return Err(Error::NoRoom { folder: self.folder.clone(), needed, free });
+        }
+        Ok(())
     }
 
     /// Begins a file.
@@ -116,6 +128,7 @@ impl Journal {
             }
             // A long chain takes several, each good in itself.
             let part = &chain[..chain.len().min(chain::MOST_AT_ONCE)];
+            self.assert_room(part.iter().map(|file| file.size).sum())?;
             made |= self.merge(Level::SNAPSHOT, part, control)?.is_some();
         }
     }

@@ -14,7 +14,7 @@ use rusqlite::Connection;
 use super::page_set::{PageSet, lock_page};
 use super::snapshot::{FIRST_GATE, Facts, NEXT_GATE, facts, is_busy, jitter, take_gate};
 use super::wal::{Position, Wal};
-use super::{Control, Error, Identity, Source, identify, open_live, situation};
+use super::{Control, Error, Identity, Source, beside, identify, open_live, situation};
 use crate::backup::DatabaseName;
 use crate::clock::Clock;
 
@@ -25,6 +25,8 @@ const ROUNDS: u64 = 8;
 pub struct Watched {
     source: Source,
     identity: Identity,
+    /// Device and inode of `-wal` and of `-shm`, once they are there.
+    beside: [Option<(u64, u64)>; 2],
     /// Never in a transaction, but to hold writers.
     watch: Connection,
     reader: Pinned,
@@ -127,7 +129,8 @@ impl Watched {
         let identity = identify(source)?;
         let failed = |error| situation(&source.name, error);
         let (watch, reader) = (open_live(&source.path).map_err(failed)?, Pinned::open(source)?);
-        Ok(Self { source: source.clone(), identity, watch, reader, kept: None, look: None })
+        let beside = [None; 2];
+        Ok(Self { source: source.clone(), identity, beside, watch, reader, kept: None, look: None })
     }
 
     /// Which.
@@ -135,18 +138,31 @@ impl Watched {
         &self.source.name
     }
 
-    /// That the path still leads to the file that is open.
-    pub fn assert_in_place(&self) -> Result<(), Error> {
-        if identify(&self.source)?.is(&self.identity) {
+    /// That the path still leads to the file that is open, and that nobody has removed what lies beside it: SQLite itself doesn't as
+    /// long as it is open here, and whoever opened it after that would have a WAL of its own.
+    pub fn assert_in_place(&mut self) -> Result<(), Error> {
+        let beside = self.beside();
+        let same = self.beside.iter().zip(&beside).all(|(before, now)| before.is_none() || before == now);
+        if same && identify(&self.source)?.is(&self.identity) {
+            self.beside = beside;
             return Ok(());
         }
         Err(Error::Swapped { name: self.source.name.clone() })
     }
 
-    /// Whether anybody has committed since the last cut that was kept.
+    fn beside(&self) -> [Option<(u64, u64)>; 2] {
+        use std::os::unix::fs::MetadataExt;
+        let identity = |ending| std::fs::metadata(beside(&self.source.path, ending)).ok();
+        ["-wal", "-shm"].map(|ending| identity(ending).map(|meta| (meta.dev(), meta.ino())))
+    }
+
+    /// Whether anybody has committed since the last cut that was kept. Whoever is at it just now counts too.
     pub fn has_changed(&self) -> Result<bool, Error> {
-        let version = version(&self.watch).map_err(|error| situation(self.name(), error))?;
-        Ok(self.kept.is_none_or(|kept| kept.version != version))
+        match version(&self.watch) {
+            Ok(version) => Ok(self.kept.is_none_or(|kept| kept.version != version)),
+            Err(error) if is_busy(&error) => Ok(true),
+            Err(error) => Err(situation(self.name(), error)),
+        }
     }
 
     /// Whether anybody had, as of the cut that goes on.
@@ -170,14 +186,8 @@ impl Watched {
         self.kept = self.look;
     }
 
-    /// The next cut compares all pages.
-    pub fn forget(&mut self) {
-        self.kept = None;
-    }
-
-    /// Lets the reader go.
-    pub fn release(&mut self) {
-        self.look = None;
+    /// Lets the reader go; the look can still be kept.
+    pub fn unpin(&mut self) {
         for connection in [&self.reader.connection, &self.watch] {
             if !connection.is_autocommit() {
                 // Nothing was written: there is nothing that a failed rollback could leave.
@@ -241,11 +251,11 @@ pub fn take(
             Ok(None) => None,
             Err((at, error)) if is_busy(&error) => Some(at),
             Err((at, error)) => {
-                databases.iter_mut().for_each(|database| database.release());
+                databases.iter_mut().for_each(|database| database.unpin());
                 return Err(situation(databases[at].name(), error));
             }
         };
-        databases.iter_mut().for_each(|database| database.release());
+        databases.iter_mut().for_each(|database| database.unpin());
         if begun.elapsed() >= patience {
             let name = databases[busy.unwrap_or_default()].name().clone();
             return Err(Error::Locked { name, waited: patience });

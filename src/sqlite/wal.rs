@@ -77,7 +77,7 @@ impl Wal {
     /// of the new state is pinned meanwhile, and somebody has committed since. None where that can't be proven.
     pub fn written_since(&self, before: Position, other: &Connection) -> rusqlite::Result<Option<PageSet>> {
         let Some(frames) = committed(other)? else { return Ok(None) };
-        // In this order: a generation that has committed frames has written its header.
+        // In this order: a generation that has committed frames has written its header. One that has none may not have.
         let Ok(Some(salts)) = self.salts() else { return Ok(None) };
         let mut pages = PageSet::default();
         let proven = if salts == before.salts {
@@ -85,7 +85,7 @@ impl Wal {
             frames > before.frames && self.add(&mut pages, before.frames..frames, salts)
         } else {
             salts.follows(before.salts)
-                && frames <= before.frames
+                && (1..=before.frames).contains(&frames)
                 && self.add(&mut pages, 0..frames, salts)
                 && self.add_rest(&mut pages, before, salts)
         };

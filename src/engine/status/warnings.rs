@@ -113,6 +113,15 @@ impl Engine {
             Ok(recovery) => {
                 let to = recovery.iter().flatten().map(|(_, window)| window.to).min();
                 let late = LATE.max(10 * pitr.interval);
+                if let Some(to) = to.filter(|to| (*to - now).to_std().unwrap_or_default() > late) {
+                    let text =
+                        "the times of the journal are ahead of the clock, which was wrong once: until it comes to";
+                    let text = format!(
+                        "{text} {}, states can't be told apart to the second; stop `serve` and move journal/ aside to begin anew",
+                        timestamp::text(to)
+                    );
+                    return Some(Warning { code: "journal-ahead", detail: text });
+                }
                 if to.is_some_and(|to| (now - to).to_std().unwrap_or_default() < late) {
                     return None;
                 }
@@ -121,9 +130,7 @@ impl Engine {
                 format!("the journal {since} written: is `serve` running? Its log says what is in the way")
             }
         };
-        let mut warnings = Warnings(Vec::new());
-        warnings.add("journal-behind", text);
-        warnings.0.pop()
+        Some(Warning { code: "journal-behind", detail: text })
     }
 
     /// Without an identity backups can be taken and not be used.

@@ -144,12 +144,12 @@ fn no_file_leads_over_a_new_base() {
 fn a_database_that_grows_brings_its_new_pages() {
     let states = states();
     for numbers in [&[1][..], &[8], &[7]] {
-        let mut place = Place::captured(&states[..1]);
+        let place = Place::captured(&states[..1]);
         let name = FileName::captured(place.journal.index().next());
         let header = Header { page_size: SIZE, pages: 8, min: name.min, max: name.max, millis: START + 1000 };
         let mut writer = place.journal.begin(name, header).unwrap();
         numbers.iter().for_each(|number| writer.page(*number, &page(1)).unwrap());
-        writer.publish(&mut place.journal).unwrap();
+        writer.publish(&place.journal).unwrap();
         let told = place.at(START + 1000).unwrap_err().to_string();
         assert!(told.contains("it lacks pages at the database's end"), "{numbers:?}: {told}");
         assert!(place.journal.snapshot_from_files(&Control::default()).is_err());

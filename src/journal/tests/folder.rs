@@ -130,25 +130,26 @@ fn no_file_leads_over_a_new_base() {
     place.capture(&states[2], &states[3], START + 3000, false).unwrap();
     place.capture(&states[3], &states[4], START + 4000, false).unwrap();
     assert_eq!(place.journal.compact(START + 4_000_000, &Control::default()).unwrap(), 6);
-    let ranges = place.journal.index().level(Level::COMPACTED[2].0).iter();
+    let index = place.journal.index().clone();
+    let ranges = index.level(Level::COMPACTED[2].0).iter();
     assert_eq!(ranges.map(|file| (file.name.min.get(), file.name.max.get())).collect::<Vec<_>>(), [(2, 2), (4, 5)]);
     // Without the base nothing says that it knows what came after it.
     std::fs::remove_file(place.path("9/0000000000000001-0000000000000003.ltx")).unwrap();
     place.reopen();
     assert_eq!(place.points(), [(1, START), (2, START + 1000)]);
-    assert!(chain::plan(place.journal.index(), u64::MAX).is_none());
+    assert!(chain::plan(&place.journal.index(), u64::MAX).is_none());
 }
 
 #[test]
 fn a_database_that_grows_brings_its_new_pages() {
     let states = states();
     for numbers in [&[1][..], &[8], &[7]] {
-        let mut place = Place::captured(&states[..1]);
+        let place = Place::captured(&states[..1]);
         let name = FileName::captured(place.journal.index().next());
         let header = Header { page_size: SIZE, pages: 8, min: name.min, max: name.max, millis: START + 1000 };
         let mut writer = place.journal.begin(name, header).unwrap();
         numbers.iter().for_each(|number| writer.page(*number, &page(1)).unwrap());
-        writer.publish(&mut place.journal).unwrap();
+        writer.publish(&place.journal).unwrap();
         let told = place.at(START + 1000).unwrap_err().to_string();
         assert!(told.contains("it lacks pages at the database's end"), "{numbers:?}: {told}");
         assert!(place.journal.snapshot_from_files(&Control::default()).is_err());

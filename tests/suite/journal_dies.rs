@@ -118,7 +118,7 @@ fn a_full_disk_makes_a_gap() {
     };
     eventually("a failure", || (!told(&server).is_empty()).then_some(()));
     let known = timeline(&disk.place).alive.unwrap();
-    // Longer than it takes until the journal is taken up anew.
+    // Several tries of a tick.
     std::thread::sleep(std::time::Duration::from_secs(11));
     assert_eq!(timeline(&disk.place).alive, Some(known), "nothing is known of now");
     let before = both(&disk.place, known);

@@ -3,11 +3,11 @@
 //! 1. Its pages, into `.<name>.partial`, and what comes after them. A crash leaves a partial, which is swept at the next start.
 //! 2. Its time becomes the mtime; fsync, of both. The same.
 //! 3. Rename, never over another. The file is there, or the partial still is.
-//! 4. The folder is synced. The file is there for good.
+//! 4. The folder is synced. The file is there for good. After an error it is taken away again: nothing counts on it yet, and the
+//!    next try needs its name.
 //! 5. The index knows it.
 //!
-//! After an error in 3 or 4 nobody knows what lies there: the journal is opened anew before it is written again. How files
-//! go is said in `retain`.
+//! How files go is said in `retain`.
 
 use std::fs::{FileTimes, read_dir};
 use std::io::{self, BufWriter, Write};
@@ -170,7 +170,7 @@ impl Writer {
         partial.sync()?;
         let size = partial.file().metadata().to("look at", partial.path())?.len();
         partial.publish_new()?;
-        disk::sync_dir(disk::parent(&path))?;
+        disk::sync_dir(disk::parent(&path)).inspect_err(|_| drop(disk::remove(&path)))?;
         let file = LtxFile { name: self.name, millis: self.millis, size };
         journal.index().insert(file);
         Ok(file)

@@ -2,7 +2,7 @@
 //!
 //! 1. The snapshot that the window begins with is read, and its checksum compared: it stands in for all that goes.
 //! 2. Older snapshots, the oldest first. What they led to can't be rebuilt any more, and nothing says that it can.
-//! 3. Their folder is synced: no snapshot comes back without what follows it.
+//! 3. Their folder is synced, also where they went at an earlier try: no snapshot comes back without what follows it.
 //! 4. What leads nowhere without them, of all levels.
 
 use super::index::level_folder;
@@ -24,7 +24,7 @@ impl Journal {
             base.finish()?;
         }
         let removed = self.remove(&expired.snapshots, control)?;
-        if removed > 0 {
+        if removed + expired.others.len() > 0 {
             disk::sync_dir(&level_folder(&self.folder, Level::SNAPSHOT))?;
         }
         Ok(removed + self.remove(&expired.others, control)?)

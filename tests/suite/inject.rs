@@ -111,7 +111,7 @@ impl Place {
 }
 
 /// The pid of what strace runs.
-fn traced(strace: u32) -> Option<String> {
+pub fn traced(strace: u32) -> Option<String> {
     let children = std::fs::read_to_string(format!("/proc/{strace}/task/{strace}/children")).ok()?;
     children.split_whitespace().next().map(str::to_owned)
 }

@@ -16,13 +16,13 @@ use crate::client::Server;
 use crate::harness::{Place, eventually, kill, sql_on_copy};
 
 /// A place whose journal is written at such intervals.
-fn place(interval: &str) -> Place {
+pub fn place(interval: &str) -> Place {
     let mut place = Place::new();
     place.set("BACKUP_PITR", "true").set("BACKUP_PITR_INTERVAL", interval);
     place
 }
 
-fn timeline(place: &Place) -> Timeline {
+pub fn timeline(place: &Place) -> Timeline {
     Timeline::read(&place.backups()).unwrap()
 }
 
@@ -36,17 +36,17 @@ fn now() -> DateTime<Utc> {
 }
 
 /// Waits until a tick has looked at the databases as they are now; says when.
-fn ticked(place: &Place) -> DateTime<Utc> {
+pub fn ticked(place: &Place) -> DateTime<Utc> {
     let since = now() + chrono::TimeDelta::milliseconds(2);
     eventually("a tick", || timeline(place).alive.filter(|alive| *alive > since))
 }
 
-fn index(place: &Place, name: &str) -> Index {
+pub fn index(place: &Place, name: &str) -> Index {
     Index::scan(&folder(&place.backups(), &name.parse().unwrap())).unwrap()
 }
 
 /// What the journal says that a database was.
-fn rebuilt(place: &Place, name: &str, at: DateTime<Utc>) -> Vec<u8> {
+pub fn rebuilt(place: &Place, name: &str, at: DateTime<Utc>) -> Vec<u8> {
     let folder = folder(&place.backups(), &name.parse().unwrap());
     let chain = chain::plan(&Index::scan(&folder).unwrap(), millis(at)).unwrap_or_else(|| panic!("nothing at {at}"));
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -71,7 +71,7 @@ fn restored_by_litestream(place: &Place, name: &str, at: Option<DateTime<Utc>>) 
 }
 
 /// The file of a live database that nobody writes to just now.
-fn live(place: &Place, name: &str) -> Vec<u8> {
+pub fn live(place: &Place, name: &str) -> Vec<u8> {
     place.sql(name, "PRAGMA wal_checkpoint(TRUNCATE)");
     std::fs::read(place.live(name)).unwrap()
 }

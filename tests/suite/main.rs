@@ -42,6 +42,8 @@ mod downloads;
 mod drill;
 mod drill_schedule;
 mod instant;
+mod journal_crash;
+mod journal_dies;
 mod journal_format;
 mod journal_live;
 mod journal_restore;

@@ -37,7 +37,8 @@ struct Told(Option<String>);
 
 impl Told {
     fn tell(&mut self, error: &Error) {
-        if matches!(error, Error::Sqlite(sqlite::Error::Cancelled)) {
+        use sqlite::Error::Cancelled;
+        if matches!(error, Error::Sqlite(Cancelled) | Error::Journal(journal::Error::Stopped(Cancelled))) {
             return;
         }
         let text = error.to_string();

@@ -174,31 +174,39 @@ impl Capture {
         let begun = Instant::now();
         let mut watched: Vec<_> = self.tracks.iter_mut().filter_map(|track| track.watched.as_mut()).collect();
         let at = cut::take(&mut watched, self.options.patience, clock, control)?;
-        let taken = if unsettled() { Ok(None) } else { self.write(at, check, begun, control).map(Some) };
+        let mut tick = Tick::default();
+        let taken = match unsettled() {
+            true => Ok(false),
+            false => self.write(at, check, begun, &mut tick, control).map(|()| true),
+        };
+        // Without the others a file that was published is of no instant.
+        self.torn |= taken.is_err() && !tick.written.is_empty();
         for watched in self.tracks.iter_mut().filter_map(|track| track.watched.as_mut()) {
-            if matches!(taken, Ok(Some(_))) {
+            if matches!(taken, Ok(true)) {
                 watched.keep();
             }
             watched.unpin();
         }
-        match taken? {
-            Some(tick) => self.conclude(at, tick),
-            None => Ok(Tick::default()),
-        }
+        if taken? { self.conclude(at, tick) } else { Ok(tick) }
     }
 
     /// Steps 3 and 4. Hints count from the last tick that came to its end, also where a part of a later one is written already.
     /// Databases whose writers wait for their readers come first, and each is let go when it is read.
-    fn write(&mut self, at: DateTime<Utc>, check: bool, begun: Instant, control: &Control) -> Result<Tick, Error> {
+    fn write(
+        &mut self,
+        at: DateTime<Utc>,
+        check: bool,
+        begun: Instant,
+        tick: &mut Tick,
+        control: &Control,
+    ) -> Result<(), Error> {
         // What was committed in this very millisecond is in it.
         let at = self.in_order(at + TimeDelta::milliseconds(1), TimeDelta::milliseconds(1));
         let held = control.within(begun, self.options.rollback_hold);
-        let mut tick = Tick::default();
         for wal in [false, true] {
             let control = if wal { control } else { &held };
             for track in self.tracks.iter_mut().filter(|track| track.is_wal() == wal) {
-                let written = track.write(at, control).inspect_err(|_| self.torn |= !tick.written.is_empty())?;
-                tick.written.extend(written);
+                tick.written.extend(track.write(at, control)?);
                 // The writers of others would have to wait for the check.
                 if check && wal {
                     tick.checks.extend(track.check(at)?);
@@ -206,7 +214,7 @@ impl Capture {
                 track.watched.iter_mut().for_each(Watched::unpin);
             }
         }
-        Ok(tick)
+        Ok(())
     }
 
     /// Time never goes back along the states: it comes so long after the newest at least.

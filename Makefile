@@ -8,13 +8,12 @@ demo:
 	cargo build --release --quiet
 	target/release/attendance-backup demo
 
-# Format, lints and all tests, from a clean checkout. Many tests wait most of their time: twice as many at once as there are
-# processors keep these busy. Those that hold the program to so much memory come after that, by themselves.
+# Format, lints and all tests, from a clean checkout. Those that hold the program to so much memory come last, by themselves.
 test:
 	scripts/setup test
 	cargo fmt --check
 	cargo clippy --all-targets --quiet -- -D warnings
-	cargo test -- --test-threads=$$((2 * $$(nproc))) --skip memory
+	cargo test -- --skip memory
 	cargo test -- --test-threads=1 memory
 
 ci: test

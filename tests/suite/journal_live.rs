@@ -82,7 +82,8 @@ fn kill_server(mut server: Server) {
 
 #[test]
 fn quiet_ticks_write_nothing_and_a_restart_goes_on() {
-    let place = place("100ms");
+    // A tick may come late on a machine that has much to do; only then is it a gap.
+    let place = place("1s");
     let server = Server::start(&place);
     ticked(&place);
     let files = |name: &str| index(&place, name).files().count();
@@ -102,7 +103,7 @@ fn quiet_ticks_write_nothing_and_a_restart_goes_on() {
     let server = Server::start(&place);
     let after = ticked(&place);
     let gap = timeline(&place).gaps;
-    assert!(gap.len() == 1 && gap[0].from == before && gap[0].to < after, "{gap:?}");
+    assert!(gap.len() == 1 && gap[0].from == before && gap[0].to <= after, "{gap:?}");
     assert_eq!(index(&place, "auth").level(Level::SNAPSHOT).len(), 2, "a new base after it");
     assert_eq!(rebuilt(&place, "auth", after), live(&place, "auth"));
     kill_server(server);
@@ -275,8 +276,8 @@ fn day(place: &Place) -> (Vec<(f64, f64)>, PathBuf) {
 
 #[test]
 fn any_instant_is_the_last_commit_before_it_in_both_databases() {
-    let interval = 0.5;
-    let place = place("500ms");
+    let interval = 1.0;
+    let place = place("1s");
     for name in ["attendance", "auth"] {
         place.sql(name, "CREATE TABLE stamps (n INTEGER, filler TEXT)");
     }

@@ -135,9 +135,8 @@ impl Engine {
     }
 
     fn forget_gaps(&self, recording: &mut Recording) -> Result<(), Error> {
-        let oldest = recording.tending.journals.iter().filter_map(|journal| journal.index().oldest());
-        let oldest = oldest.map(|point| point.millis).min().and_then(|it| i64::try_from(it).ok());
-        if let Some(oldest) = oldest.and_then(DateTime::from_timestamp_millis) {
+        let oldest = recording.tending.journals.iter().filter_map(|journal| journal.index().oldest()?.at());
+        if let Some(oldest) = oldest.min() {
             recording.capture.keeper().forget_before(oldest)?;
         }
         Ok(())

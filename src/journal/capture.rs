@@ -104,12 +104,8 @@ pub struct Tick {
 pub struct Written {
     /// The database.
     pub name: DatabaseName,
-    /// The file.
-    pub file: FileName,
     /// Pages in it.
     pub pages: u64,
-    /// Every page was compared, since nothing told which had changed.
-    pub compared: bool,
     /// Why it is a snapshot.
     pub why: Option<&'static str>,
 }
@@ -131,8 +127,7 @@ pub struct Capture {
 impl Capture {
     /// Nothing is looked at yet.
     pub fn new(tracks: Vec<Track>, keeper: Keeper, options: Options) -> Self {
-        let newest = tracks.iter().filter_map(|track| track.newest).map(|point| point.millis).max();
-        let before = newest.and_then(|millis| DateTime::from_timestamp_millis(i64::try_from(millis).ok()?));
+        let before = newest(&tracks);
         Self { tracks, keeper, options, torn: false, first: true, before }
     }
 
@@ -203,26 +198,23 @@ impl Capture {
         // What was committed in this very millisecond is in it.
         let at = self.in_order(at + TimeDelta::milliseconds(1), TimeDelta::milliseconds(1));
         let held = control.within(begun, self.options.rollback_hold);
-        for wal in [false, true] {
-            let control = if wal { control } else { &held };
-            for track in self.tracks.iter_mut().filter(|track| track.is_wal() == wal) {
-                tick.written.extend(track.write(at, control)?);
-                // The writers of others would have to wait for the check.
-                if check && wal {
-                    tick.checks.extend(track.check(at)?);
-                }
-                track.watched.iter_mut().for_each(Watched::unpin);
+        // Asked while all are pinned, so that none is looked at twice.
+        let mut tracks: Vec<_> = self.tracks.iter_mut().map(|track| (track.is_wal(), track)).collect();
+        tracks.sort_by_key(|(wal, _)| *wal);
+        for (wal, track) in tracks {
+            tick.written.extend(track.write(at, if wal { control } else { &held })?);
+            // The writers of others would have to wait for the check.
+            if check && wal {
+                tick.checks.extend(track.check(at)?);
             }
+            track.watched.iter_mut().for_each(Watched::unpin);
         }
         Ok(())
     }
 
     /// Time never goes back along the states: it comes so long after the newest at least.
     fn in_order(&self, at: DateTime<Utc>, after: TimeDelta) -> DateTime<Utc> {
-        let newest = self.tracks.iter().filter_map(|track| track.newest).map(|point| point.millis).max();
-        let newest = newest
-            .and_then(|millis| DateTime::from_timestamp_millis(i64::try_from(millis).ok()?))
-            .map(|newest| newest + after);
+        let newest = newest(&self.tracks).map(|newest| newest + after);
         let alive = self.keeper.timeline().alive.map(|alive| alive + after);
         newest.into_iter().chain(alive).fold(at, DateTime::max)
     }
@@ -245,6 +237,11 @@ impl Capture {
         (self.torn, self.first, tick.at) = (false, false, Some(at));
         Ok(tick)
     }
+}
+
+/// When the newest state of any database began.
+fn newest(tracks: &[Track]) -> Option<DateTime<Utc>> {
+    tracks.iter().filter_map(|track| track.newest?.at()).max()
 }
 
 impl Track {
@@ -319,7 +316,7 @@ impl Track {
             changed.into_iter().for_each(|(number, sum)| known.pages[number as usize - 1] = sum);
         }
         let name = self.source.name.clone();
-        Ok(Some(Written { name, file, pages: count, compared: hint.is_none(), why: None }))
+        Ok(Some(Written { name, pages: count, why: None }))
     }
 
     fn write_snapshot(
@@ -345,7 +342,7 @@ impl Track {
         self.newest = Some((&writer.publish(&self.journal)?).into());
         (self.known, self.renew, self.unseen) = (Some(sums), None, false);
         let name = self.source.name.clone();
-        Ok(Written { name, file, pages: facts.pages, compared: true, why: Some(why) })
+        Ok(Written { name, pages: facts.pages, why: Some(why) })
     }
 }
 

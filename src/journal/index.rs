@@ -7,9 +7,12 @@ use std::fs::{DirEntry, read_dir};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use chrono::{DateTime, Utc};
+
 use super::ltx::{Decoder, Header};
 use super::name::{FileName, Level, Txid};
 use super::{Error, chain};
+use crate::backup::Moment;
 use crate::disk::{self, Context};
 
 /// A file of the journal.
@@ -30,6 +33,13 @@ pub struct Point {
     pub txid: Txid,
     /// Since when the database was in it: milliseconds since 1970.
     pub millis: u64,
+}
+
+impl Point {
+    /// Since when; nothing if no calendar reaches it.
+    pub fn at(&self) -> Option<DateTime<Utc>> {
+        Moment::of_millis(self.millis).map(Moment::at)
+    }
 }
 
 impl From<&LtxFile> for Point {

@@ -96,11 +96,10 @@ impl Engine {
 
 /// The window of each database that has one.
 pub(super) fn windows(indexes: &BTreeMap<DatabaseName, Index>, timeline: &Timeline) -> Recovery {
-    let at = |millis| Moment::of_millis(millis).map(Moment::at);
     let window = |index: &Index| {
-        let from = at(index.oldest()?.millis)?;
+        let from = index.oldest()?.at()?;
         // Where no tick is recorded, the last change is the last of which all is known.
-        let to = timeline.alive.map(|alive| Moment::new(alive).at()).or_else(|| at(index.newest()?.millis))?;
+        let to = timeline.alive.map(|alive| Moment::new(alive).at()).or_else(|| index.newest()?.at())?;
         (from <= to).then(|| Window::of(from, to, timeline.gaps.iter().copied()))
     };
     indexes.iter().filter_map(|(name, index)| Some((name.clone(), window(index)?))).collect()

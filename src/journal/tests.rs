@@ -1,6 +1,8 @@
 mod folder;
 mod model;
 
+use std::collections::BTreeSet;
+
 use tempfile::TempDir;
 
 use super::ltx::Header;
@@ -78,10 +80,18 @@ impl Place {
     fn points(&self) -> Vec<(u64, u64)> {
         let index = Index::scan(self.journal.folder()).unwrap();
         assert_eq!(index, *self.journal.index());
-        let points: Vec<_> = chain::points(&index).map(|(txid, millis)| (txid.get(), millis)).collect();
+        let points = points(&index);
         assert_eq!(index.newest().map(|point| (point.txid.get(), point.millis)), points.last().copied());
         points
     }
+}
+
+/// All states that can be rebuilt, with their times.
+fn points(index: &Index) -> Vec<(u64, u64)> {
+    let leads = |point: &Point| chain::plan(index, point.millis)?.last().map(Point::from).filter(|last| last == point);
+    let points = index.files().map(Point::from).filter_map(|point| leads(&point));
+    let points: BTreeSet<_> = points.map(|point| (point.txid.get(), point.millis)).collect();
+    points.into_iter().collect()
 }
 
 fn open(dir: &TempDir) -> Journal {

@@ -13,7 +13,8 @@ use crate::audit::{Entry, Kind};
 use crate::backup::DatabaseName;
 use crate::journal::capture::{Capture, Options, Tick, Track};
 use crate::journal::check::{Check, Checked};
-use crate::journal::rebuild::{Sums, sums};
+use crate::journal::rebuild::sums;
+use crate::journal::sums::Sums;
 use crate::journal::timeline::{Gap, Keeper};
 use crate::journal::{self, Index, Journal, Level, Point, chain};
 use crate::sqlite::Control;
@@ -224,7 +225,7 @@ fn newest(journal: &Journal, control: &Control) -> Result<Option<Sums>, Error> {
     let Some(chain) = chain.filter(|chain| chain.last().map(Point::from) == last) else { return Ok(None) };
     match sums(journal.folder(), &chain, control) {
         Ok(sums) => Ok(Some(sums)),
-        Err(error @ journal::Error::Damaged { .. }) => {
+        Err(error @ (journal::Error::Damaged { .. } | journal::Error::Unlike { .. })) => {
             tracing::error!("{error}");
             Ok(None)
         }

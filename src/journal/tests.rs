@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use tempfile::TempDir;
 
 use super::ltx::Header;
+use super::sums::{Sums, page_sum};
 use super::*;
 use crate::backup::DatabaseName;
 use crate::sqlite::Control;
@@ -46,7 +47,8 @@ impl Place {
         for (at, page) in now.iter().enumerate().filter(|(at, page)| is_base || before.get(*at) != Some(page)) {
             writer.page(at as u32 + 1, page)?;
         }
-        writer.publish(&self.journal)?;
+        let file = writer.publish(&self.journal)?;
+        self.journal.remember((&file).into(), sums_of(now).whole());
         Ok(txid)
     }
 
@@ -71,8 +73,8 @@ impl Place {
         let bytes = std::fs::read(target.path()).unwrap();
         let pages: Pages = bytes.chunks(SIZE as usize).map(<[u8]>::to_vec).collect();
         let sums = rebuild::sums(folder, &chain, &control)?;
-        assert_eq!(sums.pages, pages.iter().map(|page| rebuild::page_sum(page)).collect::<Vec<_>>());
-        assert_eq!((rebuilt.page_size, sums.page_size, rebuilt.pages as usize), (SIZE, SIZE, pages.len()));
+        assert_eq!(sums, sums_of(&pages));
+        assert_eq!((rebuilt.page_size, rebuilt.pages as usize), (SIZE, pages.len()));
         assert_eq!(rebuilt.content.size(), bytes.len() as u64);
         Ok(pages)
     }
@@ -97,6 +99,12 @@ fn points(index: &Index) -> Vec<(u64, u64)> {
 fn open(dir: &TempDir) -> Journal {
     let name: DatabaseName = "attendance".parse().unwrap();
     Journal::open(dir.path(), &name).unwrap()
+}
+
+fn sums_of(pages: &Pages) -> Sums {
+    let mut sums = Sums::new(SIZE, pages.len());
+    (1..).zip(pages).for_each(|(number, page)| sums.set(number, page_sum(page)));
+    sums
 }
 
 fn page(seed: u8) -> Vec<u8> {

@@ -10,6 +10,7 @@ mod harness;
 mod held;
 mod inject;
 mod journal_scene;
+mod journal_states;
 mod message;
 mod nginx;
 mod objects;

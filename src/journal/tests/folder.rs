@@ -93,6 +93,36 @@ fn damage_is_told_with_the_file_and_the_states_before_it_stay() {
     assert_eq!(place.at(START + 1000).unwrap(), states[1]);
 }
 
+/// Each file is whole, and its own.
+#[test]
+fn a_file_in_whose_place_another_whole_one_lies_is_found_out() {
+    let states = states();
+    let place = Place::captured(&states);
+    let other = tempfile::tempdir().unwrap();
+    let path = other.path().join("other.ltx");
+    let (name, millis) = (FileName::captured(Txid::new(2).unwrap()), START + 1000);
+    let header = Header { page_size: SIZE, pages: 6, min: name.min, max: name.max, millis };
+    let mut encoder = ltx::Encoder::new(File::create(&path).unwrap(), header).unwrap();
+    encoder.page(1, &page(99)).unwrap();
+    encoder.finish().unwrap();
+    let times = FileTimes::new().set_modified(UNIX_EPOCH + Duration::from_millis(millis));
+    OpenOptions::new().write(true).open(&path).unwrap().set_times(times).unwrap();
+    std::fs::rename(&path, place.path(CAPTURED)).unwrap();
+    let told = place.at(millis).unwrap_err();
+    assert!(matches!(&told, Error::Unlike { txid, .. } if *txid == name.max), "{told}");
+    // The third state has the same page anew.
+    assert_eq!(place.at(START).unwrap(), states[0]);
+    assert_eq!(place.at(START + 2000).unwrap(), states[2]);
+    let names: Vec<LtxFile> = place.journal.index().level(Level::CAPTURED)[1..].to_vec();
+    names.iter().for_each(|file| std::fs::remove_file(file.name.path(place.journal.folder())).unwrap());
+    let journal = open(&place.dir);
+    assert!(matches!(journal.snapshot_from_files(&Control::default()), Err(Error::Unlike { .. })));
+    assert_eq!(journal.index().level(Level::SNAPSHOT).len(), 1);
+    // Nothing says so without the second word.
+    std::fs::remove_file(place.journal.folder().join("states")).unwrap();
+    assert_eq!(place.at(millis).unwrap()[0], page(99));
+}
+
 #[test]
 fn a_file_that_is_gone_is_a_hole_until_a_new_base() {
     let states = states();
@@ -256,6 +286,6 @@ fn a_database_past_the_lock_page_is_whole() {
     writer.page(16_386, &last).unwrap();
     let file = writer.publish(&place.journal).unwrap();
     let sums = rebuild::sums(place.journal.folder(), &[file], &Control::default()).unwrap();
-    assert_eq!(sums.pages.len(), 16_386);
-    assert_eq!(sums.pages[16_383..], [rebuild::page_sum(&zeros), 0, rebuild::page_sum(&last)]);
+    assert_eq!(sums.pages().len(), 16_386);
+    assert_eq!(sums.pages()[16_383..], [page_sum(&zeros), 0, page_sum(&last)]);
 }

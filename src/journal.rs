@@ -24,6 +24,7 @@ pub mod sums;
 #[cfg(test)]
 mod tests;
 pub mod timeline;
+pub mod witness;
 
 use std::convert::Infallible;
 use std::fs::File;

@@ -1,6 +1,5 @@
 //! The journal in the hands of `serve`: ticks on one thread, and on another what makes it small and quick to read.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -10,12 +9,11 @@ use serde_json::Map;
 use super::permit::{Holder, LOCK};
 use super::{Actor, Engine, Error, entry, locked};
 use crate::audit::{Entry, Kind};
-use crate::backup::DatabaseName;
 use crate::journal::capture::{Capture, Options, Tick, Track};
 use crate::journal::check::{Check, Checked};
 use crate::journal::rebuild::sums;
 use crate::journal::sums::Sums;
-use crate::journal::timeline::{Gap, Keeper};
+use crate::journal::timeline::{self, Gap, Keeper};
 use crate::journal::{self, Index, Journal, Level, Point, chain};
 use crate::sqlite::Control;
 
@@ -27,7 +25,7 @@ const FIRST_CHECK: Duration = Duration::from_secs(60);
 /// What holds the directory while live databases are restored.
 const RESTORES: [&str; 2] = ["restore", "recovery"];
 /// How long the instant of a tick is tried for.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks at what is older than the window.
 const RETAIN_EVERY: Duration = Duration::from_secs(600);
 
@@ -43,7 +41,8 @@ pub struct Recording {
     doubts: Arc<Mutex<Option<DateTime<Utc>>>>,
     /// The same, until it is recorded.
     wrong_since: Option<DateTime<Utc>>,
-    right: Arc<Mutex<BTreeMap<DatabaseName, DateTime<Utc>>>>,
+    /// The new bases after what somebody else has found are asked for.
+    mending: bool,
     tending: Tending,
 }
 
@@ -87,7 +86,7 @@ impl Engine {
             since: None,
             doubts: Arc::default(),
             wrong_since: None,
-            right: Arc::default(),
+            mending: false,
             tending,
         })
     }
@@ -106,10 +105,13 @@ impl Engine {
             recording.renewing = true;
         }
         let wrong = locked(&recording.doubts).take();
-        if wrong.is_some() {
+        // At the start of this process all were compared.
+        let told = recording.capture.keeper().wrong_since().map(|from| Some(from).max(recording.since).unwrap_or(from));
+        if wrong.is_some() || (told.is_some() && !recording.mending) {
             recording.capture.renew("it was found to differ from the database");
+            recording.mending = told.is_some();
         }
-        recording.wrong_since = recording.wrong_since.into_iter().chain(wrong).min();
+        recording.wrong_since = recording.wrong_since.into_iter().chain(wrong).chain(told).min();
         let check = Instant::now() >= recording.next_check;
         let tick = recording.capture.tick(&self.clock, &|| self.is_unsettled(), check, control)?;
         for written in &tick.written {
@@ -126,7 +128,11 @@ impl Engine {
         }
         if let Some(from) = recording.wrong_since {
             recording.capture.keeper().gap(Gap { from, to: at })?;
-            recording.wrong_since = None;
+            for name in self.config.databases.keys() {
+                timeline::note_right(self.store.root(), name, at)?;
+            }
+            recording.capture.keeper().wrong_is_known()?;
+            (recording.wrong_since, recording.mending) = (None, false);
         }
         if check {
             recording.next_check = Instant::now() + CHECK_EVERY;
@@ -146,18 +152,23 @@ impl Engine {
     /// Holds what the journal comes to against a database as it was at the tick. A difference is recorded, what was kept since it was
     /// last known to be right isn't offered any more, and a new base follows.
     pub fn check_journal(&self, doubts: &Doubts, check: Check, control: &Control) -> Result<Checked, Error> {
-        let checked = check.run(control)?;
+        let (root, checked) = (self.store.root(), check.run(control)?);
         match &checked.difference {
-            None => locked(&doubts.right).insert(checked.name.clone(), checked.at).map_or((), drop),
+            None => timeline::note_right(root, &checked.name, checked.at)?,
             Some(difference) => {
-                let right = locked(&doubts.right).get(&checked.name).copied();
-                *locked(&doubts.wrong) = right.or(doubts.since);
-                let reason =
-                    Some(format!("the journal of `{}` is wrong: {difference}; a new base follows", checked.name));
-                self.note(Entry { ok: Some(false), code: Some("journal-wrong".to_owned()), reason, ..line() });
+                let right = timeline::right(root, &checked.name).max(doubts.since);
+                let mut wrong = locked(&doubts.wrong);
+                *wrong = wrong.into_iter().chain(right).min();
+                drop(wrong);
+                self.note_wrong(&format!("the journal of `{}` is wrong: {difference}", checked.name));
             }
         }
         Ok(checked)
+    }
+
+    pub(super) fn note_wrong(&self, why: &str) {
+        let reason = Some(format!("{why}; a new base follows"));
+        self.note(Entry { ok: Some(false), code: Some("journal-wrong".to_owned()), reason, ..line() });
     }
 
     /// Lets go what is older than the window, compacts what is due, and makes the next snapshot. What is wrong with one stops no other.
@@ -195,8 +206,6 @@ fn line() -> Entry {
 pub struct Doubts {
     /// Since when something may be wrong.
     wrong: Arc<Mutex<Option<DateTime<Utc>>>>,
-    /// When each was last known to be right.
-    right: Arc<Mutex<BTreeMap<DatabaseName, DateTime<Utc>>>>,
     /// When all were compared at the start.
     since: Option<DateTime<Utc>>,
 }
@@ -209,8 +218,7 @@ impl Recording {
 
     /// For the threads that check it.
     pub fn doubts(&self) -> Doubts {
-        let (wrong, right) = (Arc::clone(&self.doubts), Arc::clone(&self.right));
-        Doubts { wrong, right, since: self.since }
+        Doubts { wrong: Arc::clone(&self.doubts), since: self.since }
     }
 }
 

@@ -45,6 +45,7 @@ mod drill_schedule;
 mod instant;
 mod journal_crash;
 mod journal_dies;
+mod journal_drill;
 mod journal_format;
 mod journal_live;
 mod journal_restore;

@@ -147,6 +147,7 @@ fn rehearsal(site: &Site, told: &Told, in_place: bool) -> Markup {
                             }
                         }
                         div { dt { "Took" } dd { (words::seconds(last.seconds)) } }
+                        @if let Some(right) = last.journal { div { dt { "Journal" } dd { @if right { "Right" } @else { "Wrong" } } } }
                         @if let Some(id) = &last.id { div { dt { @if last.ok { "Newest backup" } @else { "Backup" } } dd { (backup(site, told, id)) } } }
                     }
                     @if !last.ok { p { (words::text(&last.reason)) } }

@@ -207,6 +207,15 @@ fn drilled(drilled: &Drilled) -> Markup {
                     }
                 }
             }
+            @if let Some(journal) = &drilled.journal {
+                li #journal {
+                    @match (journal.failure(), journal.written) {
+                        (Some(reason), _) => (words::text(&reason)),
+                        (None, true) => { "The journal is what the databases are (" (words::seconds(journal.seconds)) ")" }
+                        (None, false) => "The journal isn't written now, and was compared with nothing",
+                    }
+                }
+            }
         }
     }
 }

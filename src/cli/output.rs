@@ -223,11 +223,12 @@ impl Output {
 
     fn journal(&self, journal: &JournalRehearsal) -> anyhow::Result<()> {
         let at = journal.at.map(|at| format!(" at {at}")).unwrap_or_default();
-        let found = match (journal.ok, journal.at, journal.written) {
-            (false, ..) => "FAILED",
-            (true, None, _) => "holds no instant yet",
-            (true, Some(_), true) => "rebuilt, checked, and as the databases are",
-            (true, Some(_), false) => "rebuilt and checked; nobody writes it now, so it is compared with nothing",
+        let found = match (journal.ok, journal.at) {
+            (false, _) => "FAILED",
+            (true, None) => "holds no instant yet",
+            (true, Some(_)) if journal.is_compared() => "rebuilt, checked, and as the databases are",
+            (true, Some(_)) if journal.written => "rebuilt and checked, but compared with nothing",
+            (true, Some(_)) => "rebuilt and checked; nobody writes it now, so it is compared with nothing",
         };
         self.line(&format!("the journal{at}: {found}, {:.1} s", journal.seconds))?;
         journal.reason.iter().try_for_each(|reason| self.line(&format!("  {reason}")))?;

@@ -9,6 +9,7 @@ use serde_json::Map;
 use super::permit::{Holder, LOCK};
 use super::{Actor, Engine, Error, entry, locked};
 use crate::audit::{Entry, Kind};
+use crate::backup::DatabaseName;
 use crate::journal::capture::{Capture, Options, Tick, Track};
 use crate::journal::check::{Check, Checked};
 use crate::journal::rebuild::sums;
@@ -104,14 +105,7 @@ impl Engine {
             recording.capture.renew("a restore was made");
             recording.renewing = true;
         }
-        let wrong = locked(&recording.doubts).take();
-        // At the start of this process all were compared.
-        let told = recording.capture.keeper().wrong_since().map(|from| Some(from).max(recording.since).unwrap_or(from));
-        if wrong.is_some() || (told.is_some() && !recording.mending) {
-            recording.capture.renew("it was found to differ from the database");
-            recording.mending = told.is_some();
-        }
-        recording.wrong_since = recording.wrong_since.into_iter().chain(wrong).chain(told).min();
+        recording.doubt();
         let check = Instant::now() >= recording.next_check;
         let tick = recording.capture.tick(&self.clock, &|| self.is_unsettled(), check, control)?;
         for written in &tick.written {
@@ -126,19 +120,23 @@ impl Engine {
             recording.capture.keeper().restored_is_known()?;
             recording.renewing = false;
         }
-        if let Some(from) = recording.wrong_since {
-            recording.capture.keeper().gap(Gap { from, to: at })?;
-            for name in self.config.databases.keys() {
-                timeline::note_right(self.store.root(), name, at)?;
-            }
-            recording.capture.keeper().wrong_is_known()?;
-            (recording.wrong_since, recording.mending) = (None, false);
-        }
+        self.settle_doubt(recording, at)?;
         if check {
             recording.next_check = Instant::now() + CHECK_EVERY;
             self.forget_gaps(recording)?;
         }
         Ok(tick)
+    }
+
+    /// The new bases are there. What was kept since the journal was last right isn't offered any more.
+    fn settle_doubt(&self, recording: &mut Recording, at: DateTime<Utc>) -> Result<(), Error> {
+        if let Some(from) = recording.wrong_since {
+            recording.capture.keeper().gap(Gap { from, to: at })?;
+            self.config.databases.keys().for_each(|name| self.note_right(name, at));
+            recording.capture.keeper().wrong_is_known()?;
+            (recording.wrong_since, recording.mending) = (None, false);
+        }
+        Ok(())
     }
 
     fn forget_gaps(&self, recording: &mut Recording) -> Result<(), Error> {
@@ -152,11 +150,11 @@ impl Engine {
     /// Holds what the journal comes to against a database as it was at the tick. A difference is recorded, what was kept since it was
     /// last known to be right isn't offered any more, and a new base follows.
     pub fn check_journal(&self, doubts: &Doubts, check: Check, control: &Control) -> Result<Checked, Error> {
-        let (root, checked) = (self.store.root(), check.run(control)?);
+        let checked = check.run(control)?;
         match &checked.difference {
-            None => timeline::note_right(root, &checked.name, checked.at)?,
+            None => self.note_right(&checked.name, checked.at),
             Some(difference) => {
-                let right = timeline::right(root, &checked.name).max(doubts.since);
+                let right = timeline::right(self.store.root(), &checked.name).max(doubts.since);
                 let mut wrong = locked(&doubts.wrong);
                 *wrong = wrong.into_iter().chain(right).min();
                 drop(wrong);
@@ -164,6 +162,13 @@ impl Engine {
             }
         }
         Ok(checked)
+    }
+
+    /// Where that can't be written, an earlier time stands there.
+    pub(super) fn note_right(&self, name: &DatabaseName, at: DateTime<Utc>) {
+        if let Err(error) = timeline::note_right(self.store.root(), name, at) {
+            tracing::warn!(%error, "that the journal is right could not be noted");
+        }
     }
 
     pub(super) fn note_wrong(&self, why: &str) {
@@ -211,6 +216,18 @@ pub struct Doubts {
 }
 
 impl Recording {
+    /// Asks for new bases where a check of ours, or somebody else, has found the journal wrong.
+    fn doubt(&mut self) {
+        let wrong = locked(&self.doubts).take();
+        // At the start of this process all were compared.
+        let told = self.capture.keeper().wrong_since().map(|from| Some(from).max(self.since).unwrap_or(from));
+        if wrong.is_some() || (told.is_some() && !self.mending) {
+            self.capture.renew("it was found to differ from the database");
+            self.mending = told.is_some();
+        }
+        self.wrong_since = self.wrong_since.into_iter().chain(wrong).chain(told).min();
+    }
+
     /// For the thread that tends the journal.
     pub fn tending(&self) -> Tending {
         self.tending.clone()

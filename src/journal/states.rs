@@ -9,8 +9,8 @@
 //!
 //! 1. A record is appended when its file is there for good. From then on every other state has a higher number, for the next is one
 //!    more than that of any file. A try that failed, or a crash before the record, leaves none.
-//! 2. Where such a file is lost all the same, with the disk's word or with its folder, another state gets its number at a later time: a
-//!    record is that of number *and* time, and of several the last one.
+//! 2. Should such a file be lost all the same, on a disk that promised more than it kept or to somebody who puts an older copy back,
+//!    another state gets its number, at a later time. A record is that of a number *and* a time, and of several the last one counts.
 //! 3. Records lie at multiples of their length, and each has its checksum: a torn one is none, and hides no other.
 
 use std::fs::File;
@@ -171,7 +171,11 @@ fn copy(file: &File, records: std::ops::Range<u64>, oldest: Txid, into: &mut imp
 /// What a state was, where that is known.
 pub fn find(folder: &Path, point: Point) -> Option<Whole> {
     let path = folder.join(FILE);
-    let file = disk::open_regular(&path).ok().filter(is_ours)?;
+    let unread = |error: &dyn std::fmt::Display| tracing::warn!("nothing is compared with what was noted: {error}");
+    let file = match disk::open_regular(&path) {
+        Err(error) if error.is_missing() => return None,
+        opened => opened.inspect_err(|error| unread(error)).ok().filter(is_ours)?,
+    };
     let key = record(point, Whole { page_size: 0, pages: 0, total: 0 });
     let mut found = None;
     let read = each(At { file: &file, offset: LENGTH as u64 }, |record| {
@@ -181,11 +185,7 @@ pub fn find(folder: &Path, point: Point) -> Option<Whole> {
         }
         Ok(())
     });
-    if let Err(error) = read {
-        tracing::warn!("{} can't be read, and nothing is compared with it: {error}", path.display());
-        return None;
-    }
-    found
+    read.to("read", &path).inspect_err(|error| unread(error)).ok().and(found)
 }
 
 /// That what files come to is what was captured, where that is known. Their last one has this header.

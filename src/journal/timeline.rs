@@ -168,7 +168,7 @@ impl Keeper {
 
     /// Since when the journal may be wrong, as somebody has found since that was last seen to. Where that can't be read, since ever.
     pub fn wrong_since(&self) -> Option<DateTime<Utc>> {
-        let text = contents(&self.folder.join(WRONG)).ok()??;
+        let text = contents(&self.folder.join(WRONG)).unwrap_or_else(|_| Some(String::new()))?;
         Some(text.trim_end().parse().unwrap_or(DateTime::UNIX_EPOCH))
     }
 

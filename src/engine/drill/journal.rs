@@ -73,6 +73,11 @@ pub struct JournalDatabase {
 }
 
 impl JournalRehearsal {
+    /// Some pages of it were compared with a database.
+    pub fn is_compared(&self) -> bool {
+        self.databases.values().any(|found| found.compared.is_some())
+    }
+
     /// What is wrong.
     pub fn failure(&self) -> Option<String> {
         let why =
@@ -199,7 +204,7 @@ impl Engine {
                     Some(difference) => {
                         self.begin_journal_anew([name], &format!("the journal of `{name}` is wrong: {difference}"))
                     }
-                    None if seen.is_whole() => timeline::note_right(self.store.root(), name, to.at())?,
+                    None if seen.is_whole() => self.note_right(name, to.at()),
                     None => {}
                 }
             }

@@ -7,7 +7,7 @@ use attendance_backup::journal::timeline::right;
 use serde_json::{Value, json};
 
 use crate::client::{Server, superuser};
-use crate::harness::{Place, eventually, kill};
+use crate::harness::{Place, Writer, eventually, kill, python3, thoroughness};
 use crate::journal_live::{index, live, place, rebuilt, ticked, timeline};
 use crate::journal_states::falsify;
 
@@ -88,6 +88,41 @@ fn an_app_that_writes_all_the_time_is_no_reason_for_doubt() {
     writer.stop();
     let all = pages(&place, "attendance");
     assert!(least > all / 2, "{least} of {all} pages");
+    stop(server);
+}
+
+/// Grows, shrinks, vacuums and checkpoints, now without a pause and now with one.
+const UNRULY: &str = "import os, random, sqlite3, sys, threading, time\n\
+    c = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=0.2)\n\
+    random.seed(7)\n\
+    c.execute('PRAGMA wal_autocheckpoint=20')\n\
+    c.execute('CREATE TABLE rows (id INTEGER PRIMARY KEY, text TEXT)')\n\
+    steps = ['INSERT INTO rows (text) SELECT hex(randomblob(900)) FROM rows LIMIT 40', 'INSERT INTO rows (text) VALUES (hex(randomblob(2000)))',\n\
+             'UPDATE rows SET text = hex(randomblob(500)) WHERE id % 17 = abs(random()) % 17', 'UPDATE rows SET text = text || 1 WHERE id = 1',\n\
+             'DELETE FROM rows WHERE id % 3 = abs(random()) % 3', 'VACUUM', 'PRAGMA wal_checkpoint(TRUNCATE)', 'PRAGMA wal_checkpoint(RESTART)']\n\
+    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()\n\
+    print('ready', flush=True)\n\
+    while True:\n\
+    \x20   try: c.execute(random.choices(steps, [4, 8, 8, 20, 1, 0.3, 1, 1])[0]).fetchall()\n\
+    \x20   except sqlite3.OperationalError as error:\n\
+    \x20       if 'locked' not in str(error): raise\n\
+    \x20   time.sleep(random.choice([0, 0, 0, 0.01, 0.3]))\n";
+
+#[test]
+fn whatever_the_app_does_it_is_accused_of_nothing() {
+    let place = place("100ms");
+    place.create();
+    let server = Server::start(&place);
+    let _app = Writer::spawn(python3().arg("-c").arg(UNRULY).arg(place.live("attendance")));
+    ticked(&place);
+    let (mut compared, drills) = (0, 10 * thoroughness());
+    for _ in 0..drills {
+        let (code, drilled) = drill(&place);
+        assert_eq!((code, &drilled["journal"]["written"]), (0, &json!(true)), "{drilled}");
+        compared += usize::from(drilled["journal"]["databases"]["attendance"]["compared"].as_u64() > Some(0));
+    }
+    assert!(compared > drills / 2, "{compared} of {drills}");
+    assert!(!place.audit().iter().any(|line| line["code"] == "journal-wrong"));
     stop(server);
 }
 

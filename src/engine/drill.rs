@@ -5,7 +5,9 @@
 //!    into the catalog, as `verify` does it.
 //! 3. Each copy is opened and compared with what the catalog says of it, checked as thoroughly as SQLite can, its rows are
 //!    counted, and what the owner wants to hold is asked of it.
-//! 4. The folder is thrown away. Where a journal is kept, that is rebuilt too, and compared with the live databases (`journal`). The outcome is recorded, also that of a rehearsal which found something wrong.
+//! 4. The folder is thrown away.
+//! 5. Where a journal is kept, that is rebuilt too, and compared with the live databases (`journal`).
+//! 6. The outcome is recorded, also that of a rehearsal which found something wrong.
 
 mod history;
 mod journal;

@@ -3,6 +3,9 @@
 //! `alive` is written over in place after each look at the databases, also where nothing had changed, and costs one small write
 //! that nobody waits for. After a power cut it may be older than the journal, never newer than what is durable of it.
 //! A gap is recorded, durably, before `alive` goes beyond it.
+//!
+//! Others leave word for whoever writes it, in a file each: that the databases were `restored`, and that the journal was found `wrong`. When a
+//! database's was last found `right` stands in its folder.
 
 use std::fs::File;
 use std::io::Read;

@@ -10,6 +10,7 @@ use crate::client::{Server, superuser};
 use crate::harness::{Place, Writer, eventually, kill, python3, thoroughness};
 use crate::journal_live::{index, live, place, rebuilt, ticked, timeline};
 use crate::journal_states::falsify;
+use crate::visitor::{Visitor, between, words};
 
 /// What a rehearsal says, with its exit code.
 fn drill(place: &Place) -> (i32, Value) {
@@ -169,6 +170,25 @@ fn a_journal_that_is_wrong_fails_it_and_begins_anew() {
     let good = right(&place.backups(), &"attendance".parse().unwrap()).unwrap();
     assert!(good >= gap.to);
     assert_eq!((bases("attendance"), timeline(&place).gaps.len()), (2, 1));
+    stop(server);
+}
+
+#[test]
+fn the_page_tells_of_it() {
+    let place = place("200ms");
+    place.create();
+    let server = Server::start(&place);
+    ticked(&place);
+    let browser = Visitor::superuser(&server);
+    let answer = browser.post("/settings/backups/drill", &[]);
+    assert_eq!(answer.status, 303, "{}", answer.text());
+    let errand = answer.header("location").unwrap().split('#').next().unwrap().to_owned();
+    eventually("the outcome", || {
+        browser.get(&errand).text().contains("The journal is what the databases are (").then_some(())
+    });
+    let page = browser.get("/settings/backups/activity").text();
+    let told = words(between(&page, "id=\"last-rehearsal\"", "</section>"));
+    assert!(told.contains("Went well") && told.contains("Journal Right"), "{told}");
     stop(server);
 }
 

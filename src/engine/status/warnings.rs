@@ -164,7 +164,7 @@ impl Engine {
 /// Stands until a rehearsal goes well.
 pub(super) fn drill_failed(last: &LastDrill) -> Option<Warning> {
     let advice = match last.journal {
-        Some(false) => "what is wrong with a backup needs another one, and the journal begins anew; run `drill` again",
+        Some(false) => "the journal begins anew; if a backup is named too, take another; then run `drill` again",
         _ => "don't rely on that backup, take another, and run `drill` again",
     };
     let detail = format!("the last rehearsal of a restore failed: {}; {advice}", last.reason);

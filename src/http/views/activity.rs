@@ -114,7 +114,7 @@ pub fn rehearsals(site: &Site, config: &Config, told: &Told) -> Markup {
         section.rehearsals.paper.alone aria-labelledby="rehearsals-title" {
             h2 #rehearsals-title { "Rehearsals" }
             p.help {
-                "A rehearsal restores the newest backup of each type into a private place, checks it there, and throws the copy away. By the schedule: "
+                "A rehearsal restores the newest backup of each type into a private place, checks it there, and throws the copy away. Where a journal is kept, its newest instant is rebuilt so too and compared with the live data. By the schedule: "
                 (config.texts.get("drill.schedule").map_or("", String::as_str)) "."
             }
             (rehearsal(site, told, false))

@@ -98,16 +98,13 @@ fn damage_is_told_with_the_file_and_the_states_before_it_stay() {
 fn a_file_in_whose_place_another_whole_one_lies_is_found_out() {
     let states = states();
     let place = Place::captured(&states);
-    let other = tempfile::tempdir().unwrap();
-    let path = other.path().join("other.ltx");
     let (name, millis) = (FileName::captured(Txid::new(2).unwrap()), START + 1000);
     let header = Header { page_size: SIZE, pages: 6, min: name.min, max: name.max, millis };
-    let mut encoder = ltx::Encoder::new(File::create(&path).unwrap(), header).unwrap();
+    let mut encoder = ltx::Encoder::new(Vec::new(), header).unwrap();
     encoder.page(1, &page(99)).unwrap();
-    encoder.finish().unwrap();
+    std::fs::write(place.path(CAPTURED), encoder.finish().unwrap()).unwrap();
     let times = FileTimes::new().set_modified(UNIX_EPOCH + Duration::from_millis(millis));
-    OpenOptions::new().write(true).open(&path).unwrap().set_times(times).unwrap();
-    std::fs::rename(&path, place.path(CAPTURED)).unwrap();
+    OpenOptions::new().write(true).open(place.path(CAPTURED)).unwrap().set_times(times).unwrap();
     let told = place.at(millis).unwrap_err();
     assert!(matches!(&told, Error::Unlike { txid, .. } if *txid == name.max), "{told}");
     // The third state has the same page anew.
@@ -224,6 +221,25 @@ fn a_base_that_is_damaged_lets_nothing_go() {
     assert_eq!(place.journal.retain(u64::MAX, &Control::default()).unwrap(), 5);
     assert_eq!(place.points(), [(5, START + 4000)]);
     assert_eq!(place.at(u64::MAX).unwrap(), states[4]);
+}
+
+#[test]
+fn what_is_noted_of_states_goes_with_them() {
+    let states = states();
+    let mut place = Place::captured(&states);
+    let first = Point { txid: Txid::FIRST, millis: START };
+    (0..1000).for_each(|_| place.journal.remember(first, sums_of(&states[0]).whole()));
+    assert!(place.journal.snapshot_from_files(&Control::default()).unwrap());
+    place.journal.retain(START + 3999, &Control::default()).unwrap();
+    assert!(states::find(place.journal.folder(), first).is_some());
+    place.journal.retain(u64::MAX, &Control::default()).unwrap();
+    assert_eq!(states::find(place.journal.folder(), first), None);
+    let newest = Point { txid: Txid::new(5).unwrap(), millis: START + 4000 };
+    assert_eq!(states::find(place.journal.folder(), newest), Some(sums_of(&states[4]).whole()));
+    place.capture(&states[4], &states[0], START + 9000, false).unwrap();
+    assert_eq!(place.at(u64::MAX).unwrap(), states[0]);
+    place.reopen();
+    assert_eq!(metadata(place.journal.folder().join("states")).unwrap().len(), 3 * 40);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! 3. Of each database that has changed, the pages that differ from what is known of it: those that its WAL names, where that is
 //!    proven to be all, or else every page is compared.
 //! 4. A file of them is published, durable: the database's next state. Where nothing is known, or a new base is wanted, it is a snapshot.
+//!    What all pages come to is noted beside it (`states`).
 //! 5. Where the time since the last look isn't known, the gap is recorded.
 //! 6. `alive`: the instant can be restored. A crash before leaves files that are of a gap, and no point.
 //!
@@ -18,7 +19,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::check::Check;
 use super::ltx::Header;
 use super::name::FileName;
-use super::rebuild::{Sums, page_sum};
+use super::sums::{Sums, page_sum};
 use super::timeline::{Gap, Keeper};
 use super::{Error, Journal, Point, chain};
 use crate::backup::DatabaseName;
@@ -259,7 +260,7 @@ impl Track {
             return Ok(None);
         }
         let facts = watched.pinned().facts()?;
-        let known = self.known.as_ref().filter(|known| known.page_size == facts.page_size);
+        let known = self.known.as_ref().filter(|known| known.page_size() == facts.page_size);
         if let (Some(known), None, true) = (known, self.renew, self.unseen) {
             if known.is_what(watched.pinned(), &facts, control)? {
                 self.unseen = false;
@@ -288,7 +289,7 @@ impl Track {
         let mut changed = Vec::new();
         let mut each = |number: u32, page: &[u8]| -> Result<(), Error> {
             let sum = page_sum(page);
-            if known.pages.get(number as usize - 1) != Some(&sum) {
+            if known.page(number) != Some(sum) {
                 if writer.is_none() {
                     writer = Some(self.journal.begin(file, header(facts, file, at))?);
                 }
@@ -303,17 +304,19 @@ impl Track {
             Some(pages) => watched.pinned().pages(pages, facts, control, &mut each)?,
             None => watched.pinned().each_page(facts, control, &mut each)?,
         }
-        let pages = facts.pages as usize;
-        if writer.is_none() && pages != known.pages.len() {
+        let pages = facts.pages as u32;
+        if writer.is_none() && pages as usize != known.pages().len() {
             // It has only become shorter.
             writer = Some(self.journal.begin(file, header(facts, file, at))?);
         }
         let Some(writer) = writer else { return Ok(None) };
         let count = changed.len() as u64;
-        self.newest = Some((&writer.publish(&self.journal)?).into());
+        let newest = Point::from(&writer.publish(&self.journal)?);
+        self.newest = Some(newest);
         if let Some(known) = &mut self.known {
-            known.pages.resize(pages, 0);
-            changed.into_iter().for_each(|(number, sum)| known.pages[number as usize - 1] = sum);
+            known.resize(facts.page_size, pages);
+            changed.into_iter().for_each(|(number, sum)| known.set(number, sum));
+            self.journal.remember(newest, known.whole());
         }
         let name = self.source.name.clone();
         Ok(Some(Written { name, pages: count, why: None }))
@@ -330,16 +333,17 @@ impl Track {
         let file = FileName::snapshot(txid);
         self.journal.assert_room(facts.bytes())?;
         let mut writer = self.journal.begin(file, header(facts, file, at))?;
-        let mut sums = Sums { page_size: facts.page_size, pages: vec![0; facts.pages as usize] };
+        let mut sums = Sums::new(facts.page_size, facts.pages as usize);
         if let Some(watched) = &self.watched {
             watched.pinned().each_page(facts, control, |number, page| -> Result<(), Error> {
                 writer.page(number, page)?;
-                // As many as SQLite has counted under the same reader.
-                sums.pages[number as usize - 1] = page_sum(page);
+                sums.set(number, page_sum(page));
                 Ok(())
             })?;
         }
-        self.newest = Some((&writer.publish(&self.journal)?).into());
+        let newest = Point::from(&writer.publish(&self.journal)?);
+        self.newest = Some(newest);
+        self.journal.remember(newest, sums.whole());
         (self.known, self.renew, self.unseen) = (Some(sums), None, false);
         let name = self.source.name.clone();
         Ok(Written { name, pages: facts.pages, why: Some(why) })

@@ -171,7 +171,17 @@ impl Engine {
         }
     }
 
-    pub(super) fn note_wrong(&self, why: &str) {
+    /// What isn't known to have been right at any time wasn't at all.
+    pub(super) fn begin_journal_anew<'a>(&self, names: impl IntoIterator<Item = &'a DatabaseName>, why: &str) {
+        let root = self.store.root();
+        let since = names.into_iter().map(|name| timeline::right(root, name).unwrap_or_default()).min();
+        self.note_wrong(why);
+        if let Err(error) = timeline::tell_wrong(root, since.unwrap_or_default()) {
+            tracing::error!(%error, "whoever writes the journal can't be told that it is wrong");
+        }
+    }
+
+    fn note_wrong(&self, why: &str) {
         let reason = Some(format!("{why}; a new base follows"));
         self.note(Entry { ok: Some(false), code: Some("journal-wrong".to_owned()), reason, ..line() });
     }
@@ -187,6 +197,10 @@ impl Engine {
             let compacted = journal.compact(millis(self.clock.now()), control).map(drop);
             let wants = wants_snapshot(&journal.index(), self.config.pitr.snapshot_every);
             let made = if wants { journal.snapshot_from_files(control).map(drop) } else { Ok(()) };
+            if let Err(error @ (journal::Error::Damaged { .. } | journal::Error::Unlike { .. })) = &made {
+                // What leads to the newest state leads nowhere, and each further one would rest on it.
+                self.begin_journal_anew(self.config.databases.keys(), &error.to_string());
+            }
             first = first.and(retained).and(compacted).and(made);
         }
         if retains {

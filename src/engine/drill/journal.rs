@@ -219,16 +219,6 @@ impl Engine {
         drop(folder);
         Ok(())
     }
-
-    /// Step 5. What isn't known to have been right at any time wasn't at all.
-    fn begin_journal_anew<'a>(&self, names: impl IntoIterator<Item = &'a DatabaseName>, why: &str) {
-        let root = self.store.root();
-        let since = names.into_iter().map(|name| timeline::right(root, name).unwrap_or_default()).min();
-        self.note_wrong(why);
-        if let Err(error) = timeline::tell_wrong(root, since.unwrap_or_default()) {
-            tracing::error!(%error, "whoever writes the journal can't be told that it is wrong");
-        }
-    }
 }
 
 /// Who doesn't get to see a database compares nothing with it.

@@ -47,6 +47,7 @@ mod journal_dies;
 mod journal_format;
 mod journal_live;
 mod journal_restore;
+mod journal_soak;
 mod large;
 mod layers;
 mod limits;

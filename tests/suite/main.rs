@@ -49,6 +49,7 @@ mod journal_drill;
 mod journal_format;
 mod journal_live;
 mod journal_restore;
+mod journal_soak;
 mod large;
 mod layers;
 mod limits;

@@ -16,8 +16,11 @@ pub mod index;
 pub mod ltx;
 mod merge;
 pub mod name;
+pub mod pack;
+pub mod packs;
 pub mod rebuild;
 mod retain;
+pub mod tarball;
 #[cfg(test)]
 mod tests;
 pub mod timeline;

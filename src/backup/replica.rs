@@ -114,8 +114,8 @@ impl Origin {
     }
 }
 
-/// A text that tells one sending of a backup from all others: 16 hex digits.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+/// A text that tells one sending of a backup, or one lineage of a journal, from all others: 16 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Nonce(pub [u8; 8]);
 
@@ -130,6 +130,12 @@ impl TryFrom<String> for Nonce {
 impl From<Nonce> for String {
     fn from(nonce: Nonce) -> Self {
         hex(&nonce.0)
+    }
+}
+
+impl fmt::Display for Nonce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex(&self.0))
     }
 }
 

@@ -24,6 +24,7 @@ pub mod tarball;
 #[cfg(test)]
 mod tests;
 pub mod timeline;
+pub mod until;
 
 use std::convert::Infallible;
 use std::fs::File;

@@ -13,6 +13,7 @@ use crate::audit::{Entry, Kind};
 use crate::backup::DatabaseName;
 use crate::journal::capture::{Capture, Options, Tick, Track};
 use crate::journal::check::{Check, Checked};
+use crate::journal::folder::make_identity;
 use crate::journal::rebuild::{Sums, sums};
 use crate::journal::timeline::{Gap, Keeper};
 use crate::journal::{self, Index, Journal, Level, Point, chain};
@@ -63,6 +64,7 @@ impl Engine {
         self.store.make_dirs()?;
         let root = self.store.root();
         let keeper = Keeper::open(root)?;
+        make_identity(root)?;
         let (mut tracks, mut journals) = (Vec::new(), Vec::new());
         for source in self.sources() {
             let journal = Journal::open(root, &source.name)?;

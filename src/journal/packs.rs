@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use super::chain;
 use super::index::{Index, LtxFile, Point};
-use super::name::{Level, Txid};
+use super::name::{FileName, Level, Txid};
 use super::pack::Span;
 
 /// Bytes and files that one pack has at most, unless a single file has more.
@@ -61,6 +61,13 @@ impl Packs {
         self.packs.get(from..to).unwrap_or_default()
     }
 
+    /// The one with that very file, or these.
+    fn find(&self, name: FileName) -> Option<&Pack> {
+        let key = |pack: &Pack| (pack.span.level, pack.span.min, pack.span.max);
+        let at = self.packs.partition_point(|pack| key(pack) < (name.level, name.min, name.max));
+        self.packs.get(at).filter(|pack| pack.span.name() == name)
+    }
+
     /// Adds one, in place of what was there.
     pub fn insert(&mut self, pack: Pack) {
         match self.packs.binary_search_by_key(&pack.span, |other| other.span) {
@@ -109,9 +116,7 @@ impl Packs {
     pub fn choose(&self, at_millis: u64, damaged: &BTreeSet<Span>) -> Option<Vec<Pack>> {
         let usable = Self { packs: self.packs.iter().filter(|pack| !damaged.contains(&pack.span)).copied().collect() };
         let chain = chain::lead(&usable.index(), at_millis)?;
-        let found = |file: &LtxFile| {
-            usable.packs.iter().find(|pack| pack.span.name() == file.name && pack.span.last == file.millis).copied()
-        };
+        let found = |file: &LtxFile| usable.find(file.name).filter(|pack| pack.span.last == file.millis).copied();
         let mut chosen: Vec<Pack> = chain.iter().map(found).collect::<Option<_>>()?;
         let mut end = chosen.last()?.span.max;
         // A pack that begins before the instant and ends after it has the state in its midst.
@@ -178,8 +183,7 @@ impl Packs {
     pub fn lacks_larger(&self, here: &Index) -> Option<LtxFile> {
         let snapshots = here.level(Level::SNAPSHOT);
         let Some(begin) = self.begin() else { return snapshots.last().copied() };
-        let is_missing =
-            |file: &&LtxFile| !self.level(file.name.level).iter().any(|pack| pack.span.name() == file.name);
+        let is_missing = |file: &&LtxFile| self.find(file.name).is_none();
         let missing = snapshots.iter().rev().filter(|file| file.name.max > begin).find(is_missing);
         let larger =
             || Level::PACKED.into_iter().flat_map(|level| here.level(level)).filter(|file| file.name.min > begin);
@@ -202,8 +206,7 @@ impl Packs {
     pub fn expired(&self, oldest_millis: u64) -> Vec<Pack> {
         let Some(expired) = chain::expired(&self.index(), oldest_millis) else { return Vec::new() };
         let gone = expired.snapshots.iter().chain(&expired.others);
-        let found = |file: &LtxFile| self.packs.iter().find(|pack| pack.span.name() == file.name).copied();
-        gone.filter_map(found).collect()
+        gone.filter_map(|file| self.find(file.name).copied()).collect()
     }
 }
 

@@ -46,6 +46,7 @@ mod journal_crash;
 mod journal_dies;
 mod journal_format;
 mod journal_live;
+mod journal_replica;
 mod journal_restore;
 mod large;
 mod layers;

@@ -1,11 +1,12 @@
 //! How replicas are shown.
 
+use chrono::{DateTime, Utc};
 use serde_json::json;
 
 use super::{Output, bytes, local};
 use crate::backup::ReplicaName;
 use crate::backup::replica::Held;
-use crate::engine::{Brought, Engine, ReplicaStatus, ReplicaVerification, Replicated};
+use crate::engine::{Brought, Engine, ReplicaStatus, ReplicaVerification, Replicated, Window};
 
 impl Output {
     pub fn replicas(&self, replicas: &[ReplicaStatus], engine: &Engine) -> anyhow::Result<()> {
@@ -34,14 +35,21 @@ impl Output {
         Ok(())
     }
 
-    pub fn held(&self, backups: &[Held], engine: &Engine) -> anyhow::Result<()> {
+    pub fn held(&self, backups: &[Held], window: Option<&Window>, engine: &Engine) -> anyhow::Result<()> {
         if self.json {
-            return self.json(&json!({ "backups": backups }));
+            return self.json(&json!({ "backups": backups, "journal": window }));
+        }
+        let zone = engine.settings()?.schedule.timezone;
+        if let Some(window) = window {
+            let exact = |at: DateTime<Utc>| at.with_timezone(&zone).format("%Y-%m-%d %H:%M:%S%.3f").to_string();
+            self.line(&format!("any second from {} to {} ({zone})", exact(window.from), exact(window.to)))?;
+            for gap in &window.gaps {
+                self.line(&format!("  but none between {} and {}", exact(gap.from), exact(gap.to)))?;
+            }
         }
         if backups.is_empty() {
             return Ok(self.line("it holds no backups")?);
         }
-        let zone = engine.settings()?.schedule.timezone;
         let rows = backups.iter().map(|held| {
             let mut state: Vec<_> = held.flags.iter().map(ToString::to_string).collect();
             if held.damaged {
@@ -68,6 +76,14 @@ impl Output {
             };
             self.line(&format!("{id}: {found}"))?;
             if verdict.ciphertext_only {
+                self.line(&format!("  note: {}", super::CIPHERTEXT_ONLY))?;
+            }
+        }
+        if let Some(journal) = &verification.journal {
+            let found = if journal.ok { "every file is whole" } else { "DAMAGED" };
+            self.line(&format!("the journal: {} packs were read, {found}", journal.packs))?;
+            journal.damaged.iter().try_for_each(|reason| self.line(&format!("  {reason}")))?;
+            if journal.ciphertext_only {
                 self.line(&format!("  note: {}", super::CIPHERTEXT_ONLY))?;
             }
         }

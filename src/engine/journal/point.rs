@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::io::BufReader;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Map;
 
@@ -24,7 +24,7 @@ use crate::engine::{Engine, Error};
 use crate::journal::folder::folder;
 use crate::journal::ltx::Decoder;
 use crate::journal::rebuild::{Rebuilt, rebuild};
-use crate::journal::{self, LtxFile, chain};
+use crate::journal::{self, Index, LtxFile, chain};
 use crate::sqlite::snapshot::facts;
 use crate::sqlite::{Control, open_finished};
 
@@ -36,6 +36,8 @@ const TRIES: usize = 5;
 pub struct Point {
     moment: Moment,
     chains: BTreeMap<DatabaseName, Chain>,
+    /// Where the journal lies that leads there: in the backup directory, or in a private folder into which it was brought.
+    root: PathBuf,
 }
 
 /// The files of one database, and how large it was.
@@ -46,6 +48,26 @@ struct Chain {
 }
 
 impl Point {
+    fn of<'a>(
+        root: &Path,
+        indexes: impl Iterator<Item = (&'a DatabaseName, &'a Index)>,
+        moment: Moment,
+    ) -> Result<Result<Self, journal::Error>, Error> {
+        let mut chains = BTreeMap::new();
+        for (name, index) in indexes {
+            let chain = chain::plan(index, moment.millis());
+            let Some((files, last)) = chain.and_then(|files| Some((files.clone(), *files.last()?))) else {
+                let reason = format!("files of the journal that lead there are missing for `{name}`");
+                return Err(Error::Damaged { subject: moment.into(), reason });
+            };
+            match size_after(&folder(root, name), &last) {
+                Ok(size) => drop(chains.insert(name.clone(), Chain { files, size })),
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        Ok(Ok(Self { moment, chains, root: root.to_owned() }))
+    }
+
     /// Bytes of the databases as they were then.
     pub(in crate::engine) fn size(&self) -> u64 {
         self.chains.values().map(|chain| chain.size).sum()
@@ -72,19 +94,19 @@ impl Engine {
         };
         let recovery = windows(&indexes, &timeline);
         Window::common(&recovery).ok_or(Error::NoJournal)?.assert_reaches(moment)?;
-        let mut chains = BTreeMap::new();
-        for (name, index) in indexes.iter().filter(|(name, _)| recovery.contains_key(*name)) {
-            let chain = chain::plan(index, moment.millis());
-            let Some((files, last)) = chain.and_then(|files| Some((files.clone(), *files.last()?))) else {
-                let reason = format!("files of the journal that lead there are missing for `{name}`");
-                return Err(Error::Damaged { subject: moment.into(), reason });
-            };
-            match size_after(&folder(self.store.root(), name), &last) {
-                Ok(size) => drop(chains.insert(name.clone(), Chain { files, size })),
-                Err(error) => return Ok(Err(error)),
-            }
-        }
-        Ok(Ok(Point { moment, chains }))
+        Point::of(self.store.root(), indexes.iter().filter(|(name, _)| recovery.contains_key(*name)), moment)
+    }
+
+    /// An instant by a journal that was brought into a private folder.
+    pub(in crate::engine) fn point_in(
+        &self,
+        root: &Path,
+        names: impl Iterator<Item = DatabaseName>,
+        moment: Moment,
+    ) -> Result<Point, Error> {
+        let scanned = names.map(|name| Ok((name.clone(), Index::scan(&folder(root, &name))?)));
+        let indexes: BTreeMap<_, _> = scanned.collect::<Result<_, journal::Error>>()?;
+        Point::of(root, indexes.iter(), moment)?.map_err(|error| failed(error, moment))
     }
 
     /// Steps 2 and 3.
@@ -93,7 +115,7 @@ impl Engine {
         let mut point = point.clone();
         loop {
             match self.rebuilt(&point, control)? {
-                Err(journal::Error::Gone { .. }) if tries < TRIES => {
+                Err(journal::Error::Gone { .. }) if tries < TRIES && point.root == self.store.root() => {
                     tries += 1;
                     point = self.point(point.moment)?;
                 }
@@ -113,7 +135,7 @@ impl Engine {
         for (name, chain) in &point.chains {
             let path = staging.path().join(private_name(name));
             let file = disk::create_private(&path)?;
-            let rebuilt = match rebuild(&folder(root, name), &chain.files, (&file, &path), control) {
+            let rebuilt = match rebuild(&folder(&point.root, name), &chain.files, (&file, &path), control) {
                 Ok(rebuilt) => rebuilt,
                 Err(error) => return Ok(Err(error)),
             };

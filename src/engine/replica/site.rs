@@ -6,14 +6,15 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sha2::{Digest, Sha256};
 
 use super::Target;
-use super::state::{Mark, State};
+use super::state::{Mark, OwnJournal, State};
 use crate::backup::replica::{
-    self, BACKUPS, CATALOGS, Held, LEASE, Lease, Object, ReplicaCatalog, catalog_key, is_unfinished_catalog,
-    parse_catalog_key,
+    self, BACKUPS, CATALOGS, Held, HeldJournal, LEASE, Lease, Object, ReplicaCatalog, catalog_key,
+    is_unfinished_catalog, parse_catalog_key,
 };
 use crate::backup::{ReplicaName, hex, timestamp};
 use crate::engine::permit::host;
 use crate::engine::{Engine, Error};
+use crate::journal::pack::{JOURNALS, Key};
 use crate::remote::{self, Pace, Remote};
 use crate::sqlite::Control;
 
@@ -38,6 +39,10 @@ pub(super) struct Link {
 }
 
 impl Link {
+    pub(super) fn to(target: &Target, control: &Control) -> Result<Self, Error> {
+        Ok(Self { remote: target.remote(control)?, target: target.clone() })
+    }
+
     pub(super) fn label(&self) -> String {
         self.target.label.clone()
     }
@@ -87,7 +92,7 @@ pub(super) struct Site {
 impl Site {
     /// Finds out what is there; nothing is changed.
     pub(super) fn look(target: &Target, control: &Control) -> Result<Self, Error> {
-        let link = Link { remote: target.remote(control)?, target: target.clone() };
+        let link = Link::to(target, control)?;
         let mut site = Self { link, catalog: None, mark: None, catalogs: Vec::new(), torn: Vec::new() };
         for _ in 0..LOOKS {
             if site.read()? {
@@ -136,8 +141,10 @@ impl Site {
             return Ok(true);
         }
         // The first catalog is there before the first object: without either it is a new place, whatever was cut short.
-        let listed = link.at(link.remote.list(BACKUPS))?;
-        match listed.iter().filter(|listed| replica::is_ours(&listed.key)).count() {
+        let mut listed = link.at(link.remote.list(BACKUPS))?;
+        listed.extend(link.at(link.remote.list(JOURNALS))?);
+        let is_ours = |key: &str| replica::is_ours(key) || Key::parse_part(key).is_some();
+        match listed.iter().filter(|listed| is_ours(&listed.key)).count() {
             0 => Ok(true),
             remains => Err(Error::ReplicaCatalogLost { at: link.label(), remains }),
         }
@@ -158,6 +165,11 @@ impl Site {
         self.catalogs.iter().filter(|other| **other != key && Some(*other) != before).cloned().collect()
     }
 
+    /// The journals that count there.
+    pub(super) fn journals(&self) -> &[HeldJournal] {
+        self.catalog.as_ref().map_or(&[], |catalog| &catalog.journals)
+    }
+
     /// What the replica holds, as its catalog says.
     pub(super) fn backups(&self) -> &[Held] {
         self.catalog.as_ref().map_or(&[], |catalog| &catalog.backups)
@@ -175,6 +187,9 @@ pub(super) struct Writable<'e> {
     pub(super) is_others: bool,
     /// The catalog that counts is not the last: what it doesn't name may be what that one did.
     pub(super) keeps_leftovers: bool,
+    /// The journals that the next catalog is to name, and which of them is this directory's.
+    pub(super) journals: Vec<HeldJournal>,
+    pub(super) journal: Option<OwnJournal>,
     lease: Option<Lease>,
 }
 
@@ -221,7 +236,8 @@ impl<'e> Writable<'e> {
         }
         state.holds(site.backups());
         let keeps_leftovers = torn.is_some();
-        Ok(Self { engine, name, site, state, store_id, is_others, keeps_leftovers, lease: None })
+        let (journals, journal) = (site.journals().to_vec(), state.journal.clone());
+        Ok(Self { engine, name, site, state, store_id, is_others, keeps_leftovers, journals, journal, lease: None })
     }
 
     pub(super) fn save(&self) -> Result<(), Error> {
@@ -322,6 +338,7 @@ impl<'e> Writable<'e> {
             written_at: self.engine.clock.now(),
             host: host(),
             backups,
+            journals: self.journals.clone(),
             extra,
         };
         // What nobody could read any more isn't written.
@@ -347,6 +364,7 @@ impl<'e> Writable<'e> {
         }
         self.state.holds(&catalog.backups);
         (self.state.written, self.state.writing) = (Some(mark.clone()), None);
+        self.state.journal.clone_from(&self.journal);
         self.save()?;
         self.is_others = false;
         (self.site.catalog, self.site.mark) = (Some(catalog), Some(mark));

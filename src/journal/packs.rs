@@ -15,6 +15,10 @@ use super::pack::Span;
 const MOST_BYTES: u64 = 8 << 20;
 const MOST_FILES: usize = 256;
 
+/// The small packs of an hour that is over become one, so that there are not too many; it has so many files at most.
+const JOINED: u64 = 3_600_000;
+const MOST_JOINED: usize = 4096;
+
 /// An object with files of the journal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pack {
@@ -190,6 +194,35 @@ impl Packs {
         missing.or_else(|| larger().find(is_missing)).copied()
     }
 
+    /// Packs of one past hour that can be one, and the files of that; nothing while they are few and full.
+    pub fn joinable(&self, here: &Index, now_millis: u64) -> Option<(Vec<LtxFile>, Vec<Pack>)> {
+        let hour = |pack: &Pack| pack.span.last / JOINED;
+        let follows = |a: &Pack, b: &Pack| a.span.max.next() == b.span.min && hour(a) == hour(b);
+        let captured = self.level(Level::CAPTURED);
+        let runs = captured.chunk_by(follows).filter(|run| run.len() > 1 && hour(&run[0]) < now_millis / JOINED);
+        for run in runs {
+            let (mut files, mut joined): (Vec<LtxFile>, Vec<Pack>) = (Vec::new(), Vec::new());
+            for pack in run {
+                let more = made_of(&pack.span, here);
+                let bytes = files.iter().chain(more.iter().flatten()).map(|file| file.size).sum::<u64>();
+                match more {
+                    Some(more) if bytes <= MOST_BYTES && files.len() + more.len() <= MOST_JOINED => {
+                        files.extend(more);
+                        joined.push(*pack);
+                    }
+                    _ if joined.len() > 1 => break,
+                    more => {
+                        (files, joined) = (more.clone().unwrap_or_default(), more.map(|_| *pack).into_iter().collect())
+                    }
+                }
+            }
+            if joined.len() > 1 {
+                return Some((files, joined));
+            }
+        }
+        None
+    }
+
     /// Whether what lies there was sent from here: it has no state that isn't here, and none that is of another time here.
     pub fn is_of(&self, here: &Index) -> bool {
         let last = here.last().map(|point| point.txid);
@@ -208,6 +241,21 @@ impl Packs {
         let gone = expired.snapshots.iter().chain(&expired.others);
         gone.filter_map(|file| self.find(file.name).copied()).collect()
     }
+}
+
+/// The files of which a pack was made, as long as all of them are here.
+pub fn made_of(span: &Span, here: &Index) -> Option<Vec<LtxFile>> {
+    let files = here.level(span.level);
+    let from = files.partition_point(|file| file.name.min < span.min);
+    let files: Vec<LtxFile> = match span.level {
+        Level::CAPTURED => files[from..].iter().take_while(|file| file.name.max <= span.max).copied().collect(),
+        _ => files.iter().filter(|file| file.name == span.name()).copied().collect(),
+    };
+    let (first, last) = (files.first()?, files.last()?);
+    let is_all = span.level != Level::CAPTURED || files.len() as u64 == span.max.get() - span.min.get() + 1;
+    let is_same =
+        (first.name.min, last.name.max, first.millis, last.millis) == (span.min, span.max, span.first, span.last);
+    (is_all && is_same).then_some(files)
 }
 
 /// The files at the front that follow each other, before the state `until`.

@@ -1,6 +1,7 @@
 //! The journal in a replica: with the machine gone, any second comes back from there, seconds before the end; what nobody sent is no
 //! instant; and what lies there is nobody's to read.
 
+use std::process::Command;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -9,7 +10,7 @@ use serde_json::Value;
 use crate::client::Server;
 use crate::harness::{Place, eventually, kill, sql_on};
 use crate::journal_live::{Stamper, Stamps, now, seconds, stamps, ticked};
-use crate::replica_scene::{OFFSITE, empty_machine, told};
+use crate::replica_scene::{Clock, OFFSITE, empty_machine, told};
 use crate::stores::Store;
 
 /// A place whose journal goes to that store, encrypted.
@@ -29,13 +30,17 @@ pub fn until(place: &Place) -> Option<DateTime<Utc>> {
     told(place)["journal"]["until"].as_str().map(|text| text.parse().unwrap())
 }
 
-/// Waits until all that was written before is in the replica.
-pub fn shipped(place: &Place) -> DateTime<Utc> {
+/// A number in both databases, in the replica; when that was so.
+pub fn number(place: &Place, number: u64) -> DateTime<Utc> {
+    for name in ["attendance", "auth"] {
+        place.sql(name, &format!("INSERT INTO stamps VALUES ({number}, hex(randomblob(300)))"));
+    }
     let at = ticked(place);
-    eventually("it is sent", || until(place).filter(|until| *until >= at))
+    eventually("it is sent", || until(place).filter(|until| *until >= at));
+    at
 }
 
-fn text(at: DateTime<Utc>) -> String {
+pub fn text(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
 }
 
@@ -49,9 +54,16 @@ pub fn numbers_at(machine: &Place, at: DateTime<Utc>) -> [u64; 2] {
         .map(|name| sql_on(&machine.live(name), "SELECT coalesce(max(n), 0) FROM stamps").parse().unwrap())
 }
 
+/// It is refused there, saying all that.
+#[track_caller]
+pub fn refused_at(machine: &Place, at: DateTime<Utc>, words: &[&str]) {
+    let at = text(at);
+    machine.run(&["restore", "--from", "offsite", "--at", &at, "--confirm", &at]).refused(1, words);
+}
+
 /// What was restored is an instant of both databases, not after `at`, and no older than ticks are apart.
 #[track_caller]
-fn assert_was(stamps: &Stamps, [first, second]: [u64; 2], at: DateTime<Utc>) {
+pub fn assert_was(stamps: &Stamps, [first, second]: [u64; 2], at: DateTime<Utc>) {
     assert!(second == first || second + 1 == first, "{first} and {second} at {at}: no instant of both");
     let begun = stamps.get(&("begun".to_owned(), first)).copied().unwrap_or_default();
     assert!(begun <= seconds(at), "{first} was begun after {at}");
@@ -60,11 +72,11 @@ fn assert_was(stamps: &Stamps, [first, second]: [u64; 2], at: DateTime<Utc>) {
     assert!(earlier <= first, "{first} at {at}, though {earlier} was there long before");
 }
 
-fn kill_server(mut server: Server) {
+pub fn kill_server(mut server: Server) {
     kill(&mut server.child);
 }
 
-fn journal_keys(store: &Store) -> Vec<String> {
+pub fn journal_keys(store: &Store) -> Vec<String> {
     store.objects.keys().into_iter().filter(|key| key.starts_with("journal/")).collect()
 }
 
@@ -97,9 +109,7 @@ fn with_the_machine_gone_any_second_comes_back() {
             let at = DateTime::from_timestamp_millis(at.timestamp_millis()).unwrap();
             assert_was(&stamps, numbers_at(&machine, at), at);
         }
-        let later = text(until + TimeDelta::seconds(1));
-        let run = machine.run(&["restore", "--from", "offsite", "--at", &later, "--confirm", &later]);
-        run.refused(1, &[&text(until), "can't be restored"]);
+        refused_at(&machine, until + TimeDelta::seconds(1), &[&text(until), "can't be restored"]);
         machine.assert_whole();
         let verified = machine.json(&["replica", "verify", "offsite"]);
         assert!(verified["ok"] == true && verified["journal"]["packs"].as_u64().unwrap() >= 4, "{verified}");
@@ -109,4 +119,64 @@ fn with_the_machine_gone_any_second_comes_back() {
             assert!(store.objects.get(&key).unwrap().starts_with(b"age-encryption.org/") || key.contains(".age.0"));
         }
     }
+}
+
+/// With `age`, `zstd`, `tar` and litestream alone.
+#[test]
+fn standard_tools_get_it_back() {
+    let store = Store::folder();
+    let place = shipping(&store);
+    let server = Server::start(&place);
+    let mut seen = Vec::new();
+    for n in 1..=3 {
+        number(&place, n);
+        seen.push((now(), crate::journal_live::live(&place, "attendance")));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    kill_server(server);
+    let (out, identity) = (place.path("out"), place.path(crate::forms::IDENTITY));
+    let lineage = journal_keys(&store)[0].split('/').nth(1).unwrap().to_owned();
+    let folder = store.objects.path(&format!("journal/{lineage}/attendance"));
+    let script = r#"set -e
+        mkdir "$1"
+        for pack in "$2"/*/*.tar.zst.age; do age -d -i "$3" "$pack" | zstd -d | tar x -C "$1"; done"#;
+    let unpacked =
+        Command::new("bash").args(["-c", script, "-"]).arg(&out).arg(&folder).arg(&identity).output().unwrap();
+    assert!(unpacked.status.success(), "{}", String::from_utf8_lossy(&unpacked.stderr));
+    for (at, bytes) in seen {
+        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv/bin/litestream");
+        let target = place.path("litestream.db");
+        let _ = std::fs::remove_file(&target);
+        let mut command = Command::new(program);
+        command.args(["restore", "-timestamp", &text(at), "-o"]).arg(&target);
+        let restored = command.arg(format!("file://{}", out.join("attendance").display())).output().unwrap();
+        assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+        assert!(std::fs::read(&target).unwrap() == bytes, "at {at}");
+    }
+}
+
+/// Of an hour that is over the packs of seconds become one, and every second of it is still there.
+#[test]
+fn the_packs_of_a_past_hour_are_joined() {
+    let store = Store::folder();
+    let place = shipping(&store);
+    let server = Server::start(&place);
+    let seen: Vec<_> = (1..=4).map(|n| (n, number(&place, n))).collect();
+    kill_server(server);
+    let of_level_0 =
+        || journal_keys(&store).into_iter().filter(|key| key.contains("/attendance/0/")).collect::<Vec<_>>();
+    let before = of_level_0();
+    assert!(before.len() >= 3, "{before:?}");
+    let mut command = place.command(&["serve"]);
+    let clock = Clock::of(&place, command.env("BACKUP_ENABLED", "false"));
+    clock.put_on(2 * 3600);
+    let server = Server::of(&mut command, place.path("serve.log"));
+    eventually("they are joined", || before.iter().any(|key| !of_level_0().contains(key)).then_some(()));
+    eventually("the small ones have gone", || before[1..].iter().all(|key| !of_level_0().contains(key)).then_some(()));
+    kill_server(server);
+    let machine = empty_machine(&place, &store);
+    for (n, at) in seen {
+        assert_eq!(numbers_at(&machine, at), [n, n]);
+    }
+    assert_eq!(machine.json(&["replica", "verify", "offsite"])["ok"], true);
 }

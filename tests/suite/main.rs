@@ -47,6 +47,8 @@ mod journal_dies;
 mod journal_format;
 mod journal_live;
 mod journal_replica;
+mod journal_replica_faults;
+mod journal_replica_hostile;
 mod journal_restore;
 mod large;
 mod layers;

@@ -1,6 +1,7 @@
 //! How replicas are shown.
 
 use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
 use serde_json::json;
 
 use super::{Output, bytes, local};
@@ -27,6 +28,12 @@ impl Output {
         });
         self.table(["NAME", "URL", "HOLDS", "SIZE", "PENDING", "LAST SUCCESS"], rows.collect())?;
         for it in replicas {
+            if let Some(journal) = &it.journal {
+                let until = journal.until.map_or("nothing yet".to_owned(), |at| format!("until {}", exact(at, zone)));
+                let error =
+                    journal.last_error.as_ref().map(|error| format!("; ! {}", error.detail)).unwrap_or_default();
+                self.line(&format!("{}: the journal, {until}{error}", it.name))?;
+            }
             if let Some(error) = &it.last_error {
                 let next = it.next_try.map(|at| format!("; next try at {}", local(at, zone))).unwrap_or_default();
                 self.line(&format!("! {}: {} (since {}{next})", it.name, error.detail, local(error.since, zone)))?;
@@ -41,10 +48,10 @@ impl Output {
         }
         let zone = engine.settings()?.schedule.timezone;
         if let Some(window) = window {
-            let exact = |at: DateTime<Utc>| at.with_timezone(&zone).format("%Y-%m-%d %H:%M:%S%.3f").to_string();
-            self.line(&format!("any second from {} to {} ({zone})", exact(window.from), exact(window.to)))?;
+            let (from, to) = (exact(window.from, zone), exact(window.to, zone));
+            self.line(&format!("any second from {from} to {to} ({zone})"))?;
             for gap in &window.gaps {
-                self.line(&format!("  but none between {} and {}", exact(gap.from), exact(gap.to)))?;
+                self.line(&format!("  but none between {} and {}", exact(gap.from, zone), exact(gap.to, zone)))?;
             }
         }
         if backups.is_empty() {
@@ -135,4 +142,8 @@ impl Output {
         }
         Ok(())
     }
+}
+
+fn exact(at: DateTime<Utc>, zone: Tz) -> String {
+    at.with_timezone(&zone).format("%Y-%m-%d %H:%M:%S%.3f").to_string()
 }

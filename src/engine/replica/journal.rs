@@ -13,6 +13,7 @@
 mod fetch;
 mod lineage;
 mod listing;
+mod mend;
 mod send;
 mod site;
 mod state;

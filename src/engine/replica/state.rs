@@ -77,6 +77,8 @@ pub(super) struct State {
     pub(super) found_damaged: BTreeSet<Origin>,
     /// Found whole there, though its catalog says that it is damaged.
     pub(super) found_whole: BTreeSet<Origin>,
+    /// Packs of the journal found damaged there: those that are here still are sent again.
+    pub(super) damaged_packs: BTreeSet<String>,
     /// What was wanted when all was done, as a digest.
     pub(super) done: String,
     #[serde(with = "optional")]

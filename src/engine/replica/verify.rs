@@ -50,6 +50,7 @@ pub struct BackupVerdict {
 struct Findings {
     whole: BTreeSet<Origin>,
     damaged: BTreeSet<Origin>,
+    packs: BTreeSet<String>,
 }
 
 impl Engine {
@@ -85,7 +86,7 @@ impl Engine {
             };
             backups.insert(held.id, verdict);
         }
-        let journal = if id.is_none() { self.verify_journals(&site, &call.control)? } else { None };
+        let journal = if id.is_none() { self.verify_journals(&site, &mut found.packs, &call.control)? } else { None };
         let is_whole = journal.as_ref().is_none_or(|journal| journal.ok);
         if let Elsewhere::Name(_) = from {
             self.remember(from, id.is_none() && is_whole, &found, call);
@@ -134,6 +135,7 @@ impl Engine {
                 state.found_whole.extend(&found.whole);
             }
             state.found_whole.retain(|origin| !found.damaged.contains(origin));
+            state.damaged_packs.extend(found.packs.iter().cloned());
             if all && found.damaged.is_empty() {
                 state.last_verified = Some(self.clock.now());
             }

@@ -156,3 +156,30 @@ fn what_expires_leaves_every_later_state() {
     assert_eq!(gone(15_000), [(1, 1), (2, 10)]);
     assert_eq!(gone(99_000), [(1, 1), (1, 15), (2, 10), (11, 20), (2, 20)]);
 }
+
+#[test]
+fn the_small_packs_of_a_past_hour_become_one() {
+    let journal = here(&[1], 2..=9000);
+    let joinable = |there: &[(&str, u64, u64)], here: &Index, hours: u64| {
+        let (files, packs) = packs(there).joinable(here, hours * JOINED)?;
+        Some((numbers(Some(files)).unwrap(), spans(Some(packs)).unwrap()))
+    };
+    // State 3600 is the first of the second hour.
+    let small = [("9", 1, 1), ("0", 2, 3), ("0", 4, 900), ("0", 901, 3599), ("0", 3600, 3700), ("0", 3701, 3800)];
+    assert_eq!(joinable(&small, &journal, 0), None);
+    assert_eq!(joinable(&small, &journal, 1), Some(((2, 3599), vec![(2, 3), (4, 900), (901, 3599)])));
+    let done = [("9", 1, 1), ("0", 2, 3599), ("0", 3600, 3700), ("0", 3701, 3800)];
+    assert_eq!(joinable(&done, &journal, 1), None);
+    assert_eq!(joinable(&done, &journal, 2), Some(((3600, 3800), vec![(3600, 3700), (3701, 3800)])));
+    // Not over a hole, nor of what is here no more.
+    assert_eq!(joinable(&[("0", 2, 3), ("0", 5, 6)], &journal, 1), None);
+    assert_eq!(joinable(&small, &here(&[700], 701..=9000), 1), None);
+    assert_eq!(joinable(&small, &here(&[3], 4..=9000), 1), Some(((4, 3599), vec![(4, 900), (901, 3599)])));
+    // Nor more than fits.
+    let large: Index = journal.files().map(|file| LtxFile { size: MOST_BYTES / 1000, ..*file }).collect();
+    assert_eq!(joinable(&small, &large, 1), Some(((2, 900), vec![(2, 3), (4, 900)])));
+    assert_eq!(joinable(&[("0", 2, 900), ("0", 901, 3599)], &large, 1), None);
+    for span in [pack("0", 2, 3).span, pack("9", 1, 1).span] {
+        assert!(made_of(&span, &journal).is_some() && made_of(&Span { last: 9, ..span }, &journal).is_none());
+    }
+}

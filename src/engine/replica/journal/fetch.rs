@@ -52,11 +52,34 @@ impl Engine {
         fetched.inspect_err(|error| self.refused("restore", call, Some(moment.into()), error))
     }
 
+    /// What is there may be joined, or go by its age, while it is brought: then it is looked up once more.
     fn fetched(&self, from: &Elsewhere, moment: Moment, call: &Call) -> Result<FetchedPoint, Error> {
         let site = Site::look(&self.target(from)?, &call.control)?;
-        let (link, lineages) = (&site.link, self.lineages_there(&site)?);
+        let lineages = self.lineages_there(&site)?;
+        match self.fetched_of(&site, &lineages, moment, call) {
+            Err(error @ Error::ReplicaDamaged { .. }) => {
+                let again = self.lineages_there(&site)?;
+                let packs = |of: &[LineageThere]| of.iter().map(|it| it.packs.clone()).collect::<Vec<_>>();
+                if packs(&again) == packs(&lineages) {
+                    Err(error)
+                } else {
+                    self.fetched_of(&site, &again, moment, call)
+                }
+            }
+            fetched => fetched,
+        }
+    }
+
+    fn fetched_of(
+        &self,
+        site: &Site,
+        lineages: &[LineageThere],
+        moment: Moment,
+        call: &Call,
+    ) -> Result<FetchedPoint, Error> {
+        let link = &site.link;
         let none = || Error::ReplicaNoJournal { at: link.label() };
-        joined(&lineages).ok_or_else(none)?.assert_reaches(moment)?;
+        joined(lineages).ok_or_else(none)?.assert_reaches(moment)?;
         let reaches = |it: &&LineageThere| it.window.assert_reaches(moment).is_ok();
         let lineage = lineages.iter().rev().find(reaches).ok_or_else(none)?;
         self.adopt(site.catalog()?, call)?;

@@ -83,6 +83,8 @@ impl Shipping {
 pub(super) struct Ready {
     pub(super) lineage: Nonce,
     pub(super) journals: BTreeMap<DatabaseName, Journal>,
+    /// Keys of packs that were found damaged there.
+    pub(super) damaged: BTreeSet<String>,
 }
 
 impl Engine {
@@ -155,7 +157,8 @@ impl Engine {
         let state = State::load(self.store.root(), &shipping.name, &replica.place.identity())?;
         let Some(lineage) = self.lineage_here(&state)? else { return Ok(None) };
         let journals = locked(&self.journals).clone();
-        Ok(self.config.databases.keys().eq(journals.keys()).then_some(Ready { lineage, journals }))
+        let damaged = state.damaged_packs;
+        Ok(self.config.databases.keys().eq(journals.keys()).then_some(Ready { lineage, journals, damaged }))
     }
 
     fn round(&self, shipping: &Shipping, control: &Control) -> Result<bool, Error> {
@@ -167,13 +170,14 @@ impl Engine {
             .filter_map(|(name, journal)| Some((name.clone(), journal.index().last()?.txid)))
             .collect();
         let is_old = locked(&shipping.shared.written).is_none_or(|written| written.elapsed() >= QUIET);
-        if !is_old && !self.lacks(shipping, &ready) {
+        if !is_old && ready.damaged.is_empty() && !self.lacks(shipping, &ready) {
             return Ok(false);
         }
         let Some(link) = self.link_to_own(shipping, ready.lineage, control)? else { return Ok(false) };
         if !self.look(shipping, &ready, &link, control)? {
             return Ok(false);
         }
+        self.mend(shipping, &ready, &link, control)?;
         let (mut sent, mut more) = (false, false);
         for (name, journal) in &ready.journals {
             for n in 0..=MOST_PACKS {
@@ -182,8 +186,7 @@ impl Engine {
                     more = true;
                     break;
                 }
-                self.send_pack(shipping, &ready, &link, (name, journal), &files, control)?;
-                sent = true;
+                sent |= self.send_pack(shipping, &ready, &link, (name, journal), &files, control)?;
             }
         }
         if sent || is_old {
@@ -261,7 +264,7 @@ impl Engine {
         Ok(true)
     }
 
-    /// Step 4, of one pack.
+    /// Step 4, of one pack. `false` if one of its files has gone meanwhile.
     pub(super) fn send_pack(
         &self,
         shipping: &Shipping,
@@ -270,9 +273,9 @@ impl Engine {
         (name, journal): (&DatabaseName, &Journal),
         files: &[LtxFile],
         control: &Control,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let encrypted = !self.config.codec.recipients.is_empty();
-        let (Some(first), Some(last)) = (files.first(), files.last()) else { return Ok(()) };
+        let (Some(first), Some(last)) = (files.first(), files.last()) else { return Ok(false) };
         let (level, min, max) = (first.name.level, first.name.min, last.name.max);
         let span = Span { level, min, max, first: first.millis, last: last.millis };
         let timeless = || link.damaged("the journal here is of a time that no pack can have; is the clock wrong?");
@@ -283,7 +286,7 @@ impl Engine {
         locked(&shipping.shared.busy).remove(&key);
         let object = match sent {
             // Retention took a file away meanwhile: the next round has others.
-            Err(Error::Journal(journal::Error::Gone { .. })) => return Ok(()),
+            Err(Error::Journal(journal::Error::Gone { .. })) => return Ok(false),
             sent => sent?,
         };
         self.note_sending(shipping, &key, false)?;
@@ -292,7 +295,7 @@ impl Engine {
             there.listing.packs.entry(name.clone()).or_default().insert(pack);
         }
         tracing::debug!(replica = %shipping.name, key, bytes = object.size, "sent and read back");
-        Ok(())
+        Ok(true)
     }
 
     /// Remembers that it is sent now, or that it was read back.

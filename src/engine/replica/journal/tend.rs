@@ -5,13 +5,15 @@ use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 
-use super::listing::keys_of;
-use super::send::{Ready, Shipping, There, delete};
+use super::send::{Ready, Shipping, delete};
+use crate::backup::DatabaseName;
 use crate::backup::replica::Nonce;
 use crate::engine::replica::Elsewhere;
 use crate::engine::replica::site::{Link, Site};
 use crate::engine::{Engine, Error};
+use crate::journal::LtxFile;
 use crate::journal::pack::{JOURNALS, Key};
+use crate::journal::packs::Packs;
 use crate::journal::timeline::Timeline;
 use crate::sqlite::Control;
 
@@ -48,6 +50,7 @@ impl Engine {
         }
         if is_due {
             self.retain_shipped(shipping, &ready, &link, control)?;
+            self.join_shipped(shipping, &ready, &link, control)?;
             self.remove_strangers(shipping, control)?;
             *looked = Some(Instant::now());
             if listed.elapsed() >= EVERY {
@@ -70,10 +73,7 @@ impl Engine {
                 None => Vec::new(),
             };
             for pack in expired {
-                delete(link, keys_of(ready.lineage, name, &pack), control)?;
-                if let Some(There { listing, .. }) = shipping.there().as_mut() {
-                    listing.packs.entry(name.clone()).or_default().remove(&pack.span);
-                }
+                self.remove_pack(shipping, ready, link, (name, &pack), control)?;
             }
         }
         Ok(())
@@ -97,10 +97,10 @@ impl Engine {
 }
 
 /// The next file that is a pack of its own.
-fn next(shipping: &Shipping, ready: &Ready) -> Option<(crate::backup::DatabaseName, crate::journal::LtxFile)> {
+fn next(shipping: &Shipping, ready: &Ready) -> Option<(DatabaseName, LtxFile)> {
     let there = shipping.there();
     let there = there.as_ref().filter(|there| there.lineage == ready.lineage)?;
-    let none = crate::journal::packs::Packs::default();
+    let none = Packs::default();
     ready.journals.iter().find_map(|(name, journal)| {
         let packs = there.listing.packs.get(name).unwrap_or(&none);
         Some((name.clone(), packs.lacks_larger(&journal.index())?))

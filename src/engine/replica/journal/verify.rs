@@ -1,5 +1,7 @@
 //! Reading the journal in a replica back: every pack, and every file in it [P8].
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -29,10 +31,11 @@ pub struct JournalVerdict {
 }
 
 impl Engine {
-    /// Reads all of it. Nothing where no journal lies there.
+    /// Reads all of it, and tells the keys of what is damaged. Nothing where no journal lies there.
     pub(in crate::engine::replica) fn verify_journals(
         &self,
         site: &Site,
+        keys: &mut BTreeSet<String>,
         control: &Control,
     ) -> Result<Option<JournalVerdict>, Error> {
         let mut verdict = JournalVerdict { ok: true, ..JournalVerdict::default() };
@@ -44,7 +47,7 @@ impl Engine {
                 for pack in packs.all() {
                     control.tell(Progress { database, done, total });
                     let packed = Packed { link: &site.link, lineage: held.lineage, database, pack: *pack, control };
-                    self.look_into(&packed, &mut verdict)?;
+                    self.look_into(&packed, &mut verdict, keys)?;
                     done += pack.size;
                 }
             }
@@ -52,7 +55,12 @@ impl Engine {
         Ok((verdict.packs > 0).then_some(verdict))
     }
 
-    fn look_into(&self, packed: &Packed<'_>, verdict: &mut JournalVerdict) -> Result<(), Error> {
+    fn look_into(
+        &self,
+        packed: &Packed<'_>,
+        verdict: &mut JournalVerdict,
+        keys: &mut BTreeSet<String>,
+    ) -> Result<(), Error> {
         let reason = match packed.read(self, &|_| None)? {
             Ok(()) => None,
             Err(Bad::Damaged(reason)) => Some(reason),
@@ -66,6 +74,7 @@ impl Engine {
         let Some(reason) = reason.filter(|_| self.is_still_there(packed).unwrap_or(true)) else { return Ok(()) };
         verdict.ok = false;
         if verdict.damaged.len() < MOST_NAMED {
+            keys.insert(packed.key());
             verdict.damaged.push(reason);
         }
         Ok(())

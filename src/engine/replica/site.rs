@@ -39,8 +39,10 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn to(target: &Target, control: &Control) -> Result<Self, Error> {
-        Ok(Self { remote: target.remote(control)?, target: target.clone() })
+    /// Over connections that are there already.
+    pub(super) fn over(target: &Target, remote: Remote, control: &Control) -> Self {
+        let control = control.clone();
+        Self { remote: remote.cancelled_by(move || control.is_cancelled()), target: target.clone() }
     }
 
     pub(super) fn label(&self) -> String {
@@ -92,7 +94,7 @@ pub(super) struct Site {
 impl Site {
     /// Finds out what is there; nothing is changed.
     pub(super) fn look(target: &Target, control: &Control) -> Result<Self, Error> {
-        let link = Link::to(target, control)?;
+        let link = Link { remote: target.remote(control)?, target: target.clone() };
         let mut site = Self { link, catalog: None, mark: None, catalogs: Vec::new(), torn: Vec::new() };
         for _ in 0..LOOKS {
             if site.read()? {

@@ -6,7 +6,7 @@
 //! 2. Each pack is read, compared and written. For one that is damaged others may stand in; else it is said which instants there are.
 //! 3. The files that lead to the instant are chosen as those of a journal here, and whatever follows is the same.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::site::{LineageThere, joined};
@@ -115,22 +115,28 @@ impl Bringing<'_> {
     fn bring(&self, root: &Path, done: &mut u64, total: u64) -> Result<(), Error> {
         let folder = folder(root, self.name);
         let (mut here, mut damaged, mut reason) = (BTreeSet::new(), BTreeSet::new(), String::new());
-        loop {
+        'chosen: loop {
             let Some(chosen) = self.packs.choose(self.moment.millis(), &damaged) else {
                 return Err(self.lost(&damaged, &reason));
             };
-            let Some(pack) = chosen.iter().find(|pack| !here.contains(&pack.span)) else { return Ok(()) };
-            self.control.tell(Progress { database: self.name, done: *done, total });
-            match self.bring_pack(&folder, pack)? {
-                Ok(()) => drop(here.insert(pack.span)),
-                Err(Bad::Locked) => return Err(Error::ReplicaJournalLocked { at: self.link.label() }),
-                Err(Bad::Damaged(why)) => {
-                    tracing::warn!(replica = self.link.label(), "{why}; it is tried without");
-                    damaged.insert(pack.span);
-                    reason = why;
+            for pack in chosen {
+                if here.contains(&pack.span) {
+                    continue;
+                }
+                self.control.tell(Progress { database: self.name, done: *done, total });
+                *done += pack.size;
+                match self.bring_pack(&folder, &pack)? {
+                    Ok(()) => drop(here.insert(pack.span)),
+                    Err(Bad::Locked) => return Err(Error::ReplicaJournalLocked { at: self.link.label() }),
+                    Err(Bad::Damaged(why)) => {
+                        tracing::warn!(replica = self.link.label(), "{why}; it is tried without");
+                        damaged.insert(pack.span);
+                        reason = why;
+                        continue 'chosen;
+                    }
                 }
             }
-            *done += pack.size;
+            return Ok(());
         }
     }
 
@@ -150,10 +156,7 @@ impl Bringing<'_> {
             let text = "packs that lead there are missing";
             return self.link.damaged(format!("{text} for `{}`; take another time, or a backup", self.name));
         }
-        let mut left = self.packs.clone();
-        damaged.iter().for_each(|span| left.remove(span));
-        let packs = BTreeMap::from([(self.name.clone(), left)]);
-        let near = self.lineage.nearest(&packs, self.moment);
+        let near = self.lineage.nearest(self.name, damaged, self.moment);
         let near = near.map(|at| at.to_string()).collect::<Vec<_>>().join(" and ");
         let instead =
             if near.is_empty() { "take a backup".to_owned() } else { format!("next to it can be had: {near}") };

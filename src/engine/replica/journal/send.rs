@@ -32,6 +32,7 @@ use crate::journal::packs::Pack;
 use crate::journal::timeline::{Gap, Timeline};
 use crate::journal::until::Until;
 use crate::journal::{self, Journal, LtxFile, Txid, tarball};
+use crate::remote::Remote;
 use crate::sqlite::{self, Control};
 
 /// While nothing changes, what the replica says of `until` is at most this old.
@@ -55,6 +56,8 @@ struct Shared {
     busy: Mutex<BTreeSet<String>>,
     /// When `until` was written last.
     written: Mutex<Option<Instant>>,
+    /// Its connections, and its access token where there is one.
+    remote: Mutex<Option<Remote>>,
 }
 
 /// What lies there, as it was listed and as it was changed since.
@@ -99,6 +102,7 @@ impl Engine {
             remembered: Mutex::new(remembered),
             busy: Mutex::default(),
             written: Mutex::default(),
+            remote: Mutex::default(),
         };
         Ok(Some(Shipping { name: name.clone(), shared: Arc::new(shared) }))
     }
@@ -209,7 +213,11 @@ impl Engine {
         control: &Control,
     ) -> Result<Option<Link>, Error> {
         let target = self.target(&Elsewhere::Name(shipping.name.clone()))?;
-        let link = Link::to(&target, control)?;
+        let remote = match &mut *locked(&shipping.shared.remote) {
+            Some(remote) => remote.clone(),
+            new => new.insert(target.remote(&Control::default())?).clone(),
+        };
+        let link = Link::over(&target, remote, control);
         let listed = link.at(link.remote.list(CATALOGS))?;
         let newest = listed.iter().filter_map(|it| Some((parse_catalog_key(&it.key)?.0, &it.key))).max();
         // A replication may be writing one just now: what it is about to write is noted before.

@@ -1,7 +1,7 @@
 //! Which instants a replica has: of each lineage that its catalog names what lies there, by listings, and until when all of it does.
 //! What comes from there is untrusted; an instant in a hole, in a gap, or after `until` is none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
 use chrono::{DateTime, Utc};
@@ -15,7 +15,7 @@ use crate::engine::journal::{Recovery, Window};
 use crate::engine::replica::Elsewhere;
 use crate::engine::replica::site::{Link, Site};
 use crate::engine::{Engine, Error};
-use crate::journal::pack::{Key, folder_of};
+use crate::journal::pack::{Key, Span, folder_of};
 use crate::journal::packs::{Packs, Reach};
 use crate::journal::timeline::Gap;
 use crate::journal::until::Until;
@@ -31,15 +31,19 @@ pub(super) struct LineageThere {
 }
 
 impl LineageThere {
-    /// The instants next to this one, before and after it, that could be had if these were the packs of these databases.
+    /// The instants next to this one, before and after it, that can be had without these packs of a database.
     pub(super) fn nearest(
         &self,
-        packs: &BTreeMap<DatabaseName, Packs>,
+        of: &DatabaseName,
+        damaged: &BTreeSet<Span>,
         moment: Moment,
     ) -> impl Iterator<Item = Moment> {
-        let of = |(name, other): (&DatabaseName, &Packs)| {
-            let packs = packs.get(name).unwrap_or(other);
-            Some((name.clone(), window(&packs.reach()?, &self.until)?))
+        let of = |(name, packs): (&DatabaseName, &Packs)| {
+            let (mut left, damaged) = (packs.clone(), damaged.iter().filter(|_| name == of));
+            damaged.clone().for_each(|span| left.remove(span));
+            let mut reach = left.reach()?;
+            reach.is_all &= damaged.clone().all(|span| span.max <= reach.to.txid);
+            Some((name.clone(), window(&reach, &self.until)?))
         };
         let windows: Recovery = self.packs.iter().filter_map(of).collect();
         let spans = Window::common(&windows).map(|window| known(&window)).unwrap_or_default();

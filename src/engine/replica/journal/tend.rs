@@ -1,6 +1,7 @@
 //! What is in no hurry: snapshots and larger steps, each file a pack of its own, and what is older than the window, or of a lineage that
 //! the catalog names no more. A large snapshot holds up no seconds, since this is a thread of its own.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
@@ -66,14 +67,19 @@ impl Engine {
         let window = TimeDelta::from_std(self.config.pitr.retention).unwrap_or(TimeDelta::MAX);
         let Some(oldest) = alive.checked_sub_signed(window) else { return Ok(()) };
         let oldest = u64::try_from(oldest.timestamp_millis()).unwrap_or_default();
-        for (name, journal) in &ready.journals {
-            let here = journal.index().oldest().map_or(0, |point| point.millis);
-            let expired = match shipping.there().as_ref().and_then(|there| there.listing.packs.get(name)) {
-                Some(packs) => packs.expired(oldest.min(here)),
+        let there: BTreeMap<_, _> = match shipping.there().as_ref() {
+            Some(there) => there.listing.packs.iter().map(|(name, packs)| (name.clone(), packs.clone())).collect(),
+            None => return Ok(()),
+        };
+        for (name, packs) in there {
+            let expired = match ready.journals.get(&name) {
+                Some(journal) => packs.expired(oldest.min(journal.index().oldest().map_or(0, |point| point.millis))),
+                // A database that isn't kept any more goes as a whole.
+                None if packs.all().iter().all(|pack| pack.span.last < oldest) => packs.all().to_vec(),
                 None => Vec::new(),
             };
             for pack in expired {
-                self.remove_pack(shipping, ready, link, (name, &pack), control)?;
+                self.remove_pack(shipping, ready, link, (&name, &pack), control)?;
             }
         }
         Ok(())

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::output::Output;
 use crate::backup::{BackupId, Moment, ReplicaName};
-use crate::engine::{Actor, Call, Elsewhere, Engine, FetchedPoint, Pulled, Which};
+use crate::engine::{Actor, Call, Elsewhere, Engine, Error, FetchedPoint, Pulled, Which};
 use crate::sqlite::Control;
 
 #[derive(Subcommand, Debug)]
@@ -63,7 +63,15 @@ pub(super) fn operate(
     match command {
         ReplicaCommand::List { from: None } => out.replicas(&engine.replicas()?, engine)?,
         ReplicaCommand::List { from: Some(from) } => {
-            let (backups, window) = (engine.list_replica(&from, &control)?, engine.window_there(&from, &control)?);
+            let backups = engine.list_replica(&from, &control)?;
+            let window = match engine.window_there(&from, &control) {
+                // The backups are shown all the same.
+                Err(error @ Error::ReplicaJournalLocked { .. }) => {
+                    tracing::warn!("{error}");
+                    None
+                }
+                window => window?,
+            };
             out.held(&backups, window.as_ref(), engine)?;
         }
         ReplicaCommand::Verify { from, id } => {

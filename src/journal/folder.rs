@@ -49,8 +49,9 @@ pub fn identity(root: &Path) -> Result<Option<String>, Error> {
         Err(error) if error.is_missing() => return Ok(None),
         file => file?,
     };
-    let mut text = String::new();
-    file.take(64).read_to_string(&mut text).to("read", &path)?;
+    let mut bytes = Vec::new();
+    file.take(64).read_to_end(&mut bytes).to("read", &path)?;
+    let text = String::from_utf8_lossy(&bytes);
     let text = text.trim_end();
     let is_one = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     Ok(is_one.then(|| text.to_owned()))

@@ -46,8 +46,6 @@ pub struct Reach {
     pub from: Point,
     /// The last one that the others lead to.
     pub to: Point,
-    /// Nothing lies beyond it.
-    pub is_all: bool,
     /// When a state was after which others are missing, and when the next one was: milliseconds since 1970.
     pub holes: Vec<(u64, u64)>,
 }
@@ -112,7 +110,7 @@ impl Packs {
             }
             to = point(span);
         }
-        Some(Reach { from, to, is_all: next == captured.len(), holes })
+        Some(Reach { from, to, holes })
     }
 
     /// The packs that lead to the state at an instant, the snapshot first, without those that are known to be damaged. Nothing where a
@@ -142,9 +140,11 @@ impl Packs {
         self.run_after(here, from).or_else(|| self.run_after(here, self.begin()?))
     }
 
-    /// Where the states begin that were ever to be here.
+    /// Where the states begin that were ever to be here: with a snapshot, also where that one is missing.
     fn begin(&self) -> Option<Txid> {
-        self.level(Level::SNAPSHOT).first().map(|pack| pack.span.max)
+        let snapshot = self.level(Level::SNAPSHOT).first().map(|pack| pack.span.max);
+        let captured = self.level(Level::CAPTURED).first().and_then(|pack| Txid::new(pack.span.min.get() - 1));
+        snapshot.into_iter().chain(captured).min()
     }
 
     /// After which state the newest ones follow.
@@ -188,7 +188,7 @@ impl Packs {
         let snapshots = here.level(Level::SNAPSHOT);
         let Some(begin) = self.begin() else { return snapshots.last().copied() };
         let is_missing = |file: &&LtxFile| self.find(file.name).is_none();
-        let missing = snapshots.iter().rev().filter(|file| file.name.max > begin).find(is_missing);
+        let missing = snapshots.iter().rev().filter(|file| file.name.max >= begin).find(is_missing);
         let larger =
             || Level::PACKED.into_iter().flat_map(|level| here.level(level)).filter(|file| file.name.min > begin);
         missing.or_else(|| larger().find(is_missing)).copied()
@@ -231,7 +231,11 @@ impl Packs {
         self.packs.iter().all(|pack| Some(pack.span.max) <= last)
             && ends.into_iter().flatten().all(|Pack { span, .. }| {
                 let files = here.level(span.level);
-                files.iter().rfind(|file| file.name.max == span.max).is_none_or(|file| file.millis == span.last)
+                match files.iter().rfind(|file| file.name.max == span.max) {
+                    Some(file) => file.millis == span.last,
+                    // It went by its age, or it never was here.
+                    None => here.oldest().is_some_and(|oldest| span.max <= oldest.txid),
+                }
             })
     }
 

@@ -1,11 +1,12 @@
 //! Until when all of a journal lies in a replica: a small object of its own beside the packs, written after them. It is what tells a
 //! quiet hour from one of which nobody has sent anything.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::name::Txid;
 use super::timeline::{Gap, MAX_GAPS};
 use crate::backup::{DatabaseName, timestamp};
 
@@ -17,13 +18,16 @@ const MOST: usize = 10_000;
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Until {
     version: u32,
+    /// Of what was before that, the gaps may be forgotten.
+    #[serde(with = "timestamp")]
+    pub from: DateTime<Utc>,
     /// The databases were looked at then, and all that had changed has been sent.
     #[serde(with = "timestamp")]
     pub alive: DateTime<Utc>,
     /// Spans before it of which nobody knows what they held.
     pub gaps: Vec<Gap>,
-    /// Whose journal it is.
-    pub databases: BTreeSet<DatabaseName>,
+    /// Whose journal it is, and the number of the newest state that was sent: without that one, nobody knows what they held.
+    pub databases: BTreeMap<DatabaseName, u64>,
 }
 
 impl Until {
@@ -31,8 +35,14 @@ impl Until {
     pub const MAX_BYTES: u64 = 8 << 20;
 
     /// Of these.
-    pub fn new(alive: DateTime<Utc>, gaps: Vec<Gap>, databases: BTreeSet<DatabaseName>) -> Self {
-        Self { version: VERSION, alive, gaps, databases }
+    pub fn new(
+        from: DateTime<Utc>,
+        alive: DateTime<Utc>,
+        gaps: Vec<Gap>,
+        newest: &BTreeMap<DatabaseName, Txid>,
+    ) -> Self {
+        let databases = newest.iter().map(|(name, txid)| (name.clone(), txid.get())).collect();
+        Self { version: VERSION, from, alive, gaps, databases }
     }
 
     /// Reads one. The reason says what is wrong.
@@ -61,12 +71,13 @@ mod tests {
     fn what_is_written_is_read_and_nothing_else() {
         let at = |text: &str| format!("2026-11-26T{text}Z").parse::<DateTime<Utc>>().unwrap();
         let gaps = vec![Gap { from: at("09:00:00.250"), to: at("09:05:00") }];
-        let until = Until::new(at("09:14:05.123"), gaps, ["auth".parse().unwrap()].into());
+        let newest = [("auth".parse().unwrap(), Txid::FIRST)].into();
+        let until = Until::new(at("08:00:00"), at("09:14:05.123"), gaps, &newest);
         let bytes = until.to_bytes();
         assert_eq!(Until::parse(&bytes), Ok(until));
         let text = String::from_utf8(bytes).unwrap();
         for (old, new) in
-            [("\"version\":1", "\"version\":2"), ("09:05:00", "08:05:00"), ("auth", "../auth"), ("}]", "")]
+            [("\"version\":1", "\"version\":2"), ("09:05:00", "07:05:00"), ("auth", "../auth"), ("}]", "")]
         {
             let other = text.replace(old, new);
             assert!(other != text && Until::parse(other.as_bytes()).is_err(), "{other}");

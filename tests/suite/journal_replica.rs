@@ -219,7 +219,6 @@ fn what_is_older_than_the_window_goes_there_too() {
     let snapshots =
         || journal_keys(&store).into_iter().filter(|key| key.contains("/9/") && !key.contains(&lost)).count();
     eventually("a snapshot of it is sent", || (snapshots() == 4).then_some(()));
-    eventually("all is sent", || until(&place).filter(|until| *until > second));
     kill_server(server);
     for hours in [4, 6] {
         let server = start(hours);
@@ -240,4 +239,36 @@ fn what_is_older_than_the_window_goes_there_too() {
     refused_at(&machine, first, &["the journal reaches from"]);
     assert_eq!(numbers_at(&machine, second), [2, 2]);
     assert_eq!(machine.json(&["replica", "verify", "offsite"])["ok"], true);
+}
+
+#[test]
+fn what_is_missing_is_said() {
+    let store = Store::folder();
+    let mut place = Place::new();
+    place.keyed();
+    place.replica(OFFSITE, &store);
+    let mut machine = empty_machine(&place, &store);
+    refused_at(&machine, now(), &["holds no backup that could be taken"]);
+    place.create();
+    place.ok(&["replica", "push", "offsite"]);
+    assert_eq!(machine.json(&["replica", "list", "offsite"])["journal"], Value::Null);
+    refused_at(&machine, now(), &["no journal lies in the replica `offsite`", "BACKUP_PITR=true"]);
+    assert_eq!(told(&place)["journal"], Value::Null);
+    place.set("BACKUP_PITR", "true").set("BACKUP_PITR_INTERVAL", "500ms");
+    for name in ["attendance", "auth"] {
+        place.sql(name, "CREATE TABLE stamps (n INTEGER, filler TEXT)");
+    }
+    let server = Server::start(&place);
+    let at = number(&place, 1);
+    kill_server(server);
+    machine.forgets_its_identity();
+    refused_at(&machine, at, &["is encrypted, and no identity at hand opens it", "BACKUP_ENCRYPTION_IDENTITY_FILE"]);
+    let listed = machine.json(&["replica", "list", "offsite"]);
+    assert!(listed["journal"].is_null() && listed["backups"].as_array().unwrap().len() == 1, "{listed}");
+    let verified = place.forgets_its_identity().json(&["replica", "verify", "offsite"]);
+    assert!(verified["ok"] == true && verified["journal"]["ciphertextOnly"] == true, "{verified}");
+    let time = text(at);
+    let run = machine.run(&["restore", "latest", "--from", "offsite", "--at", &time, "--confirm", &time]);
+    run.refused(2, &["cannot be used with"]);
+    machine.run(&["restore", "--from", "offsite", "--at", &time]).refused(2, &["nothing was changed", "--confirm"]);
 }

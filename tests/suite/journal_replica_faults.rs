@@ -9,16 +9,20 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 
 use crate::client::Server;
+use crate::fault::{Fault, When};
 use crate::harness::{Place, eventually, kill};
-use crate::journal_live::{Stamper, now, stamps, ticked};
+use crate::journal_live::{Stamper, stamps, ticked};
 use crate::journal_replica::{
     assert_was, journal_keys, kill_server, number, numbers_at, refused_at, shipping, text, until,
 };
-use crate::replica_scene::{empty_machine, last_error, told};
+use crate::replica_scene::{Clock, empty_machine, last_error, told};
 use crate::stores::Store;
+use crate::visitor::{Visitor, words};
+
+type Span = (DateTime<Utc>, DateTime<Utc>);
 
 /// What the replica says of itself: from when to when, and the gaps.
-fn window(machine: &Place) -> (DateTime<Utc>, DateTime<Utc>, Vec<(DateTime<Utc>, DateTime<Utc>)>) {
+fn window(machine: &Place) -> (DateTime<Utc>, DateTime<Utc>, Vec<Span>) {
     let journal = machine.json(&["replica", "list", "offsite"])["journal"].clone();
     let at = |value: &Value| value.as_str().unwrap().parse().unwrap();
     let gaps = journal["gaps"].as_array().unwrap().iter().map(|gap| (at(&gap["from"]), at(&gap["to"]))).collect();
@@ -107,6 +111,97 @@ fn a_store_that_is_away_is_made_up_for() {
     for (n, at) in seen {
         assert_eq!(numbers_at(&machine, at), [n, n]);
     }
+}
+
+/// What a store wants money for: what one state of both databases costs, and a time in which nothing happens.
+#[test]
+fn few_requests_do() {
+    let (store, proxy) = Store::s3().proxied();
+    let place = shipping(&store);
+    let server = Server::start(&place);
+    number(&place, 1);
+    eventually("snapshots are sent", || (packs_of(&store, "/9/").len() == 2).then_some(()));
+    number(&place, 2);
+    std::thread::sleep(Duration::from_secs(11));
+    proxy.forget();
+    std::thread::sleep(Duration::from_secs(20));
+    let quiet = proxy.seen().len();
+    // One round that says until when, and perhaps the look of each hour.
+    assert!(quiet <= 9, "{quiet} requests in a quiet time: {:?}", proxy.seen());
+    proxy.forget();
+    number(&place, 3);
+    std::thread::sleep(Duration::from_secs(1));
+    let of = |method: &str| proxy.seen().iter().filter(|it| it.method == method).count();
+    // Two packs and what says until when; once more, where the two were not seen at once.
+    assert!(of("PUT") <= 5 && of("GET") <= 8 && of("POST") == 0, "{:?}", proxy.seen());
+    kill_server(server);
+}
+
+/// After a gap the journal begins anew with a snapshot. Before that is there, what follows it is of no use, and nothing older stands in.
+#[test]
+fn what_waits_for_its_snapshot_is_no_instant_yet() {
+    let (store, proxy) = Store::s3().proxied();
+    let place = shipping(&store);
+    let server = Server::start(&place);
+    let first = number(&place, 1);
+    eventually("snapshots are sent", || (packs_of(&store, "/9/").len() == 2).then_some(()));
+    kill_server(server);
+    let add = |n: u64| {
+        for name in ["attendance", "auth"] {
+            place.sql(name, &format!("INSERT INTO stamps VALUES ({n}, '')"));
+        }
+    };
+    add(2);
+    proxy.spoil(When::of("PUT", "/9/"), Fault::error(500, "InternalError"));
+    let server = Server::start(&place);
+    let second = ticked(&place);
+    add(3);
+    let third = ticked(&place);
+    let sent = || packs_of(&store, "/0/").len();
+    let before = sent();
+    eventually("what follows is sent", || (sent() >= before + 2).then_some(()));
+    std::thread::sleep(Duration::from_secs(6));
+    assert!(until(&place).unwrap() < second);
+    let error =
+        eventually("it is told", || Some(told(&place)["journal"]["lastError"].clone()).filter(Value::is_object));
+    assert_eq!(error["code"], "replica-unreachable");
+    let machine = empty_machine(&place, &store);
+    assert_eq!(numbers_at(&machine, first), [1, 1]);
+    refused_at(&machine, second, &["can't be restored"]);
+    refused_at(&machine, third, &["can't be restored"]);
+    proxy.heal();
+    eventually("all is sent", || until(&place).filter(|until| *until >= third));
+    kill_server(server);
+    assert_eq!(numbers_at(&machine, second), [2, 2]);
+    assert_eq!(numbers_at(&machine, third), [3, 3]);
+    let gaps = window(&machine).2;
+    assert!(gaps.len() == 1 && first <= gaps[0].0 && gaps[0].1 <= second, "{gaps:?}");
+}
+
+#[test]
+fn one_that_is_behind_is_told() {
+    let (store, proxy) = Store::s3().proxied();
+    let place = shipping(&store);
+    let mut command = place.command(&["serve"]);
+    let clock = Clock::of(&place, command.env("BACKUP_ENABLED", "false"));
+    let server = Server::of(&mut command, place.path("serve.log"));
+    number(&place, 1);
+    let visitor = Visitor::superuser(&server);
+    let page = words(&visitor.get("/settings/backups").text());
+    assert!(page.contains("Any second until just now"), "{page}");
+    assert!(!place.warnings().contains(&"replica-journal-behind".to_owned()));
+    proxy.go();
+    clock.put_on(1200);
+    eventually("it is told", || place.warnings().contains(&"replica-journal-behind".to_owned()).then_some(()));
+    let page = eventually("why, too", || {
+        let page = words(&visitor.get("/settings/backups").text());
+        page.contains("Its journal:").then_some(page)
+    });
+    assert!(page.contains("Any second until 20 minutes ago"), "{page}");
+    let listed = place.ok(&["replica", "list"]).stdout;
+    assert!(listed.contains("offsite: the journal, until 20") && listed.contains("; ! "), "{listed}");
+    proxy.come_back();
+    kill_server(server);
 }
 
 /// As a virtual machine's snapshot puts it back: the same folders, with what was in them.
@@ -212,8 +307,13 @@ fn states_that_are_missing_are_a_gap_and_are_sent_again() {
     let packs = packs_of(&store, "/attendance/0/");
     // That of the second number, unless two of them came in one.
     let at = packs.len() - 3;
-    std::fs::remove_file(store.objects.path(&packs[at])).unwrap();
     let machine = empty_machine(&place, &store);
+    // The newest one, of which no other tells.
+    let (other, bytes) = (packs.last().unwrap(), store.objects.get(packs.last().unwrap()).unwrap());
+    std::fs::remove_file(store.objects.path(other)).unwrap();
+    refused_at(&machine, seen[3].1, &["can't be restored"]);
+    store.objects.put(other, &bytes);
+    std::fs::remove_file(store.objects.path(&packs[at])).unwrap();
     let (_, to, _) = window(&machine);
     assert!(seen[0].1 <= to && to < seen[1].1, "{to} {seen:?}");
     assert_eq!(numbers_at(&machine, seen[0].1), [1, 1]);
@@ -245,14 +345,21 @@ fn a_damaged_pack_is_named_with_what_can_be_had_and_sent_again() {
     refused_at(&machine, seen[2].1, &[last, "can't be rebuilt without it", "next to it can be had: 20"]);
     assert!(!machine.live("auth").exists() && !machine.backups().join("restoring").exists());
     assert_eq!(numbers_at(&machine, seen[1].1), [2, 2]);
+    // And the snapshot that all begins with.
+    let snapshot = packs_of(&store, "/attendance/9/")[0].clone();
+    let whole = store.objects.get(&snapshot).unwrap();
+    store.objects.put(&snapshot, &whole[..whole.len() - 20]);
+    refused_at(&machine, seen[0].1, &[&snapshot, "can't be rebuilt without it"]);
     let verified = place.run(&["replica", "verify", "offsite", "--json"]);
     assert_eq!(verified.code, 1);
     let verified: Value = serde_json::from_str(&verified.stdout).unwrap();
-    assert!(verified["journal"]["damaged"][0].as_str().unwrap().starts_with(last.as_str()), "{verified}");
+    let damaged = verified["journal"]["damaged"].as_array().unwrap();
+    assert!(damaged.len() == 2 && damaged[1].as_str().unwrap().starts_with(last.as_str()), "{verified}");
     let server = Server::start(&place);
     eventually("it is sent again", || store.objects.get(last).filter(|now| !now.is_empty() && *now != bytes));
     eventually("and read back", || place.run(&["replica", "verify", "offsite"]).code.eq(&0).then_some(()));
     kill_server(server);
-    assert_eq!(numbers_at(&machine, seen[2].1), [3, 3]);
-    assert!(now() > seen[2].1);
+    for (n, at) in seen {
+        assert_eq!(numbers_at(&machine, at), [n, n]);
+    }
 }

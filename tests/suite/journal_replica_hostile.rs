@@ -161,7 +161,7 @@ fn what_says_until_when_is_looked_at_before_it_is_believed() {
         ("version", json!(2)),
         ("alive", json!("yesterday")),
         ("gaps", json!([{ "from": later, "to": text(at) }])),
-        ("databases", json!(["../attendance"])),
+        ("databases", json!({ "../attendance": 1 })),
     ] {
         let mut other = said.clone();
         other[name] = value;

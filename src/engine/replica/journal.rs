@@ -15,6 +15,7 @@ mod lineage;
 mod listing;
 mod mend;
 mod send;
+mod shipping;
 mod site;
 mod state;
 mod tend;
@@ -22,6 +23,6 @@ mod unpack;
 mod verify;
 
 pub use fetch::FetchedPoint;
-pub use send::Shipping;
+pub use shipping::Shipping;
 pub use state::JournalThere;
 pub use verify::JournalVerdict;

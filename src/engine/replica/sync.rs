@@ -94,7 +94,9 @@ impl Engine {
         let Some(wanted) = self.wanted(name)? else { return Ok(false) };
         let state = State::load(self.store.root(), name, &replica.place.identity())?;
         let looked = state.last_success.is_some_and(|at| (now - at).abs() < LOOK_AGAIN);
-        let found = !state.found_damaged.is_empty() || !state.found_whole.is_empty() || self.lacks_lineage(&state)?;
+        let found = !state.found_damaged.is_empty()
+            || !state.found_whole.is_empty()
+            || self.lacks_lineage(&state).unwrap_or(false);
         Ok(!state.waits(now) && (state.done != wanted.digest || found || !looked))
     }
 
@@ -188,7 +190,10 @@ impl Writable<'_> {
         let plan = self.plan(wanted);
         let orphans = self.orphans(listed.into_keys());
         let is_marked = self.marked(&plan.amend) == self.site.backups();
-        self.plan_journals()?;
+        // What is wrong with the journal stops no backup.
+        if let Err(error) = self.plan_journals() {
+            tracing::warn!(%error, replica = %self.name, "its journal is left as it is");
+        }
         let is_marked = is_marked && self.journals == self.site.journals();
         if !(plan.is_empty() && orphans.is_empty() && is_marked) || self.is_others {
             self.hold(take_over)?;

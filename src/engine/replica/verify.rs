@@ -86,11 +86,13 @@ impl Engine {
             };
             backups.insert(held.id, verdict);
         }
-        let journal = if id.is_none() { self.verify_journals(&site, &mut found.packs, &call.control)? } else { None };
-        let is_whole = journal.as_ref().is_none_or(|journal| journal.ok);
+        let journal =
+            if id.is_none() { self.verify_journals(&site, &mut found.packs, &call.control) } else { Ok(None) };
+        let is_whole = journal.as_ref().is_ok_and(|journal| journal.as_ref().is_none_or(|journal| journal.ok));
         if let Elsewhere::Name(_) = from {
             self.remember(from, id.is_none() && is_whole, &found, call);
         }
+        let journal = journal?;
         Ok(ReplicaVerification { ok: found.damaged.is_empty() && is_whole, backups, journal })
     }
 

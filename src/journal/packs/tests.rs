@@ -39,26 +39,24 @@ fn numbers(run: Option<Vec<LtxFile>>) -> Option<(u64, u64)> {
 
 #[test]
 fn what_goes_on_without_a_hole_is_reached() {
-    let reach = |of: &[(&str, u64, u64)]| {
-        packs(of).reach().map(|it| (it.from.txid.get(), it.to.txid.get(), it.is_all, it.holes))
-    };
+    let reach = |of: &[(&str, u64, u64)]| packs(of).reach().map(|it| (it.from.txid.get(), it.to.txid.get(), it.holes));
     assert_eq!(reach(&[("0", 2, 9)]), None);
-    assert_eq!(reach(&[("9", 1, 1)]), Some((1, 1, true, vec![])));
-    assert_eq!(reach(&[("9", 1, 1), ("0", 2, 4), ("0", 5, 9)]), Some((1, 9, true, vec![])));
+    assert_eq!(reach(&[("9", 1, 1)]), Some((1, 1, vec![])));
+    assert_eq!(reach(&[("9", 1, 1), ("0", 2, 4), ("0", 5, 9)]), Some((1, 9, vec![])));
     // A snapshot of a state that is among the others, and one that is the next state itself.
-    assert_eq!(reach(&[("9", 1, 1), ("0", 2, 4), ("9", 1, 4), ("0", 5, 9)]), Some((1, 9, true, vec![])));
-    assert_eq!(reach(&[("9", 1, 1), ("0", 2, 9), ("9", 1, 5)]), Some((1, 9, true, vec![])));
-    assert_eq!(reach(&[("9", 1, 1), ("0", 2, 4), ("9", 1, 5), ("0", 6, 9)]), Some((1, 9, true, vec![])));
+    assert_eq!(reach(&[("9", 1, 1), ("0", 2, 4), ("9", 1, 4), ("0", 5, 9)]), Some((1, 9, vec![])));
+    assert_eq!(reach(&[("9", 1, 1), ("0", 2, 9), ("9", 1, 5)]), Some((1, 9, vec![])));
+    assert_eq!(reach(&[("9", 1, 1), ("0", 2, 4), ("9", 1, 5), ("0", 6, 9)]), Some((1, 9, vec![])));
     // What came between was never sent.
-    assert_eq!(reach(&[("9", 1, 1), ("0", 2, 4), ("9", 1, 7), ("0", 8, 9)]), Some((1, 9, true, vec![(4000, 7000)])));
-    assert_eq!(reach(&[("9", 1, 1), ("0", 2, 4), ("0", 7, 9), ("9", 1, 8)]), Some((1, 9, true, vec![(4000, 8000)])));
-    assert_eq!(reach(&[("9", 1, 1), ("0", 2, 4), ("0", 6, 9)]), Some((1, 4, false, vec![])));
+    assert_eq!(reach(&[("9", 1, 1), ("0", 2, 4), ("9", 1, 7), ("0", 8, 9)]), Some((1, 9, vec![(4000, 7000)])));
+    assert_eq!(reach(&[("9", 1, 1), ("0", 2, 4), ("0", 7, 9), ("9", 1, 8)]), Some((1, 9, vec![(4000, 8000)])));
+    assert_eq!(reach(&[("9", 1, 1), ("0", 2, 4), ("0", 6, 9)]), Some((1, 4, vec![])));
     // A larger step says nothing of the states within.
-    assert_eq!(reach(&[("9", 1, 1), ("3", 2, 9)]), Some((1, 1, true, vec![])));
+    assert_eq!(reach(&[("9", 1, 1), ("3", 2, 9)]), Some((1, 1, vec![])));
     // What was before the first snapshot is of no use.
-    assert_eq!(reach(&[("0", 2, 4), ("9", 1, 6), ("0", 7, 7)]), Some((6, 7, true, vec![])));
+    assert_eq!(reach(&[("0", 2, 4), ("9", 1, 6), ("0", 7, 7)]), Some((6, 7, vec![])));
     // Small ones, and a large one of the same files.
-    assert_eq!(reach(&[("9", 1, 1), ("0", 2, 3), ("0", 4, 5), ("0", 2, 5), ("0", 6, 6)]), Some((1, 6, true, vec![])));
+    assert_eq!(reach(&[("9", 1, 1), ("0", 2, 3), ("0", 4, 5), ("0", 2, 5), ("0", 6, 6)]), Some((1, 6, vec![])));
 }
 
 #[test]
@@ -129,6 +127,9 @@ fn larger_files_are_sent_one_by_one() {
     assert_eq!(lacks(&[("9", 1, 1)]).unwrap(), "9 30");
     assert_eq!(lacks(&[("9", 1, 1), ("9", 1, 30)]).unwrap(), "9 10");
     assert_eq!(lacks(&[("9", 1, 10), ("9", 1, 30)]).unwrap(), "2 38");
+    // What was sent follows a snapshot, which isn't there yet, or went.
+    assert_eq!(lacks(&[("0", 31, 40)]).unwrap(), "9 30");
+    assert_eq!(lacks(&[("9", 1, 30), ("0", 11, 40)]).unwrap(), "9 10");
     let all = [("9", 1, 1), ("9", 1, 10), ("9", 1, 30)];
     assert_eq!(lacks(&all).unwrap(), "2 20");
     assert_eq!(lacks(&[&all[..], &[("2", 2, 20), ("2", 21, 38)]].concat()).unwrap(), "3 38");
@@ -142,6 +143,7 @@ fn what_was_sent_from_elsewhere_is_noticed() {
     assert!(there.is_of(&here(&[20], 21..=30)), "what lies here no more tells nothing");
     assert!(!there.is_of(&here(&[1], 2..=9)), "the directory was put back");
     assert!(!there.is_of(&here(&[], [])));
+    assert!(!there.is_of(&here(&[1, 10], 2..=9)), "it has begun anew with that very number");
     let mut other: Vec<LtxFile> = here(&[1], 2..=12).files().copied().collect();
     other.iter_mut().filter(|file| file.name.max >= txid(8)).for_each(|file| file.millis += 1);
     assert!(!there.is_of(&other.into_iter().collect()), "and has gone on in another way");

@@ -55,6 +55,7 @@ impl Engine {
     /// What is there may be joined, or go by its age, while it is brought: then it is looked up once more.
     fn fetched(&self, from: &Elsewhere, moment: Moment, call: &Call) -> Result<FetchedPoint, Error> {
         let site = Site::look(&self.target(from)?, &call.control)?;
+        site.catalog()?;
         let lineages = self.lineages_there(&site)?;
         match self.fetched_of(&site, &lineages, moment, call) {
             Err(error @ Error::ReplicaDamaged { .. }) => {

@@ -1,10 +1,11 @@
 //! Which journals the catalog of a replica names.
 
-use chrono::TimeDelta;
+use chrono::DateTime;
 
 use crate::backup::ReplicaName;
 use crate::backup::replica::{HeldJournal, Nonce};
 use crate::disk;
+use crate::engine::journal::Window;
 use crate::engine::replica::site::Writable;
 use crate::engine::replica::state::{OwnJournal, State};
 use crate::engine::{Call, Engine, Error};
@@ -21,12 +22,16 @@ impl Writable<'_> {
             let is_own = |own: &OwnJournal| own.writer == writer && own.id == id && is_named(own);
             if !self.journal.as_ref().is_some_and(is_own) {
                 let lineage = Nonce(disk::random()?);
-                self.journals.push(HeldJournal { lineage, since: now });
+                // A clock that went back makes none older than what is there.
+                let written = self.site.catalog.as_ref().map(|catalog| catalog.written_at);
+                let since = self.journals.iter().map(|held| held.since).chain(written).fold(now, DateTime::max);
+                self.journals.push(HeldJournal { lineage, since });
                 self.journal = Some(OwnJournal { lineage, writer, id });
             }
         }
-        let window = TimeDelta::from_std(self.engine.config.pitr.retention).unwrap_or(TimeDelta::MAX);
-        let oldest = now.checked_sub_signed(window);
+        // By the journal here, which no jump of the clock makes shorter.
+        let kept = self.engine.recovery()?.as_ref().and_then(Window::common);
+        let oldest = kept.map(|kept| kept.from);
         let is_over =
             |next: Option<&HeldJournal>| next.is_some_and(|next| oldest.is_some_and(|oldest| next.since < oldest));
         let over = (0..self.journals.len()).take_while(|at| is_over(self.journals.get(at + 1))).count();

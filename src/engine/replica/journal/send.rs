@@ -4,36 +4,30 @@
 //! 2. Is there anything to send, or is what the replica says of `until` old? Else nothing is asked of it.
 //! 3. The newest catalog there is the one that this directory wrote; else nothing is sent, and the next replication says why.
 //! 4. Of each database the files that gathered, as one pack or several, each noted here before, and read back to its last byte.
-//! 5. When all that 1. saw can be rebuilt from what is there, that is written beside it.
+//! 5. Until when what 1. saw can be rebuilt from what is there is written beside it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::{BufReader, Read, Write};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 
-use super::listing::{Listing, keys_of};
-use super::state::{JournalThere, Remembered};
-use crate::backup::replica::{CATALOGS, MAX_PARTS, Nonce, Object, catalog_key, parse_catalog_key};
-use crate::backup::{DatabaseName, Form, ReplicaName};
+use super::shipping::{Ready, Shipping};
+use crate::backup::replica::{MAX_PARTS, Object};
+use crate::backup::{DatabaseName, Form, Moment};
 use crate::codec::Codec;
 use crate::disk::{self, Context};
-use crate::engine::replica::Elsewhere;
-use crate::engine::replica::report::LastError;
 use crate::engine::replica::send::{Sum, Summed, broken};
 use crate::engine::replica::site::Link;
-use crate::engine::replica::state::State;
-use crate::engine::{Actor, Call, Engine, Error, locked};
-use crate::journal::pack::{Key, Span, folder_of};
-use crate::journal::packs::Pack;
+use crate::engine::{Engine, Error, locked};
+use crate::journal::pack::{Key, Span};
+use crate::journal::packs::{Pack, Packs, Reach};
 use crate::journal::timeline::{Gap, Timeline};
 use crate::journal::until::Until;
-use crate::journal::{self, Journal, LtxFile, Txid, tarball};
-use crate::remote::Remote;
-use crate::sqlite::{self, Control};
+use crate::journal::{self, Journal, Level, LtxFile, Txid, tarball};
+use crate::sqlite::Control;
 
 /// While nothing changes, what the replica says of `until` is at most this old.
 const QUIET: Duration = Duration::from_secs(60);
@@ -42,79 +36,7 @@ const MOST_PACKS: usize = 8;
 /// Bytes that are read and encoded at once.
 const PIECE: usize = 256 << 10;
 
-/// What this process knows of the journal in one replica. Clones are the same.
-#[derive(Clone)]
-pub struct Shipping {
-    pub(super) name: ReplicaName,
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    there: Mutex<Option<There>>,
-    remembered: Mutex<Remembered>,
-    /// Keys that this process sends just now.
-    busy: Mutex<BTreeSet<String>>,
-    /// When `until` was written last.
-    written: Mutex<Option<Instant>>,
-    /// Its connections, and its access token where there is one.
-    remote: Mutex<Option<Remote>>,
-}
-
-/// What lies there, as it was listed and as it was changed since.
-pub(super) struct There {
-    pub(super) lineage: Nonce,
-    pub(super) listing: Listing,
-    pub(super) listed: Instant,
-}
-
-impl Shipping {
-    pub(super) fn there(&self) -> MutexGuard<'_, Option<There>> {
-        locked(&self.shared.there)
-    }
-
-    pub(super) fn remembered(&self) -> MutexGuard<'_, Remembered> {
-        locked(&self.shared.remembered)
-    }
-
-    /// What lies there has to be looked at anew.
-    fn forget(&self) {
-        *self.there() = None;
-    }
-}
-
-/// The journals that are written here, and what is to be sent of them where.
-pub(super) struct Ready {
-    pub(super) lineage: Nonce,
-    pub(super) journals: BTreeMap<DatabaseName, Journal>,
-    /// Keys of packs that were found damaged there.
-    pub(super) damaged: BTreeSet<String>,
-}
-
 impl Engine {
-    /// For sending the journal to a replica; nothing where none is kept.
-    pub fn shipping(&self, name: &ReplicaName) -> Result<Option<Shipping>, Error> {
-        let Some(replica) = self.config.replicas.get(name).filter(|_| self.config.pitr.enabled) else {
-            return Ok(None);
-        };
-        let remembered = Remembered::load(self.store.root(), name, &replica.place.identity())?;
-        let shared = Shared {
-            there: Mutex::default(),
-            remembered: Mutex::new(remembered),
-            busy: Mutex::default(),
-            written: Mutex::default(),
-            remote: Mutex::default(),
-        };
-        Ok(Some(Shipping { name: name.clone(), shared: Arc::new(shared) }))
-    }
-
-    /// How the journal stands in a replica; nothing where none is kept.
-    pub(in crate::engine::replica) fn journal_there(&self, name: &ReplicaName) -> Result<Option<JournalThere>, Error> {
-        let Some(replica) = self.config.replicas.get(name).filter(|_| self.config.pitr.enabled) else {
-            return Ok(None);
-        };
-        Ok(Some(Remembered::load(self.store.root(), name, &replica.place.identity())?.into()))
-    }
-
     /// One round. Says whether more is to be sent at once.
     pub fn ship_journal(&self, shipping: &Shipping, control: &Control) -> Result<bool, Error> {
         let shipped = self.round(shipping, control);
@@ -122,51 +44,11 @@ impl Engine {
         shipped
     }
 
-    /// Remembers what went wrong, or that nothing does any more.
-    pub(super) fn note_outcome(
-        &self,
-        shipping: &Shipping,
-        error: Option<&Error>,
-        of: impl Fn(&mut Remembered) -> &mut Option<LastError>,
-    ) {
-        let (mut remembered, now) = (shipping.remembered(), self.clock.now());
-        let before = of(&mut remembered).clone();
-        let last = match error {
-            None => None,
-            // That it was to stop is no failure of the replica.
-            Some(Error::Sqlite(sqlite::Error::Cancelled)) => before.clone(),
-            Some(error) => Some(LastError {
-                at: now,
-                since: before.as_ref().map_or(now, |before| before.since),
-                code: error.code().to_owned(),
-                detail: error.to_string(),
-            }),
-        };
-        if last != before {
-            *of(&mut remembered) = last;
-            if let Err(error) = remembered.save(self.store.root(), &shipping.name) {
-                tracing::warn!(%error, replica = %shipping.name, "how its journal stands is not remembered");
-            }
-        }
-        drop(remembered);
-        if error.is_some() {
-            shipping.forget();
-        }
-    }
-
-    /// What there is to be sent; nothing as long as not all journals are written, or the replica's catalog doesn't name them.
-    pub(super) fn ready(&self, shipping: &Shipping) -> Result<Option<Ready>, Error> {
-        self.assert_expected()?;
-        let Some(replica) = self.config.replicas.get(&shipping.name) else { return Ok(None) };
-        let state = State::load(self.store.root(), &shipping.name, &replica.place.identity())?;
-        let Some(lineage) = self.lineage_here(&state)? else { return Ok(None) };
-        let journals = locked(&self.journals).clone();
-        let damaged = state.damaged_packs;
-        Ok(self.config.databases.keys().eq(journals.keys()).then_some(Ready { lineage, journals, damaged }))
-    }
-
     fn round(&self, shipping: &Shipping, control: &Control) -> Result<bool, Error> {
         let Some(ready) = self.ready(shipping)? else { return Ok(false) };
+        // Before the gaps: those that end before it may be forgotten.
+        let oldest = ready.journals.values().filter_map(|journal| journal.index().oldest()?.at()).min();
+        let Some(oldest) = oldest else { return Ok(false) };
         let Timeline { alive: Some(alive), gaps } = Timeline::read(self.store.root())? else { return Ok(false) };
         let newest: BTreeMap<_, _> = ready
             .journals
@@ -190,11 +72,14 @@ impl Engine {
                     more = true;
                     break;
                 }
-                sent |= self.send_pack(shipping, &ready, &link, (name, journal), &files, control)?;
+                if !self.send_pack(shipping, &ready, &link, (name, journal), &files, control)? {
+                    break;
+                }
+                sent = true;
             }
         }
         if sent || is_old {
-            self.write_until(shipping, &ready, &link, (alive, gaps), &newest)?;
+            self.write_until(shipping, &ready, &link, (oldest, alive, gaps), &newest)?;
         }
         Ok(more)
     }
@@ -203,73 +88,6 @@ impl Engine {
     fn lacks(&self, shipping: &Shipping, ready: &Ready) -> bool {
         let is_known = shipping.there().as_ref().is_some_and(|there| there.lineage == ready.lineage);
         !is_known || ready.journals.iter().any(|(name, journal)| lacking(shipping, ready, name, journal).is_some())
-    }
-
-    /// The way there, if the newest catalog there is still the one that this directory wrote, and names the lineage.
-    pub(super) fn link_to_own(
-        &self,
-        shipping: &Shipping,
-        lineage: Nonce,
-        control: &Control,
-    ) -> Result<Option<Link>, Error> {
-        let target = self.target(&Elsewhere::Name(shipping.name.clone()))?;
-        let remote = match &mut *locked(&shipping.shared.remote) {
-            Some(remote) => remote.clone(),
-            new => new.insert(target.remote(&Control::default())?).clone(),
-        };
-        let link = Link::over(&target, remote, control);
-        let listed = link.at(link.remote.list(CATALOGS))?;
-        let newest = listed.iter().filter_map(|it| Some((parse_catalog_key(&it.key)?.0, &it.key))).max();
-        // A replication may be writing one just now: what it is about to write is noted before.
-        let state = State::load(self.store.root(), &shipping.name, &target.place.identity())?;
-        let own = [&state.written, &state.writing].into_iter().flatten();
-        let is_own = own
-            .map(|mark| catalog_key(mark.generation, &mark.checksum))
-            .any(|key| newest.is_some_and(|it| *it.1 == key));
-        Ok((is_own && self.lineage_here(&state)? == Some(lineage)).then_some(link))
-    }
-
-    /// Lists what lies there, unless that is known, and removes what was never read back. `false` if it isn't this journal's: the next
-    /// replication begins another one.
-    fn look(&self, shipping: &Shipping, ready: &Ready, link: &Link, control: &Control) -> Result<bool, Error> {
-        // Whoever changes what is there waits.
-        let mut there = shipping.there();
-        if there.as_ref().is_some_and(|there| there.lineage == ready.lineage) {
-            return Ok(true);
-        }
-        let listed = link.at(link.remote.list(&folder_of(ready.lineage)))?;
-        let mut listing = Listing::of(ready.lineage, &listed);
-        let busy = locked(&shipping.shared.busy).clone();
-        let begun: Vec<String> = shipping.remembered().sending.difference(&busy).cloned().collect();
-        for key in &begun {
-            if let Some((Key::Pack { lineage, database, span, .. }, 0)) = Key::parse_part(key) {
-                let pack = listing.packs.get(&database).and_then(|packs| packs.all().iter().find(|it| it.span == span));
-                if let Some(pack) = pack.copied().filter(|_| lineage == ready.lineage) {
-                    delete(link, keys_of(lineage, &database, &pack), control)?;
-                    listing.packs.entry(database).or_default().remove(&span);
-                }
-            }
-        }
-        let is_idle = |key: &&String| !busy.iter().any(|busy| is_becoming(key, busy));
-        let unfinished: Vec<String> = listing.unfinished.iter().filter(is_idle).cloned().collect();
-        delete(link, unfinished, control)?;
-        {
-            let mut remembered = shipping.remembered();
-            remembered.is_of(ready.lineage);
-            remembered.sending.retain(|key| !begun.contains(key));
-            remembered.save(self.store.root(), &shipping.name)?;
-        }
-        let is_own = |(name, journal): (&DatabaseName, &Journal)| {
-            listing.packs.get(name).is_none_or(|packs| packs.is_of(&journal.index()))
-        };
-        if !ready.journals.iter().all(is_own) {
-            tracing::warn!(replica = %shipping.name, "its journal has states that this directory never had; another one is begun beside it");
-            let call = Call { control: control.clone(), ..Call::new(Actor::scheduler()) };
-            self.leave_lineage(&shipping.name, ready.lineage, &call)?;
-            return Ok(false);
-        }
-        *there = Some(There { lineage: ready.lineage, listing, listed: Instant::now() });
-        Ok(true)
     }
 
     /// Step 4, of one pack. `false` if one of its files has gone meanwhile.
@@ -291,32 +109,21 @@ impl Engine {
         let key = named.to_string();
         self.note_sending(shipping, &key, true)?;
         let sent = self.send_files(link, &named, (name, journal), files, control);
+        // First it is read back, and then not under way any more: between the two it would be a leftover.
+        let noted = if sent.is_ok() { self.note_sending(shipping, &key, false) } else { Ok(()) };
         locked(&shipping.shared.busy).remove(&key);
         let object = match sent {
             // Retention took a file away meanwhile: the next round has others.
             Err(Error::Journal(journal::Error::Gone { .. })) => return Ok(false),
             sent => sent?,
         };
-        self.note_sending(shipping, &key, false)?;
+        noted?;
         let pack = Pack { span, size: object.size, parts: object.parts, encrypted };
         if let Some(there) = shipping.there().as_mut().filter(|there| there.lineage == ready.lineage) {
             there.listing.packs.entry(name.clone()).or_default().insert(pack);
         }
         tracing::debug!(replica = %shipping.name, key, bytes = object.size, "sent and read back");
         Ok(true)
-    }
-
-    /// Remembers that it is sent now, or that it was read back.
-    fn note_sending(&self, shipping: &Shipping, key: &str, begins: bool) -> Result<(), Error> {
-        let mut remembered = shipping.remembered();
-        match begins {
-            true => {
-                locked(&shipping.shared.busy).insert(key.to_owned());
-                remembered.sending.insert(key.to_owned())
-            }
-            false => remembered.sending.remove(key),
-        };
-        remembered.save(self.store.root(), &shipping.name)
     }
 
     fn send_files(
@@ -356,7 +163,7 @@ impl Engine {
         shipping: &Shipping,
         ready: &Ready,
         link: &Link,
-        (alive, gaps): (DateTime<Utc>, Vec<Gap>),
+        (oldest, alive, gaps): (DateTime<Utc>, DateTime<Utc>, Vec<Gap>),
         newest: &BTreeMap<DatabaseName, Txid>,
     ) -> Result<(), Error> {
         let reaches: BTreeMap<_, _> = match shipping.there().as_ref() {
@@ -365,11 +172,15 @@ impl Engine {
             }
             None => return Ok(()),
         };
-        let is_there = |(name, txid): (&DatabaseName, &Txid)| reaches.get(name).is_some_and(|it| it.to.txid >= *txid);
-        let from = newest.keys().filter_map(|name| reaches.get(name)?.from.at()).max();
-        let (true, Some(from)) = (newest.iter().all(is_there), from) else { return Ok(()) };
+        let from = newest.keys().filter_map(|name| reaches.get(name)?.from.at()).chain([oldest]).max();
+        let (Some(from), Some((alive, newest))) = (from, there_until(ready, &reaches, (alive, &gaps), newest)) else {
+            return Ok(());
+        };
+        if from > alive || shipping.remembered().until.is_some_and(|until| until >= alive) {
+            return Ok(());
+        }
         let gaps = gaps.into_iter().filter(|gap| gap.to > from).collect();
-        let bytes = self.sealed(&Until::new(alive, gaps, newest.keys().cloned().collect()).to_bytes());
+        let bytes = self.sealed(&Until::new(oldest, alive, gaps, &newest).to_bytes());
         let bytes = bytes.map_err(|error| broken(link, error))?;
         let mut digits = [0; 8];
         digits.copy_from_slice(&Sha256::digest(&bytes)[..8]);
@@ -407,29 +218,41 @@ impl Engine {
     }
 }
 
+/// Until when all is there, and which states that are: where one is lacking, until right before it was. Nothing before each database has
+/// a snapshot there.
+fn there_until(
+    ready: &Ready,
+    reaches: &BTreeMap<DatabaseName, Reach>,
+    (alive, gaps): (DateTime<Utc>, &[Gap]),
+    newest: &BTreeMap<DatabaseName, Txid>,
+) -> Option<(DateTime<Utc>, BTreeMap<DatabaseName, Txid>)> {
+    let (mut until, mut states) = (alive, BTreeMap::new());
+    for (name, txid) in newest {
+        let reached = reaches.get(name)?.to.txid;
+        states.insert(name.clone(), reached.min(*txid));
+        if reached < *txid {
+            let index = ready.journals.get(name)?.index();
+            let next = [Level::CAPTURED, Level::SNAPSHOT].into_iter().filter_map(|level| {
+                let files = index.level(level);
+                files.get(files.partition_point(|file| file.name.max <= reached)).map(|file| file.millis)
+            });
+            let before = Moment::of_millis(next.min()?.checked_sub(1)?)?.at();
+            until = until.min(before);
+        }
+    }
+    // Within a gap nothing is known, its first end apart.
+    let until = gaps.iter().find(|gap| gap.holds(until)).map_or(until, |gap| gap.from);
+    Some((until, states))
+}
+
 /// What of a database is to be sent next.
 fn lacking(shipping: &Shipping, ready: &Ready, name: &DatabaseName, journal: &Journal) -> Option<Vec<LtxFile>> {
     let there = shipping.there();
     let there = there.as_ref().filter(|there| there.lineage == ready.lineage)?;
     match there.listing.packs.get(name) {
         Some(packs) => packs.lacks(&journal.index()),
-        None => journal::packs::Packs::default().lacks(&journal.index()),
+        None => Packs::default().lacks(&journal.index()),
     }
-}
-
-/// Whether it is a part of that object, or what becomes one in a folder.
-fn is_becoming(key: &str, object: &str) -> bool {
-    let file = |key: &str| key.rsplit_once('/').map(|(folder, file)| (folder.to_owned(), file.to_owned()));
-    let (Some((folder, name)), Some((of, object))) = (file(key), file(object)) else { return false };
-    folder == of && name.trim_start_matches('.').starts_with(&object)
-}
-
-pub(super) fn delete(link: &Link, keys: Vec<String>, control: &Control) -> Result<(), Error> {
-    for key in keys {
-        control.check()?;
-        link.at(link.remote.delete(&key))?;
-    }
-    Ok(())
 }
 
 /// Reads a file of the journal, which is as long as the index says.

@@ -19,6 +19,7 @@ use crate::journal::pack::{Key, Span, folder_of};
 use crate::journal::packs::{Packs, Reach};
 use crate::journal::timeline::Gap;
 use crate::journal::until::Until;
+use crate::remote;
 use crate::sqlite::Control;
 
 /// A lineage from which something can be had.
@@ -40,10 +41,8 @@ impl LineageThere {
     ) -> impl Iterator<Item = Moment> {
         let of = |(name, packs): (&DatabaseName, &Packs)| {
             let (mut left, damaged) = (packs.clone(), damaged.iter().filter(|_| name == of));
-            damaged.clone().for_each(|span| left.remove(span));
-            let mut reach = left.reach()?;
-            reach.is_all &= damaged.clone().all(|span| span.max <= reach.to.txid);
-            Some((name.clone(), window(&reach, &self.until)?))
+            damaged.for_each(|span| left.remove(span));
+            Some((name.clone(), window(&left.reach()?, &self.until, name)?))
         };
         let windows: Recovery = self.packs.iter().filter_map(of).collect();
         let spans = Window::common(&windows).map(|window| known(&window)).unwrap_or_default();
@@ -65,22 +64,32 @@ impl Engine {
     pub(super) fn lineages_there(&self, site: &Site) -> Result<Vec<LineageThere>, Error> {
         let mut journals = site.journals().to_vec();
         journals.sort_by_key(|held| held.since);
-        let mut found = Vec::new();
+        let (mut found, mut locked) = (Vec::new(), None);
         for held in journals {
             let listing = self.listing_there(&site.link, held.lineage)?;
-            let Some(until) = self.until_there(&site.link, held.lineage, &listing)? else { continue };
+            let until = match self.until_there(&site.link, held.lineage, &listing) {
+                // One that an older key opens is in no other's way.
+                Err(error @ Error::ReplicaJournalLocked { .. }) => {
+                    locked = Some(error);
+                    continue;
+                }
+                until => until?,
+            };
+            let Some(until) = until else { continue };
             let packs: BTreeMap<_, _> =
-                listing.packs.into_iter().filter(|(name, _)| until.databases.contains(name)).collect();
-            let windows: Recovery = packs
-                .iter()
-                .filter_map(|(name, packs)| Some((name.clone(), window(&packs.reach()?, &until)?)))
-                .collect();
+                listing.packs.into_iter().filter(|(name, _)| until.databases.contains_key(name)).collect();
+            let of =
+                |(name, packs): (&DatabaseName, &Packs)| Some((name.clone(), window(&packs.reach()?, &until, name)?));
+            let windows: Recovery = packs.iter().filter_map(of).collect();
             if let Some(window) = Window::common(&windows) {
                 let packs = packs.into_iter().filter(|(name, _)| windows.contains_key(name)).collect();
                 found.push(LineageThere { held, packs, window, until });
             }
         }
-        Ok(found)
+        match locked {
+            Some(locked) if found.is_empty() => Err(locked),
+            _ => Ok(found),
+        }
     }
 
     pub(super) fn listing_there(&self, link: &Link, lineage: Nonce) -> Result<Listing, Error> {
@@ -103,7 +112,14 @@ impl Engine {
 
     fn until_of(&self, link: &Link, key: &str) -> Result<Option<Until>, Error> {
         let Some(Key::Until { digits, encrypted, .. }) = Key::parse(key) else { return Ok(None) };
-        let Some(bytes) = link.at(link.remote.get(key, Until::MAX_BYTES))? else { return Ok(None) };
+        let bytes = match link.remote.get(key, Until::MAX_BYTES) {
+            Err(remote::Error::Broken(reason)) => {
+                tracing::warn!(replica = link.label(), key, reason, "it is passed over");
+                None
+            }
+            read => link.at(read)?,
+        };
+        let Some(bytes) = bytes else { return Ok(None) };
         if Sha256::digest(&bytes)[..8] != digits {
             tracing::warn!(replica = link.label(), key, "it is not whole, and passed over");
             return Ok(None);
@@ -126,11 +142,12 @@ impl Engine {
 }
 
 /// Of one database.
-fn window(reach: &Reach, until: &Until) -> Option<Window> {
+fn window(reach: &Reach, until: &Until, name: &DatabaseName) -> Option<Window> {
     let at = |millis| Moment::of_millis(millis).map(Moment::at);
-    let from = reach.from.at()?;
-    // What lies beyond can't be rebuilt, so nobody knows for how long the last state was the newest.
-    let to = if reach.is_all { until.alive } else { reach.to.at()?.min(until.alive) };
+    let from = reach.from.at()?.max(until.from);
+    // Where a state is missing that was sent, nobody knows for how long the one before was the newest. What lies beyond is later.
+    let is_all = until.databases.get(name).is_some_and(|newest| reach.to.txid.get() >= *newest);
+    let to = if is_all { until.alive } else { reach.to.at()?.min(until.alive) };
     let holes = reach.holes.iter().filter_map(|(from, to)| Some(Gap { from: at(*from)?, to: at(*to)? }));
     (from <= to).then(|| Window::of(from, to, until.gaps.iter().copied().chain(holes)))
 }
@@ -169,7 +186,7 @@ mod tests {
     fn lineage(from: u32, to: u32, gaps: &[(u32, u32)]) -> LineageThere {
         let gaps = gaps.iter().map(|(from, to)| Gap { from: at(*from), to: at(*to) });
         let held = HeldJournal { lineage: Nonce([0; 8]), since: at(from) };
-        let until = Until::new(at(to), Vec::new(), [].into());
+        let until = Until::new(at(from), at(to), Vec::new(), &BTreeMap::new());
         LineageThere { held, packs: BTreeMap::new(), window: Window::of(at(from), at(to), gaps), until }
     }
 

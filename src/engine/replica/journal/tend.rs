@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 
-use super::send::{Ready, Shipping, delete};
+use super::shipping::{Ready, Shipping, delete};
 use crate::backup::DatabaseName;
 use crate::backup::replica::Nonce;
 use crate::engine::replica::Elsewhere;
@@ -29,6 +29,10 @@ impl Engine {
         looked: &mut Option<Instant>,
         control: &Control,
     ) -> Result<bool, Error> {
+        // Listing is left to whoever is in a hurry, and says nothing of how this went last.
+        if shipping.there().is_none() {
+            return Ok(false);
+        }
         let tended = self.tended(shipping, looked, control);
         self.note_outcome(shipping, tended.as_ref().err(), |remembered| &mut remembered.last_error_of_larger);
         tended
@@ -37,7 +41,6 @@ impl Engine {
     fn tended(&self, shipping: &Shipping, looked: &mut Option<Instant>, control: &Control) -> Result<bool, Error> {
         let Some(ready) = self.ready(shipping)? else { return Ok(false) };
         let is_due = looked.is_none_or(|at| at.elapsed() >= EVERY);
-        // Listing is left to whoever is in a hurry.
         let listed = shipping.there().as_ref().filter(|there| there.lineage == ready.lineage).map(|there| there.listed);
         let Some(listed) = listed else { return Ok(false) };
         let next = next(shipping, &ready);
@@ -47,7 +50,9 @@ impl Engine {
         let Some(link) = self.link_to_own(shipping, ready.lineage, control)? else { return Ok(false) };
         if let Some((name, file)) = &next {
             let Some(journal) = ready.journals.get(name) else { return Ok(false) };
-            self.send_pack(shipping, &ready, &link, (name, journal), &[*file], control)?;
+            if !self.send_pack(shipping, &ready, &link, (name, journal), &[*file], control)? {
+                return Ok(false);
+            }
         }
         if is_due {
             self.retain_shipped(shipping, &ready, &link, control)?;

@@ -66,8 +66,8 @@ pub use read::{AuditPage, AuditQuery, DatabaseVerdict, Verification};
 pub use rebuild::Rebuilt;
 pub use recording::{Doubts, Recording, Tending};
 pub use replica::{
-    BackupVerdict, Brought, Elsewhere, LastError, NotSent, Pulled, ReplicaStatus, ReplicaVerification, Replicated,
-    Which,
+    BackupVerdict, Brought, Elsewhere, FetchedPoint, JournalThere, JournalVerdict, LastError, NotSent, Pulled,
+    ReplicaStatus, ReplicaVerification, Replicated, Shipping, Which,
 };
 pub use restore::{Offline, Restore, Restored, RestoredDatabase};
 pub use settings::{Change, Changed};

@@ -17,13 +17,17 @@ pub mod index;
 pub mod ltx;
 mod merge;
 pub mod name;
+pub mod pack;
+pub mod packs;
 pub mod rebuild;
 mod retain;
 pub mod states;
 pub mod sums;
+pub mod tarball;
 #[cfg(test)]
 mod tests;
 pub mod timeline;
+pub mod until;
 pub mod witness;
 
 use std::convert::Infallible;

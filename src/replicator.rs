@@ -13,13 +13,63 @@ const TICK: Duration = Duration::from_millis(500);
 /// After a failure nothing is tried for this long, also where the failure couldn't be remembered.
 const PAUSE: Duration = Duration::from_secs(30);
 
+/// Between two rounds of the journal's newest seconds, and between two looks at its larger files.
+const ROUND: Duration = Duration::from_secs(5);
+/// After failures the next round comes twice as late each time, up to this.
+const LATEST: Duration = Duration::from_secs(300);
+/// Between two looks at the wish to stop.
+const NAP: Duration = Duration::from_millis(50);
+
 /// Runs until cancelled.
 pub fn run(engine: &Engine, control: &Control) {
     std::thread::scope(|scope| {
         for name in engine.replica_names() {
             scope.spawn(move || keep_up(engine, name, control));
+            match engine.shipping(name) {
+                Ok(None) => {}
+                Ok(Some(shipping)) => {
+                    let tending = shipping.clone();
+                    scope.spawn(move || ship(name, control, |control| engine.ship_journal(&shipping, control)));
+                    let mut looked = None;
+                    scope.spawn(move || {
+                        ship(name, control, |control| engine.tend_shipped(&tending, &mut looked, control))
+                    });
+                }
+                Err(error) => {
+                    tracing::error!(code = error.code(), replica = %name, "the journal is not sent there: {error}");
+                }
+            }
         }
     });
+}
+
+/// Round after round of the journal; what a round sends is all that has gathered since the one before.
+fn ship(name: &ReplicaName, control: &Control, mut round: impl FnMut(&Control) -> Result<bool, Error>) {
+    let (mut told, mut pause) = (None, ROUND);
+    while !control.is_cancelled() {
+        match round(&control.child()) {
+            Ok(more) => {
+                if told.take().is_some() {
+                    tracing::info!(replica = %name, "the journal is sent again");
+                }
+                pause = if more { Duration::ZERO } else { ROUND };
+            }
+            Err(Error::Sqlite(sqlite::Error::Cancelled)) => pause = ROUND,
+            Err(error) => {
+                // A standing trouble is said once.
+                let text = error.to_string();
+                if told.as_ref() != Some(&text) {
+                    tracing::error!(code = error.code(), replica = %name, "the journal is not sent: {text}");
+                    told = Some(text);
+                }
+                pause = (2 * pause).clamp(ROUND, LATEST);
+            }
+        }
+        let begun = Instant::now();
+        while !control.is_cancelled() && begun.elapsed() < pause {
+            std::thread::sleep(NAP);
+        }
+    }
 }
 
 fn keep_up(engine: &Engine, name: &ReplicaName, control: &Control) {

@@ -5,6 +5,7 @@
 //! backups/20260108T010000Z-0000000412-5f0c2a9be1d37784/attendance.db.zst.age     a database of a backup
 //! backups/20260108T010000Z-0000000412-5f0c2a9be1d37784/entry.json.age            what the catalog says of that backup
 //! catalog/0000000042-9f86d081884c7d65.json                                       the replica's catalog, by generation and SHA-256
+//! journal/5f0c2a9be1d37784/…                                                     the journal, by lineage
 //! lease.json                                                                     who writes there just now
 //! ```
 //!
@@ -46,6 +47,8 @@ const MAX_SIZE: u64 = 1 << 50;
 const LEAST_PART: u64 = 1 << 20;
 /// Of all objects of a replica together.
 const MAX_ALL_PARTS: u64 = 2_000_000;
+/// One is begun when a directory is put back or lies elsewhere, and goes with the window.
+const MAX_JOURNALS: usize = 1000;
 /// Texts in entries are for people.
 const MAX_TEXT: usize = 2000;
 /// How the second of an instant is written in a key.
@@ -114,8 +117,8 @@ impl Origin {
     }
 }
 
-/// A text that tells one sending of a backup from all others: 16 hex digits.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+/// A text that tells one sending of a backup, or one lineage of a journal, from all others: 16 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Nonce(pub [u8; 8]);
 
@@ -130,6 +133,12 @@ impl TryFrom<String> for Nonce {
 impl From<Nonce> for String {
     fn from(nonce: Nonce) -> Self {
         hex(&nonce.0)
+    }
+}
+
+impl fmt::Display for Nonce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex(&self.0))
     }
 }
 
@@ -379,9 +388,22 @@ pub struct ReplicaCatalog {
     pub host: String,
     /// What it holds, by sequence.
     pub backups: Vec<Held>,
+    /// The journals that lie there and count, in the order in which they were begun.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub journals: Vec<HeldJournal>,
     /// What else a newer version recorded.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+}
+
+/// The journal of one directory, whose states are numbered without a second meaning.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HeldJournal {
+    /// What tells it from all others.
+    pub lineage: Nonce,
+    /// When it was begun.
+    #[serde(with = "timestamp")]
+    pub since: DateTime<Utc>,
 }
 
 impl ReplicaCatalog {
@@ -427,6 +449,10 @@ impl ReplicaCatalog {
         }
         if parts > MAX_ALL_PARTS {
             return Err("it names more objects than any replica has".to_owned());
+        }
+        let lineages: BTreeSet<Nonce> = self.journals.iter().map(|journal| journal.lineage).collect();
+        if lineages.len() < self.journals.len() || lineages.len() > MAX_JOURNALS {
+            return Err(format!("it names a journal twice, or more than {MAX_JOURNALS}"));
         }
         Ok(())
     }

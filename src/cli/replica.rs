@@ -5,8 +5,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::output::Output;
-use crate::backup::{BackupId, ReplicaName};
-use crate::engine::{Actor, Call, Elsewhere, Engine, Pulled, Which};
+use crate::backup::{BackupId, Moment, ReplicaName};
+use crate::engine::{Actor, Call, Elsewhere, Engine, Error, FetchedPoint, Pulled, Which};
 use crate::sqlite::Control;
 
 #[derive(Subcommand, Debug)]
@@ -62,7 +62,18 @@ pub(super) fn operate(
     let call = |wait: Duration| Call { actor: Actor::cli(), wait, control: control.clone() };
     match command {
         ReplicaCommand::List { from: None } => out.replicas(&engine.replicas()?, engine)?,
-        ReplicaCommand::List { from: Some(from) } => out.held(&engine.list_replica(&from, &control)?, engine)?,
+        ReplicaCommand::List { from: Some(from) } => {
+            let backups = engine.list_replica(&from, &control)?;
+            let window = match engine.window_there(&from, &control) {
+                // The backups are shown all the same.
+                Err(error @ Error::ReplicaJournalLocked { .. }) => {
+                    tracing::warn!("{error}");
+                    None
+                }
+                window => window?,
+            };
+            out.held(&backups, window.as_ref(), engine)?;
+        }
         ReplicaCommand::Verify { from, id } => {
             let verification = engine.verify_replica(&from, id, &call(Duration::from_secs(10)))?;
             bar.finish_and_clear();
@@ -102,4 +113,19 @@ pub(super) fn bring(
         [Pulled { id, .. }] => Ok(*id),
         _ => anyhow::bail!("one backup is restored, and {} were brought", brought.pulled.len()),
     }
+}
+
+/// Brings what leads to the time that is to be restored.
+pub(super) fn bring_point(
+    engine: &Engine,
+    from: &Elsewhere,
+    moment: Moment,
+    wait: Duration,
+    control: &Control,
+    out: &Output,
+) -> anyhow::Result<FetchedPoint> {
+    let (bar, control) = out.progress(control);
+    let fetched = engine.fetch_point(from, moment, &Call { actor: Actor::cli(), wait, control })?;
+    bar.finish_and_clear();
+    Ok(fetched)
 }

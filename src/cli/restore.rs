@@ -19,12 +19,13 @@ pub(super) struct RestoreArgs {
     which: Option<Which>,
     /// What the databases held at that time instead: "2026-11-26 09:14:05" where the schedule lives, or
     /// 2026-11-26T09:14:05+01:00
-    #[arg(long, value_name = "TIME", conflicts_with_all = ["which", "from"])]
+    #[arg(long, value_name = "TIME", conflicts_with = "which")]
     at: Option<String>,
     /// The id or the time once more; asked for on a terminal
     #[arg(long, value_name = "ID|TIME")]
     confirm: Option<String>,
-    /// Bring it from this replica first: a name, or a URL such as s3://bucket/prefix. On an empty machine this is all
+    /// Bring it from this replica first, or what leads to that time: a name, or a URL such as s3://bucket/prefix. On an empty machine
+    /// this is all
     #[arg(long, value_name = "REPLICA")]
     from: Option<Elsewhere>,
     #[command(flatten)]
@@ -80,13 +81,20 @@ pub(super) fn restore(engine: &Engine, args: RestoreArgs, control: &Control, out
         (None, Some(which)) => Said::Which(which),
         (None, None) => return Err(Unnamed.into()),
     };
+    let mut fetched = None;
     let subject: Subject = match (&from, said) {
+        (Some(from), Said::At(moment)) => {
+            engine.assert_data_folders()?;
+            confirmed(engine, said, Some(from), confirm, out)?;
+            fetched = Some(replica::bring_point(engine, from, moment, wait.wait, control, out)?);
+            moment.into()
+        }
         (Some(from), Said::Which(which)) => {
             engine.assert_data_folders()?;
             confirmed(engine, said, Some(from), confirm, out)?;
             replica::bring(engine, from, which, wait.wait, control, out)?.into()
         }
-        (_, Said::At(moment)) => {
+        (None, Said::At(moment)) => {
             confirmed(engine, said, None, confirm, out)?;
             moment.into()
         }
@@ -101,7 +109,11 @@ pub(super) fn restore(engine: &Engine, args: RestoreArgs, control: &Control, out
     let offline = offline.word().or(is_new.then_some(Offline { app_is_stopped: false }));
     let (bar, control) = out.progress(control);
     let call = Call { actor: Actor::cli(), wait: wait.wait, control };
-    let restored = engine.restore(&Restore { subject, force: force.force, offline }, &call)?;
+    let restore = Restore { subject, force: force.force, offline };
+    let restored = match &fetched {
+        Some(fetched) => engine.restore_fetched(&restore, fetched, &call)?,
+        None => engine.restore(&restore, &call)?,
+    };
     bar.finish_and_clear();
     out.restored(&restored)
 }

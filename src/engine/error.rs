@@ -417,6 +417,22 @@ pub enum Error {
         /// Which backup.
         id: BackupId,
     },
+    /// Nothing of a journal lies there.
+    #[error(
+        "no journal lies in the replica {at}, so there is no time to go back to; `replica list` with its name shows the backups that it holds. BACKUP_PITR=true sends one from then on"
+    )]
+    ReplicaNoJournal {
+        /// Its name or URL.
+        at: String,
+    },
+    /// An identity is missing to read the journal there.
+    #[error(
+        "the journal in the replica {at} is encrypted, and no identity at hand opens it; set BACKUP_ENCRYPTION_IDENTITY_FILE to the file that `keygen` made"
+    )]
+    ReplicaJournalLocked {
+        /// Its name or URL.
+        at: String,
+    },
     /// Some backups were not sent.
     #[error("{reason}")]
     NotSent {
@@ -482,7 +498,7 @@ impl Error {
             Error::SavedSettings { .. } => "settings-unreadable",
             Error::NothingToUndo => "nothing-to-undo",
             Error::OtherDatabases { .. } => "other-databases",
-            Error::NoJournal | Error::PointOutside { .. } => "point-outside",
+            Error::NoJournal | Error::ReplicaNoJournal { .. } | Error::PointOutside { .. } => "point-outside",
             Error::PointInGap { .. } => "point-in-gap",
             Error::NeedsOffline { .. } => "needs-offline",
             Error::RuinedLive { .. } => "live-ruined",
@@ -498,7 +514,7 @@ impl Error {
             Error::ReplicaForeign { .. } => "replica-foreign",
             Error::ReplicaHeld { .. } => "replica-held",
             Error::ReplicaTakenOver { .. } => "replica-taken-over",
-            Error::ReplicaNeedsIdentity { .. } => "needs-identity",
+            Error::ReplicaNeedsIdentity { .. } | Error::ReplicaJournalLocked { .. } => "needs-identity",
             Error::NotSent { .. } => "replica-incomplete",
             Error::ReplicaBusy { .. } => "held",
             Error::NothingToSend { .. } => "no-backups",

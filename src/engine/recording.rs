@@ -12,6 +12,7 @@ use crate::audit::{Entry, Kind};
 use crate::backup::DatabaseName;
 use crate::journal::capture::{Capture, Options, Tick, Track};
 use crate::journal::check::{Check, Checked};
+use crate::journal::folder::make_identity;
 use crate::journal::rebuild::sums;
 use crate::journal::sums::Sums;
 use crate::journal::timeline::{self, Gap, Keeper};
@@ -64,6 +65,7 @@ impl Engine {
         self.store.make_dirs()?;
         let root = self.store.root();
         let keeper = Keeper::open(root)?;
+        make_identity(root)?;
         let (mut tracks, mut journals) = (Vec::new(), Vec::new());
         for source in self.sources() {
             let journal = Journal::open(root, &source.name)?;

@@ -16,6 +16,7 @@
 //! after a later one is there that doesn't name it.
 
 mod fetch;
+mod journal;
 mod report;
 mod send;
 mod site;
@@ -31,6 +32,7 @@ use crate::remote::{self, Pace, Place, Remote};
 use crate::sqlite::Control;
 
 pub use fetch::{Brought, Pulled, Which};
+pub use journal::{FetchedPoint, JournalThere, JournalVerdict, Shipping};
 pub use report::{LastError, ReplicaStatus};
 pub use sync::{NotSent, Replicated};
 pub use verify::{BackupVerdict, ReplicaVerification};

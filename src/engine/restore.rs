@@ -29,7 +29,7 @@ use super::plan::Planned;
 use super::replace::Done;
 use super::settle::Settled;
 use super::staging::Staged;
-use super::{Call, Engine, Error, Session, Unrecorded};
+use super::{Call, Engine, Error, FetchedPoint, Session, Unrecorded};
 use crate::audit::Kind as Line;
 use crate::backup::{BackupId, DatabaseCopy, DatabaseName, Form, Subject};
 use crate::disk::{self, Partial};
@@ -173,10 +173,24 @@ impl PrivateFile {
 impl Engine {
     /// Puts the live databases back to what a backup holds, or to what they held at an instant, while the app has them open.
     pub fn restore(&self, restore: &Restore, call: &Call) -> Result<Restored, Error> {
+        self.restore_with(restore, None, call)
+    }
+
+    /// The same of an instant whose journal was brought from a replica.
+    pub fn restore_fetched(&self, restore: &Restore, fetched: &FetchedPoint, call: &Call) -> Result<Restored, Error> {
+        self.restore_with(restore, Some(fetched), call)
+    }
+
+    fn restore_with(&self, restore: &Restore, fetched: Option<&FetchedPoint>, call: &Call) -> Result<Restored, Error> {
         let mut session = self.begin("restore", call)?;
         let subject = Some(restore.subject);
-        let origin = self.origin(restore.subject).inspect_err(|error| self.refused("restore", call, subject, error))?;
+        let looked_up = || self.origin(restore.subject);
+        let origin = fetched.map_or_else(looked_up, |fetched| Ok(fetched.origin()));
+        let origin = origin.inspect_err(|error| self.refused("restore", call, subject, error))?;
         let mut planned = Map::from_iter([("force".to_owned(), restore.force.into())]);
+        if let Some(fetched) = fetched {
+            planned.insert("from".to_owned(), fetched.label().into());
+        }
         if let Some(offline) = restore.offline {
             planned.insert("offline".to_owned(), true.into());
             planned.insert("appIsStopped".to_owned(), offline.app_is_stopped.into());

@@ -235,7 +235,8 @@ impl Engine {
         let replicas = self.replicas()?;
         let is_local =
             |name: &ReplicaName| self.config.replicas.get(name).is_some_and(|it| it.place.is_on_this_machine());
-        warnings.extend(replica::warnings(&replicas, is_local, now));
+        let kept = recovery.as_ref().ok().and_then(Option::as_ref).and_then(Window::common);
+        warnings.extend(replica::warnings(&replicas, is_local, kept.map(|kept| (kept.from, kept.to)), now));
         let size =
             |tier: Tier| backups.iter().filter(|backup| backup.tier == tier).map(|backup| backup.stored_size()).sum();
         Ok(Status {

@@ -305,7 +305,7 @@ fn kind(error: &Error) -> Kind {
         Error::LastGood(_) => LAST_GOOD,
         Error::Damaged { .. } => DAMAGED,
         Error::NeedsIdentity { .. } => NEEDS_IDENTITY,
-        Error::ReplicaNeedsIdentity { .. } => NEEDS_IDENTITY,
+        Error::ReplicaNeedsIdentity { .. } | Error::ReplicaJournalLocked { .. } => NEEDS_IDENTITY,
         Error::ReplicaUnknown { .. } => REPLICA_UNKNOWN,
         Error::ReplicaEmpty { .. } => REPLICA_EMPTY,
         Error::Replica { error, .. } => match error.code() {
@@ -324,7 +324,7 @@ fn kind(error: &Error) -> Kind {
         Error::NotFlagged(_) => NOT_FLAGGED,
         Error::Setting { .. } => BAD_SETTING,
         Error::OtherDatabases { .. } => OTHER_DATABASES,
-        Error::NoJournal | Error::PointOutside { .. } => POINT_OUTSIDE,
+        Error::NoJournal | Error::ReplicaNoJournal { .. } | Error::PointOutside { .. } => POINT_OUTSIDE,
         Error::PointInGap { .. } => POINT_IN_GAP,
         Error::NeedsOffline { .. } => NEEDS_OFFLINE,
         Error::Foreign { .. } => FOREIGN,

@@ -10,7 +10,7 @@
 //! How files go is said in `retain`.
 
 use std::fs::{FileTimes, read_dir};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
@@ -22,10 +22,12 @@ use super::name::{FileName, Level};
 use super::states::{States, held};
 use super::sums::Whole;
 use super::{BUFFER, Error, FOLDER, chain, states};
-use crate::backup::DatabaseName;
+use crate::backup::{DatabaseName, hex};
 use crate::disk::{self, Context, Partial};
 use crate::sqlite::Control;
 
+/// What tells it from another.
+const IDENTITY: &str = "id";
 /// Bytes that a snapshot leaves to others.
 const SPARE: u64 = 8 << 20;
 
@@ -41,6 +43,30 @@ pub struct Journal {
 /// The folder of a database's journal in the backup directory `root`.
 pub fn folder(root: &Path, database: &DatabaseName) -> PathBuf {
     root.join(FOLDER).join(database.as_str())
+}
+
+/// A random text of 32 hex digits that tells this journal from one that is begun anew in its place; none before it is begun.
+pub fn identity(root: &Path) -> Result<Option<String>, Error> {
+    let path = root.join(FOLDER).join(IDENTITY);
+    let file = match disk::open_regular(&path) {
+        Err(error) if error.is_missing() => return Ok(None),
+        file => file?,
+    };
+    let mut bytes = Vec::new();
+    file.take(64).read_to_end(&mut bytes).to("read", &path)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let text = text.trim_end();
+    let is_one = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    Ok(is_one.then(|| text.to_owned()))
+}
+
+/// Gives it one, if it has none. Durable when it returns.
+pub fn make_identity(root: &Path) -> Result<(), Error> {
+    if identity(root)?.is_some() {
+        return Ok(());
+    }
+    let text = format!("{}\n", hex(&disk::random::<16>()?));
+    Ok(disk::write_durable(&root.join(FOLDER).join(IDENTITY), text.as_bytes())?)
 }
 
 impl Journal {

@@ -57,6 +57,8 @@ impl Level {
     pub const SNAPSHOT: Level = Level(9);
     /// Levels that are made from the one below them, and the time that a file of each spans, in milliseconds.
     pub const COMPACTED: [(Level, u64); 3] = [(Level(1), 30_000), (Level(2), 300_000), (Level(3), 3_600_000)];
+    /// Those of them that go to replicas, each file by itself.
+    pub const PACKED: [Level; 2] = [Level(2), Level(3)];
     /// All that there are.
     pub const ALL: [Level; 5] = [Level(0), Level(1), Level(2), Level(3), Level(9)];
 

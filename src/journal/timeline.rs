@@ -27,7 +27,7 @@ const VERSION: u32 = 1;
 /// Larger ones are none of ours.
 const MAX_BYTES: u64 = 8 << 20;
 /// More gaps than these are not remembered: the oldest becomes one with the next.
-const MAX_GAPS: usize = 10_000;
+pub(super) const MAX_GAPS: usize = 10_000;
 /// Whoever has restored something leaves it there: the journal begins anew with what there is now.
 const RESTORED: &str = "restored";
 /// Whoever has found the journal wrong leaves it there, with the time since when it may be so.

@@ -31,7 +31,7 @@ fn millis(at: DateTime<Utc>) -> u64 {
 }
 
 #[allow(clippy::disallowed_methods)]
-fn now() -> DateTime<Utc> {
+pub fn now() -> DateTime<Utc> {
     SystemTime::now().into()
 }
 
@@ -198,13 +198,13 @@ fn a_database_that_is_replaced_begins_anew() {
 }
 
 /// The stamping app, which can be killed and begun again.
-struct Stamper {
+pub struct Stamper {
     child: Child,
-    log: PathBuf,
+    pub log: PathBuf,
 }
 
 impl Stamper {
-    fn start(place: &Place) -> Self {
+    pub fn start(place: &Place) -> Self {
         let log = place.path("stamps");
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite/python/stamper.py");
         let mut command = Command::new("python3");
@@ -220,9 +220,9 @@ impl Drop for Stamper {
 }
 
 /// When each number was begun, and when its commits were there.
-type Stamps = BTreeMap<(String, u64), f64>;
+pub type Stamps = BTreeMap<(String, u64), f64>;
 
-fn stamps(log: &Path) -> Stamps {
+pub fn stamps(log: &Path) -> Stamps {
     let text = std::fs::read_to_string(log).unwrap();
     let read = |line: &str| {
         let mut words = line.split(' ');
@@ -232,7 +232,7 @@ fn stamps(log: &Path) -> Stamps {
     text.lines().filter_map(read).collect()
 }
 
-fn seconds(at: DateTime<Utc>) -> f64 {
+pub fn seconds(at: DateTime<Utc>) -> f64 {
     at.timestamp_micros() as f64 / 1e6
 }
 

@@ -54,7 +54,7 @@ const READERS: [&[&str]; 4] = [
 
 /// It failed with one clean line, and nothing was made or changed but in the backup directory.
 #[track_caller]
-fn fails_cleanly(place: &Place, args: &[&str]) {
+pub fn fails_cleanly(place: &Place, args: &[&str]) {
     let outside = |place: &Place| {
         let all = traces(&place.path("")).into_iter();
         all.filter(|(name, ..)| !name.is_empty() && !name.starts_with("backups")).collect::<Vec<_>>()

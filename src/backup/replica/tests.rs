@@ -106,6 +106,7 @@ fn a_catalog_is_looked_at_before_it_is_believed() {
         written_at: "2026-01-08T01:00:00Z".parse().unwrap(),
         host: "h".to_owned(),
         backups: vec![held(&backup(1, Tier::Daily, day(1))), held(&backup(2, Tier::Daily, day(2)))],
+        journals: Vec::new(),
         extra: Map::new(),
     };
     let json = serde_json::to_value(&good).unwrap();
@@ -214,6 +215,7 @@ fn the_latest_is_what_somebody_wants_back() {
         written_at: "2026-01-08T01:00:00Z".parse().unwrap(),
         host: "h".to_owned(),
         backups: vec![of(1, Tier::PreRestore), of(2, Tier::Daily), of(3, Tier::Manual), of(4, Tier::PreRestore)],
+        journals: Vec::new(),
         extra: Map::new(),
     };
     let latest = |catalog: &ReplicaCatalog, before| catalog.latest(before).map(|held| held.origin);

@@ -1,11 +1,13 @@
 //! How replicas are shown.
 
+use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
 use serde_json::json;
 
 use super::{Output, bytes, local};
 use crate::backup::ReplicaName;
 use crate::backup::replica::Held;
-use crate::engine::{Brought, Engine, ReplicaStatus, ReplicaVerification, Replicated};
+use crate::engine::{Brought, Engine, ReplicaStatus, ReplicaVerification, Replicated, Window};
 
 impl Output {
     pub fn replicas(&self, replicas: &[ReplicaStatus], engine: &Engine) -> anyhow::Result<()> {
@@ -26,6 +28,12 @@ impl Output {
         });
         self.table(["NAME", "URL", "HOLDS", "SIZE", "PENDING", "LAST SUCCESS"], rows.collect())?;
         for it in replicas {
+            if let Some(journal) = &it.journal {
+                let until = journal.until.map_or("nothing yet".to_owned(), |at| format!("until {}", exact(at, zone)));
+                let error =
+                    journal.last_error.as_ref().map(|error| format!("; ! {}", error.detail)).unwrap_or_default();
+                self.line(&format!("{}: the journal, {until}{error}", it.name))?;
+            }
             if let Some(error) = &it.last_error {
                 let next = it.next_try.map(|at| format!("; next try at {}", local(at, zone))).unwrap_or_default();
                 self.line(&format!("! {}: {} (since {}{next})", it.name, error.detail, local(error.since, zone)))?;
@@ -34,14 +42,21 @@ impl Output {
         Ok(())
     }
 
-    pub fn held(&self, backups: &[Held], engine: &Engine) -> anyhow::Result<()> {
+    pub fn held(&self, backups: &[Held], window: Option<&Window>, engine: &Engine) -> anyhow::Result<()> {
         if self.json {
-            return self.json(&json!({ "backups": backups }));
+            return self.json(&json!({ "backups": backups, "journal": window }));
+        }
+        let zone = engine.settings()?.schedule.timezone;
+        if let Some(window) = window {
+            let (from, to) = (exact(window.from, zone), exact(window.to, zone));
+            self.line(&format!("any second from {from} to {to} ({zone})"))?;
+            for gap in &window.gaps {
+                self.line(&format!("  but none between {} and {}", exact(gap.from, zone), exact(gap.to, zone)))?;
+            }
         }
         if backups.is_empty() {
             return Ok(self.line("it holds no backups")?);
         }
-        let zone = engine.settings()?.schedule.timezone;
         let rows = backups.iter().map(|held| {
             let mut state: Vec<_> = held.flags.iter().map(ToString::to_string).collect();
             if held.damaged {
@@ -68,6 +83,14 @@ impl Output {
             };
             self.line(&format!("{id}: {found}"))?;
             if verdict.ciphertext_only {
+                self.line(&format!("  note: {}", super::CIPHERTEXT_ONLY))?;
+            }
+        }
+        if let Some(journal) = &verification.journal {
+            let found = if journal.ok { "every file is whole" } else { "DAMAGED" };
+            self.line(&format!("the journal: {} packs were read, {found}", journal.packs))?;
+            journal.damaged.iter().try_for_each(|reason| self.line(&format!("  {reason}")))?;
+            if journal.ciphertext_only {
                 self.line(&format!("  note: {}", super::CIPHERTEXT_ONLY))?;
             }
         }
@@ -119,4 +142,8 @@ impl Output {
         }
         Ok(())
     }
+}
+
+fn exact(at: DateTime<Utc>, zone: Tz) -> String {
+    at.with_timezone(&zone).format("%Y-%m-%d %H:%M:%S%.3f").to_string()
 }

@@ -107,7 +107,7 @@ impl Engine {
         }
         let begun = Instant::now();
         let (mut looked, mut databases) = (Looked::default(), BTreeMap::new());
-        let result = self.look(control).and_then(|found| {
+        let result = self.look_at_live(control).and_then(|found| {
             looked = found;
             looked.to.map_or(Ok(()), |to| self.hold_journal_against(to, &looked, &mut databases, control))
         });
@@ -133,7 +133,7 @@ impl Engine {
     }
 
     /// Steps 1 and 2.
-    fn look(&self, control: &Control) -> Result<Looked, Error> {
+    fn look_at_live(&self, control: &Control) -> Result<Looked, Error> {
         let mut round = 1;
         loop {
             let looked = self.try_look(control)?;

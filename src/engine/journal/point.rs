@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::io::BufReader;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Map;
 
@@ -37,6 +37,8 @@ const TRIES: usize = 5;
 pub struct Point {
     moment: Moment,
     chains: BTreeMap<DatabaseName, Chain>,
+    /// Where the journal lies that leads there: in the backup directory, or in a private folder into which it was brought.
+    root: PathBuf,
 }
 
 /// The files of one database, and how large it was.
@@ -47,6 +49,25 @@ struct Chain {
 }
 
 impl Point {
+    fn of(
+        root: &Path,
+        planned: Vec<(DatabaseName, Option<Vec<LtxFile>>)>,
+        moment: Moment,
+    ) -> Result<Result<Self, journal::Error>, Error> {
+        let mut chains = BTreeMap::new();
+        for (name, chain) in planned {
+            let Some((files, last)) = chain.and_then(|files| Some((files.clone(), *files.last()?))) else {
+                let reason = format!("files of the journal that lead there are missing for `{name}`");
+                return Err(Error::Damaged { subject: moment.into(), reason });
+            };
+            match size_after(&folder(root, &name), &last) {
+                Ok(size) => drop(chains.insert(name, Chain { files, size })),
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        Ok(Ok(Self { moment, chains, root: root.to_owned() }))
+    }
+
     /// Bytes of the databases as they were then.
     pub(in crate::engine) fn size(&self) -> u64 {
         self.chains.values().map(|chain| chain.size).sum()
@@ -79,18 +100,22 @@ impl Engine {
             planned.push((name, chain));
         }
         Window::common(&recovery).ok_or(Error::NoJournal)?.assert_reaches(moment)?;
-        let mut chains = BTreeMap::new();
-        for (name, chain) in planned {
-            let Some((files, last)) = chain.and_then(|files| Some((files.clone(), *files.last()?))) else {
-                let reason = format!("files of the journal that lead there are missing for `{name}`");
-                return Err(Error::Damaged { subject: moment.into(), reason });
-            };
-            match size_after(&folder(self.store.root(), &name), &last) {
-                Ok(size) => drop(chains.insert(name, Chain { files, size })),
-                Err(error) => return Ok(Err(error)),
-            }
-        }
-        Ok(Ok(Point { moment, chains }))
+        Point::of(self.store.root(), planned, moment)
+    }
+
+    /// An instant by a journal that was brought into a private folder.
+    pub(in crate::engine) fn point_in(
+        &self,
+        root: &Path,
+        names: impl Iterator<Item = DatabaseName>,
+        moment: Moment,
+    ) -> Result<Point, Error> {
+        let plan = |name: DatabaseName| -> Result<_, journal::Error> {
+            let index = Index::scan(&folder(root, &name))?;
+            Ok((name, chain::plan(&index, moment.millis())))
+        };
+        let planned = names.map(plan).collect::<Result<_, _>>()?;
+        Point::of(root, planned, moment)?.map_err(|error| failed(error, moment))
     }
 
     /// Steps 2 and 3.
@@ -99,7 +124,7 @@ impl Engine {
         let mut point = point.clone();
         loop {
             match self.rebuilt(&point, control)? {
-                Err(journal::Error::Gone { .. }) if tries < TRIES => {
+                Err(journal::Error::Gone { .. }) if tries < TRIES && point.root == self.store.root() => {
                     tries += 1;
                     point = self.point(point.moment)?;
                 }
@@ -119,7 +144,7 @@ impl Engine {
         for (name, chain) in &point.chains {
             let path = staging.path().join(private_name(name));
             let file = disk::create_private(&path)?;
-            let rebuilt = match rebuild(&folder(root, name), &chain.files, (&file, &path), control) {
+            let rebuilt = match rebuild(&folder(&point.root, name), &chain.files, (&file, &path), control) {
                 Ok(rebuilt) => rebuilt,
                 Err(error) => return Ok(Err(error)),
             };

@@ -30,7 +30,7 @@ pub struct Window {
 
 impl Window {
     /// What lies within it of the gaps, those that meet made one.
-    fn of(from: DateTime<Utc>, to: DateTime<Utc>, gaps: impl IntoIterator<Item = Gap>) -> Self {
+    pub(in crate::engine) fn of(from: DateTime<Utc>, to: DateTime<Utc>, gaps: impl IntoIterator<Item = Gap>) -> Self {
         let within = gaps.into_iter().map(|gap| Gap { from: gap.from.max(from), to: gap.to.min(to) });
         let mut within: Vec<_> = within.filter(|gap| gap.from < gap.to).collect();
         within.sort_unstable_by_key(|gap| gap.from);
@@ -53,7 +53,7 @@ impl Window {
     }
 
     /// Why that instant can't be restored, if it can't.
-    pub(super) fn assert_reaches(&self, moment: Moment) -> Result<(), Error> {
+    pub(in crate::engine) fn assert_reaches(&self, moment: Moment) -> Result<(), Error> {
         let at = moment.at();
         let [from, to] = [self.from, self.to].map(Moment::new);
         if at < self.from || at > self.to {

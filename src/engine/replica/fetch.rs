@@ -142,7 +142,7 @@ impl Engine {
     }
 
     /// A directory in which nothing is yet becomes that of the replica's store.
-    fn adopt(&self, there: &ReplicaCatalog, call: &Call) -> Result<(), Error> {
+    pub(super) fn adopt(&self, there: &ReplicaCatalog, call: &Call) -> Result<(), Error> {
         let is_new = |catalog: Option<Arc<Catalog>>| catalog.is_none_or(|catalog| catalog.is_new());
         if !is_new(self.read_catalog()?) {
             return Ok(());

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::JournalThere;
 use super::state::State;
 use super::sync::pending;
 use crate::backup::{Backup, ReplicaName, timestamp};
@@ -14,6 +15,9 @@ use crate::engine::{Engine, Error};
 
 /// A backup that isn't elsewhere after this long is worth a warning, whatever the reason.
 const BEHIND: chrono::TimeDelta = chrono::TimeDelta::hours(1);
+
+/// So much of the journal may lie here only.
+const JOURNAL_BEHIND: chrono::TimeDelta = chrono::TimeDelta::minutes(10);
 
 /// A replica, as it is known here.
 #[derive(Clone, PartialEq, Debug, Serialize, ToSchema)]
@@ -60,6 +64,9 @@ pub struct ReplicaStatus {
     #[serde(serialize_with = "crate::engine::status::optional_timestamp")]
     #[schema(required = true)]
     pub next_try: Option<DateTime<Utc>>,
+    /// The journal there; null where none is kept.
+    #[schema(required = true)]
+    pub journal: Option<JournalThere>,
 }
 
 /// What went wrong.
@@ -116,20 +123,23 @@ impl Engine {
                     damaged: state.damaged.max(state.found_damaged.len()),
                     last_error: state.last_error,
                     next_try: state.next_try,
+                    journal: self.journal_there(name)?,
                 })
             })
             .collect()
     }
 }
 
-/// What of it wants a look.
+/// What of it wants a look. `alive` is the first and the last instant that the journal here has.
 pub(in crate::engine) fn warnings(
     replicas: &[ReplicaStatus],
     is_local: impl Fn(&ReplicaName) -> bool,
+    alive: Option<(DateTime<Utc>, DateTime<Utc>)>,
     now: DateTime<Utc>,
 ) -> Vec<Warning> {
     let mut warnings = Vec::new();
     for replica in replicas {
+        warnings.extend(alive.and_then(|alive| behind(replica, alive)));
         let name = &replica.name;
         let mut warn = |code, detail| warnings.push(Warning { code, detail });
         if let Some(error) = &replica.last_error {
@@ -166,4 +176,22 @@ pub(in crate::engine) fn warnings(
         }
     }
     warnings
+}
+
+/// The journal there lacks what is here for longer than sending takes.
+fn behind(replica: &ReplicaStatus, (from, to): (DateTime<Utc>, DateTime<Utc>)) -> Option<Warning> {
+    let (name, journal) = (&replica.name, replica.journal.as_ref()?);
+    if to - journal.until.unwrap_or(from) <= JOURNAL_BEHIND {
+        return None;
+    }
+    let until = match journal.until {
+        Some(until) => format!("ends at {}", timestamp::text(until)),
+        None => "is not there yet".to_owned(),
+    };
+    let why = match (&journal.last_error, &replica.last_error) {
+        (Some(error), _) | (None, Some(error)) => error.detail.clone(),
+        (None, None) => "nothing failed; is `serve` running, and is the bandwidth enough?".to_owned(),
+    };
+    let detail = format!("the journal in replica {name} {until}, and what came since lies here only: {why}");
+    Some(Warning { code: "replica-journal-behind", detail })
 }

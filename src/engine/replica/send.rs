@@ -170,7 +170,7 @@ impl Writable<'_> {
 }
 
 /// What went wrong between the codec and the store.
-fn broken(link: &Link, error: io::Error) -> Error {
+pub(super) fn broken(link: &Link, error: io::Error) -> Error {
     match remote::Error::of_io(error) {
         Ok(error) => link.failed(error),
         Err(error) => link.damaged(format!("what is sent can't be encoded: {error}")),
@@ -179,7 +179,7 @@ fn broken(link: &Link, error: io::Error) -> Error {
 
 impl Engine {
     /// What is done on the way with a file that lies here in that form.
-    fn codec_there(&self, here: Form) -> Codec {
+    pub(super) fn codec_there(&self, here: Form) -> Codec {
         let Codec { recipients, identities, .. } = self.config.codec.clone();
         let encrypts = !recipients.is_empty() && !here.is_encrypted();
         let level = (here == Form::Plain).then_some(self.config.compression_level);
@@ -219,6 +219,29 @@ impl Engine {
             }
             _ => None,
         })
+    }
+
+    /// Reads an object of which only the length is known.
+    pub(super) fn read_whole(
+        &self,
+        link: &Link,
+        key: &str,
+        object: &Object,
+        tick: Tick<'_>,
+    ) -> Result<Option<String>, Error> {
+        let mut coming = match Coming::begin(link, key, object) {
+            Err(error @ remote::Error::Absent(_)) => return gone(link, key, object, error),
+            coming => link.at(coming)?,
+        };
+        let read = drain(&mut coming, tick)?;
+        match coming.error.take() {
+            Some(error @ remote::Error::Absent(_)) => gone(link, key, object, error),
+            Some(error) => Err(link.failed(error)),
+            None if read.is_err() || coming.sum.size != object.size => {
+                Ok(Some(format!("{key} is not as long as it was")))
+            }
+            None => Ok(None),
+        }
     }
 
     fn decoded_there(
@@ -284,9 +307,9 @@ impl Sum {
 }
 
 /// What is sent, summed up.
-struct Summed {
-    out: Upload,
-    sum: Sum,
+pub(super) struct Summed {
+    pub(super) out: Upload,
+    pub(super) sum: Sum,
 }
 
 impl Write for Summed {

@@ -6,14 +6,15 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sha2::{Digest, Sha256};
 
 use super::Target;
-use super::state::{Mark, State};
+use super::state::{Mark, OwnJournal, State};
 use crate::backup::replica::{
-    self, BACKUPS, CATALOGS, Held, LEASE, Lease, Object, ReplicaCatalog, catalog_key, is_unfinished_catalog,
-    parse_catalog_key,
+    self, BACKUPS, CATALOGS, Held, HeldJournal, LEASE, Lease, Object, ReplicaCatalog, catalog_key,
+    is_unfinished_catalog, parse_catalog_key,
 };
 use crate::backup::{ReplicaName, hex, timestamp};
 use crate::engine::permit::host;
 use crate::engine::{Engine, Error};
+use crate::journal::pack::{JOURNALS, Key};
 use crate::remote::{self, Pace, Remote};
 use crate::sqlite::Control;
 
@@ -38,6 +39,12 @@ pub(super) struct Link {
 }
 
 impl Link {
+    /// Over connections that are there already.
+    pub(super) fn over(target: &Target, remote: Remote, control: &Control) -> Self {
+        let control = control.clone();
+        Self { remote: remote.cancelled_by(move || control.is_cancelled()), target: target.clone() }
+    }
+
     pub(super) fn label(&self) -> String {
         self.target.label.clone()
     }
@@ -136,8 +143,10 @@ impl Site {
             return Ok(true);
         }
         // The first catalog is there before the first object: without either it is a new place, whatever was cut short.
-        let listed = link.at(link.remote.list(BACKUPS))?;
-        match listed.iter().filter(|listed| replica::is_ours(&listed.key)).count() {
+        let mut listed = link.at(link.remote.list(BACKUPS))?;
+        listed.extend(link.at(link.remote.list(JOURNALS))?);
+        let is_ours = |key: &str| replica::is_ours(key) || Key::parse_part(key).is_some();
+        match listed.iter().filter(|listed| is_ours(&listed.key)).count() {
             0 => Ok(true),
             remains => Err(Error::ReplicaCatalogLost { at: link.label(), remains }),
         }
@@ -158,6 +167,11 @@ impl Site {
         self.catalogs.iter().filter(|other| **other != key && Some(*other) != before).cloned().collect()
     }
 
+    /// The journals that count there.
+    pub(super) fn journals(&self) -> &[HeldJournal] {
+        self.catalog.as_ref().map_or(&[], |catalog| &catalog.journals)
+    }
+
     /// What the replica holds, as its catalog says.
     pub(super) fn backups(&self) -> &[Held] {
         self.catalog.as_ref().map_or(&[], |catalog| &catalog.backups)
@@ -175,6 +189,9 @@ pub(super) struct Writable<'e> {
     pub(super) is_others: bool,
     /// The catalog that counts is not the last: what it doesn't name may be what that one did.
     pub(super) keeps_leftovers: bool,
+    /// The journals that the next catalog is to name, and which of them is this directory's.
+    pub(super) journals: Vec<HeldJournal>,
+    pub(super) journal: Option<OwnJournal>,
     lease: Option<Lease>,
 }
 
@@ -221,7 +238,8 @@ impl<'e> Writable<'e> {
         }
         state.holds(site.backups());
         let keeps_leftovers = torn.is_some();
-        Ok(Self { engine, name, site, state, store_id, is_others, keeps_leftovers, lease: None })
+        let (journals, journal) = (site.journals().to_vec(), state.journal.clone());
+        Ok(Self { engine, name, site, state, store_id, is_others, keeps_leftovers, journals, journal, lease: None })
     }
 
     pub(super) fn save(&self) -> Result<(), Error> {
@@ -322,6 +340,7 @@ impl<'e> Writable<'e> {
             written_at: self.engine.clock.now(),
             host: host(),
             backups,
+            journals: self.journals.clone(),
             extra,
         };
         // What nobody could read any more isn't written.
@@ -347,6 +366,7 @@ impl<'e> Writable<'e> {
         }
         self.state.holds(&catalog.backups);
         (self.state.written, self.state.writing) = (Some(mark.clone()), None);
+        self.state.journal.clone_from(&self.journal);
         self.save()?;
         self.is_others = false;
         (self.site.catalog, self.site.mark) = (Some(catalog), Some(mark));

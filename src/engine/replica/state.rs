@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::report::LastError;
-use crate::backup::replica::{Held, Origin};
+use crate::backup::replica::{Held, Nonce, Origin};
 use crate::backup::retention::Retention;
 use crate::backup::{ReplicaName, hex};
 use crate::disk::{self, Context};
@@ -35,6 +35,16 @@ pub(super) struct Mark {
     pub(super) checksum: String,
 }
 
+/// The journal of this directory, as it is known there: it is another one when any of this differs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct OwnJournal {
+    pub(super) lineage: Nonce,
+    /// This directory's name in leases.
+    pub(super) writer: String,
+    /// That of the journal in it.
+    pub(super) id: String,
+}
+
 /// What is remembered.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -47,6 +57,8 @@ pub(super) struct State {
     pub(super) written: Option<Mark>,
     /// The one that may have been written since.
     pub(super) writing: Option<Mark>,
+    /// What its journal is called there, once the catalog names it.
+    pub(super) journal: Option<OwnJournal>,
     /// What was here when all was done that was planned.
     known: BTreeSet<Origin>,
     /// By which lineage of the catalog here.
@@ -65,6 +77,8 @@ pub(super) struct State {
     pub(super) found_damaged: BTreeSet<Origin>,
     /// Found whole there, though its catalog says that it is damaged.
     pub(super) found_whole: BTreeSet<Origin>,
+    /// Packs of the journal found damaged there: those that are here still are sent again.
+    pub(super) damaged_packs: BTreeSet<String>,
     /// What was wanted when all was done, as a digest.
     pub(super) done: String,
     #[serde(with = "optional")]
@@ -131,6 +145,7 @@ impl State {
 
     /// What was known of a replica that is empty now, or another's.
     pub(super) fn forget(&mut self) {
+        self.journal = None;
         self.known.clear();
         self.found_damaged.clear();
         self.found_whole.clear();
@@ -187,20 +202,25 @@ fn pause(failures: u32, chance: u8) -> Duration {
 }
 
 /// An instant as the formats have it, or none.
-mod optional {
+pub(super) mod optional {
     use chrono::{DateTime, Utc};
     use serde::{Deserialize, Deserializer, Serializer};
 
     use crate::backup::timestamp;
 
-    pub(super) fn serialize<S: Serializer>(at: &Option<DateTime<Utc>>, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::engine::replica) fn serialize<S: Serializer>(
+        at: &Option<DateTime<Utc>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         match at {
             Some(at) => timestamp::serialize(at, serializer),
             None => serializer.serialize_none(),
         }
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime<Utc>>, D::Error> {
+    pub(in crate::engine::replica) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<DateTime<Utc>>, D::Error> {
         Option::deserialize(deserializer)
     }
 }

@@ -94,7 +94,9 @@ impl Engine {
         let Some(wanted) = self.wanted(name)? else { return Ok(false) };
         let state = State::load(self.store.root(), name, &replica.place.identity())?;
         let looked = state.last_success.is_some_and(|at| (now - at).abs() < LOOK_AGAIN);
-        let found = !state.found_damaged.is_empty() || !state.found_whole.is_empty();
+        let found = !state.found_damaged.is_empty()
+            || !state.found_whole.is_empty()
+            || self.lacks_lineage(&state).unwrap_or(false);
         Ok(!state.waits(now) && (state.done != wanted.digest || found || !looked))
     }
 
@@ -188,6 +190,11 @@ impl Writable<'_> {
         let plan = self.plan(wanted);
         let orphans = self.orphans(listed.into_keys());
         let is_marked = self.marked(&plan.amend) == self.site.backups();
+        // What is wrong with the journal stops no backup.
+        if let Err(error) = self.plan_journals() {
+            tracing::warn!(%error, replica = %self.name, "its journal is left as it is");
+        }
+        let is_marked = is_marked && self.journals == self.site.journals();
         if !(plan.is_empty() && orphans.is_empty() && is_marked) || self.is_others {
             self.hold(take_over)?;
             // What was seen before the lease was had may be another's doing since.
@@ -285,6 +292,9 @@ impl Writable<'_> {
         }
         if take_over {
             planned.insert("takeOver".to_owned(), true.into());
+        }
+        if let Some(journal) = self.journal.as_ref().filter(|_| self.journals != self.site.journals()) {
+            planned.insert("journal".to_owned(), journal.lineage.to_string().into());
         }
         let intent = Entry { details: planned, ..entry(Kind::Intent, REPLICATE, &call.actor, None) };
         // What leaves this machine, and what is deleted, isn't done unrecorded.
@@ -404,7 +414,7 @@ impl Writable<'_> {
         let goes = |held: &Held| may_go && going.contains_key(&held.origin);
         let staying: Vec<Held> = self.marked(&plan.amend).into_iter().filter(|held| !goes(held)).collect();
         let gone: Vec<Held> = self.site.backups().iter().filter(|held| goes(held)).cloned().collect();
-        if staying != self.site.backups() || self.is_others {
+        if staying != self.site.backups() || self.is_others || self.journals != self.site.journals() {
             self.write(staying)?;
         }
         done.dropped.extend(gone.iter().filter_map(|held| going.get(&held.origin)));

@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::Elsewhere;
 use super::site::Site;
 use super::state::State;
+use super::{Elsewhere, JournalVerdict};
 use crate::backup::BackupId;
 use crate::backup::replica::{Held, Origin, ReplicaEntry};
 use crate::engine::read::Share;
@@ -25,6 +25,9 @@ pub struct ReplicaVerification {
     pub ok: bool,
     /// Each backup.
     pub backups: BTreeMap<BackupId, BackupVerdict>,
+    /// The journal; nothing where none lies there, or one backup was asked for.
+    #[schema(required = true)]
+    pub journal: Option<JournalVerdict>,
 }
 
 /// What was found of one backup.
@@ -47,6 +50,7 @@ pub struct BackupVerdict {
 struct Findings {
     whole: BTreeSet<Origin>,
     damaged: BTreeSet<Origin>,
+    packs: BTreeSet<String>,
 }
 
 impl Engine {
@@ -82,10 +86,14 @@ impl Engine {
             };
             backups.insert(held.id, verdict);
         }
+        let journal =
+            if id.is_none() { self.verify_journals(&site, &mut found.packs, &call.control) } else { Ok(None) };
+        let is_whole = journal.as_ref().is_ok_and(|journal| journal.as_ref().is_none_or(|journal| journal.ok));
         if let Elsewhere::Name(_) = from {
-            self.remember(from, id.is_none(), &found, call);
+            self.remember(from, id.is_none() && is_whole, &found, call);
         }
-        Ok(ReplicaVerification { ok: found.damaged.is_empty(), backups })
+        let journal = journal?;
+        Ok(ReplicaVerification { ok: found.damaged.is_empty() && is_whole, backups, journal })
     }
 
     fn verdict(&self, site: &Site, held: &Held, share: Share, control: &Control) -> Result<BackupVerdict, Error> {
@@ -129,6 +137,7 @@ impl Engine {
                 state.found_whole.extend(&found.whole);
             }
             state.found_whole.retain(|origin| !found.damaged.contains(origin));
+            state.damaged_packs.extend(found.packs.iter().cloned());
             if all && found.damaged.is_empty() {
                 state.last_verified = Some(self.clock.now());
             }

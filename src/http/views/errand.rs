@@ -141,6 +141,7 @@ fn replica_title(task: &Task, found: &ReplicaVerification) -> (Tone, String) {
     };
     let damaged = found.backups.values().filter(|verdict| !verdict.ok).count();
     match damaged {
+        0 if !found.ok => (Tone::Bad, format!("The journal in {what} is damaged")),
         0 => (Tone::Good, format!("All that {what} holds is whole")),
         damaged => (Tone::Bad, format!("{damaged} of the {} backups in {what} are damaged", found.backups.len())),
     }
@@ -175,10 +176,15 @@ fn replica_verified(found: &ReplicaVerification) -> Markup {
                 @for (id, verdict) in damaged() {
                     li { (words::id(id)) ": " (words::text(verdict.reason.as_deref().unwrap_or_default())) }
                 }
+                @for reason in found.journal.iter().flat_map(|journal| &journal.damaged) { li { (words::text(reason)) } }
             }
             p { "What is whole here is sent again by itself. Look at that store: who else writes there, is it full, was something deleted?" }
         }
-        @if found.backups.values().any(|verdict| verdict.ciphertext_only) { p { (CIPHERTEXT_ONLY) } }
+        @if let Some(journal) = found.journal.as_ref().filter(|journal| journal.ok) {
+            p { "The journal: " (words::count(journal.packs, "pack")) " read, each file of them whole." }
+        }
+        @let of_journal = found.journal.iter().any(|journal| journal.ciphertext_only);
+        @if of_journal || found.backups.values().any(|verdict| verdict.ciphertext_only) { p { (CIPHERTEXT_ONLY) } }
     }
 }
 

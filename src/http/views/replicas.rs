@@ -41,6 +41,9 @@ fn row(site: &Site, replica: &ReplicaStatus) -> Markup {
                 button type="submit" id={ "verify-replica-" (name) } { "Verify" span.hidden { " replica " (name) } }
             }
             @if let Some(error) = &replica.last_error { p.small { (words::prose(detail(replica, error))) } }
+            @else if let Some(error) = replica.journal.as_ref().and_then(|journal| journal.last_error.as_ref()) {
+                p.small { "Its journal: " (words::prose(detail(replica, error))) }
+            }
             (facts(site, replica))
             // It outlives the figures around it.
             div.outcome id={ "outcome-replica-" (name) } hx-preserve {}
@@ -95,6 +98,7 @@ fn facts(site: &Site, replica: &ReplicaStatus) -> Markup {
             }
             div { dt { "Last complete" } dd { (moment(replica.last_success)) } }
             div { dt { "Last read back" } dd { (moment(replica.last_verified)) } }
+            @if let Some(journal) = &replica.journal { div { dt { "Any second until" } dd { (moment(journal.until)) } } }
         }
     }
 }

@@ -1,0 +1,284 @@
+//! Sending the newest seconds. A round:
+//!
+//! 1. `alive` is read, and then what is the newest state of each database: all up to the first is in the second.
+//! 2. Is there anything to send, or is what the replica says of `until` old? Else nothing is asked of it.
+//! 3. The newest catalog there is the one that this directory wrote; else nothing is sent, and the next replication says why.
+//! 4. Of each database the files that gathered, as one pack or several, each noted here before, and read back to its last byte.
+//! 5. Until when what 1. saw can be rebuilt from what is there is written beside it.
+
+use std::collections::BTreeMap;
+use std::io::{BufReader, Read, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use sha2::{Digest, Sha256};
+
+use super::shipping::{Ready, Shipping};
+use crate::backup::replica::{MAX_PARTS, Object};
+use crate::backup::{DatabaseName, Form, Moment};
+use crate::codec::Codec;
+use crate::disk::{self, Context};
+use crate::engine::replica::send::{Sum, Summed, broken};
+use crate::engine::replica::site::Link;
+use crate::engine::{Engine, Error, locked};
+use crate::journal::pack::{Key, Span};
+use crate::journal::packs::{Pack, Packs, Reach};
+use crate::journal::timeline::{Gap, Timeline};
+use crate::journal::until::Until;
+use crate::journal::{self, Journal, Level, LtxFile, Txid, tarball};
+use crate::sqlite::Control;
+
+/// While nothing changes, what the replica says of `until` is at most this old.
+const QUIET: Duration = Duration::from_secs(60);
+/// Packs of one database in a round, so that `until` follows also where much is lacking.
+const MOST_PACKS: usize = 8;
+/// Bytes that are read and encoded at once.
+const PIECE: usize = 256 << 10;
+
+impl Engine {
+    /// One round. Says whether more is to be sent at once.
+    pub fn ship_journal(&self, shipping: &Shipping, control: &Control) -> Result<bool, Error> {
+        let shipped = self.round(shipping, control);
+        self.note_outcome(shipping, shipped.as_ref().err(), |remembered| &mut remembered.last_error);
+        shipped
+    }
+
+    fn round(&self, shipping: &Shipping, control: &Control) -> Result<bool, Error> {
+        let Some(ready) = self.ready(shipping)? else { return Ok(false) };
+        // Before the gaps: those that end before it may be forgotten.
+        let oldest = ready.journals.values().filter_map(|journal| journal.index().oldest()?.at()).min();
+        let Some(oldest) = oldest else { return Ok(false) };
+        let Timeline { alive: Some(alive), gaps } = Timeline::read(self.store.root())? else { return Ok(false) };
+        let newest: BTreeMap<_, _> = ready
+            .journals
+            .iter()
+            .filter_map(|(name, journal)| Some((name.clone(), journal.index().last()?.txid)))
+            .collect();
+        let is_old = locked(&shipping.shared.written).is_none_or(|written| written.elapsed() >= QUIET);
+        if !is_old && ready.damaged.is_empty() && !self.lacks(shipping, &ready) {
+            return Ok(false);
+        }
+        let Some(link) = self.link_to_own(shipping, ready.lineage, control)? else { return Ok(false) };
+        if !self.look(shipping, &ready, &link, control)? {
+            return Ok(false);
+        }
+        self.mend(shipping, &ready, &link, control)?;
+        let (mut sent, mut more) = (false, false);
+        for (name, journal) in &ready.journals {
+            for n in 0..=MOST_PACKS {
+                let Some(files) = lacking(shipping, &ready, name, journal) else { break };
+                if n == MOST_PACKS {
+                    more = true;
+                    break;
+                }
+                if !self.send_pack(shipping, &ready, &link, (name, journal), &files, control)? {
+                    break;
+                }
+                sent = true;
+            }
+        }
+        if sent || is_old {
+            self.write_until(shipping, &ready, &link, (oldest, alive, gaps), &newest)?;
+        }
+        Ok(more)
+    }
+
+    /// As far as it is known without asking.
+    fn lacks(&self, shipping: &Shipping, ready: &Ready) -> bool {
+        let is_known = shipping.there().as_ref().is_some_and(|there| there.lineage == ready.lineage);
+        !is_known || ready.journals.iter().any(|(name, journal)| lacking(shipping, ready, name, journal).is_some())
+    }
+
+    /// Step 4, of one pack. `false` if one of its files has gone meanwhile.
+    pub(super) fn send_pack(
+        &self,
+        shipping: &Shipping,
+        ready: &Ready,
+        link: &Link,
+        (name, journal): (&DatabaseName, &Journal),
+        files: &[LtxFile],
+        control: &Control,
+    ) -> Result<bool, Error> {
+        let encrypted = !self.config.codec.recipients.is_empty();
+        let (Some(first), Some(last)) = (files.first(), files.last()) else { return Ok(false) };
+        let (level, min, max) = (first.name.level, first.name.min, last.name.max);
+        let span = Span { level, min, max, first: first.millis, last: last.millis };
+        let timeless = || link.damaged("the journal here is of a time that no pack can have; is the clock wrong?");
+        let named = Key::pack(ready.lineage, name, span, encrypted).ok_or_else(timeless)?;
+        let key = named.to_string();
+        self.note_sending(shipping, &key, true)?;
+        let sent = self.send_files(link, &named, (name, journal), files, control);
+        // First it is read back, and then not under way any more: between the two it would be a leftover.
+        let noted = if sent.is_ok() { self.note_sending(shipping, &key, false) } else { Ok(()) };
+        locked(&shipping.shared.busy).remove(&key);
+        let object = match sent {
+            // Retention took a file away meanwhile: the next round has others.
+            Err(Error::Journal(journal::Error::Gone { .. })) => return Ok(false),
+            sent => sent?,
+        };
+        noted?;
+        let pack = Pack { span, size: object.size, parts: object.parts, encrypted };
+        if let Some(there) = shipping.there().as_mut().filter(|there| there.lineage == ready.lineage) {
+            there.listing.packs.entry(name.clone()).or_default().insert(pack);
+        }
+        tracing::debug!(replica = %shipping.name, key, bytes = object.size, "sent and read back");
+        Ok(true)
+    }
+
+    fn send_files(
+        &self,
+        link: &Link,
+        key: &Key,
+        (name, journal): (&DatabaseName, &Journal),
+        files: &[LtxFile],
+        control: &Control,
+    ) -> Result<Object, Error> {
+        let (codec, form, key) = (self.codec_there(Form::Plain), key.form(), key.to_string());
+        let out = Summed { out: link.at(link.remote.upload(&key))?, sum: Sum::default() };
+        let mut encoder = codec.encode(out, tarball::size(files)).map_err(|error| broken(link, error))?;
+        let mut write = |bytes: &[u8]| encoder.write_all(bytes).map_err(|error| broken(link, error));
+        for file in files {
+            write(&tarball::head(name, file))?;
+            copy(&file.name.path(journal.folder()), file.size, control, &mut write)?;
+            write(tarball::padding(file.size))?;
+        }
+        write(&tarball::END)?;
+        let Summed { out, sum } = encoder.finish().map_err(|error| broken(link, error))?;
+        let written = link.at(out.finish())?;
+        if written.parts > MAX_PARTS {
+            return Err(link.damaged(format!("{key} would take more than {MAX_PARTS} parts")));
+        }
+        let object = Object { size: sum.size, checksum: sum.checksum(), parts: written.parts };
+        let mut tick = || Ok(control.check()?);
+        match self.read_there(link, &key, form, &object, None, &mut tick)? {
+            None => Ok(object),
+            Some(reason) => Err(link.damaged(format!("{reason}, though it was sent well; it is sent again"))),
+        }
+    }
+
+    /// Step 5.
+    fn write_until(
+        &self,
+        shipping: &Shipping,
+        ready: &Ready,
+        link: &Link,
+        (oldest, alive, gaps): (DateTime<Utc>, DateTime<Utc>, Vec<Gap>),
+        newest: &BTreeMap<DatabaseName, Txid>,
+    ) -> Result<(), Error> {
+        let reaches: BTreeMap<_, _> = match shipping.there().as_ref() {
+            Some(there) => {
+                there.listing.packs.iter().filter_map(|(name, packs)| Some((name.clone(), packs.reach()?))).collect()
+            }
+            None => return Ok(()),
+        };
+        let from = newest.keys().filter_map(|name| reaches.get(name)?.from.at()).chain([oldest]).max();
+        let (Some(from), Some((alive, newest))) = (from, there_until(ready, &reaches, (alive, &gaps), newest)) else {
+            return Ok(());
+        };
+        if from > alive || shipping.remembered().until.is_some_and(|until| until >= alive) {
+            return Ok(());
+        }
+        let gaps = gaps.into_iter().filter(|gap| gap.to > from).collect();
+        let bytes = self.sealed(&Until::new(oldest, alive, gaps, &newest).to_bytes());
+        let bytes = bytes.map_err(|error| broken(link, error))?;
+        let mut digits = [0; 8];
+        digits.copy_from_slice(&Sha256::digest(&bytes)[..8]);
+        let millis = u64::try_from(alive.timestamp_millis()).unwrap_or_default();
+        let encrypted = !self.config.codec.recipients.is_empty();
+        let key = Key::Until { lineage: ready.lineage, millis, digits, encrypted }.to_string();
+        link.at(link.remote.put(&key, &bytes))?;
+        if link.at(link.remote.get(&key, Until::MAX_BYTES))?.as_ref() != Some(&bytes) {
+            return Err(link.damaged(format!("{key} is not there as it was sent; it is sent again")));
+        }
+        let older = match shipping.there().as_mut() {
+            Some(there) => {
+                let untils = &mut there.listing.untils;
+                untils.push((millis, key, bytes.len() as u64));
+                untils.sort();
+                // One before it stays, for whoever reads it just now.
+                untils.drain(..untils.len().saturating_sub(2)).map(|(_, key, _)| key).collect()
+            }
+            None => Vec::new(),
+        };
+        *locked(&shipping.shared.written) = Some(Instant::now());
+        let mut remembered = shipping.remembered();
+        (remembered.from, remembered.until) = (Some(from), Some(alive));
+        remembered.save(self.store.root(), &shipping.name)?;
+        drop(remembered);
+        older.iter().try_for_each(|key: &String| link.at(link.remote.delete(key)))
+    }
+
+    /// A small object as it is to lie there.
+    fn sealed(&self, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+        let codec = Codec { level: None, ..self.codec_there(Form::Plain) };
+        let mut encoder = codec.encode(Vec::new(), bytes.len() as u64)?;
+        encoder.write_all(bytes)?;
+        encoder.finish()
+    }
+}
+
+/// Until when all is there, and which states that are: where one is lacking, until right before it was. Nothing before each database has
+/// a snapshot there.
+fn there_until(
+    ready: &Ready,
+    reaches: &BTreeMap<DatabaseName, Reach>,
+    (alive, gaps): (DateTime<Utc>, &[Gap]),
+    newest: &BTreeMap<DatabaseName, Txid>,
+) -> Option<(DateTime<Utc>, BTreeMap<DatabaseName, Txid>)> {
+    let (mut until, mut states) = (alive, BTreeMap::new());
+    for (name, txid) in newest {
+        let reached = reaches.get(name)?.to.txid;
+        states.insert(name.clone(), reached.min(*txid));
+        if reached < *txid {
+            let index = ready.journals.get(name)?.index();
+            let next = [Level::CAPTURED, Level::SNAPSHOT].into_iter().filter_map(|level| {
+                let files = index.level(level);
+                files.get(files.partition_point(|file| file.name.max <= reached)).map(|file| file.millis)
+            });
+            let before = Moment::of_millis(next.min()?.checked_sub(1)?)?.at();
+            until = until.min(before);
+        }
+    }
+    // Within a gap nothing is known, its first end apart.
+    let until = gaps.iter().find(|gap| gap.holds(until)).map_or(until, |gap| gap.from);
+    Some((until, states))
+}
+
+/// What of a database is to be sent next.
+fn lacking(shipping: &Shipping, ready: &Ready, name: &DatabaseName, journal: &Journal) -> Option<Vec<LtxFile>> {
+    let there = shipping.there();
+    let there = there.as_ref().filter(|there| there.lineage == ready.lineage)?;
+    match there.listing.packs.get(name) {
+        Some(packs) => packs.lacks(&journal.index()),
+        None => Packs::default().lacks(&journal.index()),
+    }
+}
+
+/// Reads a file of the journal, which is as long as the index says.
+fn copy(
+    path: &Path,
+    size: u64,
+    control: &Control,
+    write: &mut impl FnMut(&[u8]) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let opened = match disk::open_regular(path) {
+        Err(error) if error.is_missing() => return Err(journal::Error::Gone { path: path.to_owned() }.into()),
+        opened => opened?,
+    };
+    let (mut file, mut left) = (BufReader::with_capacity(PIECE, opened).take(size), size);
+    let mut piece = vec![0; PIECE.min(size as usize + 1)];
+    loop {
+        control.check()?;
+        let length = file.read(&mut piece).to("read", path)?;
+        if length == 0 {
+            break;
+        }
+        write(&piece[..length])?;
+        left -= length as u64;
+    }
+    match left {
+        0 => Ok(()),
+        _ => Err(journal::Error::Damaged { path: path.to_owned(), reason: "it is shorter than it was" }.into()),
+    }
+}

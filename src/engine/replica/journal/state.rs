@@ -1,0 +1,101 @@
+//! What is remembered here of the journal in a replica: `replicas/<name>-journal.json`. Only `serve` sends, so only it writes this.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::backup::ReplicaName;
+use crate::backup::replica::Nonce;
+use crate::disk::{self, Context};
+use crate::engine::Error;
+use crate::engine::replica::report::LastError;
+use crate::engine::replica::state::{FOLDER, optional};
+
+/// Larger ones are none of ours.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// What is remembered.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Remembered {
+    /// Where it was: of another place nothing is known.
+    place: String,
+    /// Of which lineage.
+    pub(super) lineage: Option<Nonce>,
+    /// The first instant that can be had from there.
+    #[serde(with = "optional")]
+    pub(super) from: Option<DateTime<Utc>>,
+    /// The last one.
+    #[serde(with = "optional")]
+    pub(super) until: Option<DateTime<Utc>>,
+    /// Keys of what was begun and not yet read back.
+    pub(super) sending: BTreeSet<String>,
+    /// What went wrong last with the newest seconds, if nothing went well since.
+    pub(super) last_error: Option<LastError>,
+    /// The same with snapshots and larger steps.
+    pub(super) last_error_of_larger: Option<LastError>,
+}
+
+/// The journal in a replica, as it is known here.
+#[derive(Clone, PartialEq, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct JournalThere {
+    /// The first instant that can be restored from there.
+    #[serde(serialize_with = "crate::engine::status::optional_timestamp")]
+    #[schema(required = true)]
+    pub from: Option<DateTime<Utc>>,
+    /// The last one; nothing before the first whole snapshot is there.
+    #[serde(serialize_with = "crate::engine::status::optional_timestamp")]
+    #[schema(required = true)]
+    pub until: Option<DateTime<Utc>>,
+    /// What went wrong last, if nothing went well since.
+    #[schema(required = true)]
+    pub last_error: Option<LastError>,
+}
+
+impl From<Remembered> for JournalThere {
+    fn from(remembered: Remembered) -> Self {
+        let Remembered { from, until, last_error, last_error_of_larger, .. } = remembered;
+        Self { from, until, last_error: last_error.or(last_error_of_larger) }
+    }
+}
+
+impl Remembered {
+    fn path(root: &Path, name: &ReplicaName) -> PathBuf {
+        root.join(FOLDER).join(format!("{name}-journal.json"))
+    }
+
+    /// One that isn't there or can't be read is a new one.
+    pub(super) fn load(root: &Path, name: &ReplicaName, place: &str) -> Result<Self, Error> {
+        let path = Self::path(root, name);
+        let read = match disk::open_regular(&path) {
+            Err(error) if error.is_missing() => None,
+            file => {
+                let mut bytes = Vec::new();
+                file?.take(MAX_BYTES).read_to_end(&mut bytes).to("read", &path)?;
+                serde_json::from_slice::<Self>(&bytes).ok()
+            }
+        };
+        let new = || Self { place: place.to_owned(), ..Self::default() };
+        Ok(read.filter(|remembered| remembered.place == place).unwrap_or_else(new))
+    }
+
+    /// Durable when it returns.
+    pub(super) fn save(&self, root: &Path, name: &ReplicaName) -> Result<(), Error> {
+        disk::make_own_dir(&root.join(FOLDER))?;
+        let mut bytes = serde_json::to_vec_pretty(self).unwrap_or_default();
+        bytes.push(b'\n');
+        Ok(disk::write_durable(&Self::path(root, name), &bytes)?)
+    }
+
+    /// Of another lineage nothing is known but what was begun.
+    pub(super) fn is_of(&mut self, lineage: Nonce) {
+        if self.lineage != Some(lineage) {
+            (self.lineage, self.from, self.until) = (Some(lineage), None, None);
+        }
+    }
+}

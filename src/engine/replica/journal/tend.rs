@@ -1,0 +1,119 @@
+//! What is in no hurry: snapshots and larger steps, each file a pack of its own, and what is older than the window, or of a lineage that
+//! the catalog names no more. A large snapshot holds up no seconds, since this is a thread of its own.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use chrono::TimeDelta;
+
+use super::shipping::{Ready, Shipping, delete};
+use crate::backup::DatabaseName;
+use crate::backup::replica::Nonce;
+use crate::engine::replica::Elsewhere;
+use crate::engine::replica::site::{Link, Site};
+use crate::engine::{Engine, Error};
+use crate::journal::LtxFile;
+use crate::journal::pack::{JOURNALS, Key};
+use crate::journal::packs::Packs;
+use crate::journal::timeline::Timeline;
+use crate::sqlite::Control;
+
+/// Between two looks at what is too old, and at what is there at all.
+const EVERY: Duration = Duration::from_secs(3600);
+
+impl Engine {
+    /// Sends the next snapshot or larger step, if one is lacking, and removes what is too old. Says whether more is to be sent at once.
+    pub fn tend_shipped(
+        &self,
+        shipping: &Shipping,
+        looked: &mut Option<Instant>,
+        control: &Control,
+    ) -> Result<bool, Error> {
+        // Listing is left to whoever is in a hurry, and says nothing of how this went last.
+        if shipping.there().is_none() {
+            return Ok(false);
+        }
+        let tended = self.tended(shipping, looked, control);
+        self.note_outcome(shipping, tended.as_ref().err(), |remembered| &mut remembered.last_error_of_larger);
+        tended
+    }
+
+    fn tended(&self, shipping: &Shipping, looked: &mut Option<Instant>, control: &Control) -> Result<bool, Error> {
+        let Some(ready) = self.ready(shipping)? else { return Ok(false) };
+        let is_due = looked.is_none_or(|at| at.elapsed() >= EVERY);
+        let listed = shipping.there().as_ref().filter(|there| there.lineage == ready.lineage).map(|there| there.listed);
+        let Some(listed) = listed else { return Ok(false) };
+        let next = next(shipping, &ready);
+        if next.is_none() && !is_due {
+            return Ok(false);
+        }
+        let Some(link) = self.link_to_own(shipping, ready.lineage, control)? else { return Ok(false) };
+        if let Some((name, file)) = &next {
+            let Some(journal) = ready.journals.get(name) else { return Ok(false) };
+            if !self.send_pack(shipping, &ready, &link, (name, journal), &[*file], control)? {
+                return Ok(false);
+            }
+        }
+        if is_due {
+            self.retain_shipped(shipping, &ready, &link, control)?;
+            self.join_shipped(shipping, &ready, &link, control)?;
+            self.remove_strangers(shipping, control)?;
+            *looked = Some(Instant::now());
+            if listed.elapsed() >= EVERY {
+                *shipping.there() = None;
+            }
+        }
+        Ok(next.is_some())
+    }
+
+    /// As here: every state since the window began stays. Where the journal here reaches back farther, so does the one there.
+    fn retain_shipped(&self, shipping: &Shipping, ready: &Ready, link: &Link, control: &Control) -> Result<(), Error> {
+        let Some(alive) = Timeline::read(self.store.root())?.alive else { return Ok(()) };
+        let window = TimeDelta::from_std(self.config.pitr.retention).unwrap_or(TimeDelta::MAX);
+        let Some(oldest) = alive.checked_sub_signed(window) else { return Ok(()) };
+        let oldest = u64::try_from(oldest.timestamp_millis()).unwrap_or_default();
+        let there: BTreeMap<_, _> = match shipping.there().as_ref() {
+            Some(there) => there.listing.packs.iter().map(|(name, packs)| (name.clone(), packs.clone())).collect(),
+            None => return Ok(()),
+        };
+        for (name, packs) in there {
+            let expired = match ready.journals.get(&name) {
+                Some(journal) => packs.expired(oldest.min(journal.index().oldest().map_or(0, |point| point.millis))),
+                // A database that isn't kept any more goes as a whole.
+                None if packs.all().iter().all(|pack| pack.span.last < oldest) => packs.all().to_vec(),
+                None => Vec::new(),
+            };
+            for pack in expired {
+                self.remove_pack(shipping, ready, link, (&name, &pack), control)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Objects of lineages that the catalog names no more.
+    fn remove_strangers(&self, shipping: &Shipping, control: &Control) -> Result<(), Error> {
+        let site = Site::look(&self.target(&Elsewhere::Name(shipping.name.clone()))?, control)?;
+        let listed = site.link.at(site.link.remote.list(JOURNALS))?;
+        let is_named = |lineage: Nonce| site.journals().iter().any(|held| held.lineage == lineage);
+        let lineage = |key: &str| Key::parse_part(key).map(|(key, _)| key.lineage());
+        let strangers: Vec<String> =
+            listed.into_iter().map(|it| it.key).filter(|key| lineage(key).is_some_and(|it| !is_named(it))).collect();
+        // Nothing is removed on the word of another's catalog.
+        let Some(ready) = self.ready(shipping)?.filter(|ready| is_named(ready.lineage)) else { return Ok(()) };
+        match self.link_to_own(shipping, ready.lineage, control)? {
+            Some(link) => delete(&link, strangers, control),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The next file that is a pack of its own.
+fn next(shipping: &Shipping, ready: &Ready) -> Option<(DatabaseName, LtxFile)> {
+    let there = shipping.there();
+    let there = there.as_ref().filter(|there| there.lineage == ready.lineage)?;
+    let none = Packs::default();
+    ready.journals.iter().find_map(|(name, journal)| {
+        let packs = there.listing.packs.get(name).unwrap_or(&none);
+        Some((name.clone(), packs.lacks_larger(&journal.index())?))
+    })
+}

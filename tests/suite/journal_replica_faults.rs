@@ -1,0 +1,365 @@
+//! The journal in a replica when things go wrong: `serve` dies while it sends, the store is away, the directory is put back or lies
+//! elsewhere, objects go or are damaged. What is there of an instant is what the databases were, or it is no instant.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::Value;
+
+use crate::client::Server;
+use crate::fault::{Fault, When};
+use crate::harness::{Place, eventually, kill};
+use crate::journal_live::{Stamper, stamps, ticked};
+use crate::journal_replica::{
+    assert_was, journal_keys, kill_server, number, numbers_at, refused_at, shipping, text, until,
+};
+use crate::replica_scene::{Clock, empty_machine, last_error, told};
+use crate::stores::Store;
+use crate::visitor::{Visitor, words};
+
+type Span = (DateTime<Utc>, DateTime<Utc>);
+
+/// What the replica says of itself: from when to when, and the gaps.
+fn window(machine: &Place) -> (DateTime<Utc>, DateTime<Utc>, Vec<Span>) {
+    let journal = machine.json(&["replica", "list", "offsite"])["journal"].clone();
+    let at = |value: &Value| value.as_str().unwrap().parse().unwrap();
+    let gaps = journal["gaps"].as_array().unwrap().iter().map(|gap| (at(&gap["from"]), at(&gap["to"]))).collect();
+    (at(&journal["from"]), at(&journal["to"]), gaps)
+}
+
+fn lineages(store: &Store) -> Vec<String> {
+    let catalog = store.objects.catalog().unwrap();
+    let held = catalog["journals"].as_array().unwrap().iter();
+    held.map(|it| it["lineage"].as_str().unwrap().to_owned()).collect()
+}
+
+fn packs_of(store: &Store, part: &str) -> Vec<String> {
+    journal_keys(store).into_iter().filter(|key| key.contains(part)).collect()
+}
+
+#[test]
+fn a_serve_that_is_killed_while_it_sends_goes_on() {
+    for store in [Store::s3(), Store::webdav()] {
+        let place = shipping(&store);
+        let app = Stamper::start(&place);
+        let log = app.log.clone();
+        let server = Server::start(&place);
+        eventually("the first is there", || until(&place));
+        let mut server = Some(server);
+        for millis in [100, 700, 300, 1500, 5200, 900] {
+            server.take().into_iter().for_each(kill_server);
+            server = Some(Server::start(&place));
+            ticked(&place);
+            std::thread::sleep(Duration::from_millis(millis));
+        }
+        drop(app);
+        let at = ticked(&place);
+        eventually("all is sent", || until(&place).filter(|until| *until >= at));
+        server.into_iter().for_each(kill_server);
+        let remembered = std::fs::read(place.backups().join("replicas/offsite-journal.json")).unwrap();
+        let remembered: Value = serde_json::from_slice(&remembered).unwrap();
+        assert_eq!(remembered["sending"], serde_json::json!([]), "{remembered}");
+        assert_eq!(lineages(&store).len(), 1);
+        assert_eq!(packs_of(&store, ".partial"), [""; 0]);
+        let (stamps, machine) = (stamps(&log), empty_machine(&place, &store));
+        let (from, to, gaps) = window(&machine);
+        assert!(to >= at);
+        for step in 0..=8 {
+            let at = DateTime::from_timestamp_millis((from + (to - from) * step / 8).timestamp_millis()).unwrap();
+            match gaps.iter().find(|(from, to)| *from < at && at < *to) {
+                Some((before, after)) => refused_at(&machine, at, &[&text(*before), &text(*after)]),
+                None if at >= from => assert_was(&stamps, numbers_at(&machine, at), at),
+                None => {}
+            }
+        }
+        assert_eq!(machine.json(&["replica", "verify", "offsite"])["ok"], true);
+        place.assert_whole();
+    }
+}
+
+#[test]
+fn a_store_that_is_away_is_made_up_for() {
+    let (store, proxy) = Store::s3().proxied();
+    let place = shipping(&store);
+    let server = Server::start(&place);
+    number(&place, 1);
+    proxy.go();
+    let before = until(&place).unwrap();
+    let mut seen = Vec::new();
+    for n in 2..=4 {
+        place.sql("attendance", &format!("INSERT INTO stamps VALUES ({n}, '')"));
+        place.sql("auth", &format!("INSERT INTO stamps VALUES ({n}, '')"));
+        seen.push((n, ticked(&place)));
+        std::thread::sleep(Duration::from_millis(2500));
+    }
+    let error =
+        eventually("it is told", || Some(told(&place)["journal"]["lastError"].clone()).filter(Value::is_object));
+    assert_eq!(error["code"], "replica-unreachable", "{error}");
+    // A backup is delayed by none of it, nor is the end of the server.
+    let begun = std::time::Instant::now();
+    assert_eq!(server.post("/api/backup/create").ok()["verified"]["ok"], true);
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert!(until(&place).unwrap() - before < TimeDelta::seconds(10));
+    proxy.come_back();
+    number(&place, 5);
+    eventually("the error is over", || told(&place)["journal"]["lastError"].is_null().then_some(()));
+    server.stop();
+    let machine = empty_machine(&place, &store);
+    assert_eq!(window(&machine).2, []);
+    for (n, at) in seen {
+        assert_eq!(numbers_at(&machine, at), [n, n]);
+    }
+}
+
+/// What a store wants money for: what one state of both databases costs, and a time in which nothing happens.
+#[test]
+fn few_requests_do() {
+    let (store, proxy) = Store::s3().proxied();
+    let place = shipping(&store);
+    let server = Server::start(&place);
+    number(&place, 1);
+    eventually("snapshots are sent", || (packs_of(&store, "/9/").len() == 2).then_some(()));
+    number(&place, 2);
+    std::thread::sleep(Duration::from_secs(11));
+    proxy.forget();
+    std::thread::sleep(Duration::from_secs(20));
+    let quiet = proxy.seen().len();
+    // One round that says until when, and perhaps the look of each hour.
+    assert!(quiet <= 9, "{quiet} requests in a quiet time: {:?}", proxy.seen());
+    proxy.forget();
+    number(&place, 3);
+    std::thread::sleep(Duration::from_secs(1));
+    let of = |method: &str| proxy.seen().iter().filter(|it| it.method == method).count();
+    // Two packs and what says until when; once more, where the two were not seen at once.
+    assert!(of("PUT") <= 5 && of("GET") <= 8 && of("POST") == 0, "{:?}", proxy.seen());
+    kill_server(server);
+}
+
+/// After a gap the journal begins anew with a snapshot. Before that is there, what follows it is of no use, and nothing older stands in.
+#[test]
+fn what_waits_for_its_snapshot_is_no_instant_yet() {
+    let (store, proxy) = Store::s3().proxied();
+    let place = shipping(&store);
+    let server = Server::start(&place);
+    let first = number(&place, 1);
+    eventually("snapshots are sent", || (packs_of(&store, "/9/").len() == 2).then_some(()));
+    kill_server(server);
+    let add = |n: u64| {
+        for name in ["attendance", "auth"] {
+            place.sql(name, &format!("INSERT INTO stamps VALUES ({n}, '')"));
+        }
+    };
+    add(2);
+    proxy.spoil(When::of("PUT", "/9/"), Fault::error(500, "InternalError"));
+    let server = Server::start(&place);
+    let second = ticked(&place);
+    add(3);
+    let third = ticked(&place);
+    let sent = || packs_of(&store, "/0/").len();
+    let before = sent();
+    eventually("what follows is sent", || (sent() >= before + 2).then_some(()));
+    std::thread::sleep(Duration::from_secs(6));
+    assert!(until(&place).unwrap() < second);
+    let error =
+        eventually("it is told", || Some(told(&place)["journal"]["lastError"].clone()).filter(Value::is_object));
+    assert_eq!(error["code"], "replica-unreachable");
+    let machine = empty_machine(&place, &store);
+    assert_eq!(numbers_at(&machine, first), [1, 1]);
+    refused_at(&machine, second, &["can't be restored"]);
+    refused_at(&machine, third, &["can't be restored"]);
+    proxy.heal();
+    eventually("all is sent", || until(&place).filter(|until| *until >= third));
+    kill_server(server);
+    assert_eq!(numbers_at(&machine, second), [2, 2]);
+    assert_eq!(numbers_at(&machine, third), [3, 3]);
+    let gaps = window(&machine).2;
+    assert!(gaps.len() == 1 && first <= gaps[0].0 && gaps[0].1 <= second, "{gaps:?}");
+}
+
+#[test]
+fn one_that_is_behind_is_told() {
+    let (store, proxy) = Store::s3().proxied();
+    let place = shipping(&store);
+    let mut command = place.command(&["serve"]);
+    let clock = Clock::of(&place, command.env("BACKUP_ENABLED", "false"));
+    let server = Server::of(&mut command, place.path("serve.log"));
+    number(&place, 1);
+    let visitor = Visitor::superuser(&server);
+    let page = words(&visitor.get("/settings/backups").text());
+    assert!(page.contains("Any second until just now"), "{page}");
+    assert!(!place.warnings().contains(&"replica-journal-behind".to_owned()));
+    proxy.go();
+    clock.put_on(1200);
+    eventually("it is told", || place.warnings().contains(&"replica-journal-behind".to_owned()).then_some(()));
+    let page = eventually("why, too", || {
+        let page = words(&visitor.get("/settings/backups").text());
+        page.contains("Its journal:").then_some(page)
+    });
+    assert!(page.contains("Any second until 20 minutes ago"), "{page}");
+    let listed = place.ok(&["replica", "list"]).stdout;
+    assert!(listed.contains("offsite: the journal, until 20") && listed.contains("; ! "), "{listed}");
+    proxy.come_back();
+    kill_server(server);
+}
+
+/// As a virtual machine's snapshot puts it back: the same folders, with what was in them.
+fn put_back(place: &Place, saved: &Path) {
+    let script = "find \"$1\" -type f -delete && cp -a \"$2/.\" \"$1\"";
+    let done = Command::new("bash").args(["-c", script, "-"]).arg(place.backups()).arg(saved).status().unwrap();
+    assert!(done.success());
+}
+
+#[test]
+fn a_directory_that_was_put_back_begins_another_journal() {
+    let store = Store::folder();
+    let place = shipping(&store);
+    let server = Server::start(&place);
+    let first = number(&place, 1);
+    kill_server(server);
+    let saved = place.path("saved");
+    assert!(Command::new("cp").arg("-a").arg(place.backups()).arg(&saved).status().unwrap().success());
+    let server = Server::start(&place);
+    let lost = number(&place, 2);
+    kill_server(server);
+    put_back(&place, &saved);
+    place.sql("attendance", "DELETE FROM stamps WHERE n = 2");
+    place.sql("auth", "DELETE FROM stamps WHERE n = 2");
+    let server = Server::start(&place);
+    eventually("another is begun", || (lineages(&store).len() == 2).then_some(()));
+    let later = number(&place, 3);
+    kill_server(server);
+    let machine = empty_machine(&place, &store);
+    let gaps = window(&machine).2;
+    assert!(gaps.iter().any(|(from, to)| lost <= *from && *to <= later), "{gaps:?}");
+    for (n, at) in [(1, first), (2, lost), (3, later)] {
+        assert_eq!(numbers_at(&machine, at), [n, n]);
+    }
+}
+
+#[test]
+fn a_journal_that_was_begun_anew_is_another() {
+    let store = Store::s3();
+    let place = shipping(&store);
+    let server = Server::start(&place);
+    let first = number(&place, 1);
+    kill_server(server);
+    std::fs::remove_dir_all(place.backups().join("journal")).unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    let server = Server::start(&place);
+    let second = number(&place, 2);
+    kill_server(server);
+    assert_eq!(lineages(&store).len(), 2);
+    let machine = empty_machine(&place, &store);
+    let (from, to, gaps) = window(&machine);
+    assert!(from <= first && second <= to && gaps.len() == 1, "{gaps:?}");
+    assert_eq!(numbers_at(&machine, first), [1, 1]);
+    assert_eq!(numbers_at(&machine, second), [2, 2]);
+    refused_at(&machine, gaps[0].0 + TimeDelta::milliseconds(1), &[&text(gaps[0].0), &text(gaps[0].1)]);
+}
+
+/// The machine that came back goes on in place of the one that was lost; should that one still live, it sends nothing more.
+#[test]
+fn only_one_directory_sends() {
+    let store = Store::s3();
+    let place = shipping(&store);
+    place.create();
+    let server = Server::start(&place);
+    let first = number(&place, 1);
+    let mut other = empty_machine(&place, &store);
+    let recipients =
+        place.environment().into_iter().find(|(name, _)| name == "BACKUP_ENCRYPTION_RECIPIENTS").unwrap().1;
+    other.set("BACKUP_ENCRYPTION_RECIPIENTS", &recipients);
+    other.set("BACKUP_PITR", "true").set("BACKUP_PITR_INTERVAL", "500ms");
+    assert_eq!(numbers_at(&other, first), [1, 1]);
+    let others = Server::start(&other);
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(lineages(&store).len(), 1, "it was not told to");
+    other.ok(&["replica", "push", "offsite", "--take-over", "--wait", "30s"]);
+    let after = number(&other, 7);
+    let [mine, theirs] = lineages(&store).try_into().unwrap();
+    let before = packs_of(&store, &mine);
+    for name in ["attendance", "auth"] {
+        place.sql(name, "INSERT INTO stamps VALUES (2, '')");
+    }
+    ticked(&place);
+    std::thread::sleep(Duration::from_secs(7));
+    assert_eq!(packs_of(&store, &mine), before);
+    assert!(!packs_of(&store, &theirs).is_empty());
+    place.create();
+    eventually("it is told why", || (last_error(&place)? == "replica-taken-over").then_some(()));
+    kill_server(server);
+    kill_server(others);
+    let machine = empty_machine(&place, &store);
+    assert_eq!(numbers_at(&machine, first), [1, 1]);
+    assert_eq!(numbers_at(&machine, after), [7, 7]);
+}
+
+/// What lies there between two instants, and went.
+#[test]
+fn states_that_are_missing_are_a_gap_and_are_sent_again() {
+    let store = Store::folder();
+    let place = shipping(&store);
+    let server = Server::start(&place);
+    let seen: Vec<_> = (1..=4).map(|n| (n, number(&place, n))).collect();
+    kill_server(server);
+    let packs = packs_of(&store, "/attendance/0/");
+    // That of the second number, unless two of them came in one.
+    let at = packs.len() - 3;
+    let machine = empty_machine(&place, &store);
+    // The newest one, of which no other tells.
+    let (other, bytes) = (packs.last().unwrap(), store.objects.get(packs.last().unwrap()).unwrap());
+    std::fs::remove_file(store.objects.path(other)).unwrap();
+    refused_at(&machine, seen[3].1, &["can't be restored"]);
+    store.objects.put(other, &bytes);
+    std::fs::remove_file(store.objects.path(&packs[at])).unwrap();
+    let (_, to, _) = window(&machine);
+    assert!(seen[0].1 <= to && to < seen[1].1, "{to} {seen:?}");
+    assert_eq!(numbers_at(&machine, seen[0].1), [1, 1]);
+    for (_, at) in &seen[1..] {
+        refused_at(&machine, *at, &[&text(to)]);
+    }
+    let server = Server::start(&place);
+    eventually("it is sent again", || packs_of(&store, "/attendance/0/").contains(&packs[at]).then_some(()));
+    kill_server(server);
+    for (n, at) in seen {
+        assert_eq!(numbers_at(&machine, at), [n, n]);
+    }
+}
+
+#[test]
+fn a_damaged_pack_is_named_with_what_can_be_had_and_sent_again() {
+    let store = Store::s3();
+    let place = shipping(&store);
+    let mut server = Server::start(&place);
+    let seen: Vec<_> = (1..=3).map(|n| (n, number(&place, n))).collect();
+    kill(&mut server.child);
+    let packs = packs_of(&store, "/auth/0/");
+    let last = packs.last().unwrap();
+    let mut bytes = store.objects.get(last).unwrap();
+    let middle = bytes.len() - 40;
+    bytes[middle] ^= 1;
+    store.objects.put(last, &bytes);
+    let machine = empty_machine(&place, &store);
+    refused_at(&machine, seen[2].1, &[last, "can't be rebuilt without it", "next to it can be had: 20"]);
+    assert!(!machine.live("auth").exists() && !machine.backups().join("restoring").exists());
+    assert_eq!(numbers_at(&machine, seen[1].1), [2, 2]);
+    // And the snapshot that all begins with.
+    let snapshot = packs_of(&store, "/attendance/9/")[0].clone();
+    let whole = store.objects.get(&snapshot).unwrap();
+    store.objects.put(&snapshot, &whole[..whole.len() - 20]);
+    refused_at(&machine, seen[0].1, &[&snapshot, "can't be rebuilt without it"]);
+    let verified = place.run(&["replica", "verify", "offsite", "--json"]);
+    assert_eq!(verified.code, 1);
+    let verified: Value = serde_json::from_str(&verified.stdout).unwrap();
+    let damaged = verified["journal"]["damaged"].as_array().unwrap();
+    assert!(damaged.len() == 2 && damaged[1].as_str().unwrap().starts_with(last.as_str()), "{verified}");
+    let server = Server::start(&place);
+    eventually("it is sent again", || store.objects.get(last).filter(|now| !now.is_empty() && *now != bytes));
+    eventually("and read back", || place.run(&["replica", "verify", "offsite"]).code.eq(&0).then_some(()));
+    kill_server(server);
+    for (n, at) in seen {
+        assert_eq!(numbers_at(&machine, at), [n, n]);
+    }
+}

@@ -15,8 +15,11 @@
 //! Cut short anywhere, the newest whole catalog there is true: each object that it names was there before it, and is removed only
 //! after a later one is there that doesn't name it.
 
+mod collapse;
 mod fetch;
+mod rebuild;
 mod report;
+mod segment;
 mod send;
 mod site;
 mod state;

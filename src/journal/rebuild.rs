@@ -2,13 +2,14 @@
 //! memory doesn't grow with any of them [P11]. All checksums are compared before this says that it is done.
 
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use twox_hash::XxHash3_64;
 
 use super::ltx::Header;
-use super::{Error, LtxFile, Source};
+use super::{Error, LtxFile, Source, Txid};
 use crate::disk::Context;
 use crate::sqlite::Control;
 use crate::sqlite::pages::{Content, read_back};
@@ -43,6 +44,37 @@ pub fn rebuild(folder: &Path, chain: &[LtxFile], target: (&File, &Path), control
     let header = walk(folder, chain, &mut Target { file: target.0, path: target.1 }, control)?;
     let content = read_back(target.0, target.1, control)?;
     Ok(Rebuilt { page_size: header.page_size, pages: header.pages, content })
+}
+
+/// A file of a chain that doesn't lie in a journal's folder.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece<'a> {
+    /// What it is called in errors.
+    pub called: &'a Path,
+    /// The first state that it leads to, and the one that it ends with.
+    pub txids: (Txid, Txid),
+    /// The time of the state that it ends with.
+    pub millis: u64,
+    /// Bytes that the database may have.
+    pub most: u64,
+}
+
+/// Leads the database in `target` from the state `before`, or from nothing, to the next by what is read from `piece`. The caller
+/// reads to the end of what is beneath, and throws the database away if this fails.
+pub fn advance(
+    from: impl Read,
+    piece: Piece<'_>,
+    before: Option<Header>,
+    target: (&File, &Path),
+    control: &Control,
+) -> Result<Header, Error> {
+    let (min, max) = piece.txids;
+    let source = Source::begin(from, piece.called.to_owned(), (min, max, piece.millis))?;
+    let header = source.header();
+    if u64::from(header.pages) * u64::from(header.page_size) > piece.most {
+        return Err(source.damaged("it leads to a larger database than can be"));
+    }
+    apply(source, before, &mut Target { file: target.0, path: target.1 }, control)
 }
 
 /// The same without a file.
@@ -103,7 +135,12 @@ fn walk(folder: &Path, chain: &[LtxFile], sink: &mut impl Sink, control: &Contro
 }
 
 /// Leads from one state to the one that a file ends with.
-fn apply(mut source: Source, before: Option<Header>, sink: &mut impl Sink, control: &Control) -> Result<Header, Error> {
+fn apply<R: Read>(
+    mut source: Source<R>,
+    before: Option<Header>,
+    sink: &mut impl Sink,
+    control: &Control,
+) -> Result<Header, Error> {
     let header = source.header();
     check_follows(&source, before)?;
     // What lies beyond is cut off at last; whatever is there later comes from its own file.
@@ -127,7 +164,7 @@ fn apply(mut source: Source, before: Option<Header>, sink: &mut impl Sink, contr
     Ok(header)
 }
 
-fn check_follows(source: &Source, before: Option<Header>) -> Result<(), Error> {
+fn check_follows<R: Read>(source: &Source<R>, before: Option<Header>) -> Result<(), Error> {
     let own = source.header();
     let fault = match before {
         None if !own.is_snapshot() => "it is no snapshot, which a chain begins with",

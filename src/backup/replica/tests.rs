@@ -21,7 +21,7 @@ fn held(backup: &Backup) -> Held {
         entry: HeldEntry { encrypted: true, object: object(900, 0) },
         databases: BTreeMap::from([(
             "attendance".parse().unwrap(),
-            HeldDatabase { form: Form::CompressedEncrypted, object: object(9 << 20, 3) },
+            HeldDatabase { form: Form::CompressedEncrypted, ltx: None, object: object(9 << 20, 3) },
         )]),
         extra: Map::new(),
     }
@@ -58,9 +58,9 @@ fn keys_are_ours_only_as_they_are_printed() {
     let origin = Origin { sequence: 412, timestamp: "2026-01-08T01:00:00.412Z".parse().unwrap() };
     let name: DatabaseName = "attendance".parse().unwrap();
     let folder = Folder { origin, nonce: Nonce([0x5f, 0x0c, 0x2a, 0x9b, 0xe1, 0xd3, 0x77, 0x84]) };
-    let key = folder.database(&name, Form::CompressedEncrypted);
+    let key = folder.database(&name, Form::CompressedEncrypted, false);
     assert_eq!(key, "backups/20260108T010000Z-0000000412-5f0c2a9be1d37784/attendance.db.zst.age");
-    let partial = folder.database(&name, Form::Plain).replace("attendance.db", ".attendance.db.partial");
+    let partial = folder.database(&name, Form::Plain, false).replace("attendance.db", ".attendance.db.partial");
     for ours in
         [&key, &partial, &part(&key, 1), &folder.entry(true), &folder.entry(false), &part(&folder.entry(true), 7)]
     {
@@ -106,6 +106,7 @@ fn a_catalog_is_looked_at_before_it_is_believed() {
         written_at: "2026-01-08T01:00:00Z".parse().unwrap(),
         host: "h".to_owned(),
         backups: vec![held(&backup(1, Tier::Daily, day(1))), held(&backup(2, Tier::Daily, day(2)))],
+        remnants: Vec::new(),
         extra: Map::new(),
     };
     let json = serde_json::to_value(&good).unwrap();
@@ -113,7 +114,7 @@ fn a_catalog_is_looked_at_before_it_is_believed() {
     assert_eq!(read(&json).unwrap(), good);
     type Change = fn(&mut Value);
     let changes: [(Change, &str); 12] = [
-        (|it| it["version"] = 2.into(), "format 2"),
+        (|it| it["version"] = 3.into(), "format 3"),
         (|it| it["backups"][0]["id"] = "daily-../../x".into(), "no catalog"),
         (|it| it["backups"][0]["id"] = it["backups"][1]["id"].clone(), "there twice"),
         (|it| it["backups"][0]["databases"] = Value::Object(Map::new()), "has no database"),
@@ -214,6 +215,7 @@ fn the_latest_is_what_somebody_wants_back() {
         written_at: "2026-01-08T01:00:00Z".parse().unwrap(),
         host: "h".to_owned(),
         backups: vec![of(1, Tier::PreRestore), of(2, Tier::Daily), of(3, Tier::Manual), of(4, Tier::PreRestore)],
+        remnants: Vec::new(),
         extra: Map::new(),
     };
     let latest = |catalog: &ReplicaCatalog, before| catalog.latest(before).map(|held| held.origin);

@@ -81,6 +81,7 @@ fn bad_values_are_refused_by_name() {
         ("CLIENT_ID", &["", "canary\n"]),
         ("CLIENT_SECRET", &["", "canary\n"]),
         ("REFRESH_TOKEN", &["", "canary\n"]),
+        ("MODE", &["", "delta", "Incremental"]),
         ("BANDWIDTH", &["", "1", "1MB", "0KiB", "MiB", "1.5MiB", "-1MiB", "2000GiB", "99999999999999999999GiB"]),
         ("TIMEOUT", &["", "30", "50ms", "11m"]),
         ("RETENTION_DAILY", &["", "0", "367", "-1", "x"]),

@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::rebuild::{Broken, Rebuilder, Unfit};
 use super::send::{Coming, MAX_ENTRY, gone};
 use super::site::{Link, Site};
 use super::verify::Unopened;
@@ -35,7 +36,7 @@ use crate::engine::recovery::UNBEGUN;
 use crate::engine::staging::Staging;
 use crate::engine::{Call, Engine, Error, Session, Unrecorded, entry};
 use crate::remote;
-use crate::sqlite::pages::read_back;
+use crate::sqlite::pages::{Content, read_back};
 use crate::sqlite::{Control, Progress};
 
 /// What it is called in the audit log.
@@ -98,10 +99,12 @@ pub struct Brought {
 }
 
 impl Engine {
-    /// What a replica holds, the newest first.
+    /// What a replica holds, the newest first. What stands on something damaged is so too.
     pub fn list_replica(&self, from: &Elsewhere, control: &Control) -> Result<Vec<Held>, Error> {
         let site = Site::look(&self.target(from)?, control)?;
-        let mut backups = site.catalog()?.backups.clone();
+        let catalog = site.catalog()?;
+        let (mut backups, unsound) = (catalog.backups.clone(), catalog.chains().unsound());
+        backups.iter_mut().for_each(|held| held.damaged = unsound.contains(&held.origin));
         backups.sort_by_key(|held| std::cmp::Reverse(held.origin));
         Ok(backups)
     }
@@ -221,7 +224,7 @@ impl Engine {
             Err(Unopened::Damaged(reason)) => return Err(site.link.damaged(format!("{}: {reason}", held.id))),
             Err(Unopened::Locked) => return Err(Error::ReplicaNeedsIdentity { at: site.link.label(), id: held.id }),
         };
-        let (needed, free) = (held.size().saturating_add(OVERHEAD), disk::free_space(self.store.root())?);
+        let (needed, free) = (room_for(held, &entry), disk::free_space(self.store.root())?);
         if free < needed {
             return Err(Error::Full { needed, free });
         }
@@ -229,22 +232,26 @@ impl Engine {
         let (mut files, mut before) = (BTreeMap::new(), 0);
         for (name, it) in &held.databases {
             let Some(copy) = entry.backup.databases.get(name) else { continue };
-            let mut copy = DatabaseCopy {
-                form: it.form,
-                stored_size: it.object.size,
-                stored_checksum: it.object.checksum.clone(),
-                recipients: entry.recipients.get(name).cloned().unwrap_or_default(),
-                ..copy.clone()
-            };
-            let path = folder.path().join(format!("{name}.{}", it.form.ending()));
-            let file = disk::create_private(&path)?;
+            let recipients = entry.recipients.get(name).cloned().unwrap_or_default();
             let arriving = Arriving { link: &site.link, held, name, it, before, control: &call.control };
-            copy.stored_xxh3 = Some(arriving.receive(self, (&file, &path), &copy)?);
+            let file = match it.ltx {
+                None => arriving.whole(self, folder.path(), copy, recipients)?,
+                Some(_) => arriving.rebuilt(self, site.catalog()?, folder.path(), copy)?,
+            };
             before += it.object.size;
-            files.insert(name.clone(), (file, path, copy));
+            files.insert(name.clone(), file);
         }
         Ok(Arrived { entry, files, _folder: folder })
     }
+}
+
+/// What lies there whole comes as it is; what is rebuilt takes its plain size, and as much again where it is encoded then.
+fn room_for(held: &Held, entry: &ReplicaEntry) -> u64 {
+    let of = |(name, it): (&DatabaseName, &HeldDatabase)| match (it.ltx, entry.backup.databases.get(name)) {
+        (Some(_), Some(copy)) => copy.size.saturating_mul(2),
+        _ => it.object.size,
+    };
+    held.databases.iter().map(of).fold(OVERHEAD, u64::saturating_add)
 }
 
 fn chosen(site: &Site, which: Which) -> Result<Vec<&Held>, Error> {
@@ -355,10 +362,81 @@ struct Arriving<'a> {
 }
 
 impl Arriving<'_> {
+    /// As it lies there.
+    fn whole(
+        &self,
+        engine: &Engine,
+        folder: &Path,
+        copy: &DatabaseCopy,
+        recipients: Vec<String>,
+    ) -> Result<(File, PathBuf, DatabaseCopy), Error> {
+        let it = self.it;
+        let mut copy = DatabaseCopy {
+            form: it.form,
+            stored_size: it.object.size,
+            stored_checksum: it.object.checksum.clone(),
+            recipients,
+            ..copy.clone()
+        };
+        let path = folder.join(format!("{}.{}", self.name, it.form.ending()));
+        let file = disk::create_private(&path)?;
+        copy.stored_xxh3 = Some(self.receive(engine, (&file, &path), &copy)?);
+        Ok((file, path, copy))
+    }
+
+    /// From its segments, in the form in which copies lie here.
+    fn rebuilt(
+        &self,
+        engine: &Engine,
+        there: &ReplicaCatalog,
+        folder: &Path,
+        copy: &DatabaseCopy,
+    ) -> Result<(File, PathBuf, DatabaseCopy), Error> {
+        let (chains, id, name, control) = (there.chains(), self.held.id, self.name, self.control);
+        self.control.tell(Progress { database: name, done: self.before, total: self.held.size() });
+        let mut rebuilder = Rebuilder::new(engine, self.link, &chains, name, folder)?;
+        match rebuilder.reach((self.held.origin, id), control, |_| ())? {
+            Ok(()) => {}
+            Err(Broken { unfit: Unfit::Damaged(reason), .. }) => {
+                return Err(self.link.damaged(format!("{id}: {reason}")));
+            }
+            Err(Broken { unfit: Unfit::Locked, .. }) => {
+                return Err(Error::ReplicaNeedsIdentity { at: self.link.label(), id });
+            }
+        }
+        let (file, path) = rebuilder.into_file();
+        file.sync_all().to("sync", &path)?;
+        let content = read_back(&file, &path, control)?;
+        if content.size() != copy.size || content.checksum != copy.checksum {
+            return Err(self
+                .link
+                .damaged(format!("{id}: the segments of {name} lead to another database than was sent")));
+        }
+        let form = engine.config.codec.form();
+        let stored = |content: &Content, recipients| DatabaseCopy {
+            form,
+            stored_size: content.size(),
+            stored_checksum: content.checksum.clone(),
+            stored_xxh3: Some(content.fingerprint.xxh3()),
+            recipients,
+            ..copy.clone()
+        };
+        if form == Form::Plain {
+            let copy = stored(&content, Vec::new());
+            return Ok((file, path, copy));
+        }
+        let target = folder.join(format!("{name}.{}", form.ending()));
+        let encoded = disk::create_private(&target)?;
+        let as_stored = engine.encode_into(name, (&file, &path), &content, (&encoded, &target), control)?;
+        disk::remove(&path)?;
+        let copy = stored(&as_stored.content, as_stored.recipients);
+        Ok((encoded, target, copy))
+    }
+
     /// Writes it, makes it durable, and reads it back from the disk; where an identity is at hand it is decoded as well. Gives the
     /// XXH3 of the file.
     fn receive(&self, engine: &Engine, to: (&File, &Path), copy: &DatabaseCopy) -> Result<String, Error> {
-        let (id, key) = (self.held.id, self.held.folder().database(self.name, self.it.form));
+        let (id, key) = (self.held.id, self.held.folder().database(self.name, self.it.form, false));
         let wrong = |reason: String| self.link.damaged(format!("{id}: {reason}"));
         self.write(to, &key)?;
         let (file, path) = to;

@@ -447,6 +447,15 @@ impl ReplicaCatalog {
         catalog.validate().map(|()| catalog)
     }
 
+    /// As it is written. One with segments names many objects, and is written each day: it goes without spaces.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let bytes = match self.version {
+            VERSION => serde_json::to_vec_pretty(self),
+            _ => serde_json::to_vec(self),
+        };
+        bytes.unwrap_or_default()
+    }
+
     /// What serde can't say.
     pub fn validate(&self) -> Result<(), String> {
         if !is_store_id(&self.store_id) || self.generation > MAX_NUMBER {

@@ -22,6 +22,7 @@ mod report;
 mod segment;
 mod send;
 mod site;
+mod squeeze;
 mod state;
 mod sync;
 mod verify;

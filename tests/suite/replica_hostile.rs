@@ -75,7 +75,7 @@ fn first(catalog: &mut Value) -> &mut Value {
 }
 
 const CHANGES: [(&str, Change); 19] = [
-    ("a later format", |it| it["version"] = 2.into()),
+    ("a later format", |it| it["version"] = 3.into()),
     ("an id that climbs", |it| first(it)["id"] = "manual-../../../../tmp/x".into()),
     ("an id with NUL", |it| first(it)["id"] = "manual-2026-01-08T010000Z\0".into()),
     ("an id of another kind", |it| first(it)["id"] = 7.into()),

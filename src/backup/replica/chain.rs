@@ -229,3 +229,6 @@ pub fn relief(backups: &[Held], left: &[Remnant], origin: Origin, base: Option<O
 pub(super) fn ending(form: Form) -> &'static str {
     if form.is_encrypted() { "ltx.zst.age" } else { "ltx.zst" }
 }
+
+#[cfg(test)]
+mod tests;

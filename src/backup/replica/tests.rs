@@ -4,11 +4,11 @@ use crate::backup::retention::{self, Retention};
 use crate::backup::sample::{apply, backup};
 use proptest::prelude::*;
 
-fn object(size: u64, parts: u32) -> Object {
+pub(super) fn object(size: u64, parts: u32) -> Object {
     Object { size, checksum: "0".repeat(64), parts }
 }
 
-fn held(backup: &Backup) -> Held {
+pub(super) fn held(backup: &Backup) -> Held {
     Held {
         origin: Origin::of(backup),
         nonce: Nonce([7; 8]),
@@ -27,7 +27,7 @@ fn held(backup: &Backup) -> Held {
     }
 }
 
-fn day(number: u64) -> NaiveDate {
+pub(super) fn day(number: u64) -> NaiveDate {
     NaiveDate::from_ymd_opt(2026, 1, 1).unwrap() + chrono::Days::new(number)
 }
 

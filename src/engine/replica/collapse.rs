@@ -2,7 +2,7 @@
 //! worth, the backup after such a run is sent again on the kept one before it, or with every page where there is none; then nothing
 //! stands on the run any more, and it goes.
 //!
-//! - It pays if what is sent is at most half of what goes. That is measured here first, by making it.
+//! - It pays if what is sent is at most two thirds of what goes; of a whole database, half. That is measured here first, by making it.
 //! - A run is looked at when it has grown to twice of what it had the last time: so looking costs little, however often rotation
 //!   drops something.
 //! - A run of very many goes anyway, unless what is sent would be more.
@@ -18,9 +18,9 @@ use crate::engine::{Call, Error};
 /// Fewer remnants aren't worth a look.
 const LEAST: usize = 4;
 /// Of more nobody wants to read each when a backup is wanted back.
-const MANY: usize = 32;
+const MANY: usize = 16;
 /// The same of those at the head of a chain: to be rid of them costs a whole database.
-const MANY_AT_HEAD: usize = 128;
+const MANY_AT_HEAD: usize = 64;
 
 impl Writable<'_> {
     /// Looks at each run that the last deletions have made longer.
@@ -47,7 +47,7 @@ impl Writable<'_> {
         let (key, relief) =
             (on.map_or(0, |on| on.sequence), relief(self.site.backups(), self.site.remnants(), origin, on));
         let looked = self.state.collapsing.get(&key).copied().unwrap_or(0);
-        let most = most(relief, if on.is_some() { MANY } else { MANY_AT_HEAD });
+        let most = most(relief, on.is_none());
         if !is_worth_a_look(relief, looked, most) {
             return Ok(());
         }
@@ -69,8 +69,12 @@ impl Writable<'_> {
 }
 
 /// What may be sent to be rid of so much.
-fn most(relief: Relief, many: usize) -> u64 {
-    if relief.remnants >= many { relief.bytes } else { relief.bytes / 2 }
+fn most(Relief { remnants, bytes, .. }: Relief, is_head: bool) -> u64 {
+    match is_head {
+        true if remnants < MANY_AT_HEAD => bytes / 2,
+        false if remnants < MANY => bytes / 3 * 2,
+        _ => bytes,
+    }
 }
 
 /// What is sent is hardly smaller than the largest object that goes.

@@ -14,6 +14,7 @@ use crate::backup::{BackupId, DatabaseName};
 use crate::codec;
 use crate::disk::{self, Context};
 use crate::engine::create::OVERHEAD;
+use crate::engine::decode::undecodable;
 use crate::engine::{Engine, Error};
 use crate::journal::ltx::{self, Header};
 use crate::journal::rebuild::{Piece, advance};
@@ -53,9 +54,9 @@ impl Engine {
             coming => link.at(coming)?,
         };
         let taken = match self.config.codec.decode(&mut coming, held.form, None) {
-            Ok(decoder) => take(&mut Noted { from: decoder, error: None }, tick)?,
-            Err(codec::Error::Locked) => return Ok(Err(Unfit::Locked)),
-            Err(error) => Err(error.to_string()),
+            Ok(decoder) => take(&mut Noted { from: decoder, error: None }, tick)?.map_err(Some),
+            Err(codec::Error::Locked) => Err(None),
+            Err(error) => Err(Some(error.to_string())),
         };
         // What decodes badly may still be the very bytes that were sent.
         drain(&mut coming, tick)?.ok();
@@ -67,7 +68,10 @@ impl Engine {
         if coming.sum.size != held.object.size || coming.sum.checksum() != held.object.checksum {
             return damaged(Some(format!("{key} holds other bytes than were recorded (SHA-256)")));
         }
-        Ok(taken.map_err(|reason| Unfit::Damaged(format!("{key} can't be decoded: {reason}"))))
+        Ok(taken.map_err(|reason| match reason {
+            Some(reason) => Unfit::Damaged(undecodable(key, &reason)),
+            None => Unfit::Locked,
+        }))
     }
 
     /// Reads back what was just sent, through all its layers. Says what is wrong with it.
@@ -100,7 +104,7 @@ impl Engine {
         })?;
         Ok(match proven {
             Ok(()) => None,
-            Err(Unfit::Locked) => Some(format!("{key} can't be decoded: its header was changed")),
+            Err(Unfit::Locked) => Some(undecodable(key, "its header was changed")),
             Err(Unfit::Damaged(reason)) => Some(reason),
         })
     }

@@ -12,7 +12,8 @@ use std::path::Path;
 
 use super::send::{Leaving, Summed, broken};
 use super::site::Writable;
-use crate::backup::replica::{HeldDatabase, Mode, Origin, Segment, is_sendable};
+use super::squeeze::Squeeze;
+use crate::backup::replica::{Held, HeldDatabase, Mode, Origin, Segment, is_sendable};
 use crate::backup::{Backup, BackupId, DatabaseCopy, DatabaseName, Form};
 use crate::codec::{Codec, Decoder, Recipient};
 use crate::disk::block::{BlockReader, Direct};
@@ -66,7 +67,8 @@ impl Writable<'_> {
         there.sort_by_key(|held| std::cmp::Reverse(held.origin));
         let is_older = |base: Origin| base < origin && base.sequence < origin.sequence;
         let is_sound = |base: &Origin| !unsound.contains(base) && !self.state.found_damaged.contains(base);
-        for held in there.iter().filter(|held| is_older(held.origin) && is_sound(&held.origin)) {
+        let can_be = |held: &&Held| held.has_segments() && is_older(held.origin) && is_sound(&held.origin);
+        for held in there.iter().filter(can_be) {
             let local = here.iter().find(|backup| Origin::of(backup) == held.origin && is_sendable(backup));
             let Some(backup) = local.filter(|backup| !unfit.contains(&backup.id)) else { continue };
             match self.engine.opened(&backup.id) {
@@ -135,7 +137,7 @@ impl Writable<'_> {
         let key = folder.database(name, form, true);
         let link = self.site.link.clone();
         let out = Summed::new(link.at(link.remote.upload(&key))?);
-        let encoder = codec.encode_stream(out).map_err(|error| broken(&link, error))?;
+        let encoder = Squeeze::new(&codec, out);
         let engine = self.engine;
         let mut tick = |done| {
             control.check()?;
@@ -175,7 +177,7 @@ impl Writable<'_> {
             let Ok(file) = file else { return Ok(None) };
             let Some(change) = self.change(&backup, name, (copy, file, path), base)? else { return Ok(None) };
             let codec = Codec { encrypts: false, ..engine.codec_of_segments() };
-            let Ok(encoder) = codec.encode_stream(Scale { size, most }) else { return Ok(None) };
+            let encoder = Squeeze::new(&codec, Scale { size, most });
             let mut tick = |_| {
                 call.control.check()?;
                 self.hold(false)

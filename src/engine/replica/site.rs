@@ -358,7 +358,7 @@ impl<'e> Writable<'e> {
         // What nobody could read any more isn't written.
         let link = self.site.link.clone();
         catalog.validate().map_err(|reason| link.damaged(format!("no catalog can be made of this: {reason}")))?;
-        let mut bytes = serde_json::to_vec_pretty(&catalog).unwrap_or_default();
+        let mut bytes = catalog.to_bytes();
         bytes.push(b'\n');
         let mark = Mark { generation, checksum: hex(&Sha256::digest(&bytes)) };
         let key = catalog_key(generation, &mark.checksum);

@@ -2,6 +2,7 @@
 
 use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -14,6 +15,7 @@ use super::site::Site;
 use super::state::State;
 use crate::backup::replica::{Chains, Folder, Held, Origin, ReplicaEntry};
 use crate::backup::{BackupId, DatabaseCopy, DatabaseName};
+use crate::disk;
 use crate::engine::read::Share;
 use crate::engine::staging::Staging;
 use crate::engine::{Call, Engine, Error};
@@ -131,7 +133,7 @@ struct Reading<'a> {
     chains: &'a Chains<'a>,
     /// Databases that are led from backup to backup.
     rebuilders: BTreeMap<DatabaseName, Rebuilder<'a>>,
-    folder: Option<Staging>,
+    folder: Option<Room>,
 }
 
 impl<'a> Reading<'a> {
@@ -195,12 +197,12 @@ impl<'a> Reading<'a> {
         control: &Control,
     ) -> Result<Rebuilt, Error> {
         if self.folder.is_none() {
-            self.folder = Some(Staging::create(self.engine.store.root())?);
+            self.folder = Some(Room::make(self.engine.store.root())?);
         }
         let rebuilder = match (self.rebuilders.entry(name.clone()), &self.folder) {
             (Slot::Occupied(slot), _) => slot.into_mut(),
             (Slot::Vacant(slot), Some(folder)) => {
-                slot.insert(Rebuilder::new(self.engine, &self.site.link, self.chains, name, folder.path())?)
+                slot.insert(Rebuilder::new(self.engine, &self.site.link, self.chains, name, folder.staging.path())?)
             }
             (Slot::Vacant(_), None) => return Ok(Rebuilt::Locked),
         };
@@ -248,6 +250,29 @@ impl<'a> Reading<'a> {
             found.whole.insert(step.origin);
         }
         Ok(None)
+    }
+}
+
+/// A private folder; where there is no backup directory yet, one goes with it.
+struct Room {
+    staging: Staging,
+    _made: Option<Made>,
+}
+
+/// A backup directory that was made for a look, and goes if nothing else has come.
+struct Made(PathBuf);
+
+impl Room {
+    fn make(root: &Path) -> Result<Self, Error> {
+        let made = (!root.exists()).then(|| Made(root.to_owned()));
+        disk::make_dirs(root)?;
+        Ok(Self { staging: Staging::create(root)?, _made: made })
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        disk::remove_empty_dir(&self.0);
     }
 }
 

@@ -70,6 +70,7 @@ mod replica_away;
 mod replica_crash;
 mod replica_faults;
 mod replica_hostile;
+mod replica_hostile_segments;
 mod replica_incremental;
 mod replica_return;
 mod replica_scene;

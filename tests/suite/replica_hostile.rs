@@ -15,14 +15,14 @@ use crate::scene::Context;
 use crate::stores::Store;
 
 /// Nothing is encrypted: whoever can write there can write anything.
-fn plain_place(store: &Store) -> Place {
+pub fn plain_place(store: &Store) -> Place {
     let mut place = Place::new();
     place.replica(OFFSITE, store);
     place
 }
 
 /// One that has nothing of the first one's.
-fn machine(store: &Store) -> Place {
+pub fn machine(store: &Store) -> Place {
     let mut place = Place::empty();
     place.replica(OFFSITE, store);
     place
@@ -36,7 +36,7 @@ fn publish(objects: &Objects, generation: u64, bytes: &[u8]) -> String {
 }
 
 /// The newest catalog, changed, as the next one.
-fn forge(objects: &Objects, change: impl FnOnce(&mut Value)) -> String {
+pub fn forge(objects: &Objects, change: impl FnOnce(&mut Value)) -> String {
     let mut catalog = objects.catalog().unwrap();
     let generation = catalog["generation"].as_u64().unwrap() + 1;
     catalog["generation"] = generation.into();

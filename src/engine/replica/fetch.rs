@@ -2,6 +2,8 @@
 //! untrusted: paths are printed from parsed ids and names, every byte is compared with what was recorded, and nothing that the
 //! catalog here doesn't name yet is left under a final name.
 //!
+//! What lies there in segments is rebuilt (`rebuild`), and comes in the form in which copies lie here.
+//!
 //! A directory in which nothing is yet becomes that of the replica's store: its backups keep their order and their ids. In a
 //! directory of another store they come in as manual backups, pinned, which push out none of those that are there.
 
@@ -17,7 +19,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::rebuild::{Broken, Rebuilder, Unfit};
+use super::rebuild::room_for;
 use super::send::{Coming, MAX_ENTRY, gone};
 use super::site::{Link, Site};
 use super::verify::Unopened;
@@ -30,13 +32,12 @@ use crate::catalog::Catalog;
 use crate::codec;
 use crate::disk::block::{BlockWriter, Direct};
 use crate::disk::{self, Context, Partial};
-use crate::engine::create::OVERHEAD;
 use crate::engine::decode::{Coded, Fault, undecodable};
 use crate::engine::recovery::UNBEGUN;
 use crate::engine::staging::Staging;
 use crate::engine::{Call, Engine, Error, Session, Unrecorded, entry};
 use crate::remote;
-use crate::sqlite::pages::{Content, read_back};
+use crate::sqlite::pages::read_back;
 use crate::sqlite::{Control, Progress};
 
 /// What it is called in the audit log.
@@ -245,15 +246,6 @@ impl Engine {
     }
 }
 
-/// What lies there whole comes as it is; what is rebuilt takes its plain size, and as much again where it is encoded then.
-fn room_for(held: &Held, entry: &ReplicaEntry) -> u64 {
-    let of = |(name, it): (&DatabaseName, &HeldDatabase)| match (it.ltx, entry.backup.databases.get(name)) {
-        (Some(_), Some(copy)) => copy.size.saturating_mul(2),
-        _ => it.object.size,
-    };
-    held.databases.iter().map(of).fold(OVERHEAD, u64::saturating_add)
-}
-
 fn chosen(site: &Site, which: Which) -> Result<Vec<&Held>, Error> {
     let catalog = site.catalog()?;
     Ok(match which {
@@ -352,13 +344,13 @@ impl Session<'_> {
 }
 
 /// An object on its way here.
-struct Arriving<'a> {
-    link: &'a Link,
-    held: &'a Held,
-    name: &'a DatabaseName,
+pub(super) struct Arriving<'a> {
+    pub(super) link: &'a Link,
+    pub(super) held: &'a Held,
+    pub(super) name: &'a DatabaseName,
     it: &'a HeldDatabase,
-    before: u64,
-    control: &'a Control,
+    pub(super) before: u64,
+    pub(super) control: &'a Control,
 }
 
 impl Arriving<'_> {
@@ -382,55 +374,6 @@ impl Arriving<'_> {
         let file = disk::create_private(&path)?;
         copy.stored_xxh3 = Some(self.receive(engine, (&file, &path), &copy)?);
         Ok((file, path, copy))
-    }
-
-    /// From its segments, in the form in which copies lie here.
-    fn rebuilt(
-        &self,
-        engine: &Engine,
-        there: &ReplicaCatalog,
-        folder: &Path,
-        copy: &DatabaseCopy,
-    ) -> Result<(File, PathBuf, DatabaseCopy), Error> {
-        let (chains, id, name, control) = (there.chains(), self.held.id, self.name, self.control);
-        self.control.tell(Progress { database: name, done: self.before, total: self.held.size() });
-        let mut rebuilder = Rebuilder::new(engine, self.link, &chains, name, folder)?;
-        match rebuilder.reach((self.held.origin, id), control, |_| ())? {
-            Ok(()) => {}
-            Err(Broken { unfit: Unfit::Damaged(reason), .. }) => {
-                return Err(self.link.damaged(format!("{id}: {reason}")));
-            }
-            Err(Broken { unfit: Unfit::Locked, .. }) => {
-                return Err(Error::ReplicaNeedsIdentity { at: self.link.label(), id });
-            }
-        }
-        let (file, path) = rebuilder.into_file();
-        file.sync_all().to("sync", &path)?;
-        let content = read_back(&file, &path, control)?;
-        if content.size() != copy.size || content.checksum != copy.checksum {
-            return Err(self
-                .link
-                .damaged(format!("{id}: the segments of {name} lead to another database than was sent")));
-        }
-        let form = engine.config.codec.form();
-        let stored = |content: &Content, recipients| DatabaseCopy {
-            form,
-            stored_size: content.size(),
-            stored_checksum: content.checksum.clone(),
-            stored_xxh3: Some(content.fingerprint.xxh3()),
-            recipients,
-            ..copy.clone()
-        };
-        if form == Form::Plain {
-            let copy = stored(&content, Vec::new());
-            return Ok((file, path, copy));
-        }
-        let target = folder.join(format!("{name}.{}", form.ending()));
-        let encoded = disk::create_private(&target)?;
-        let as_stored = engine.encode_into(name, (&file, &path), &content, (&encoded, &target), control)?;
-        disk::remove(&path)?;
-        let copy = stored(&as_stored.content, as_stored.recipients);
-        Ok((encoded, target, copy))
     }
 
     /// Writes it, makes it durable, and reads it back from the disk; where an identity is at hand it is decoded as well. Gives the

@@ -7,10 +7,11 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use super::fetch::Arriving;
 use super::send::{Coming, Tick, drain, gone};
 use super::site::Link;
-use crate::backup::replica::{Chains, HeldDatabase, Origin, Step};
-use crate::backup::{BackupId, DatabaseName};
+use crate::backup::replica::{Chains, Held, HeldDatabase, Origin, ReplicaCatalog, ReplicaEntry, Step};
+use crate::backup::{BackupId, DatabaseCopy, DatabaseName, Form};
 use crate::codec;
 use crate::disk::{self, Context};
 use crate::engine::create::OVERHEAD;
@@ -20,7 +21,8 @@ use crate::journal::ltx::{self, Header};
 use crate::journal::rebuild::{Piece, advance};
 use crate::journal::{self, Txid};
 use crate::remote;
-use crate::sqlite::Control;
+use crate::sqlite::pages::{Content, read_back};
+use crate::sqlite::{Control, Progress};
 
 /// Why a segment is no use.
 pub(super) enum Unfit {
@@ -224,4 +226,64 @@ impl<'a> Rebuilder<'a> {
             }
         })
     }
+}
+
+impl Arriving<'_> {
+    /// From its segments, in the form in which copies lie here.
+    pub(super) fn rebuilt(
+        &self,
+        engine: &Engine,
+        there: &ReplicaCatalog,
+        folder: &Path,
+        copy: &DatabaseCopy,
+    ) -> Result<(File, PathBuf, DatabaseCopy), Error> {
+        let (chains, id, name, control) = (there.chains(), self.held.id, self.name, self.control);
+        self.control.tell(Progress { database: name, done: self.before, total: self.held.size() });
+        let mut rebuilder = Rebuilder::new(engine, self.link, &chains, name, folder)?;
+        match rebuilder.reach((self.held.origin, id), control, |_| ())? {
+            Ok(()) => {}
+            Err(Broken { unfit: Unfit::Damaged(reason), .. }) => {
+                return Err(self.link.damaged(format!("{id}: {reason}")));
+            }
+            Err(Broken { unfit: Unfit::Locked, .. }) => {
+                return Err(Error::ReplicaNeedsIdentity { at: self.link.label(), id });
+            }
+        }
+        let (file, path) = rebuilder.into_file();
+        file.sync_all().to("sync", &path)?;
+        let content = read_back(&file, &path, control)?;
+        if content.size() != copy.size || content.checksum != copy.checksum {
+            return Err(self
+                .link
+                .damaged(format!("{id}: the segments of {name} lead to another database than was sent")));
+        }
+        let form = engine.config.codec.form();
+        let stored = |content: &Content, recipients| DatabaseCopy {
+            form,
+            stored_size: content.size(),
+            stored_checksum: content.checksum.clone(),
+            stored_xxh3: Some(content.fingerprint.xxh3()),
+            recipients,
+            ..copy.clone()
+        };
+        if form == Form::Plain {
+            let copy = stored(&content, Vec::new());
+            return Ok((file, path, copy));
+        }
+        let target = folder.join(format!("{name}.{}", form.ending()));
+        let encoded = disk::create_private(&target)?;
+        let as_stored = engine.encode_into(name, (&file, &path), &content, (&encoded, &target), control)?;
+        disk::remove(&path)?;
+        let copy = stored(&as_stored.content, as_stored.recipients);
+        Ok((encoded, target, copy))
+    }
+}
+
+/// What lies there whole comes as it is; what is rebuilt takes its plain size, and as much again where it is encoded then.
+pub(super) fn room_for(held: &Held, entry: &ReplicaEntry) -> u64 {
+    let of = |(name, it): (&DatabaseName, &HeldDatabase)| match (it.ltx, entry.backup.databases.get(name)) {
+        (Some(_), Some(copy)) => copy.size.saturating_mul(2),
+        _ => it.object.size,
+    };
+    held.databases.iter().map(of).fold(OVERHEAD, u64::saturating_add)
 }

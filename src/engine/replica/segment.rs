@@ -27,6 +27,8 @@ use crate::sqlite::{Control, Progress};
 
 /// Nothing is stood on a chain that is longer: a database begins anew.
 const LONGEST: usize = 400;
+/// Between two looks at whether it is to stop.
+const PAGES: u32 = 64;
 
 /// A backup here on which another is sent.
 pub(super) struct Base {
@@ -233,7 +235,9 @@ impl Change<'_> {
             Err(error) => return Ok(Err(error)),
         };
         for number in 1..=self.header.pages {
-            tick(u64::from(number - 1) * u64::from(self.header.page_size))?;
+            if number % PAGES == 1 {
+                tick(u64::from(number - 1) * u64::from(self.header.page_size))?;
+            }
             new.read()?;
             let is_same = match &mut old {
                 Some(old) => old.read()? && old.page == new.page,

@@ -55,8 +55,8 @@ pub struct Piece<'a> {
     pub txids: (Txid, Txid),
     /// The time of the state that it ends with.
     pub millis: u64,
-    /// Bytes that the database may have.
-    pub most: u64,
+    /// Bytes that there is room for.
+    pub room: u64,
 }
 
 /// Leads the database in `target` from the state `before`, or from nothing, to the next by what is read from `piece`. The caller
@@ -71,8 +71,9 @@ pub fn advance(
     let (min, max) = piece.txids;
     let source = Source::begin(from, piece.called.to_owned(), (min, max, piece.millis))?;
     let header = source.header();
-    if u64::from(header.pages) * u64::from(header.page_size) > piece.most {
-        return Err(source.damaged("it leads to a larger database than can be"));
+    let needed = u64::from(header.pages) * u64::from(header.page_size);
+    if needed > piece.room {
+        return Err(Error::NoRoom { folder: target.1.to_owned(), needed, free: piece.room });
     }
     apply(source, before, &mut Target { file: target.0, path: target.1 }, control)
 }

@@ -203,13 +203,12 @@ impl<'a> Rebuilder<'a> {
         let txid = |sequence: u64| Txid::new(sequence).unwrap_or(Txid::FIRST);
         let min = step.base().map_or(Txid::FIRST, |base| txid(base.sequence).next());
         let free = disk::free_space(&self.path)?;
+        let taken = before.map_or(0, |it| u64::from(it.pages) * u64::from(it.page_size));
         let piece = Piece {
             called: Path::new(&key),
             txids: (min, txid(step.origin.sequence)),
             millis: step.origin.timestamp.timestamp_millis().unsigned_abs(),
-            most: free
-                .saturating_sub(OVERHEAD)
-                .saturating_add(before.map_or(0, |it| u64::from(it.pages) * u64::from(it.page_size))),
+            room: free.saturating_sub(OVERHEAD).saturating_add(taken),
         };
         let target = (&self.file, self.path.as_path());
         let mut tick = || Ok(control.check()?);
@@ -218,6 +217,8 @@ impl<'a> Rebuilder<'a> {
                 Ok(header) => Ok(Ok(header)),
                 Err(journal::Error::Damaged { reason, .. }) => Ok(Err(reason.to_owned())),
                 Err(journal::Error::Stopped(error)) => Err(error.into()),
+                // Which says nothing of what is there.
+                Err(journal::Error::NoRoom { needed, free, .. }) => Err(Error::Full { needed, free }),
                 Err(error) => match (from.error.take(), error) {
                     (Some(reason), _) => Ok(Err(reason)),
                     (None, journal::Error::Disk(error)) => Err(error.into()),

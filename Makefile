@@ -1,6 +1,6 @@
 # The commands of the README, and what stands behind them.
 
-.PHONY: demo test ci bench faults
+.PHONY: demo test ci bench faults soak
 
 # Two sample databases, an app that writes to them, a first backup, and what to try next.
 demo:
@@ -22,6 +22,12 @@ ci: test
 faults:
 	scripts/setup test
 	THOROUGH=10 cargo test --test suite -- --nocapture --test-threads=1 crash faults power disk killed restore_race restore_flat_out answered_otherwise
+
+# 20 minutes: an app commits 200 times a second beside the journal, and any instant of it is restored and compared meanwhile.
+soak:
+	scripts/setup build
+	cargo build --release
+	scripts/soak
 
 # Our `create` beside `sqlite3 .backup`, our `restore` beside `.restore`, our codec beside `zstd | age`, our downloads beside
 # nginx, in turn; lists and status under load; what replicas hold and are sent, beside restic; the journal beside litestream.

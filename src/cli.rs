@@ -94,7 +94,8 @@ enum Command {
         #[command(flatten)]
         wait: Wait,
     },
-    /// Rehearse a restore: copy the newest backup of each type aside, open and check it, compare it with what was recorded
+    /// Rehearse a restore: copy the newest backup of each type aside, open and check it, compare it with what was recorded;
+    /// rebuild the journal's newest instant and compare it with the live databases
     Drill {
         #[command(flatten)]
         wait: Wait,

@@ -54,7 +54,7 @@ pub use activity::{Activity, End};
 pub use call::{Actor, Call};
 pub use create::{Create, Created};
 pub use download::Download;
-pub use drill::{Drilled, LastDrill, Rehearsal, Rehearsed};
+pub use drill::{Drilled, JournalDatabase, JournalRehearsal, LastDrill, Rehearsal, Rehearsed};
 pub use error::Error;
 pub use handout::{Body, Broken, Handed, Handout, Leaves, Leaving, SUMS, tar_header};
 pub use journal::{Recovery, Window};

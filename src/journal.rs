@@ -5,6 +5,7 @@
 //!   below and only save time.
 //! - The state at an instant is that of the newest file whose time isn't later. A file's time is the mtime, and in its header too.
 //! - A file appears by rename, whole and durable, and is never changed.
+//! - What each state was as a whole is noted beside them, so that files are found out that are whole, and not those that were written.
 //!
 //! One process writes (`serve`); anyone may read meanwhile.
 
@@ -18,9 +19,12 @@ mod merge;
 pub mod name;
 pub mod rebuild;
 mod retain;
+pub mod states;
+pub mod sums;
 #[cfg(test)]
 mod tests;
 pub mod timeline;
+pub mod witness;
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -57,6 +61,18 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong.
         reason: &'static str,
+    },
+    /// Files that are whole come to something else than was captured.
+    #[error(
+        "the journal's files in {} don't come to what the database was (state {txid}), though each is whole: one of them isn't the one \
+         that was written; choose another instant, or a backup",
+        folder.display()
+    )]
+    Unlike {
+        /// The folder of the database.
+        folder: PathBuf,
+        /// The state.
+        txid: Txid,
     },
     /// `timeline.json` is none.
     #[error("{} is damaged ({reason}); `serve` puts it aside and begins a new one, and forgets the gaps in it", path.display())]

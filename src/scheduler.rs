@@ -87,7 +87,7 @@ impl Asked {
         let drilled = drilled?;
         match drilled.failure() {
             None => tracing::info!(backups = drilled.backups.len(), seconds = drilled.seconds, "rehearsed a restore"),
-            Some((id, reason)) => tracing::error!(code = "drill-failed", %id, "the rehearsal failed: {reason}"),
+            Some((_, reason)) => tracing::error!(code = "drill-failed", "the rehearsal failed: {reason}"),
         }
         Ok(())
     }

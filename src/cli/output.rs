@@ -19,7 +19,9 @@ use crate::codec::Recipient;
 use crate::config::{Origin, VARIABLES};
 use crate::engine::doctor::{Finding, Severity};
 use crate::engine::status::Status;
-use crate::engine::{Changed, Created, Download, Drilled, Engine, Rebuilt, Restored, Verification, bytes};
+use crate::engine::{
+    Changed, Created, Download, Drilled, Engine, JournalRehearsal, Rebuilt, Restored, Verification, bytes,
+};
 use crate::sqlite::Control;
 
 /// Where a command's answer goes.
@@ -215,6 +217,25 @@ impl Output {
                 let rows = || format!("{} rows", database.rows.unwrap_or_default());
                 self.line(&format!("  {name}: {}", database.reason.clone().unwrap_or_else(rows)))?;
             }
+        }
+        drilled.journal.iter().try_for_each(|journal| self.journal(journal))
+    }
+
+    fn journal(&self, journal: &JournalRehearsal) -> anyhow::Result<()> {
+        let at = journal.at.map(|at| format!(" at {at}")).unwrap_or_default();
+        let found = match (journal.ok, journal.at) {
+            (false, _) => "FAILED",
+            (true, None) => "holds no instant yet",
+            (true, Some(_)) if journal.is_compared() => "rebuilt, checked, and as the databases are",
+            (true, Some(_)) if journal.written => "rebuilt and checked, but compared with nothing",
+            (true, Some(_)) => "rebuilt and checked; nobody writes it now, so it is compared with nothing",
+        };
+        self.line(&format!("the journal{at}: {found}, {:.1} s", journal.seconds))?;
+        journal.reason.iter().try_for_each(|reason| self.line(&format!("  {reason}")))?;
+        for (name, database) in &journal.databases {
+            let pages = |pages: u64| format!("{pages} pages are the same");
+            let compared = || database.compared.map_or("not compared".to_owned(), pages);
+            self.line(&format!("  {name}: {}", database.reason.clone().unwrap_or_else(compared)))?;
         }
         Ok(())
     }

@@ -23,6 +23,9 @@ const SOME: (i32, u32) = (9, 2);
 const TABLE: u32 = 21;
 /// Bytes that one thread compresses at once. zstd keeps up to twelve such pieces for two threads, eighteen for four.
 const PIECE: u32 = 2 << 20;
+/// How much of the piece before each of them looks at again: nothing. zstd's own choice, an eighth of the window, takes a tenth
+/// of the time and saves a thousandth of the size.
+const OVERLAP: u32 = 1;
 /// Bytes that are encrypted and written out at once.
 const BUFFER: usize = 256 << 10;
 
@@ -91,6 +94,7 @@ fn compressor<W: Write>(out: W, level: i32, size: Option<u64>) -> io::Result<zst
     if let threads @ 2.. = threads(level) {
         encoder.set_parameter(CParameter::NbWorkers(threads))?;
         encoder.set_parameter(CParameter::JobSize(PIECE))?;
+        encoder.set_parameter(CParameter::OverlapSizeLog(OVERLAP))?;
     }
     Ok(encoder)
 }

@@ -23,7 +23,7 @@ impl Values {
             enabled: self.parse("pitr.enabled", |text| text.parse().ok())?,
             interval: self.duration("pitr.interval", "100ms", "1h")?,
             retention: self.duration("pitr.retention", "1h", "366d")?,
-            snapshot_every: self.duration("pitr.snapshot_every", "1h", "30d")?,
+            snapshot_every: self.duration("pitr.snapshot_every", "1m", "30d")?,
         };
         if pitr.enabled && self.parse("encrypt_local", |text| text.parse().ok())? {
             let problem = "the journal lies in plain files, which BACKUP_ENCRYPT_LOCAL=true promises not to leave here; \

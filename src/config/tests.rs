@@ -70,7 +70,7 @@ fn bad_values_are_refused_by_name() {
         ("BACKUP_PITR", &["", "yes", "1"]),
         ("BACKUP_PITR_INTERVAL", &["", "1", "50ms", "2h"]),
         ("BACKUP_PITR_RETENTION", &["7", "30m", "2y"]),
-        ("BACKUP_PITR_SNAPSHOT_EVERY", &["1m", "31d", "daily"]),
+        ("BACKUP_PITR_SNAPSHOT_EVERY", &["59s", "31d", "daily"]),
         ("BACKUP_COMPRESSION", &["", "gzip", "Zstd", "true"]),
         ("BACKUP_COMPRESSION_LEVEL", &["", "0", "20", "-5", "fast"]),
         ("BACKUP_ENCRYPT_LOCAL", &["", "yes", "1"]),

@@ -104,7 +104,7 @@ pub const VARIABLES: &[Variable] = &[
     variable("BACKUP_PITR", "pitr.enabled", "false", "true or false"),
     variable("BACKUP_PITR_INTERVAL", "pitr.interval", "1s", "a duration from 100ms to 1h, such as 1s"),
     variable("BACKUP_PITR_RETENTION", "pitr.retention", "7d", "a duration from 1h to 366d, such as 7d"),
-    variable("BACKUP_PITR_SNAPSHOT_EVERY", "pitr.snapshot_every", "1d", "a duration from 1h to 30d, such as 1d"),
+    variable("BACKUP_PITR_SNAPSHOT_EVERY", "pitr.snapshot_every", "1d", "a duration from 1m to 30d, such as 1d"),
     variable("BACKUP_COMPRESSION", "compression", "none", "none or zstd"),
     variable("BACKUP_COMPRESSION_LEVEL", "compression_level", "3", "a whole number from 1 to 19"),
     variable("BACKUP_ENCRYPT_LOCAL", "encrypt_local", "false", "true or false"),

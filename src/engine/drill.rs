@@ -5,9 +5,12 @@
 //!    into the catalog, as `verify` does it.
 //! 3. Each copy is opened and compared with what the catalog says of it, checked as thoroughly as SQLite can, its rows are
 //!    counted, and what the owner wants to hold is asked of it.
-//! 4. The folder is thrown away. The outcome is recorded, also that of a rehearsal which found something wrong.
+//! 4. The folder is thrown away.
+//! 5. Where a journal is kept, that is rebuilt too, and compared with the live databases (`journal`).
+//! 6. The outcome is recorded, also that of a rehearsal which found something wrong.
 
 mod history;
+mod journal;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -30,6 +33,7 @@ use crate::sqlite::{self, Control, assertion, open_finished};
 
 pub(super) use history::History;
 pub use history::LastDrill;
+pub use journal::{JournalDatabase, JournalRehearsal};
 
 /// What a rehearsal is called in the audit log.
 pub(super) const DRILL: &str = "drill";
@@ -39,10 +43,14 @@ const FAILED: &str = "drill-failed";
 /// What a rehearsal found.
 #[derive(Clone, PartialEq, Debug, Serialize, ToSchema)]
 pub struct Drilled {
-    /// Every backup could be restored.
+    /// Every backup could be restored, and the journal is right.
     pub ok: bool,
     /// The newest of each tier, newest first.
     pub backups: Vec<Rehearsal>,
+    /// The journal, where one is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub journal: Option<JournalRehearsal>,
     /// How long all of it took.
     #[schema(minimum = 0)]
     pub seconds: f64,
@@ -78,12 +86,17 @@ pub struct Rehearsed {
 }
 
 impl Drilled {
-    /// The first backup that failed, and why.
-    pub fn failure(&self) -> Option<(BackupId, String)> {
-        let failed = self.backups.iter().find(|backup| !backup.ok)?;
+    /// The first backup that failed, and what is wrong with it and with the journal.
+    pub fn failure(&self) -> Option<(Option<BackupId>, String)> {
+        let failed = self.backups.iter().find(|backup| !backup.ok);
         let why = |(name, found): (&DatabaseName, &Rehearsed)| Some(format!("{name}: {}", found.reason.as_ref()?));
-        let reasons: Vec<_> = failed.databases.iter().filter_map(why).collect();
-        Some((failed.id, reasons.join("; ")))
+        let of_backup = failed.map(|failed| {
+            let reasons: Vec<_> = failed.databases.iter().filter_map(why).collect();
+            format!("{}: {}", failed.id, reasons.join("; "))
+        });
+        let of_journal = self.journal.as_ref().and_then(JournalRehearsal::failure);
+        let reasons: Vec<_> = of_backup.into_iter().chain(of_journal).collect();
+        (!self.ok).then(|| (failed.map(|failed| failed.id), reasons.join("; ")))
     }
 }
 
@@ -139,18 +152,17 @@ fn outcome(line: Entry, result: &Result<Drilled, Error>, begun: Instant, call: &
     let mut line = match result {
         Ok(drilled) => match drilled.failure() {
             None => Entry { ok: Some(true), ..line },
-            Some((id, why)) => Entry {
-                ok: Some(false),
-                id: Some(id),
-                code: Some(FAILED.to_owned()),
-                reason: Some(format!("{id}: {why}")),
-                ..line
-            },
+            Some((id, why)) => {
+                Entry { ok: Some(false), id: id.or(line.id), code: Some(FAILED.to_owned()), reason: Some(why), ..line }
+            }
         },
         Err(error) => failure(Entry { ok: Some(false), ..line }, error),
     };
     if let Ok(drilled) = result {
         line.details.insert("backups".to_owned(), serde_json::to_value(&drilled.backups).unwrap_or_default());
+        if let Some(journal) = &drilled.journal {
+            line.details.insert(history::JOURNAL.to_owned(), serde_json::to_value(journal).unwrap_or_default());
+        }
     }
     if call.actor == Actor::scheduler() && call.control.is_cancelled_alone() {
         line.details.insert(history::UNWANTED.to_owned(), true.into());
@@ -178,7 +190,9 @@ impl Session<'_> {
             backups.push(self.rehearse(id, share, &control)?);
             share.before += size;
         }
-        Ok(Drilled { ok: backups.iter().all(|backup| backup.ok), backups, seconds: seconds(begun) })
+        let journal = self.engine.rehearse_journal(&control)?;
+        let ok = backups.iter().all(|backup| backup.ok) && journal.as_ref().is_none_or(|journal| journal.ok);
+        Ok(Drilled { ok, backups, journal, seconds: seconds(begun) })
     }
 
     fn rehearse(&mut self, id: &BackupId, share: Share, control: &Control) -> Result<Rehearsal, Error> {
@@ -289,6 +303,7 @@ impl From<Error> for Fault {
         use sqlite::Error as Copy;
         match error {
             Error::Sqlite(Copy::Cancelled) => Self::Stopped(error),
+            Error::Journal(crate::journal::Error::Stopped(Copy::Cancelled)) => Self::Stopped(Copy::Cancelled.into()),
             // Not of a live database, as those say, but of a copy.
             Error::Sqlite(
                 Copy::SourceIo { source, .. } | Copy::NotAllowed { source, .. } | Copy::Sqlite { source, .. },

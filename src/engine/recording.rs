@@ -1,6 +1,5 @@
 //! The journal in the hands of `serve`: ticks on one thread, and on another what makes it small and quick to read.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -13,8 +12,9 @@ use crate::audit::{Entry, Kind};
 use crate::backup::DatabaseName;
 use crate::journal::capture::{Capture, Options, Tick, Track};
 use crate::journal::check::{Check, Checked};
-use crate::journal::rebuild::{Sums, sums};
-use crate::journal::timeline::{Gap, Keeper};
+use crate::journal::rebuild::sums;
+use crate::journal::sums::Sums;
+use crate::journal::timeline::{self, Gap, Keeper};
 use crate::journal::{self, Index, Journal, Level, Point, chain};
 use crate::sqlite::Control;
 
@@ -26,7 +26,7 @@ const FIRST_CHECK: Duration = Duration::from_secs(60);
 /// What holds the directory while live databases are restored.
 const RESTORES: [&str; 2] = ["restore", "recovery"];
 /// How long the instant of a tick is tried for.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks at what is older than the window.
 const RETAIN_EVERY: Duration = Duration::from_secs(600);
 
@@ -42,7 +42,8 @@ pub struct Recording {
     doubts: Arc<Mutex<Option<DateTime<Utc>>>>,
     /// The same, until it is recorded.
     wrong_since: Option<DateTime<Utc>>,
-    right: Arc<Mutex<BTreeMap<DatabaseName, DateTime<Utc>>>>,
+    /// The new bases after what somebody else has found are asked for.
+    mending: bool,
     tending: Tending,
 }
 
@@ -86,7 +87,7 @@ impl Engine {
             since: None,
             doubts: Arc::default(),
             wrong_since: None,
-            right: Arc::default(),
+            mending: false,
             tending,
         })
     }
@@ -104,11 +105,7 @@ impl Engine {
             recording.capture.renew("a restore was made");
             recording.renewing = true;
         }
-        let wrong = locked(&recording.doubts).take();
-        if wrong.is_some() {
-            recording.capture.renew("it was found to differ from the database");
-        }
-        recording.wrong_since = recording.wrong_since.into_iter().chain(wrong).min();
+        recording.doubt();
         let check = Instant::now() >= recording.next_check;
         let tick = recording.capture.tick(&self.clock, &|| self.is_unsettled(), check, control)?;
         for written in &tick.written {
@@ -123,15 +120,23 @@ impl Engine {
             recording.capture.keeper().restored_is_known()?;
             recording.renewing = false;
         }
-        if let Some(from) = recording.wrong_since {
-            recording.capture.keeper().gap(Gap { from, to: at })?;
-            recording.wrong_since = None;
-        }
+        self.settle_doubt(recording, at)?;
         if check {
             recording.next_check = Instant::now() + CHECK_EVERY;
             self.forget_gaps(recording)?;
         }
         Ok(tick)
+    }
+
+    /// The new bases are there. What was kept since the journal was last right isn't offered any more.
+    fn settle_doubt(&self, recording: &mut Recording, at: DateTime<Utc>) -> Result<(), Error> {
+        if let Some(from) = recording.wrong_since {
+            recording.capture.keeper().gap(Gap { from, to: at })?;
+            self.config.databases.keys().for_each(|name| self.note_right(name, at));
+            recording.capture.keeper().wrong_is_known()?;
+            (recording.wrong_since, recording.mending) = (None, false);
+        }
+        Ok(())
     }
 
     fn forget_gaps(&self, recording: &mut Recording) -> Result<(), Error> {
@@ -147,16 +152,38 @@ impl Engine {
     pub fn check_journal(&self, doubts: &Doubts, check: Check, control: &Control) -> Result<Checked, Error> {
         let checked = check.run(control)?;
         match &checked.difference {
-            None => locked(&doubts.right).insert(checked.name.clone(), checked.at).map_or((), drop),
+            None => self.note_right(&checked.name, checked.at),
             Some(difference) => {
-                let right = locked(&doubts.right).get(&checked.name).copied();
-                *locked(&doubts.wrong) = right.or(doubts.since);
-                let reason =
-                    Some(format!("the journal of `{}` is wrong: {difference}; a new base follows", checked.name));
-                self.note(Entry { ok: Some(false), code: Some("journal-wrong".to_owned()), reason, ..line() });
+                let right = timeline::right(self.store.root(), &checked.name).max(doubts.since);
+                let mut wrong = locked(&doubts.wrong);
+                *wrong = wrong.into_iter().chain(right).min();
+                drop(wrong);
+                self.note_wrong(&format!("the journal of `{}` is wrong: {difference}", checked.name));
             }
         }
         Ok(checked)
+    }
+
+    /// Where that can't be written, an earlier time stands there.
+    pub(super) fn note_right(&self, name: &DatabaseName, at: DateTime<Utc>) {
+        if let Err(error) = timeline::note_right(self.store.root(), name, at) {
+            tracing::warn!(%error, "that the journal is right could not be noted");
+        }
+    }
+
+    /// What isn't known to have been right at any time wasn't at all.
+    pub(super) fn begin_journal_anew<'a>(&self, names: impl IntoIterator<Item = &'a DatabaseName>, why: &str) {
+        let root = self.store.root();
+        let since = names.into_iter().map(|name| timeline::right(root, name).unwrap_or_default()).min();
+        self.note_wrong(why);
+        if let Err(error) = timeline::tell_wrong(root, since.unwrap_or_default()) {
+            tracing::error!(%error, "whoever writes the journal can't be told that it is wrong");
+        }
+    }
+
+    fn note_wrong(&self, why: &str) {
+        let reason = Some(format!("{why}; a new base follows"));
+        self.note(Entry { ok: Some(false), code: Some("journal-wrong".to_owned()), reason, ..line() });
     }
 
     /// Lets go what is older than the window, compacts what is due, and makes the next snapshot. What is wrong with one stops no other.
@@ -170,6 +197,10 @@ impl Engine {
             let compacted = journal.compact(millis(self.clock.now()), control).map(drop);
             let wants = wants_snapshot(&journal.index(), self.config.pitr.snapshot_every);
             let made = if wants { journal.snapshot_from_files(control).map(drop) } else { Ok(()) };
+            if let Err(error @ (journal::Error::Damaged { .. } | journal::Error::Unlike { .. })) = &made {
+                // What leads to the newest state leads nowhere, and each further one would rest on it.
+                self.begin_journal_anew(self.config.databases.keys(), &error.to_string());
+            }
             first = first.and(retained).and(compacted).and(made);
         }
         if retains {
@@ -194,13 +225,23 @@ fn line() -> Entry {
 pub struct Doubts {
     /// Since when something may be wrong.
     wrong: Arc<Mutex<Option<DateTime<Utc>>>>,
-    /// When each was last known to be right.
-    right: Arc<Mutex<BTreeMap<DatabaseName, DateTime<Utc>>>>,
     /// When all were compared at the start.
     since: Option<DateTime<Utc>>,
 }
 
 impl Recording {
+    /// Asks for new bases where a check of ours, or somebody else, has found the journal wrong.
+    fn doubt(&mut self) {
+        let wrong = locked(&self.doubts).take();
+        // At the start of this process all were compared.
+        let told = self.capture.keeper().wrong_since().map(|from| Some(from).max(self.since).unwrap_or(from));
+        if wrong.is_some() || (told.is_some() && !self.mending) {
+            self.capture.renew("it was found to differ from the database");
+            self.mending = told.is_some();
+        }
+        self.wrong_since = self.wrong_since.into_iter().chain(wrong).chain(told).min();
+    }
+
     /// For the thread that tends the journal.
     pub fn tending(&self) -> Tending {
         self.tending.clone()
@@ -208,8 +249,7 @@ impl Recording {
 
     /// For the threads that check it.
     pub fn doubts(&self) -> Doubts {
-        let (wrong, right) = (Arc::clone(&self.doubts), Arc::clone(&self.right));
-        Doubts { wrong, right, since: self.since }
+        Doubts { wrong: Arc::clone(&self.doubts), since: self.since }
     }
 }
 
@@ -224,7 +264,7 @@ fn newest(journal: &Journal, control: &Control) -> Result<Option<Sums>, Error> {
     let Some(chain) = chain.filter(|chain| chain.last().map(Point::from) == last) else { return Ok(None) };
     match sums(journal.folder(), &chain, control) {
         Ok(sums) => Ok(Some(sums)),
-        Err(error @ journal::Error::Damaged { .. }) => {
+        Err(error @ (journal::Error::Damaged { .. } | journal::Error::Unlike { .. })) => {
             tracing::error!("{error}");
             Ok(None)
         }

@@ -239,7 +239,7 @@ pub async fn verify_replica(
 }
 
 /// Rehearses a restore of the newest backup of each type: copies it aside, opens it, checks it, compares it with what was
-/// recorded, and throws the copy away.
+/// recorded, and throws the copy away. Where a journal is kept its newest instant is rebuilt too, and compared with the live databases.
 #[utoipa::path(post, path = "/api/backup/drill", tag = "backups",
     responses((status = 200, description = "What was found, good or bad", body = Drilled), openapi::OfDrill))]
 pub async fn drill(state: web::Data<State>, superuser: Superuser) -> Result<HttpResponse, Problem> {

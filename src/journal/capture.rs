@@ -4,8 +4,10 @@
 //! 2. The instant (`sqlite::cut`). A restore that is under way has one database new and another one old at times: then nothing of
 //!    it is taken. Whoever asks afterwards sees it too: its plan is there before its first commit.
 //! 3. Of each database that has changed, the pages that differ from what is known of it: those that its WAL names, where that is
-//!    proven to be all, or else every page is compared.
-//! 4. A file of them is published, durable: the database's next state. Where nothing is known, or a new base is wanted, it is a snapshot.
+//!    proven to be all, or else every page is compared. They go into a partial; where nothing is known, or a new base is wanted, all
+//!    pages do. Its reader is let go.
+//! 4. When all are read, each file is published, durable: the database's next state. Nobody waits for the disk. What all pages
+//!    come to is noted beside it (`states`).
 //! 5. Where the time since the last look isn't known, the gap is recorded.
 //! 6. `alive`: the instant can be restored. A crash before leaves files that are of a gap, and no point.
 //!
@@ -18,9 +20,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::check::Check;
 use super::ltx::Header;
 use super::name::FileName;
-use super::rebuild::{Sums, page_sum};
+use super::sums::{Sums, page_sum};
 use super::timeline::{Gap, Keeper};
-use super::{Error, Journal, Point, chain};
+use super::{Error, Journal, Point, Writer, chain};
 use crate::backup::DatabaseName;
 use crate::clock::Clock;
 use crate::sqlite::cut::{self, Watched};
@@ -186,7 +188,7 @@ impl Capture {
     }
 
     /// Steps 3 and 4. Hints count from the last tick that came to its end, also where a part of a later one is written already.
-    /// Databases whose writers wait for their readers come first, and each is let go when it is read.
+    /// Databases whose writers wait for their readers come first, and each is let go when it is read: none waits for our disk.
     fn write(
         &mut self,
         at: DateTime<Utc>,
@@ -201,13 +203,22 @@ impl Capture {
         // Asked while all are pinned, so that none is looked at twice.
         let mut tracks: Vec<_> = self.tracks.iter_mut().map(|track| (track.is_wal(), track)).collect();
         tracks.sort_by_key(|(wal, _)| *wal);
+        let mut taken = Vec::new();
         for (wal, track) in tracks {
-            tick.written.extend(track.write(at, if wal { control } else { &held })?);
+            let read = track.read(at, if wal { control } else { &held })?;
             // The writers of others would have to wait for the check.
-            if check && wal {
-                tick.checks.extend(track.check(at)?);
+            let checks = check && wal;
+            if !checks {
+                track.unpin();
             }
-            track.watched.iter_mut().for_each(Watched::unpin);
+            taken.push((track, read, checks));
+        }
+        for (track, read, checks) in taken {
+            tick.written.extend(read.map(|read| track.publish(read)).transpose()?);
+            if checks {
+                tick.checks.extend(track.check(at)?);
+                track.unpin();
+            }
         }
         Ok(())
     }
@@ -252,14 +263,18 @@ impl Track {
         Ok(Some(Check { pinned: watched.hand_over()?, at, folder, chain }))
     }
 
-    /// After a start nobody has seen what came before it: where anything has changed since, a new base is written.
-    fn write(&mut self, at: DateTime<Utc>, control: &Control) -> Result<Option<Written>, Error> {
+    fn unpin(&mut self) {
+        self.watched.iter_mut().for_each(Watched::unpin);
+    }
+
+    /// Step 3. After a start nobody has seen what came before it: where anything has changed since, a new base is taken.
+    fn read(&mut self, at: DateTime<Utc>, control: &Control) -> Result<Option<Taken>, Error> {
         let Some(watched) = &self.watched else { return Ok(None) };
         if !watched.differs() && self.known.is_some() && self.renew.is_none() {
             return Ok(None);
         }
         let facts = watched.pinned().facts()?;
-        let known = self.known.as_ref().filter(|known| known.page_size == facts.page_size);
+        let known = self.known.as_ref().filter(|known| known.page_size() == facts.page_size);
         if let (Some(known), None, true) = (known, self.renew, self.unseen) {
             if known.is_what(watched.pinned(), &facts, control)? {
                 self.unseen = false;
@@ -268,18 +283,18 @@ impl Track {
             self.renew = Some("it has changed while nobody looked");
         }
         match (known, self.renew) {
-            (Some(_), None) => self.write_changes(at, &facts, control),
+            (Some(_), None) => self.read_changes(at, &facts, control),
             (known, renew) => {
                 let why = renew.unwrap_or(match known {
                     None if self.newest.is_none() => "it is the first",
                     _ => "what was known of it is not what it holds",
                 });
-                self.write_snapshot(at, &facts, why, control).map(Some)
+                self.read_all(at, &facts, why, control).map(Some)
             }
         }
     }
 
-    fn write_changes(&mut self, at: DateTime<Utc>, facts: &Facts, control: &Control) -> Result<Option<Written>, Error> {
+    fn read_changes(&self, at: DateTime<Utc>, facts: &Facts, control: &Control) -> Result<Option<Taken>, Error> {
         let (Some(watched), Some(known)) = (&self.watched, &self.known) else { return Ok(None) };
         let txid = self.journal.index().next();
         let file = FileName::captured(txid);
@@ -288,7 +303,7 @@ impl Track {
         let mut changed = Vec::new();
         let mut each = |number: u32, page: &[u8]| -> Result<(), Error> {
             let sum = page_sum(page);
-            if known.pages.get(number as usize - 1) != Some(&sum) {
+            if known.page(number) != Some(sum) {
                 if writer.is_none() {
                     writer = Some(self.journal.begin(file, header(facts, file, at))?);
                 }
@@ -303,47 +318,70 @@ impl Track {
             Some(pages) => watched.pinned().pages(pages, facts, control, &mut each)?,
             None => watched.pinned().each_page(facts, control, &mut each)?,
         }
-        let pages = facts.pages as usize;
-        if writer.is_none() && pages != known.pages.len() {
+        let pages = facts.pages as u32;
+        if writer.is_none() && pages as usize != known.pages().len() {
             // It has only become shorter.
             writer = Some(self.journal.begin(file, header(facts, file, at))?);
         }
         let Some(writer) = writer else { return Ok(None) };
-        let count = changed.len() as u64;
-        self.newest = Some((&writer.publish(&self.journal)?).into());
-        if let Some(known) = &mut self.known {
-            known.pages.resize(pages, 0);
-            changed.into_iter().for_each(|(number, sum)| known.pages[number as usize - 1] = sum);
-        }
-        let name = self.source.name.clone();
-        Ok(Some(Written { name, pages: count, why: None }))
+        Ok(Some(Taken { writer, pages: Pages::Changed(facts.page_size, pages, changed), why: None }))
     }
 
-    fn write_snapshot(
-        &mut self,
-        at: DateTime<Utc>,
-        facts: &Facts,
-        why: &'static str,
-        control: &Control,
-    ) -> Result<Written, Error> {
+    fn read_all(&self, at: DateTime<Utc>, facts: &Facts, why: &'static str, control: &Control) -> Result<Taken, Error> {
         let txid = self.journal.index().next();
         let file = FileName::snapshot(txid);
         self.journal.assert_room(facts.bytes())?;
         let mut writer = self.journal.begin(file, header(facts, file, at))?;
-        let mut sums = Sums { page_size: facts.page_size, pages: vec![0; facts.pages as usize] };
+        let mut sums = Sums::new(facts.page_size, facts.pages as usize);
         if let Some(watched) = &self.watched {
             watched.pinned().each_page(facts, control, |number, page| -> Result<(), Error> {
                 writer.page(number, page)?;
-                // As many as SQLite has counted under the same reader.
-                sums.pages[number as usize - 1] = page_sum(page);
+                sums.set(number, page_sum(page));
                 Ok(())
             })?;
         }
-        self.newest = Some((&writer.publish(&self.journal)?).into());
-        (self.known, self.renew, self.unseen) = (Some(sums), None, false);
-        let name = self.source.name.clone();
-        Ok(Written { name, pages: facts.pages, why: Some(why) })
+        Ok(Taken { writer, pages: Pages::All(sums), why: Some(why) })
     }
+
+    /// Step 4.
+    fn publish(&mut self, taken: Taken) -> Result<Written, Error> {
+        let newest = Point::from(&taken.writer.publish(&self.journal)?);
+        self.newest = Some(newest);
+        let count = match taken.pages {
+            Pages::Changed(page_size, pages, changed) => {
+                let count = changed.len();
+                if let Some(known) = &mut self.known {
+                    known.resize(page_size, pages);
+                    changed.into_iter().for_each(|(number, sum)| known.set(number, sum));
+                }
+                count
+            }
+            Pages::All(sums) => {
+                let count = sums.pages().len();
+                (self.known, self.renew, self.unseen) = (Some(sums), None, false);
+                count
+            }
+        };
+        if let Some(known) = &self.known {
+            self.journal.remember(newest, known.whole());
+        }
+        Ok(Written { name: self.source.name.clone(), pages: count as u64, why: taken.why })
+    }
+}
+
+/// What was read of a database, in a file that isn't published.
+struct Taken {
+    writer: Writer,
+    pages: Pages,
+    /// Why it is a snapshot.
+    why: Option<&'static str>,
+}
+
+/// What its pages come to.
+enum Pages {
+    /// Bytes a page, how many there are, and those that aren't what was known.
+    Changed(u32, u32, Vec<(u32, u64)>),
+    All(Sums),
 }
 
 fn header(facts: &Facts, file: FileName, at: DateTime<Utc>) -> Header {

@@ -3,7 +3,7 @@
 //! A chain begins with a snapshot; each further file begins at most one state after the end of the one before and ends
 //! later. Files may overlap: pages of the later one win.
 
-use super::index::{Index, LtxFile, Point};
+use super::index::{Index, LtxFile};
 use super::name::{FileName, Level, Txid};
 
 /// The files that rebuild the state at an instant, the snapshot first. `None` before the first point, and where files that lead
@@ -47,26 +47,6 @@ fn farthest(files: &[LtxFile], end: Txid, at_millis: u64) -> Option<&LtxFile> {
 
 fn is_snapshot(file: &LtxFile) -> bool {
     file.name.level == Level::SNAPSHOT
-}
-
-/// All states that [`plan`] can lead to, in ascending order. Of several from the same millisecond only the last is one.
-pub fn points(index: &Index) -> impl Iterator<Item = (Txid, u64)> {
-    let mut files: Vec<&LtxFile> = index.files().collect();
-    files.sort_unstable_by_key(|file| file.name.max);
-    let mut points: Vec<Point> = Vec::new();
-    let mut end: Option<Txid> = None;
-    for file in files {
-        if end.is_some_and(|end| file.name.max <= end) {
-            continue;
-        }
-        // The state of that millisecond is this one, also where it can't be rebuilt.
-        points.pop_if(|last| last.millis == file.millis);
-        if is_snapshot(file) || end.is_some_and(|end| file.name.min <= end.next()) {
-            points.push(file.into());
-            end = Some(file.name.max);
-        }
-    }
-    points.into_iter().map(|point| (point.txid, point.millis))
 }
 
 /// Most files that are merged at once: each is open meanwhile.

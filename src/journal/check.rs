@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 
-use super::rebuild::{Sums, page_sum, sums};
+use super::rebuild::sums;
+use super::sums::{Sums, page_sum};
 use super::{Error, LtxFile};
 use crate::backup::DatabaseName;
 use crate::sqlite::Control;
@@ -50,7 +51,7 @@ impl Check {
         let name = pinned.name().clone();
         drop(pinned);
         let rebuilt = match sums(&folder, &chain, control) {
-            Err(error @ Error::Damaged { .. }) => Err(error.to_string()),
+            Err(error @ (Error::Damaged { .. } | Error::Unlike { .. })) => Err(error.to_string()),
             rebuilt => Ok(rebuilt?),
         };
         let difference = rebuilt.map_or_else(Some, |rebuilt| difference(&rebuilt, &live));
@@ -60,11 +61,10 @@ impl Check {
 
 impl Sums {
     /// Those of a database as it is pinned.
-    fn of(pinned: &Pinned, facts: &Facts, control: &Control) -> Result<Self, Error> {
-        let mut sums = Self { page_size: facts.page_size, pages: vec![0; facts.pages as usize] };
+    pub(super) fn of(pinned: &Pinned, facts: &Facts, control: &Control) -> Result<Self, Error> {
+        let mut sums = Self::new(facts.page_size, facts.pages as usize);
         pinned.each_page(facts, control, |number, page| -> Result<(), Error> {
-            // As many as SQLite has counted under the same reader.
-            sums.pages[number as usize - 1] = page_sum(page);
+            sums.set(number, page_sum(page));
             Ok(())
         })?;
         Ok(sums)
@@ -80,12 +80,24 @@ fn difference(rebuilt: &Sums, live: &Sums) -> Option<String> {
     if rebuilt == live {
         return None;
     }
-    if (rebuilt.page_size, rebuilt.pages.len()) != (live.page_size, live.pages.len()) {
-        let of = |sums: &Sums| format!("{} pages of {} bytes", sums.pages.len(), sums.page_size);
-        return Some(format!("it comes to {}, and the database had {}", of(rebuilt), of(live)));
+    let size = |sums: &Sums| (sums.page_size(), sums.pages().len() as u32);
+    if size(rebuilt) != size(live) {
+        return Some(differ::in_size(size(rebuilt), size(live)));
     }
-    let pages = rebuilt.pages.iter().zip(&live.pages).enumerate();
-    let differing: Vec<_> = pages.filter(|(_, (a, b))| a != b).map(|(at, _)| at + 1).collect();
-    let first = differing.first().copied().unwrap_or_default();
-    Some(format!("{} pages differ from the database, page {first} first", differing.len()))
+    let pages = (1..).zip(rebuilt.pages().iter().zip(live.pages()));
+    let differing: Vec<u32> = pages.filter(|(_, (a, b))| a != b).map(|(number, _)| number).collect();
+    Some(differ::in_pages(differing.len(), differing.first().copied().unwrap_or_default()))
+}
+
+/// In words.
+pub(super) mod differ {
+    /// Bytes a page, and pages.
+    pub(crate) fn in_size(rebuilt: (u32, u32), live: (u32, u32)) -> String {
+        let of = |(size, pages): (u32, u32)| format!("{pages} pages of {size} bytes");
+        format!("it comes to {}, and the database had {}", of(rebuilt), of(live))
+    }
+
+    pub(crate) fn in_pages(count: usize, first: u32) -> String {
+        format!("{count} pages differ from the database, page {first} first")
+    }
 }

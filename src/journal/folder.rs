@@ -15,11 +15,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::index::{Index, LtxFile, level_folder};
+use super::index::{Index, LtxFile, Point, level_folder};
 use super::ltx::{self, Encoder, Header};
 use super::merge::Merge;
 use super::name::{FileName, Level};
-use super::{BUFFER, Error, FOLDER, chain};
+use super::states::{States, held};
+use super::sums::Whole;
+use super::{BUFFER, Error, FOLDER, chain, states};
 use crate::backup::DatabaseName;
 use crate::disk::{self, Context, Partial};
 use crate::sqlite::Control;
@@ -33,6 +35,7 @@ const SPARE: u64 = 8 << 20;
 pub struct Journal {
     pub(super) folder: PathBuf,
     index: Arc<Mutex<Index>>,
+    pub(super) states: Arc<Mutex<States>>,
 }
 
 /// The folder of a database's journal in the backup directory `root`.
@@ -54,13 +57,19 @@ impl Journal {
         }
         let (index, lost) = Index::look(&folder)?;
         lost.iter().try_for_each(|file| mend_time(&folder, file))?;
-        Ok(Self { folder, index: Arc::new(Mutex::new(index)) })
+        let states = Arc::new(Mutex::new(States::open(&folder)));
+        Ok(Self { folder, index: Arc::new(Mutex::new(index)), states })
     }
 
     /// What lies there. Held only for a look.
     pub fn index(&self) -> MutexGuard<'_, Index> {
         // Each change of it is whole, whatever panicked after it.
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a state was as a whole, once its file is published.
+    pub fn remember(&self, state: Point, whole: Whole) {
+        held(&self.states).append(state, whole);
     }
 
     /// The folder of the database.
@@ -137,11 +146,17 @@ impl Journal {
         let (Some(name), Some(mut merge)) = (chain::merged(level, files), Merge::open(&self.folder, files)?) else {
             return Ok(None);
         };
-        let mut writer = self.begin(name, merge.header())?;
-        let mut page = Vec::new();
+        let header = merge.header();
+        let mut writer = self.begin(name, header)?;
+        let (mut page, mut whole) = (Vec::new(), Whole::of(&header));
         while let Some(number) = merge.page(&mut page)? {
             control.check()?;
+            whole.add(number, &page);
             writer.page(number, &page)?;
+        }
+        if level == Level::SNAPSHOT {
+            // What it stands for will go.
+            states::compare(&self.folder, &header, whole)?;
         }
         writer.publish(self).map(Some)
     }

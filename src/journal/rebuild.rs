@@ -1,18 +1,18 @@
 //! A chain into the database that it leads to: its snapshot, and then file by file what changed. Only one file is open at a time, and
-//! memory doesn't grow with any of them [P11]. All checksums are compared before this says that it is done.
+//! memory doesn't grow with any of them [P11]. All checksums are compared before this says that it is done, and what comes out with what
+//! was captured (`states`).
 
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use twox_hash::XxHash3_64;
-
 use super::ltx::Header;
-use super::{Error, LtxFile, Source, Txid};
+use super::sums::{Sums, Whole, page_sum};
+use super::{Error, LtxFile, Source, Txid, states};
 use crate::disk::Context;
 use crate::sqlite::Control;
-use crate::sqlite::pages::{Content, read_back};
+use crate::sqlite::pages::{Content, read_back_through};
 
 /// A database that was rebuilt.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -25,24 +25,18 @@ pub struct Rebuilt {
     pub content: Content,
 }
 
-/// The pages of a state, each by its hash.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Sums {
-    /// Bytes a page.
-    pub page_size: u32,
-    /// [`page_sum`] of each page, from page 1 on; 0 for SQLite's lock page.
-    pub pages: Vec<u64>,
-}
-
-/// XXH3 (64 bits) of a page.
-pub fn page_sum(data: &[u8]) -> u64 {
-    XxHash3_64::oneshot(data)
-}
-
-/// Writes the database into `target`, which is private and empty. The caller makes it durable.
+/// Writes the database into `target`, which is private and empty. The caller makes it durable. What is read back is what was captured,
+/// where that is known.
 pub fn rebuild(folder: &Path, chain: &[LtxFile], target: (&File, &Path), control: &Control) -> Result<Rebuilt, Error> {
     let header = walk(folder, chain, &mut Target { file: target.0, path: target.1 }, control)?;
-    let content = read_back(target.0, target.1, control)?;
+    let (mut whole, mut number) = (Whole::of(&header), 0);
+    let content = read_back_through(target.0, target.1, control, |block| {
+        for page in block.chunks(header.page_size as usize) {
+            number += 1;
+            whole.add(number, page);
+        }
+    })?;
+    states::compare(folder, &header, whole)?;
     Ok(Rebuilt { page_size: header.page_size, pages: header.pages, content })
 }
 
@@ -80,9 +74,10 @@ pub fn advance(
 
 /// The same without a file.
 pub fn sums(folder: &Path, chain: &[LtxFile], control: &Control) -> Result<Sums, Error> {
-    let mut pages = Vec::new();
-    let header = walk(folder, chain, &mut pages, control)?;
-    Ok(Sums { page_size: header.page_size, pages })
+    let mut sums = Sums::default();
+    let header = walk(folder, chain, &mut sums, control)?;
+    states::compare(folder, &header, sums.whole())?;
+    Ok(sums)
 }
 
 /// Where pages go.
@@ -110,18 +105,14 @@ impl Sink for Target<'_> {
     }
 }
 
-impl Sink for Vec<u64> {
+impl Sink for Sums {
     fn put(&mut self, number: u32, data: &[u8]) -> Result<(), Error> {
-        let at = number as usize - 1;
-        if at >= self.len() {
-            self.resize(at + 1, 0);
-        }
-        self[at] = page_sum(data);
+        self.set(number, page_sum(data));
         Ok(())
     }
 
     fn set_len(&mut self, header: &Header) -> Result<(), Error> {
-        self.resize(header.pages as usize, 0);
+        self.resize(header.page_size, header.pages);
         Ok(())
     }
 }

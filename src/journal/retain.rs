@@ -3,11 +3,11 @@
 //! 1. The snapshot that the window begins with is read, and its checksum compared: it stands in for all that goes.
 //! 2. Older snapshots, the oldest first. What they led to can't be rebuilt any more, and nothing says that it can.
 //! 3. Their folder is synced, also where they went at an earlier try: no snapshot comes back without what follows it.
-//! 4. What leads nowhere without them, of all levels.
+//! 4. What leads nowhere without them, of all levels; and what is noted of such states.
 
 use super::index::level_folder;
 use super::name::Level;
-use super::{Error, Journal, LtxFile, Source, chain};
+use super::{Error, Journal, LtxFile, Source, chain, states};
 use crate::disk;
 use crate::sqlite::Control;
 
@@ -27,7 +27,9 @@ impl Journal {
         if removed + expired.others.len() > 0 {
             disk::sync_dir(&level_folder(&self.folder, Level::SNAPSHOT))?;
         }
-        Ok(removed + self.remove(&expired.others, control)?)
+        let removed = removed + self.remove(&expired.others, control)?;
+        states::forget_before(&self.states, expired.base.name.max);
+        Ok(removed)
     }
 
     fn remove(&self, files: &[LtxFile], control: &Control) -> Result<usize, Error> {

@@ -1,9 +1,12 @@
 mod folder;
 mod model;
 
+use std::collections::BTreeSet;
+
 use tempfile::TempDir;
 
 use super::ltx::Header;
+use super::sums::{Sums, page_sum};
 use super::*;
 use crate::backup::DatabaseName;
 use crate::sqlite::Control;
@@ -44,7 +47,8 @@ impl Place {
         for (at, page) in now.iter().enumerate().filter(|(at, page)| is_base || before.get(*at) != Some(page)) {
             writer.page(at as u32 + 1, page)?;
         }
-        writer.publish(&self.journal)?;
+        let file = writer.publish(&self.journal)?;
+        self.journal.remember((&file).into(), sums_of(now).whole());
         Ok(txid)
     }
 
@@ -69,8 +73,8 @@ impl Place {
         let bytes = std::fs::read(target.path()).unwrap();
         let pages: Pages = bytes.chunks(SIZE as usize).map(<[u8]>::to_vec).collect();
         let sums = rebuild::sums(folder, &chain, &control)?;
-        assert_eq!(sums.pages, pages.iter().map(|page| rebuild::page_sum(page)).collect::<Vec<_>>());
-        assert_eq!((rebuilt.page_size, sums.page_size, rebuilt.pages as usize), (SIZE, SIZE, pages.len()));
+        assert_eq!(sums, sums_of(&pages));
+        assert_eq!((rebuilt.page_size, rebuilt.pages as usize), (SIZE, pages.len()));
         assert_eq!(rebuilt.content.size(), bytes.len() as u64);
         Ok(pages)
     }
@@ -78,15 +82,29 @@ impl Place {
     fn points(&self) -> Vec<(u64, u64)> {
         let index = Index::scan(self.journal.folder()).unwrap();
         assert_eq!(index, *self.journal.index());
-        let points: Vec<_> = chain::points(&index).map(|(txid, millis)| (txid.get(), millis)).collect();
+        let points = points(&index);
         assert_eq!(index.newest().map(|point| (point.txid.get(), point.millis)), points.last().copied());
         points
     }
 }
 
+/// All states that can be rebuilt, with their times.
+fn points(index: &Index) -> Vec<(u64, u64)> {
+    let leads = |point: &Point| chain::plan(index, point.millis)?.last().map(Point::from).filter(|last| last == point);
+    let points = index.files().map(Point::from).filter_map(|point| leads(&point));
+    let points: BTreeSet<_> = points.map(|point| (point.txid.get(), point.millis)).collect();
+    points.into_iter().collect()
+}
+
 fn open(dir: &TempDir) -> Journal {
     let name: DatabaseName = "attendance".parse().unwrap();
     Journal::open(dir.path(), &name).unwrap()
+}
+
+fn sums_of(pages: &Pages) -> Sums {
+    let mut sums = Sums::new(SIZE, pages.len());
+    (1..).zip(pages).for_each(|(number, page)| sums.set(number, page_sum(page)));
+    sums
 }
 
 fn page(seed: u8) -> Vec<u8> {

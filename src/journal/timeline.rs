@@ -3,18 +3,22 @@
 //! `alive` is written over in place after each look at the databases, also where nothing had changed, and costs one small write
 //! that nobody waits for. After a power cut it may be older than the journal, never newer than what is durable of it.
 //! A gap is recorded, durably, before `alive` goes beyond it.
+//!
+//! Others leave word for whoever writes it, in a file each: that the databases were `restored`, and that the journal was found `wrong`. When a
+//! database's was last found `right` stands in its folder.
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::folder::folder;
 use super::{Error, FOLDER};
-use crate::backup::timestamp;
+use crate::backup::{DatabaseName, timestamp};
 use crate::disk::{self, Context};
 
 const ALIVE: &str = "alive";
@@ -26,6 +30,10 @@ const MAX_BYTES: u64 = 8 << 20;
 const MAX_GAPS: usize = 10_000;
 /// Whoever has restored something leaves it there: the journal begins anew with what there is now.
 const RESTORED: &str = "restored";
+/// Whoever has found the journal wrong leaves it there, with the time since when it may be so.
+const WRONG: &str = "wrong";
+/// In the folder of each database: when it was last known to be right.
+const RIGHT: &str = "right";
 
 /// A time of which it isn't known what the databases held, its ends apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
@@ -74,11 +82,6 @@ impl Timeline {
         }
         Ok(Self { alive, gaps: read.gaps })
     }
-
-    /// The gap that an instant lies in.
-    pub fn gap_at(&self, at: DateTime<Utc>) -> Option<&Gap> {
-        self.gaps.iter().find(|gap| gap.holds(at))
-    }
 }
 
 fn contents(path: &Path) -> Result<Option<String>, disk::Error> {
@@ -95,6 +98,34 @@ fn contents(path: &Path) -> Result<Option<String>, disk::Error> {
 pub fn tell_restored(root: &Path) -> Result<(), disk::Error> {
     let folder = root.join(FOLDER);
     if folder.is_dir() { disk::open_shared(&folder.join(RESTORED)).map(drop) } else { Ok(()) }
+}
+
+/// Tells whoever writes the journal, if anybody does, that it isn't what the databases are, and since when that may be so: it begins
+/// anew, and that time is a gap.
+pub fn tell_wrong(root: &Path, since: DateTime<Utc>) -> Result<(), disk::Error> {
+    disk::write_durable(&root.join(FOLDER).join(WRONG), text(since).as_bytes())
+}
+
+/// When the journal of a database was last known to be what that was, all of it.
+pub fn right(root: &Path, database: &DatabaseName) -> Option<DateTime<Utc>> {
+    contents(&folder(root, database).join(RIGHT)).ok()??.trim_end().parse().ok()
+}
+
+/// It was so then. Written over in place, as `alive` is.
+pub fn note_right(root: &Path, database: &DatabaseName, at: DateTime<Utc>) -> Result<(), disk::Error> {
+    let path = folder(root, database).join(RIGHT);
+    disk::open_shared(&path)?.write_all_at(text(at).as_bytes(), 0).to("write", &path)
+}
+
+/// It is another one after each tick, whatever the clock says. None before the first.
+pub fn beat(root: &Path) -> Option<(i64, i64)> {
+    let meta = root.join(FOLDER).join(ALIVE).symlink_metadata().ok()?;
+    Some((meta.mtime(), meta.mtime_nsec()))
+}
+
+/// Always as long, so that it covers what was there.
+fn text(at: DateTime<Utc>) -> String {
+    format!("{}\n", at.to_rfc3339_opts(SecondsFormat::Millis, true))
 }
 
 /// The timeline in the hands of whoever writes the journal.
@@ -138,6 +169,17 @@ impl Keeper {
         disk::remove(&self.folder.join(RESTORED))
     }
 
+    /// Since when the journal may be wrong, as somebody has found since that was last seen to. Where that can't be read, since ever.
+    pub fn wrong_since(&self) -> Option<DateTime<Utc>> {
+        let text = contents(&self.folder.join(WRONG)).unwrap_or_else(|_| Some(String::new()))?;
+        Some(text.trim_end().parse().unwrap_or(DateTime::UNIX_EPOCH))
+    }
+
+    /// It is seen to.
+    pub fn wrong_is_known(&self) -> Result<(), disk::Error> {
+        disk::remove(&self.folder.join(WRONG))
+    }
+
     /// Records that nothing is known between these two. Durable when it returns.
     pub fn gap(&mut self, gap: Gap) -> Result<(), disk::Error> {
         let mut gaps = self.timeline.gaps.clone();
@@ -165,9 +207,7 @@ impl Keeper {
 
     /// The databases were looked at then, and all that had changed is durable.
     pub fn alive(&mut self, at: DateTime<Utc>) -> Result<(), disk::Error> {
-        // Always as long, so that it covers what was there.
-        let text = format!("{}\n", at.to_rfc3339_opts(SecondsFormat::Millis, true));
-        self.alive.write_all_at(text.as_bytes(), 0).to("write", &self.folder.join(ALIVE))?;
+        self.alive.write_all_at(text(at).as_bytes(), 0).to("write", &self.folder.join(ALIVE))?;
         self.timeline.alive = Some(at);
         Ok(())
     }
@@ -192,8 +232,7 @@ mod tests {
         keeper.alive(at("09:05:00")).unwrap();
         let read = Timeline::read(dir.path()).unwrap();
         assert_eq!(read, Timeline { alive: Some(at("09:05:00")), gaps: vec![gap] });
-        assert_eq!(read.gap_at(at("09:01:00")), Some(&gap));
-        assert_eq!((read.gap_at(gap.from), read.gap_at(gap.to)), (None, None));
+        assert!(gap.holds(at("09:01:00")) && !gap.holds(gap.from) && !gap.holds(gap.to));
         keeper.forget_before(at("09:04:00")).unwrap();
         assert_eq!(Timeline::read(dir.path()).unwrap().gaps.len(), 1);
         std::fs::write(dir.path().join("journal/timeline.json"), "{\"version\":1,\"ga").unwrap();
@@ -203,6 +242,30 @@ mod tests {
         let keeper = Keeper::open(dir.path()).unwrap();
         assert_eq!(*keeper.timeline(), Timeline::default());
         assert!(dir.path().join("journal/timeline.json.damaged").exists());
+    }
+
+    #[test]
+    fn what_others_tell_is_known_until_it_is_seen_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, name) = (dir.path(), "attendance".parse().unwrap());
+        assert_eq!((beat(root), right(root, &name)), (None, None));
+        super::super::Journal::open(root, &name).unwrap();
+        let mut keeper = Keeper::open(root).unwrap();
+        assert_eq!((keeper.wrong_since(), keeper.was_restored()), (None, false));
+        tell_wrong(root, at("09:00:00.250")).unwrap();
+        assert_eq!(keeper.wrong_since(), Some(at("09:00:00.250")));
+        std::fs::write(root.join("journal/wrong"), "2026-").unwrap();
+        assert_eq!(keeper.wrong_since(), Some(DateTime::UNIX_EPOCH));
+        keeper.wrong_is_known().unwrap();
+        assert_eq!(keeper.wrong_since(), None);
+        for time in ["09:00:00", "09:00:00.750"] {
+            note_right(root, &name, at(time)).unwrap();
+            assert_eq!(right(root, &name), Some(at(time)));
+        }
+        let before = beat(root);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        keeper.alive(at("08:00:00")).unwrap();
+        assert!(before.is_some() && beat(root) != before);
     }
 
     #[test]

@@ -35,6 +35,11 @@ impl PageSet {
         self.bits.iter_mut().zip(&other.bits).for_each(|(mine, theirs)| *mine |= theirs);
     }
 
+    /// Whether it is among them.
+    pub fn contains(&self, page: u32) -> bool {
+        self.bits.get(page as usize / 64).is_some_and(|word| word >> (page % 64) & 1 == 1)
+    }
+
     /// How many there are.
     pub fn len(&self) -> u64 {
         self.bits.iter().map(|word| u64::from(word.count_ones())).sum()

@@ -96,10 +96,20 @@ pub(super) fn stream<T: Send>(
 
 /// Reads a file back from its first to its last byte, from the disk where the file system can.
 pub fn read_back(file: &File, path: &Path, control: &Control) -> Result<Content, Error> {
+    read_back_through(file, path, control, |_| ())
+}
+
+/// The same; all bytes go by `each` too, in blocks with whole pages.
+pub fn read_back_through(
+    file: &File,
+    path: &Path,
+    control: &Control,
+    each: impl FnMut(&[u8]) + Send,
+) -> Result<Content, Error> {
     let (free, to_fill) = blocks();
     let (full, to_hash) = channel();
     std::thread::scope(|scope| {
-        let hasher = scope.spawn(move || hash(&to_hash, &free));
+        let hasher = scope.spawn(move || hash(&to_hash, &free, each));
         let read = read_blocks(file, path, &to_fill, &full, control);
         drop(full);
         let content = joined(hasher);
@@ -181,10 +191,11 @@ fn write(target: &Partial, full: &Receiver<Block>, free: &Sender<Block>) -> Resu
     Ok(sum.fingerprint())
 }
 
-fn hash(full: &Receiver<Block>, free: &Sender<Block>) -> Content {
+fn hash(full: &Receiver<Block>, free: &Sender<Block>, mut each: impl FnMut(&[u8])) -> Content {
     let mut hasher = Hasher::default();
     while let Ok(block) = full.recv() {
         hasher.add(block.bytes());
+        each(block.bytes());
         // The reader may have ended.
         let _ = free.send(block);
     }

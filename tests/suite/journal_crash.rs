@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::harness::{thoroughness, tree};
 use crate::inject::CALLS;
+use crate::journal_scene::points;
 
 /// The test that is run as a process of its own, and how it is told its folder.
 const CHILD: &str = "journal_crash::tends_the_journal_that_it_is_told";
@@ -154,7 +155,7 @@ fn tended(root: &Path, log: &Path, options: &[&str]) -> Output {
 fn assert_whole(root: &Path, turn: usize, what: &str) {
     let folder = folder::folder(root, &"attendance".parse().unwrap());
     let index = Index::scan(&folder).unwrap();
-    let points: Vec<_> = chain::points(&index).map(|(txid, millis)| (txid.get() as usize - 1, millis)).collect();
+    let points: Vec<_> = points(&index).iter().map(|(txid, millis)| (txid.get() as usize - 1, *millis)).collect();
     assert!(points.iter().all(|(state, at)| *at == millis(*state)), "{what}: {points:?}");
     for state in KEPT..STATES {
         assert!(points.contains(&(state, millis(state))), "{what}: state {state} is gone");

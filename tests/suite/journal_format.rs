@@ -12,6 +12,7 @@ use chrono::DateTime;
 use tempfile::TempDir;
 
 use crate::harness::{python, tree};
+use crate::journal_scene::points;
 
 /// A minute's begin.
 const START: u64 = 1_760_000_040_000;
@@ -122,7 +123,7 @@ fn litestream_restores_at_every_instant_what_we_rebuild() {
         let times = scene.capture(&states);
         let (replica, out) = (scene.replica(), scene.dir.path().join("out.db"));
         let index = Index::scan(&replica).unwrap();
-        assert_eq!(chain::points(&index).map(|point| point.1).collect::<Vec<_>>(), times);
+        assert_eq!(points(&index).iter().map(|point| point.1).collect::<Vec<_>>(), times);
         let mut used = Vec::new();
         for (at, millis) in times.iter().enumerate() {
             let chain = chain::plan(&index, *millis).unwrap();
@@ -222,7 +223,7 @@ fn what_litestream_writes_is_read() {
     let ours = rebuilt(&replica, &chain);
     let out = dir.path().join("out.db");
     assert!(ours == restored(&replica, &out, None));
-    let earlier: Vec<_> = chain::points(&index).collect();
+    let earlier = points(&index);
     let (txid, millis) = earlier[earlier.len() / 2];
     let chain = chain::plan(&index, millis).unwrap();
     assert!(rebuilt(&replica, &chain) == restored(&replica, &out, Some(millis + 1)), "{txid}");

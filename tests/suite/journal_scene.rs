@@ -1,10 +1,10 @@
 //! A journal that a test writes by itself: what the live databases hold at instants of its choice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use attendance_backup::journal::ltx::Header;
-use attendance_backup::journal::{FileName, Journal, Txid};
+use attendance_backup::journal::{FileName, Index, Journal, Point, Txid, chain};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::json;
 
@@ -16,6 +16,13 @@ const NAMES: [&str; 2] = ["attendance", "auth"];
 /// An instant of the day on which all of it happens.
 pub fn at(time: &str) -> DateTime<Utc> {
     format!("2025-03-04T{time}Z").parse().unwrap()
+}
+
+/// All states that can be rebuilt, with their times.
+pub fn points(index: &Index) -> Vec<(Txid, u64)> {
+    let leads = |point: &Point| chain::plan(index, point.millis)?.last().map(Point::from).filter(|last| last == point);
+    let points = index.files().map(Point::from).filter_map(|point| leads(&point));
+    points.map(|point| (point.txid, point.millis)).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// One database: its journal, and the pages that it had last.

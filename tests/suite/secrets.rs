@@ -64,7 +64,7 @@ const BAD: &[(&str, &[&str], &str)] = &[
     ("BACKUP_PITR", &["yes", "", "1"], "true or false"),
     ("BACKUP_PITR_INTERVAL", &["1", "50ms", ""], "a duration from 100ms to 1h, such as 1s"),
     ("BACKUP_PITR_RETENTION", &["7", "30m", "2y"], "a duration from 1h to 366d, such as 7d"),
-    ("BACKUP_PITR_SNAPSHOT_EVERY", &["1m", "31d", "daily"], "a duration from 1h to 30d, such as 1d"),
+    ("BACKUP_PITR_SNAPSHOT_EVERY", &["59s", "31d", "daily"], "a duration from 1m to 30d, such as 1d"),
     ("BACKUP_COMPRESSION", &["gzip", "ZSTD", ""], "none or zstd"),
     ("BACKUP_COMPRESSION_LEVEL", &["0", "20", "max"], "from 1 to 19"),
     ("BACKUP_ENCRYPT_LOCAL", &["yes", "", "1"], "true or false"),

@@ -14,6 +14,8 @@ use crate::engine::{Engine, Error};
 
 /// In the details of an outcome: how long it took.
 pub(super) const SECONDS: &str = "seconds";
+/// There too: what was found of the journal.
+pub(super) const JOURNAL: &str = "journal";
 /// There too: somebody wanted this very rehearsal of the schedule to stop.
 pub(super) const UNWANTED: &str = "unwanted";
 
@@ -23,7 +25,7 @@ pub struct LastDrill {
     /// When it ended.
     #[serde(with = "timestamp")]
     pub at: DateTime<Utc>,
-    /// Every backup could be restored.
+    /// Every backup could be restored, and the journal was right.
     pub ok: bool,
     /// The newest backup that was rehearsed, or the first that failed; nothing if it never came to one.
     #[schema(required = true)]
@@ -31,6 +33,10 @@ pub struct LastDrill {
     /// How long it took.
     #[schema(minimum = 0)]
     pub seconds: f64,
+    /// Whether the journal was right; nothing where none was kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub journal: Option<bool>,
     /// Why it failed.
     #[serde(skip)]
     pub reason: String,
@@ -115,6 +121,7 @@ impl History {
             at: ended,
             ok: entry.ok == Some(true),
             id: entry.id,
+            journal: entry.details.get(JOURNAL).and_then(|journal| journal.get("ok")?.as_bool()),
             seconds: entry.details.get(SECONDS).and_then(Value::as_f64).unwrap_or_default(),
             reason: entry.reason.clone().unwrap_or_default(),
         });

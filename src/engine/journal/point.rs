@@ -14,7 +14,7 @@ use std::path::Path;
 use serde_json::Map;
 
 use super::failed;
-use super::window::{Window, windows};
+use super::window::{Recovery, Window, window};
 use crate::backup::{DatabaseCopy, DatabaseName, Form, Moment};
 use crate::disk::{self, Context};
 use crate::engine::create::OVERHEAD;
@@ -24,7 +24,8 @@ use crate::engine::{Engine, Error};
 use crate::journal::folder::folder;
 use crate::journal::ltx::Decoder;
 use crate::journal::rebuild::{Rebuilt, rebuild};
-use crate::journal::{self, LtxFile, chain};
+use crate::journal::timeline::Timeline;
+use crate::journal::{self, Index, LtxFile, chain};
 use crate::sqlite::snapshot::facts;
 use crate::sqlite::{Control, open_finished};
 
@@ -66,21 +67,26 @@ impl Engine {
     }
 
     fn looked_up(&self, moment: Moment) -> Result<Result<Point, journal::Error>, Error> {
-        let (indexes, timeline) = match self.indexes() {
-            Ok(found) => found,
+        let look =
+            |index: &Index, timeline: &Timeline| Some((window(index, timeline)?, chain::plan(index, moment.millis())));
+        let found = match self.of_journals(look) {
+            Ok(found) => found.into_iter().filter_map(|(name, found)| Some((name, found?))),
             Err(error) => return Ok(Err(error)),
         };
-        let recovery = windows(&indexes, &timeline);
+        let (mut recovery, mut planned) = (Recovery::new(), Vec::new());
+        for (name, (window, chain)) in found {
+            recovery.insert(name.clone(), window);
+            planned.push((name, chain));
+        }
         Window::common(&recovery).ok_or(Error::NoJournal)?.assert_reaches(moment)?;
         let mut chains = BTreeMap::new();
-        for (name, index) in indexes.iter().filter(|(name, _)| recovery.contains_key(*name)) {
-            let chain = chain::plan(index, moment.millis());
+        for (name, chain) in planned {
             let Some((files, last)) = chain.and_then(|files| Some((files.clone(), *files.last()?))) else {
                 let reason = format!("files of the journal that lead there are missing for `{name}`");
                 return Err(Error::Damaged { subject: moment.into(), reason });
             };
-            match size_after(&folder(self.store.root(), name), &last) {
-                Ok(size) => drop(chains.insert(name.clone(), Chain { files, size })),
+            match size_after(&folder(self.store.root(), &name), &last) {
+                Ok(size) => drop(chains.insert(name, Chain { files, size })),
                 Err(error) => return Ok(Err(error)),
             }
         }

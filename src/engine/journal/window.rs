@@ -73,36 +73,36 @@ impl Engine {
         if !self.config.pitr.enabled && !self.store.root().join(FOLDER).is_dir() {
             return Ok(None);
         }
-        let (indexes, timeline) = self.indexes()?;
-        Ok(Some(windows(&indexes, &timeline)))
+        let windows = self.of_journals(window)?;
+        Ok(Some(windows.into_iter().filter_map(|(name, window)| Some((name, window?))).collect()))
     }
 
-    /// What lies in the journal of each database, and when it was kept. What is captured meanwhile may be missing in the first,
-    /// so the second is read before it.
-    pub(super) fn indexes(&self) -> Result<(BTreeMap<DatabaseName, Index>, Timeline), journal::Error> {
+    /// What follows from what lies in the journal of each database, and from when it was kept. What is captured meanwhile may be
+    /// missing in the first, so the second is read before it. Who writes is kept waiting by `look`, which must not ask for an index.
+    pub(super) fn of_journals<T>(
+        &self,
+        look: impl Fn(&Index, &Timeline) -> T,
+    ) -> Result<BTreeMap<DatabaseName, T>, journal::Error> {
         let root = self.store.root();
         let timeline = Timeline::read(root)?;
         let written = locked(&self.journals).clone();
-        let index = |name: &DatabaseName| match written.get(name) {
+        let found = |name: &DatabaseName| -> Result<T, journal::Error> {
             // Whoever writes it knows it without a look at each file.
-            Some(journal) => Ok(journal.index().clone()),
-            None => Index::scan(&folder(root, name)),
+            match written.get(name) {
+                Some(journal) => Ok(look(&journal.index(), &timeline)),
+                None => Ok(look(&Index::scan(&folder(root, name))?, &timeline)),
+            }
         };
-        let names = self.config.databases.keys();
-        let indexes = names.map(|name| Ok((name.clone(), index(name)?)));
-        Ok((indexes.collect::<Result<_, journal::Error>>()?, timeline))
+        self.config.databases.keys().map(|name| Ok((name.clone(), found(name)?))).collect()
     }
 }
 
-/// The window of each database that has one.
-pub(super) fn windows(indexes: &BTreeMap<DatabaseName, Index>, timeline: &Timeline) -> Recovery {
-    let window = |index: &Index| {
-        let from = index.oldest()?.at()?;
-        // Where no tick is recorded, the last change is the last of which all is known.
-        let to = timeline.alive.map(|alive| Moment::new(alive).at()).or_else(|| index.newest()?.at())?;
-        (from <= to).then(|| Window::of(from, to, timeline.gaps.iter().copied()))
-    };
-    indexes.iter().filter_map(|(name, index)| Some((name.clone(), window(index)?))).collect()
+/// The window of a database, if it has one.
+pub(super) fn window(index: &Index, timeline: &Timeline) -> Option<Window> {
+    let from = index.oldest()?.at()?;
+    // Where no tick is recorded, the last change is the last of which all is known.
+    let to = timeline.alive.map(|alive| Moment::new(alive).at()).or_else(|| index.newest()?.at())?;
+    (from <= to).then(|| Window::of(from, to, timeline.gaps.iter().copied()))
 }
 
 #[cfg(test)]

@@ -163,10 +163,11 @@ impl Engine {
 
 /// Stands until a rehearsal goes well.
 pub(super) fn drill_failed(last: &LastDrill) -> Option<Warning> {
-    let detail = format!(
-        "the last rehearsal of a restore failed: {}; don't rely on that backup, take another, and run `drill` again",
-        last.reason
-    );
+    let advice = match last.journal {
+        Some(false) => "the journal begins anew; if a backup is named too, take another; then run `drill` again",
+        _ => "don't rely on that backup, take another, and run `drill` again",
+    };
+    let detail = format!("the last rehearsal of a restore failed: {}; {advice}", last.reason);
     (!last.ok).then_some(Warning { code: "drill-failed", detail })
 }
 

@@ -114,7 +114,7 @@ pub fn rehearsals(site: &Site, config: &Config, told: &Told) -> Markup {
         section.rehearsals.paper.alone aria-labelledby="rehearsals-title" {
             h2 #rehearsals-title { "Rehearsals" }
             p.help {
-                "A rehearsal restores the newest backup of each type into a private place, checks it there, and throws the copy away. By the schedule: "
+                "A rehearsal restores the newest backup of each type into a private place, checks it there, and throws the copy away. Where a journal is kept, its newest instant is rebuilt so too and compared with the live data. By the schedule: "
                 (config.texts.get("drill.schedule").map_or("", String::as_str)) "."
             }
             (rehearsal(site, told, false))
@@ -147,6 +147,7 @@ fn rehearsal(site: &Site, told: &Told, in_place: bool) -> Markup {
                             }
                         }
                         div { dt { "Took" } dd { (words::seconds(last.seconds)) } }
+                        @if let Some(right) = last.journal { div { dt { "Journal" } dd { @if right { "Right" } @else { "Wrong" } } } }
                         @if let Some(id) = &last.id { div { dt { @if last.ok { "Newest backup" } @else { "Backup" } } dd { (backup(site, told, id)) } } }
                     }
                     @if !last.ok { p { (words::text(&last.reason)) } }

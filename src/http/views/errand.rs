@@ -207,6 +207,16 @@ fn drilled(drilled: &Drilled) -> Markup {
                     }
                 }
             }
+            @if let Some(journal) = &drilled.journal {
+                li #journal {
+                    @match journal.failure() {
+                        Some(reason) => (words::text(&reason)),
+                        None if journal.is_compared() => { "The journal is what the databases are (" (words::seconds(journal.seconds)) ")" }
+                        None if journal.written => "The journal could be rebuilt, and was compared with nothing",
+                        None => "The journal isn't written now, and was compared with nothing",
+                    }
+                }
+            }
         }
     }
 }

@@ -93,6 +93,33 @@ fn damage_is_told_with_the_file_and_the_states_before_it_stay() {
     assert_eq!(place.at(START + 1000).unwrap(), states[1]);
 }
 
+/// Each file is whole, and its own.
+#[test]
+fn a_file_in_whose_place_another_whole_one_lies_is_found_out() {
+    let states = states();
+    let place = Place::captured(&states);
+    let (name, millis) = (FileName::captured(Txid::new(2).unwrap()), START + 1000);
+    let header = Header { page_size: SIZE, pages: 6, min: name.min, max: name.max, millis };
+    let mut encoder = ltx::Encoder::new(Vec::new(), header).unwrap();
+    encoder.page(1, &page(99)).unwrap();
+    std::fs::write(place.path(CAPTURED), encoder.finish().unwrap()).unwrap();
+    let times = FileTimes::new().set_modified(UNIX_EPOCH + Duration::from_millis(millis));
+    OpenOptions::new().write(true).open(place.path(CAPTURED)).unwrap().set_times(times).unwrap();
+    let told = place.at(millis).unwrap_err();
+    assert!(matches!(&told, Error::Unlike { txid, .. } if *txid == name.max), "{told}");
+    // The third state has the same page anew.
+    assert_eq!(place.at(START).unwrap(), states[0]);
+    assert_eq!(place.at(START + 2000).unwrap(), states[2]);
+    let names: Vec<LtxFile> = place.journal.index().level(Level::CAPTURED)[1..].to_vec();
+    names.iter().for_each(|file| std::fs::remove_file(file.name.path(place.journal.folder())).unwrap());
+    let journal = open(&place.dir);
+    assert!(matches!(journal.snapshot_from_files(&Control::default()), Err(Error::Unlike { .. })));
+    assert_eq!(journal.index().level(Level::SNAPSHOT).len(), 1);
+    // Nothing says so without the second word.
+    std::fs::remove_file(place.journal.folder().join("states")).unwrap();
+    assert_eq!(place.at(millis).unwrap()[0], page(99));
+}
+
 #[test]
 fn a_file_that_is_gone_is_a_hole_until_a_new_base() {
     let states = states();
@@ -197,6 +224,25 @@ fn a_base_that_is_damaged_lets_nothing_go() {
 }
 
 #[test]
+fn what_is_noted_of_states_goes_with_them() {
+    let states = states();
+    let mut place = Place::captured(&states);
+    let first = Point { txid: Txid::FIRST, millis: START };
+    (0..1000).for_each(|_| place.journal.remember(first, sums_of(&states[0]).whole()));
+    assert!(place.journal.snapshot_from_files(&Control::default()).unwrap());
+    place.journal.retain(START + 3999, &Control::default()).unwrap();
+    assert!(states::find(place.journal.folder(), first).is_some());
+    place.journal.retain(u64::MAX, &Control::default()).unwrap();
+    assert_eq!(states::find(place.journal.folder(), first), None);
+    let newest = Point { txid: Txid::new(5).unwrap(), millis: START + 4000 };
+    assert_eq!(states::find(place.journal.folder(), newest), Some(sums_of(&states[4]).whole()));
+    place.capture(&states[4], &states[0], START + 9000, false).unwrap();
+    assert_eq!(place.at(u64::MAX).unwrap(), states[0]);
+    place.reopen();
+    assert_eq!(metadata(place.journal.folder().join("states")).unwrap().len(), 3 * 40);
+}
+
+#[test]
 fn what_is_stopped_leaves_what_was_there() {
     let place = Place::captured(&states());
     let control = Control::default();
@@ -256,6 +302,6 @@ fn a_database_past_the_lock_page_is_whole() {
     writer.page(16_386, &last).unwrap();
     let file = writer.publish(&place.journal).unwrap();
     let sums = rebuild::sums(place.journal.folder(), &[file], &Control::default()).unwrap();
-    assert_eq!(sums.pages.len(), 16_386);
-    assert_eq!(sums.pages[16_383..], [rebuild::page_sum(&zeros), 0, rebuild::page_sum(&last)]);
+    assert_eq!(sums.pages().len(), 16_386);
+    assert_eq!(sums.pages()[16_383..], [page_sum(&zeros), 0, page_sum(&last)]);
 }

@@ -113,6 +113,8 @@ fn compare(place: &Place, model: &Model) {
     for (at, (txid, millis)) in points.iter().enumerate() {
         let state = &model.kept[txid].1;
         assert_eq!(&place.at(*millis).unwrap(), state, "{txid}");
+        let point = Point { txid: Txid::new(*txid).unwrap(), millis: *millis };
+        assert_eq!(states::find(place.journal.folder(), point), Some(sums_of(state).whole()), "{txid}");
         let (index, until) = (place.journal.index().clone(), points.get(at + 1).map_or(u64::MAX, |next| next.1 - 1));
         assert_eq!(chain::plan(&index, until), chain::plan(&index, *millis), "{txid}");
     }

@@ -30,7 +30,7 @@ use super::{
     Backup, BackupId, CheckKind, Checked, DatabaseCopy, DatabaseName, Flag, Form, Tier, Verified, hex, timestamp,
 };
 
-pub use chain::{Chains, Relief, Remnant, Segment, Step, relief, remnants};
+pub use chain::{Chains, Readers, Relief, Remnant, Segment, Step, relief, remnants};
 pub use plan::{Plan, Sending, Wishes, is_sendable, plan};
 
 /// The format of entries, and of a catalog without segments.
@@ -300,6 +300,9 @@ pub struct HeldDatabase {
     /// It is a segment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ltx: Option<Segment>,
+    /// Who can read it, if it is an encrypted segment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readers: Option<Readers>,
     /// Its bytes.
     #[serde(flatten)]
     pub object: Object,

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use crate::forms::IDENTITY;
 use crate::harness::{Place, dump};
 use crate::objects::key_of;
 use crate::replica_scene::{PUSH, another, empty_machine, pushes, told, with_replica};
@@ -258,6 +259,42 @@ fn sending_takes_no_identity() {
     place.set(&identity.0, &identity.1);
     pushes(&place, &store);
     place.ok(&["replica", "verify", "offsite"]);
+}
+
+/// With another key it begins anew: what is encrypted to the new one is had back without the old one.
+#[test]
+fn the_key_may_change() {
+    let store = Store::folder();
+    let mut place = scene(&store);
+    place.set("BACKUP_RETENTION_MANUAL", "3");
+    for _ in 0..3 {
+        another(&place);
+        pushes(&place, &store);
+    }
+    std::fs::remove_file(place.path(IDENTITY)).unwrap();
+    let recipient = place.keyed();
+    for depths in [[1, 2, 0], [2, 0, 1], [0, 1, 2]] {
+        another(&place);
+        place.ok(&PUSH);
+        store.objects.assert_tidy();
+        let held = store.objects.held();
+        assert_eq!(held.iter().map(|it| depth(&store.objects, it, "auth")).collect::<Vec<_>>(), depths);
+    }
+    assert!(store.objects.remnants().is_empty(), "{:?}", store.objects.catalog());
+    store.objects.assert_complete(&place);
+    let machine = empty_machine(&place, &store);
+    machine.ok(&["replica", "pull", "offsite", "--all"]);
+    machine.ok(&["verify", "--all"]);
+    assert_eq!(machine.ids(), place.ids());
+    // Who is one of two readers reads no more than what is for both.
+    let other = store.objects.held()[0]["databases"]["auth"]["readers"].clone();
+    let second = place.json(&["keygen", "-o", place.path("second.txt").to_str().unwrap()])["recipient"].clone();
+    place.set("BACKUP_ENCRYPTION_RECIPIENTS", &format!("{},{recipient}", second.as_str().unwrap()));
+    another(&place);
+    pushes(&place, &store);
+    let newest = store.objects.held().pop().unwrap();
+    assert_ne!(newest["databases"]["auth"]["readers"], other);
+    assert_eq!(depth(&store.objects, &newest, "auth"), 0);
 }
 
 /// Where it keeps more than is here nothing can be made anew; where it keeps less it is.

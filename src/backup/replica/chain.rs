@@ -6,11 +6,14 @@
 //!   (`.db`) stands on nothing, and nothing stands on it.
 //! - A base is named by its origin and not by where it lies: what is sent again takes the place of what was there before, and what
 //!   stands on it goes on to do so.
+//! - A base has the very readers of what stands on it: whoever can read a segment can read all that is needed besides, also once the
+//!   key was changed and the old one thrown away.
 //! - A backup that was dropped leaves its segments for as long as others stand on them: its remnant.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::{Folder, Held, HeldDatabase, MAX_NUMBER, Nonce, Origin};
 use crate::backup::{DatabaseName, Form};
@@ -24,6 +27,21 @@ pub struct Segment {
     /// What it stands on; without one it has every page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<Origin>,
+}
+
+/// Who can read a segment: the recipients to whom it is encrypted, as the first 16 hex digits of a SHA-256.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Readers(Nonce);
+
+impl Readers {
+    /// Of these recipients, in whatever order. None if there are none: anyone can read it.
+    pub fn of(recipients: &[String]) -> Option<Self> {
+        let recipients: BTreeSet<&str> = recipients.iter().map(String::as_str).collect();
+        let texts: Vec<&str> = recipients.into_iter().collect();
+        let digest = Sha256::digest(texts.join("\n"));
+        let first = digest.first_chunk().filter(|_| !texts.is_empty());
+        first.map(|first| Self(Nonce(*first)))
+    }
 }
 
 /// What is left of a backup that was dropped.
@@ -114,6 +132,12 @@ impl<'a> Chains<'a> {
         }
         steps.reverse();
         Some(steps)
+    }
+
+    /// Whether all segments that make up a database are for these readers and no others.
+    pub fn is_for(&self, readers: Option<Readers>, origin: Origin, name: &DatabaseName) -> bool {
+        let is_for = |held: &HeldDatabase| held.readers == readers && held.form.is_encrypted() == readers.is_some();
+        self.steps(origin, name).is_some_and(|steps| steps.iter().all(|step| is_for(step.held)))
     }
 
     /// Where a backup lies, or what is left of it.

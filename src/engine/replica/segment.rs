@@ -1,7 +1,7 @@
 //! Sending a database as a segment: the pages in which it differs from that of a base, found by reading both files here side by
 //! side, page by page [P11]. Both have to be what the catalog here recorded, to the last byte, or nothing is stored there.
 //!
-//! - A base is the newest older backup that lies there as sound segments, and is whole here. Without one every page is sent.
+//! - A base is the newest older backup that lies there as sound segments, for those who are to read what is sent, and is whole here. Without one every page is sent.
 //! - The blocks of a segment hold pages as they are: zstd finds more in them than in what LZ4 has left.
 //! - What is encrypted here and couldn't be so there is never taken apart: it goes as it lies (`send`).
 
@@ -13,7 +13,7 @@ use std::path::Path;
 use super::send::{Leaving, Summed, broken};
 use super::site::Writable;
 use super::squeeze::Squeeze;
-use crate::backup::replica::{Held, HeldDatabase, Mode, Origin, Segment, is_sendable};
+use crate::backup::replica::{Held, HeldDatabase, Mode, Origin, Readers, Segment, is_sendable};
 use crate::backup::{Backup, BackupId, DatabaseCopy, DatabaseName, Form};
 use crate::codec::{Codec, Decoder, Recipient};
 use crate::disk::block::{BlockReader, Direct};
@@ -69,7 +69,15 @@ impl Writable<'_> {
         there.sort_by_key(|held| std::cmp::Reverse(held.origin));
         let is_older = |base: Origin| base < origin && base.sequence < origin.sequence;
         let is_sound = |base: &Origin| !unsound.contains(base) && !self.state.found_damaged.contains(base);
-        let can_be = |held: &&Held| held.has_segments() && is_older(held.origin) && is_sound(&held.origin);
+        let recipients: Vec<_> = self.engine.config.codec.recipients.iter().map(Recipient::to_string).collect();
+        let readers = Readers::of(&recipients);
+        // Of what lies there whole nothing is asked: nothing stands on it.
+        let is_readable = |held: &Held| {
+            let mut segments = held.databases.iter().filter(|(_, it)| it.ltx.is_some());
+            segments.all(|(name, _)| chains.is_for(readers, held.origin, name))
+        };
+        let can_be =
+            |held: &&Held| held.has_segments() && is_older(held.origin) && is_sound(&held.origin) && is_readable(held);
         for held in there.iter().filter(can_be) {
             let local = here.iter().find(|backup| Origin::of(backup) == held.origin && is_sendable(backup));
             let Some(backup) = local.filter(|backup| !unfit.contains(&backup.id)) else { continue };
@@ -132,10 +140,7 @@ impl Writable<'_> {
         let Leaving { folder, backup, name, before, .. } = *leaving;
         let codec = self.engine.codec_of_segments();
         let form = Form::of(true, codec.encrypts);
-        let to: Vec<String> = match codec.encrypts {
-            true => codec.recipients.iter().map(Recipient::to_string).collect(),
-            false => Vec::new(),
-        };
+        let to: Vec<String> = codec.recipients.iter().map(Recipient::to_string).collect();
         let key = folder.database(name, form, true);
         let link = self.site.link.clone();
         let out = Summed::new(link.at(link.remote.upload(&key))?);
@@ -149,7 +154,7 @@ impl Writable<'_> {
         let encoder = change.write(engine, encoder, &mut tick)?.map_err(|error| broken(&link, error))?;
         let object = encoder.finish().map_err(|error| broken(&link, error))?.finish(&link, &key)?;
         let segment = Segment { base: base.filter(|_| change.old.is_some()) };
-        let held = HeldDatabase { form, ltx: Some(segment), object };
+        let held = HeldDatabase { form, ltx: Some(segment), readers: Readers::of(&to), object };
         let mut tick = || {
             control.check()?;
             self.hold(false)

@@ -158,6 +158,35 @@ fn the_mode_may_change() {
     assert_eq!((store.objects.catalog().unwrap()["version"].as_u64(), store.objects.remnants().len()), (Some(1), 0));
 }
 
+/// What stays there, and can't be sent again itself, goes on to have a segment to stand on.
+#[test]
+fn what_is_stood_on_stays_a_segment() {
+    let store = Store::folder();
+    let mut place = scene(&store);
+    place.writes(true, true);
+    let taken: Vec<_> = (0..3).map(|_| another(&place)).collect();
+    pushes(&place, &store);
+    let file = place.copy(&taken[1], "auth");
+    std::fs::write(&file, &std::fs::read(&file).unwrap()[1..]).unwrap();
+    place.run(&["verify", id(&taken[1])]).refused(1, &[]);
+    let lose = |n: usize| {
+        let held = store.objects.held();
+        std::fs::remove_file(store.objects.path(&key_of(&held[n], "auth", &held[n]["databases"]["auth"]))).unwrap();
+    };
+    lose(0);
+    place.set("BACKUP_REPLICA_OFFSITE_MODE", "full");
+    place.ok(&PUSH);
+    let held = store.objects.held();
+    let has_segments: Vec<_> = held.iter().map(|it| it["databases"]["auth"]["ltx"].is_object()).collect();
+    assert_eq!(has_segments, [true, true, false]);
+    place.ok(&["replica", "verify", "offsite"]);
+    // What can't be taken apart any more stays here: that is found out before it is sent.
+    lose(0);
+    place.writes(true, false).unset("BACKUP_ENCRYPTION_RECIPIENTS");
+    place.run(&PUSH).refused(1, &[id(&taken[0]), "BACKUP_ENCRYPTION_RECIPIENTS"]);
+    assert_eq!(store.objects.orphans(), [""; 0]);
+}
+
 /// Growing, shrinking, other pages, other databases: each backup is what it was.
 #[test]
 fn databases_change_their_shape() {

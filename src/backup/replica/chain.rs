@@ -134,6 +134,12 @@ impl<'a> Chains<'a> {
         Some(steps)
     }
 
+    /// Whether others stand on a database.
+    pub fn is_stood_on(&self, origin: Origin, name: &DatabaseName) -> bool {
+        let bases = |node: &Node<'a>| node.databases.get(name).and_then(|held| held.ltx?.base);
+        self.0.values().any(|node| bases(node) == Some(origin))
+    }
+
     /// Whether all segments that make up a database are for these readers and no others.
     pub fn is_for(&self, readers: Option<Readers>, origin: Origin, name: &DatabaseName) -> bool {
         let is_for = |held: &HeldDatabase| held.readers == readers && held.form.is_encrypted() == readers.is_some();

@@ -4,6 +4,7 @@
 //! - A base is the newest older backup that lies there as sound segments, for those who are to read what is sent, and is whole here. Without one every page is sent.
 //! - The blocks of a segment hold pages as they are: zstd finds more in them than in what LZ4 has left.
 //! - What is encrypted here and couldn't be so there is never taken apart: it goes as it lies (`send`).
+//! - What others stand on goes as a segment whatever the mode, or not at all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -107,8 +108,13 @@ impl Writable<'_> {
         let txid = Txid::new(backup.sequence);
         let is_secret = copy.form.is_encrypted() && self.engine.config.codec.recipients.is_empty();
         let (Some(pages), Some(max)) = (pages.filter(is_whole), txid) else { return Ok(None) };
-        if !self.is_incremental() || is_secret {
-            return Ok(None);
+        // What others stand on stays a segment, or they would be lost.
+        let is_stood_on = self.site.chains().is_stood_on(Origin::of(backup), name);
+        match (is_secret, is_stood_on) {
+            (true, true) => return Err(stood_on(backup.id, name)),
+            (true, false) => return Ok(None),
+            (false, false) if !self.is_incremental() => return Ok(None),
+            (false, _) => {}
         }
         if !self.engine.opens(copy) {
             return Err(locked(backup.id, name, &copy.recipients));
@@ -259,6 +265,15 @@ impl Change<'_> {
         old.map_or(Ok(()), Pages::finish)?;
         Ok(out.finish().map_err(in_io))
     }
+}
+
+/// Said before anything of it is sent.
+fn stood_on(id: BackupId, name: &DatabaseName) -> Error {
+    let reason = format!(
+        "the copy of {name} in {id} is encrypted here, later backups there stand on its pages, and no recipient is set to whom they \
+         could be encrypted there: set BACKUP_ENCRYPTION_RECIPIENTS"
+    );
+    Error::NotSent { reason }
 }
 
 fn in_io(error: ltx::Error) -> io::Error {

@@ -73,16 +73,21 @@ impl Writable<'_> {
         let Some(Opened { backup, files }) = self.opened(sending.origin)? else { return Ok(None) };
         let folder = Folder { origin: sending.origin, nonce: Nonce(disk::random()?) };
         let (mut databases, mut recipients, mut before) = (BTreeMap::new(), BTreeMap::new(), 0);
-        for OpenFile { name, copy, path, file } in files {
-            let leaving = Leaving { folder, backup: &backup, name: &name, copy: &copy, before };
-            let file = file.map_err(|error| Error::NotSent { reason: error.to_string() })?;
-            let (held, to) = match self.change(&backup, &name, (&copy, &file, &path), base)? {
+        let mut leave = Vec::new();
+        // What can't leave keeps the others from being sent for nothing.
+        for OpenFile { name, copy, path, file } in &files {
+            let file = file.as_ref().map_err(|error| Error::NotSent { reason: error.to_string() })?;
+            leave.push((file, self.change(&backup, name, (copy, file, path), base)?));
+        }
+        for (OpenFile { name, copy, path, .. }, (file, change)) in files.iter().zip(leave) {
+            let leaving = Leaving { folder, backup: &backup, name, copy, before };
+            let (held, to) = match change {
                 Some(change) => self.send_segment(&leaving, &change, base.map(|base| base.origin), control)?,
-                None => self.send_file(&leaving, BlockReader::new(Direct::new(&file)), &path, control)?,
+                None => self.send_file(&leaving, BlockReader::new(Direct::new(file)), path, control)?,
             };
             before += copy.stored_size;
             recipients.insert(name.clone(), to);
-            databases.insert(name, held);
+            databases.insert(name.clone(), held);
         }
         let entry = self.send_entry(folder, &backup, recipients)?;
         Ok(Some(Held {

@@ -14,7 +14,7 @@ use std::path::Path;
 use super::send::{Leaving, Summed, broken};
 use super::site::Writable;
 use super::squeeze::Squeeze;
-use crate::backup::replica::{Held, HeldDatabase, Mode, Origin, Readers, Segment, is_sendable};
+use crate::backup::replica::{Chains, Held, HeldDatabase, Mode, Origin, Readers, Segment, is_sendable};
 use crate::backup::{Backup, BackupId, DatabaseCopy, DatabaseName, Form};
 use crate::codec::{Codec, Decoder, Recipient};
 use crate::disk::block::{BlockReader, Direct};
@@ -65,11 +65,12 @@ impl Writable<'_> {
             return Ok(None);
         }
         let here = self.engine.list()?;
-        let (mut there, chains) = (self.site.backups().to_vec(), self.site.chains());
-        let unsound = chains.unsound();
+        // What was found there counts already, also where it is deep below.
+        let (mut there, left) = (self.marked(&[]), self.remnants());
+        let unsound = Chains::of(&there, &left).unsound();
+        let chains = self.site.chains();
         there.sort_by_key(|held| std::cmp::Reverse(held.origin));
         let is_older = |base: Origin| base < origin && base.sequence < origin.sequence;
-        let is_sound = |base: &Origin| !unsound.contains(base) && !self.state.found_damaged.contains(base);
         let recipients: Vec<_> = self.engine.config.codec.recipients.iter().map(Recipient::to_string).collect();
         let readers = Readers::of(&recipients);
         // Of what lies there whole nothing is asked: nothing stands on it.
@@ -77,8 +78,9 @@ impl Writable<'_> {
             let mut segments = held.databases.iter().filter(|(_, it)| it.ltx.is_some());
             segments.all(|(name, _)| chains.is_for(readers, held.origin, name))
         };
-        let can_be =
-            |held: &&Held| held.has_segments() && is_older(held.origin) && is_sound(&held.origin) && is_readable(held);
+        let can_be = |held: &&Held| {
+            held.has_segments() && is_older(held.origin) && !unsound.contains(&held.origin) && is_readable(held)
+        };
         for held in there.iter().filter(can_be) {
             let local = here.iter().find(|backup| Origin::of(backup) == held.origin && is_sendable(backup));
             let Some(backup) = local.filter(|backup| !unfit.contains(&backup.id)) else { continue };

@@ -203,8 +203,11 @@ impl Writable<'_> {
         }
         self.thin_catalogs()?;
         self.take_back()?;
-        if done.not_sent.is_empty() {
-            let here = wanted.catalog.standing().filter(|backup| is_sendable(backup)).map(Origin::of).collect();
+        let here: BTreeSet<Origin> =
+            wanted.catalog.standing().filter(|backup| is_sendable(backup)).map(Origin::of).collect();
+        // What can't be had from there though it is whole here is to be sent again.
+        let is_sound = self.site.chains().unsound().is_disjoint(&here);
+        if done.not_sent.is_empty() && is_sound {
             self.state.is_done(here, wanted.catalog.lineage.as_deref(), wanted.retention, &wanted.digest);
         }
         // What could be sent again has been, and the catalog there says what is damaged still.
@@ -231,7 +234,7 @@ impl Writable<'_> {
     }
 
     /// What the catalog there is to say: with these amendments, and with what was found damaged, or whole after all.
-    fn marked(&self, amend: &[Held]) -> Vec<Held> {
+    pub(super) fn marked(&self, amend: &[Held]) -> Vec<Held> {
         let State { found_damaged, found_whole, .. } = &self.state;
         let mark = |held: &Held| {
             let mut marked = amend.iter().find(|amended| amended.origin == held.origin).unwrap_or(held).clone();

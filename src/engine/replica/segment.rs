@@ -84,15 +84,11 @@ impl Writable<'_> {
         for held in there.iter().filter(can_be) {
             let local = here.iter().find(|backup| Origin::of(backup) == held.origin && is_sendable(backup));
             let Some(backup) = local.filter(|backup| !unfit.contains(&backup.id)) else { continue };
-            match self.engine.opened(&backup.id) {
-                Err(Error::NotFound(_)) => {}
-                opened => {
-                    let Opened { backup, files } = opened?;
-                    let files = files.into_iter().filter(|it| it.file.is_ok());
-                    let files: BTreeMap<_, _> = files.map(|it| (it.name.clone(), it)).collect();
-                    return Ok(Some(Base { origin: held.origin, id: backup.id, files }));
-                }
-            }
+            // By another name by now, or none: an older one will do.
+            let Some(Opened { backup, files }) = self.opened_as(held.origin, &backup.id)? else { continue };
+            let files = files.into_iter().filter(|it| it.file.is_ok());
+            let files: BTreeMap<_, _> = files.map(|it| (it.name.clone(), it)).collect();
+            return Ok(Some(Base { origin: held.origin, id: backup.id, files }));
         }
         Ok(None)
     }

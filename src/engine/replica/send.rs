@@ -18,7 +18,7 @@ use super::site::{Link, Writable};
 use crate::backup::replica::{
     Folder, Held, HeldDatabase, HeldEntry, MAX_PARTS, Nonce, Object, Origin, ReplicaEntry, Sending,
 };
-use crate::backup::{Backup, DatabaseCopy, DatabaseName, Form, Subject, hex};
+use crate::backup::{Backup, BackupId, DatabaseCopy, DatabaseName, Form, Subject, hex};
 use crate::codec::{self, Codec, Recipient};
 use crate::disk::block::{BlockReader, Direct};
 use crate::disk::{self, Context};
@@ -31,6 +31,9 @@ use crate::sqlite::{Control, Progress};
 const PIECE: usize = 256 << 10;
 /// Larger entries are none of ours.
 pub(super) const MAX_ENTRY: u64 = 4 << 20;
+
+/// How often a backup is looked for by its name, which rotation may change.
+const LOOKS: usize = 3;
 
 /// How a file that lies in one form is to lie in a replica: always compressed, and encrypted where there is anyone to encrypt to.
 pub(super) fn form_there(here: Form, encrypts: bool) -> Form {
@@ -105,12 +108,25 @@ impl Writable<'_> {
         }))
     }
 
+    /// Nothing, if it is gone from here. Where rotation gives it another name meanwhile it is looked for again.
     pub(super) fn opened(&self, origin: Origin) -> Result<Option<Opened>, Error> {
-        let backups = self.engine.list()?;
-        let Some(backup) = backups.iter().find(|backup| Origin::of(backup) == origin) else { return Ok(None) };
-        match self.engine.opened(&backup.id) {
+        for _ in 0..LOOKS {
+            let backups = self.engine.list()?;
+            let Some(backup) = backups.iter().find(|backup| Origin::of(backup) == origin) else { return Ok(None) };
+            if let Some(opened) = self.opened_as(origin, &backup.id)? {
+                return Ok(Some(opened));
+            }
+        }
+        let reason =
+            "it had another name each time it was to be opened; it is sent with the next replication".to_owned();
+        Err(Error::NotSent { reason })
+    }
+
+    /// Nothing, if that is not its name by now, but nobody's or another's.
+    pub(super) fn opened_as(&self, origin: Origin, id: &BackupId) -> Result<Option<Opened>, Error> {
+        match self.engine.opened(id) {
             Err(Error::NotFound(_)) => Ok(None),
-            opened => opened.map(Some),
+            opened => Ok(Some(opened?).filter(|opened| Origin::of(&opened.backup) == origin)),
         }
     }
 

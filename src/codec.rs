@@ -66,7 +66,12 @@ impl Codec {
 
     /// Encodes what is written to it, `size` bytes in all.
     pub fn encode<W: Write>(&self, out: W, size: u64) -> io::Result<Encoder<W>> {
-        Encoder::new(self, out, size)
+        Encoder::new(self, out, Some(size))
+    }
+
+    /// The same where nobody knows how many bytes it will be.
+    pub fn encode_stream<W: Write>(&self, out: W) -> io::Result<Encoder<W>> {
+        Encoder::new(self, out, None)
     }
 
     /// Decodes a file, as far as its header says that this can be done. `size` are the bytes that have to come of it.

@@ -392,6 +392,7 @@ impl Values {
             texts: VARIABLES.iter().map(|variable| (variable.key, self.shown(variable.key))).collect(),
         };
         replica::apart(&config)?;
+        replica::comparable(&config)?;
         Ok(config)
     }
 

@@ -32,7 +32,7 @@ pub mod witness;
 
 use std::convert::Infallible;
 use std::fs::File;
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use crate::disk::{self, Context};
@@ -123,8 +123,8 @@ impl Error {
 }
 
 /// A file of the journal, open for reading, whose header says what its name says.
-struct Source {
-    decoder: ltx::Decoder<BufReader<File>>,
+struct Source<R = BufReader<File>> {
+    decoder: ltx::Decoder<R>,
     path: PathBuf,
 }
 
@@ -136,10 +136,17 @@ impl Source {
             opened => opened?,
         };
         let reader = BufReader::with_capacity(BUFFER, opened);
+        Source::begin(reader, path, (file.name.min, file.name.max, file.millis))
+    }
+}
+
+impl<R: Read> Source<R> {
+    /// What is read says itself, by its first and last txid and its time, that it is what was meant.
+    fn begin(reader: R, path: PathBuf, (min, max, millis): (Txid, Txid, u64)) -> Result<Self, Error> {
         let decoder = ltx::Decoder::new(reader).map_err(|error| unreadable(error, &path))?;
         let source = Self { decoder, path };
         let header = source.header();
-        if (header.min, header.max, header.millis) != (file.name.min, file.name.max, file.millis) {
+        if (header.min, header.max, header.millis) != (min, max, millis) {
             return Err(source.damaged("its header isn't that of its name and its time"));
         }
         Ok(source)

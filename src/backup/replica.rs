@@ -4,6 +4,7 @@
 //! ```text
 //! backups/20260108T010000Z-0000000412-5f0c2a9be1d37784/attendance.db.zst.age     a database of a backup
 //! backups/20260108T010000Z-0000000412-5f0c2a9be1d37784/entry.json.age            what the catalog says of that backup
+//! backups/20260109T010000Z-0000000413-0b6f3a1d5c8e9724/attendance.ltx.zst.age    the same in an incremental replica (`chain`)
 //! catalog/0000000042-9f86d081884c7d65.json                                       the replica's catalog, by generation and SHA-256
 //! journal/5f0c2a9be1d37784/…                                                     the journal, by lineage
 //! lease.json                                                                     who writes there just now
@@ -14,6 +15,7 @@
 //! destroys none. Stores that take no long bodies have an object in parts, `….00001`
 //! and on; one after the other they are the file.
 
+mod chain;
 mod plan;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,10 +31,13 @@ use super::{
     Backup, BackupId, CheckKind, Checked, DatabaseCopy, DatabaseName, Flag, Form, Tier, Verified, hex, timestamp,
 };
 
+pub use chain::{Chains, Readers, Relief, Remnant, Segment, Step, relief, remnants};
 pub use plan::{Plan, Sending, Wishes, is_sendable, plan};
 
-/// The format that this version writes.
+/// The format of entries, and of a catalog without segments.
 pub const VERSION: u32 = 1;
+/// The format of a catalog with segments: who doesn't know them must not touch it.
+pub const WITH_SEGMENTS: u32 = 2;
 /// Who writes there.
 pub const LEASE: &str = "lease.json";
 /// Below it lie the backups.
@@ -97,6 +102,26 @@ impl From<ReplicaName> for String {
 impl fmt::Display for ReplicaName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
+    }
+}
+
+/// How a replica holds what is sent to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Each backup by itself.
+    #[default]
+    Full,
+    /// What has changed since the backup before.
+    Incremental,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Mode::Full => "full",
+            Mode::Incremental => "incremental",
+        })
     }
 }
 
@@ -166,9 +191,9 @@ impl fmt::Display for Folder {
 }
 
 impl Folder {
-    /// Where a database of it lies.
-    pub fn database(self, name: &DatabaseName, form: Form) -> String {
-        format!("{self}/{name}.{}", form.ending())
+    /// Where a database of it lies, as a segment or whole.
+    pub fn database(self, name: &DatabaseName, form: Form, is_segment: bool) -> String {
+        format!("{self}/{name}.{}", if is_segment { chain::ending(form) } else { form.ending() })
     }
 
     /// Where its entry lies.
@@ -199,13 +224,16 @@ pub fn is_ours(key: &str) -> bool {
             Some((whole, number)) if number.len() == 5 && number.bytes().all(|b| b.is_ascii_digit()) => whole,
             _ => file,
         };
-        let ends = |form: &Form| Some((whole.strip_suffix(form.ending())?.strip_suffix('.')?.parse().ok()?, *form));
+        let of = |ending| whole.strip_suffix(ending)?.strip_suffix('.')?.parse().ok();
+        let ends = |form: &Form| Some((of(form.ending())?, *form, false));
+        let segments = |form: &Form| Some((of(chain::ending(*form))?, *form, true));
         let printed = match whole {
             PLAIN_ENTRY => folder.entry(false),
             ENCRYPTED_ENTRY => folder.entry(true),
             _ => {
-                let (name, form): (DatabaseName, Form) = Form::ALL.iter().find_map(ends)?;
-                folder.database(&name, form)
+                let found = Form::ALL.iter().find_map(ends).or_else(|| Form::ALL.iter().find_map(segments));
+                let (name, form, is_segment): (DatabaseName, Form, bool) = found?;
+                folder.database(&name, form, is_segment)
             }
         };
         Some(key.strip_suffix(&file[whole.len()..])? == printed)
@@ -259,6 +287,11 @@ fn is_zero(parts: &u32) -> bool {
 }
 
 impl Object {
+    fn can_be(&self) -> bool {
+        let is_cut = u64::from(self.parts) <= self.size / LEAST_PART + 1;
+        self.size <= MAX_SIZE && is_cut && self.checksum.len() == 64
+    }
+
     /// All keys under which it lies.
     pub fn keys(&self, key: &str) -> Vec<String> {
         match self.parts {
@@ -273,6 +306,12 @@ impl Object {
 pub struct HeldDatabase {
     /// Its form; also how its key ends.
     pub form: Form,
+    /// It is a segment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ltx: Option<Segment>,
+    /// Who can read it, if it is an encrypted segment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readers: Option<Readers>,
     /// Its bytes.
     #[serde(flatten)]
     pub object: Object,
@@ -310,7 +349,7 @@ pub struct Held {
     /// What is remarkable about it.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub flags: BTreeSet<Flag>,
-    /// An object was found to be another than was written, and nothing is there to replace it.
+    /// An object of its own was found to be another than was written, and nothing is there to replace it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub damaged: bool,
     /// What its catalog entry is.
@@ -332,8 +371,7 @@ impl Held {
     pub fn objects(&self) -> impl Iterator<Item = (String, &Object)> {
         let folder = self.folder();
         let entry = (folder.entry(self.entry.encrypted), &self.entry.object);
-        let databases = self.databases.iter().map(move |(name, it)| (folder.database(name, it.form), &it.object));
-        std::iter::once(entry).chain(databases)
+        std::iter::once(entry).chain(objects(folder, &self.databases))
     }
 
     /// All keys under which they lie.
@@ -344,6 +382,11 @@ impl Held {
     /// Bytes in all.
     pub fn size(&self) -> u64 {
         self.objects().fold(0, |sum: u64, (_, object)| sum.saturating_add(object.size))
+    }
+
+    /// Some of it stands on another backup, or can have others stand on it.
+    pub fn has_segments(&self) -> bool {
+        self.databases.values().any(|it| it.ltx.is_some())
     }
 
     /// As rotation sees it.
@@ -370,6 +413,13 @@ impl Held {
     }
 }
 
+fn objects(
+    folder: Folder,
+    databases: &BTreeMap<DatabaseName, HeldDatabase>,
+) -> impl Iterator<Item = (String, &Object)> {
+    databases.iter().map(move |(name, it)| (folder.database(name, it.form, it.ltx.is_some()), &it.object))
+}
+
 /// The catalog of a replica: plain JSON, so that it can be kept with public keys alone. What is in the databases, why a backup was
 /// taken and by whom stands in the entries.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -391,6 +441,9 @@ pub struct ReplicaCatalog {
     /// The journals that lie there and count, in the order in which they were begun.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub journals: Vec<HeldJournal>,
+    /// What stays of those that were dropped, by sequence.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remnants: Vec<Remnant>,
     /// What else a newer version recorded.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -410,13 +463,22 @@ impl ReplicaCatalog {
     /// Reads one, and looks whether it is one. The reason says what is wrong.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let value: Value = serde_json::from_slice(bytes).map_err(|error| format!("it is no JSON: {error}"))?;
-        if let Some(version) = value.get("version").and_then(Value::as_u64).filter(|it| *it > VERSION.into()) {
+        if let Some(version) = value.get("version").and_then(Value::as_u64).filter(|it| *it > WITH_SEGMENTS.into()) {
             return Err(format!(
-                "it is of format {version}, and this program knows {VERSION}; use the program that wrote it"
+                "it is of format {version}, and this program knows {WITH_SEGMENTS}; use the program that wrote it"
             ));
         }
         let catalog: Self = serde_json::from_value(value).map_err(|error| format!("it is no catalog: {error}"))?;
         catalog.validate().map(|()| catalog)
+    }
+
+    /// As it is written. One with segments names many objects, and is written each day: it goes without spaces.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let bytes = match self.version {
+            VERSION => serde_json::to_vec_pretty(self),
+            _ => serde_json::to_vec(self),
+        };
+        bytes.unwrap_or_default()
     }
 
     /// What serde can't say.
@@ -436,16 +498,23 @@ impl ReplicaCatalog {
             if held.databases.is_empty() {
                 return Err(format!("{id} has no database"));
             }
-            for (_, Object { size, parts: count, checksum }) in held.objects() {
-                let cut = u64::from(*count) <= size / LEAST_PART + 1;
-                if *size > MAX_SIZE || !cut || checksum.len() != 64 {
-                    return Err(format!("{id} has an object that can't be"));
-                }
-                parts += u64::from(*count).max(1);
+            if !held.objects().all(|(_, object)| object.can_be()) {
+                return Err(format!("{id} has an object that can't be"));
             }
+            parts += held.objects().map(|(_, object)| u64::from(object.parts).max(1)).sum::<u64>();
             if !held.flags.iter().all(|flag| is_text(&flag.to_string())) {
                 return Err(format!("{id} has a flag that is no word"));
             }
+        }
+        for remnant in &self.remnants {
+            let sequence = remnant.origin.sequence;
+            if !origins.insert(remnant.origin) {
+                return Err(format!("sequence {sequence} is there twice"));
+            }
+            if !remnant.databases.values().all(|it| it.object.can_be()) {
+                return Err(format!("what is left of sequence {sequence} has an object that can't be"));
+            }
+            parts += remnant.databases.values().map(|it| u64::from(it.object.parts).max(1)).sum::<u64>();
         }
         if parts > MAX_ALL_PARTS {
             return Err("it names more objects than any replica has".to_owned());
@@ -454,7 +523,33 @@ impl ReplicaCatalog {
         if lineages.len() < self.journals.len() || lineages.len() > MAX_JOURNALS {
             return Err(format!("it names a journal twice, or more than {MAX_JOURNALS}"));
         }
-        Ok(())
+        self.chains().validate(&self.remnants)
+    }
+
+    /// What stands on what.
+    pub fn chains(&self) -> Chains<'_> {
+        Chains::of(&self.backups, &self.remnants)
+    }
+
+    /// Each object with its key, and to what it belongs.
+    pub fn objects(&self) -> impl Iterator<Item = (Origin, String, &Object)> {
+        let held = self.backups.iter().flat_map(|it| it.objects().map(|(key, object)| (it.origin, key, object)));
+        let left = self
+            .remnants
+            .iter()
+            .flat_map(|it| objects(it.folder(), &it.databases).map(|(key, object)| (it.origin, key, object)));
+        held.chain(left)
+    }
+
+    /// All keys that it names.
+    pub fn keys(&self) -> BTreeSet<String> {
+        self.objects().flat_map(|(_, key, object)| object.keys(&key)).collect()
+    }
+
+    /// The format that it needs.
+    pub fn format_of(backups: &[Held], remnants: &[Remnant]) -> u32 {
+        let is_plain = remnants.is_empty() && !backups.iter().any(Held::has_segments);
+        if is_plain { VERSION } else { WITH_SEGMENTS }
     }
 
     /// The backup of that id.
@@ -465,7 +560,8 @@ impl ReplicaCatalog {
     /// The newest that can be relied on, older than one if that is given. What a restore had replaced is the last to be taken:
     /// somebody wanted to be rid of it.
     pub fn latest(&self, before: Option<Origin>) -> Option<&Held> {
-        let good = |held: &&Held| !held.damaged && !held.flags.contains(&Flag::Shrunk);
+        let unsound = self.chains().unsound();
+        let good = |held: &&Held| !unsound.contains(&held.origin) && !held.flags.contains(&Flag::Shrunk);
         let older = |held: &&Held| before.is_none_or(|before| held.origin < before);
         self.backups
             .iter()

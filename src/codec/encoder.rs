@@ -40,7 +40,7 @@ enum Layers<W: Write> {
 }
 
 impl<W: Write> Encoder<W> {
-    pub(super) fn new(codec: &Codec, out: W, size: u64) -> io::Result<Self> {
+    pub(super) fn new(codec: &Codec, out: W, size: Option<u64>) -> io::Result<Self> {
         Ok(Self(match (codec.level, codec.encrypts) {
             (None, false) => Layers::None(out),
             (Some(level), false) => Layers::Zstd(compressor(out, level, size)?),
@@ -81,11 +81,11 @@ fn encryptor<W: Write>(codec: &Codec, out: W) -> io::Result<StreamWriter<W>> {
     Encryptor::with_recipients(recipients).map_err(io::Error::other)?.wrap_output(out)
 }
 
-fn compressor<W: Write>(out: W, level: i32, size: u64) -> io::Result<zstd::Encoder<'static, W>> {
+fn compressor<W: Write>(out: W, level: i32, size: Option<u64>) -> io::Result<zstd::Encoder<'static, W>> {
     let encoder = raw::Encoder::new(level)?;
     let mut encoder = zstd::Encoder::with_writer(zio::Writer::new_with_capacity(out, encoder, BUFFER));
     encoder.include_checksum(true)?;
-    encoder.set_pledged_src_size(Some(size))?;
+    encoder.set_pledged_src_size(size)?;
     if level > SOME.0 {
         encoder.set_parameter(CParameter::HashLog(TABLE))?;
         encoder.set_parameter(CParameter::ChainLog(TABLE))?;

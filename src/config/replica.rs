@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{Config, Error, Origin, Values, Variable, content, nearest, whole};
 use crate::backup::ReplicaName;
+use crate::backup::replica::Mode;
 use crate::backup::settings::{SavedRetention, bounds};
 use crate::remote::{Credentials, Pace, Place};
 
@@ -34,6 +35,7 @@ pub const REPLICA_VARIABLES: &[Variable] = &[
     secret("CLIENT_ID", "client_id"),
     secret("CLIENT_SECRET", "client_secret"),
     secret("REFRESH_TOKEN", "refresh_token"),
+    plain("MODE", "mode", "full", "full or incremental"),
     plain("BANDWIDTH", "bandwidth", "", "a size per second from 1KiB to 1024GiB, such as 1MiB"),
     plain("TIMEOUT", "timeout", "30s", "a duration from 100ms to 10m, such as 30s"),
     plain("RETENTION_DAILY", "retention_daily", "", "a whole number from 1 to 366"),
@@ -58,6 +60,8 @@ pub struct Replica {
     pub place: Place,
     /// How fast.
     pub pace: Pace,
+    /// How it holds what it is sent.
+    pub mode: Mode,
     /// What it keeps; what isn't given is as here.
     pub retention: SavedRetention,
 }
@@ -196,11 +200,14 @@ impl Given {
             manual: number("retention_manual", "retention.manual")?,
             pre_restore: number("retention_pre_restore", "retention.preRestore")?,
         };
-        Ok(Replica { place, pace: self.pace()?, retention })
+        let mode = self.parse("mode", mode)?.unwrap_or_default();
+        Ok(Replica { place, pace: self.pace()?, mode, retention })
     }
 
     fn elsewhere(&self) -> Result<Elsewhere, Error> {
-        if let Some(key) = self.values.keys().find(|key| **key == "url" || key.starts_with("retention")) {
+        if let Some(key) =
+            self.values.keys().find(|key| matches!(**key, "url" | "mode") || key.starts_with("retention"))
+        {
             let problem = "FROM is no replica: it holds credentials, BANDWIDTH and TIMEOUT for `--from URL`; give the replica another name";
             return Err(self.trouble(key, problem));
         }
@@ -273,6 +280,14 @@ fn one_line(text: &str) -> Option<String> {
     ((1..=4096).contains(&text.len()) && !text.contains(char::is_control)).then(|| text.to_owned())
 }
 
+fn mode(text: &str) -> Option<Mode> {
+    match text {
+        "full" => Some(Mode::Full),
+        "incremental" => Some(Mode::Incremental),
+        _ => None,
+    }
+}
+
 /// `1MiB`.
 fn size(text: &str) -> Option<u64> {
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
@@ -283,6 +298,20 @@ fn size(text: &str) -> Option<u64> {
         _ => return None,
     };
     whole::<u64>(number)?.checked_mul(unit).filter(|bytes| (1 << 10..=1 << 40).contains(bytes))
+}
+
+/// What has changed is found by comparing copies, which is no use where they are encrypted and nobody can look inside.
+pub(super) fn comparable(config: &Config) -> Result<(), Error> {
+    let is_locked = config.codec.encrypts && config.codec.identities.is_empty();
+    match config.replicas.iter().find(|(_, replica)| is_locked && replica.mode == Mode::Incremental) {
+        None => Ok(()),
+        Some((name, _)) => Err(Error::Trouble {
+            name: format!("{VARIABLE}{}_MODE", name.as_str().to_ascii_uppercase()),
+            problem: "the copies here are encrypted, and to find what has changed they have to be read; set \
+                      BACKUP_ENCRYPTION_IDENTITY_FILE, or this to full"
+                .to_owned(),
+        }),
+    }
 }
 
 /// A replica in the folder that it is to replace would be lost with it, and be taken for what lies there.

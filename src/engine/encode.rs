@@ -13,11 +13,12 @@
 //! 4. The plain file is removed.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
 use super::decode::{Coded, Fault};
-use super::{Error, Session};
+use super::{Engine, Error, Session};
 use crate::backup::{BackupId, DatabaseName, Form};
 use crate::codec::{Codec, Recipient};
 use crate::disk::block::{BlockReader, BlockWriter, Direct};
@@ -84,41 +85,14 @@ impl Session<'_> {
 
     /// One copy; nothing if it lies as it is to lie already.
     pub(super) fn encode(&self, id: &BackupId, copy: &Copy, control: &Control) -> Result<Option<Encoded>, Error> {
-        let (codec, name) = (&self.engine.config.codec, &copy.name);
-        let form = codec.form();
+        let form = self.engine.config.codec.form();
         if form == Form::Plain {
             return Ok(None);
         }
-        let partial = Partial::create(&self.engine.store.path(id, name, form))?;
-        let written = Job { codec, name, control, size: copy.content.size() }.write(
-            (copy.partial.file(), copy.partial.path()),
-            &partial,
-            Some(copy.content.fingerprint),
-        )?;
-        let recipients: Vec<_> = codec.written_to().iter().map(Recipient::to_string).collect();
-        let ciphertext_only = !codec.opens(form, &recipients);
-        let content = match ciphertext_only {
-            true => read_back(partial.file(), partial.path(), control)?,
-            false => self.decoded_again(&partial, form, copy, control)?,
-        };
-        if content.fingerprint != written {
-            return Err(sqlite::Error::ReadBack { name: name.clone() }.into());
-        }
-        Ok(Some(Encoded { partial, stored: Stored { form, content, recipients, ciphertext_only } }))
-    }
-
-    /// Steps 2 and 3 in one pass.
-    fn decoded_again(&self, partial: &Partial, form: Form, copy: &Copy, control: &Control) -> Result<Content, Error> {
-        let size = Some(copy.content.size());
-        let coded = Coded { file: Direct::new(partial.file()), path: partial.path(), form, size };
-        let timely = |_: &[u8]| in_time(&copy.name, control);
-        match self.engine.decode(coded, control, timely)? {
-            Ok(decoded) if decoded.plain.checksum == copy.content.checksum => Ok(decoded.stored),
-            Err(Fault::Unread(error)) => Err(error.into()),
-            Ok(_) | Err(Fault::Damaged(_) | Fault::Locked) => {
-                Err(sqlite::Error::ReadBack { name: copy.name.clone() }.into())
-            }
-        }
+        let partial = Partial::create(&self.engine.store.path(id, &copy.name, form))?;
+        let (from, to) = ((copy.partial.file(), copy.partial.path()), (partial.file(), partial.path()));
+        let stored = self.engine.encode_into(&copy.name, from, &copy.content, to, control)?;
+        Ok(Some(Encoded { partial, stored }))
     }
 
     /// A copy of corrupt data that was kept for a look, in the form in which copies are to lie. Gives its name; where that
@@ -151,11 +125,56 @@ impl Session<'_> {
         let size = file.metadata().to("look at", plain)?.len();
         let partial = Partial::create(target)?;
         let control = &self.call.control.unstoppable();
-        Job { codec, name, control, size }.write((&file, plain), &partial, None)?;
+        Job { codec, name, control, size }.write((&file, plain), (partial.file(), partial.path()), None)?;
         partial.publish_new()?;
         disk::sync_dir(disk::parent(target))?;
         let below = target.strip_prefix(self.engine.store.root()).unwrap_or(target);
         Ok(below.to_string_lossy().into_owned())
+    }
+}
+
+impl Engine {
+    /// A plain file into the form in which copies are to lie: steps 1 to 3.
+    pub(super) fn encode_into(
+        &self,
+        name: &DatabaseName,
+        from: (&File, &Path),
+        plain: &Content,
+        to: (&File, &Path),
+        control: &Control,
+    ) -> Result<Stored, Error> {
+        let (codec, form) = (&self.config.codec, self.config.codec.form());
+        let job = Job { codec, name, control, size: plain.size() };
+        let written = job.write(from, to, Some(plain.fingerprint))?;
+        let recipients: Vec<_> = codec.written_to().iter().map(Recipient::to_string).collect();
+        let ciphertext_only = !codec.opens(form, &recipients);
+        let content = match ciphertext_only {
+            true => read_back(to.0, to.1, control)?,
+            false => self.decoded_again(name, to, plain, control)?,
+        };
+        if content.fingerprint != written {
+            return Err(sqlite::Error::ReadBack { name: name.clone() }.into());
+        }
+        Ok(Stored { form, content, recipients, ciphertext_only })
+    }
+
+    /// Steps 2 and 3 in one pass.
+    fn decoded_again(
+        &self,
+        name: &DatabaseName,
+        (file, path): (&File, &Path),
+        plain: &Content,
+        control: &Control,
+    ) -> Result<Content, Error> {
+        let (form, size) = (self.config.codec.form(), Some(plain.size()));
+        let coded = Coded { file: Direct::new(file), path, form, size };
+        match self.decode(coded, control, |_| in_time(name, control))? {
+            Ok(decoded) if decoded.plain.checksum == plain.checksum => Ok(decoded.stored),
+            Err(Fault::Unread(error)) => Err(error.into()),
+            Ok(_) | Err(Fault::Damaged(_) | Fault::Locked) => {
+                Err(sqlite::Error::ReadBack { name: name.clone() }.into())
+            }
+        }
     }
 }
 
@@ -171,13 +190,13 @@ impl Job<'_> {
     /// Steps 1 and the first half of 2. What is read has to be what was checked, where that is known.
     fn write(
         &self,
-        (from, path): (&std::fs::File, &Path),
-        partial: &Partial,
+        (from, path): (&File, &Path),
+        (to, target): (&File, &Path),
         checked: Option<Fingerprint>,
     ) -> Result<Fingerprint, Error> {
         let (mut plain, mut stored) = (Sum::default(), Sum::default());
-        let out = Summed { out: BlockWriter::new(Direct::new(partial.file())), sum: &mut stored };
-        let mut encoder = self.codec.encode(out, self.size).to("write", partial.path())?;
+        let out = Summed { out: BlockWriter::new(Direct::new(to)), sum: &mut stored };
+        let mut encoder = self.codec.encode(out, self.size).to("write", target)?;
         let mut input = BlockReader::new(Direct::new(from));
         let (mut piece, mut done) = (vec![0; PIECE], 0);
         loop {
@@ -188,12 +207,12 @@ impl Job<'_> {
                 break;
             }
             plain.add(&piece[..read]);
-            encoder.write_all(&piece[..read]).to("write", partial.path())?;
+            encoder.write_all(&piece[..read]).to("write", target)?;
             done += read as u64;
         }
         let finished = encoder.finish().and_then(|out| out.out.finish());
-        finished.to("write", partial.path())?;
-        partial.sync()?;
+        finished.to("write", target)?;
+        to.sync_all().to("sync", target)?;
         if checked.is_some_and(|checked| checked != plain.fingerprint()) {
             return Err(sqlite::Error::ReadBack { name: self.name.clone() }.into());
         }

@@ -3,12 +3,13 @@
 //! was captured (`states`).
 
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::ltx::Header;
 use super::sums::{Sums, Whole, page_sum};
-use super::{Error, LtxFile, Source, states};
+use super::{Error, LtxFile, Source, Txid, states};
 use crate::disk::Context;
 use crate::sqlite::Control;
 use crate::sqlite::pages::{Content, read_back_through};
@@ -37,6 +38,38 @@ pub fn rebuild(folder: &Path, chain: &[LtxFile], target: (&File, &Path), control
     })?;
     states::compare(folder, &header, whole)?;
     Ok(Rebuilt { page_size: header.page_size, pages: header.pages, content })
+}
+
+/// A file of a chain that doesn't lie in a journal's folder.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece<'a> {
+    /// What it is called in errors.
+    pub called: &'a Path,
+    /// The first state that it leads to, and the one that it ends with.
+    pub txids: (Txid, Txid),
+    /// The time of the state that it ends with.
+    pub millis: u64,
+    /// Bytes that there is room for.
+    pub room: u64,
+}
+
+/// Leads the database in `target` from the state `before`, or from nothing, to the next by what is read from `piece`. The caller
+/// reads to the end of what is beneath, and throws the database away if this fails.
+pub fn advance(
+    from: impl Read,
+    piece: Piece<'_>,
+    before: Option<Header>,
+    target: (&File, &Path),
+    control: &Control,
+) -> Result<Header, Error> {
+    let (min, max) = piece.txids;
+    let source = Source::begin(from, piece.called.to_owned(), (min, max, piece.millis))?;
+    let header = source.header();
+    let needed = u64::from(header.pages) * u64::from(header.page_size);
+    if needed > piece.room {
+        return Err(Error::NoRoom { folder: target.1.to_owned(), needed, free: piece.room });
+    }
+    apply(source, before, &mut Target { file: target.0, path: target.1 }, control)
 }
 
 /// The same without a file.
@@ -94,7 +127,12 @@ fn walk(folder: &Path, chain: &[LtxFile], sink: &mut impl Sink, control: &Contro
 }
 
 /// Leads from one state to the one that a file ends with.
-fn apply(mut source: Source, before: Option<Header>, sink: &mut impl Sink, control: &Control) -> Result<Header, Error> {
+fn apply<R: Read>(
+    mut source: Source<R>,
+    before: Option<Header>,
+    sink: &mut impl Sink,
+    control: &Control,
+) -> Result<Header, Error> {
     let header = source.header();
     check_follows(&source, before)?;
     // What lies beyond is cut off at last; whatever is there later comes from its own file.
@@ -118,7 +156,7 @@ fn apply(mut source: Source, before: Option<Header>, sink: &mut impl Sink, contr
     Ok(header)
 }
 
-fn check_follows(source: &Source, before: Option<Header>) -> Result<(), Error> {
+fn check_follows<R: Read>(source: &Source<R>, before: Option<Header>) -> Result<(), Error> {
     let own = source.header();
     let fault = match before {
         None if !own.is_snapshot() => "it is no snapshot, which a chain begins with",

@@ -119,17 +119,48 @@ fn a_replica_is_read_without_this_program() {
     place.set("BACKUP_REPLICA_NAS_URL", &format!("fs://{}", nas.display()));
     let id = place.create()["id"].as_str().unwrap().to_owned();
     place.ok(&["replica", "push", "nas"]);
-    let text = document("docs/offsite.md");
-    let part = text.split_once("\n## Without this program\n").unwrap().1;
-    let lines: Vec<_> = part.lines().filter_map(|line| line.strip_prefix("    ")).collect();
-    let script =
-        lines.join("\n").replace("/mnt/nas/attendance", "\"$0\"").replace("id=daily-2026-01-08", &format!("id={id}"));
-    let script = script.replace("identity.txt", "\"$1\"").replace("/tmp/sums", "\"$2\"");
-    let bash = ["-c", &format!("set -eo pipefail\n{script}")];
+    let script = way_out("Without this program", &id).replace("/tmp/sums", "\"$2\"");
+    let bash = ["-c", &script];
     let output =
         Command::new("bash").args(bash).args([&nas, &place.path(IDENTITY), &place.path("sums")]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     assert!(said.contains("attendance.db.zst.age: OK") && said.trim_end().ends_with("ok"), "{said}");
     assert_eq!(sql_on(&nas.join("attendance.db"), "SELECT count(*) FROM people"), "3");
+}
+
+/// The same of an incremental one, from a chain in which a backup was dropped.
+#[test]
+fn an_incremental_replica_is_read_without_this_program() {
+    let mut place = Place::new();
+    place.keyed();
+    let nas = place.path("nas");
+    std::fs::create_dir(&nas).unwrap();
+    place.set("BACKUP_REPLICA_NAS_URL", &format!("fs://{}", nas.display()));
+    place.set("BACKUP_REPLICA_NAS_MODE", "incremental").set("BACKUP_RETENTION_MANUAL", "2");
+    let mut id = String::new();
+    for row in 1..=4 {
+        place.sql("attendance", &format!("INSERT INTO people (name) VALUES ('new {row}')"));
+        place.create()["id"].as_str().unwrap().clone_into(&mut id);
+        place.ok(&["replica", "push", "nas"]);
+    }
+    let script = way_out("Without this program, where a replica is incremental", &id);
+    let path = format!("{}/target/venv/bin:{}", env!("CARGO_MANIFEST_DIR"), std::env::var("PATH").unwrap());
+    let mut bash = Command::new("bash");
+    let output = bash.args(["-c", &script]).args([&nas, &place.path(IDENTITY)]).env("PATH", path).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(said.matches("attendance.ltx.zst.age: OK").count(), 4, "{said}");
+    assert!(said.trim_end().ends_with("ok"), "{said}");
+    assert_eq!(sql_on(&nas.join("attendance.db"), "SELECT count(*) FROM people"), "7");
+}
+
+/// The lines below that heading of `docs/offsite.md`, for a folder and an identity that are given.
+fn way_out(heading: &str, id: &str) -> String {
+    let text = document("docs/offsite.md");
+    let part = text.split_once(&format!("\n## {heading}\n")).unwrap().1;
+    let lines = part.split("\n## ").next().unwrap().lines().filter_map(|line| line.strip_prefix("    "));
+    let script = lines.collect::<Vec<_>>().join("\n").replace("/mnt/nas/attendance", "\"$0\"");
+    let script = script.replace("id=daily-2026-01-08", &format!("id={id}")).replace("identity.txt", "\"$1\"");
+    format!("set -eo pipefail\n{script}")
 }

@@ -69,6 +69,17 @@ impl Objects {
         self.catalog().map(|catalog| catalog["backups"].as_array().unwrap().clone()).unwrap_or_default()
     }
 
+    /// What it says of dropped ones on which others stand.
+    pub fn remnants(&self) -> Vec<Value> {
+        let catalog = self.catalog().unwrap_or_default();
+        catalog["remnants"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// Every object that it names, and what it says of it.
+    pub fn named(&self) -> Vec<(String, Value)> {
+        self.held().iter().chain(&self.remnants()).flat_map(objects_of).collect()
+    }
+
     /// Their ids, sorted.
     pub fn ids(&self) -> Vec<String> {
         let mut ids: Vec<_> = self.held().iter().map(|held| held["id"].as_str().unwrap().to_owned()).collect();
@@ -88,15 +99,15 @@ impl Objects {
             if !ids.insert(held["id"].to_string()) {
                 wrongs.push(format!("{} is there twice", held["id"]));
             }
-            for (key, object) in objects_of(&held) {
-                match self.bytes_of(&key, &object) {
-                    None => wrongs.push(format!("{key} is named and isn't there")),
-                    Some(bytes) if bytes.len() as u64 != object["size"] => wrongs.push(format!("{key}: another size")),
-                    Some(bytes) if sha256(&bytes) != object["checksum"].as_str().unwrap() => {
-                        wrongs.push(format!("{key}: other bytes"));
-                    }
-                    Some(_) => {}
+        }
+        for (key, object) in self.named() {
+            match self.bytes_of(&key, &object) {
+                None => wrongs.push(format!("{key} is named and isn't there")),
+                Some(bytes) if bytes.len() as u64 != object["size"] => wrongs.push(format!("{key}: another size")),
+                Some(bytes) if sha256(&bytes) != object["checksum"].as_str().unwrap() => {
+                    wrongs.push(format!("{key}: other bytes"));
                 }
+                Some(_) => {}
             }
         }
         wrongs
@@ -109,8 +120,7 @@ impl Objects {
 
     /// Keys below `backups/` that the newest catalog doesn't name.
     pub fn orphans(&self) -> Vec<String> {
-        let named: BTreeSet<_> =
-            self.held().iter().flat_map(objects_of).flat_map(|(key, object)| keys_of(&key, &object)).collect();
+        let named: BTreeSet<_> = self.named().iter().flat_map(|(key, object)| keys_of(key, object)).collect();
         self.keys().into_iter().filter(|key| key.starts_with("backups/") && !named.contains(key)).collect()
     }
 
@@ -142,11 +152,16 @@ impl Objects {
         assert!(strange.is_empty() && (1..=2).contains(&others.len()), "{others:?}");
     }
 
-    /// Each database of a backup as a plain file, decoded by Debian's `age` and `zstd`.
+    /// Each database of a backup as a plain file, decoded by Debian's `age` and `zstd`, and by litestream where it is in segments.
     pub fn decoded(&self, place: &Place, held: &Value) -> BTreeMap<String, tempfile::NamedTempFile> {
         let mut plain = BTreeMap::new();
         for (name, database) in held["databases"].as_object().unwrap() {
             let (stored, out) = (tempfile::NamedTempFile::new().unwrap(), tempfile::NamedTempFile::new().unwrap());
+            if database["ltx"].is_object() {
+                crate::segments::restore(self, place, held, name, out.path());
+                plain.insert(name.clone(), out);
+                continue;
+            }
             let bytes = self.bytes_of(&key_of(held, name, database), database).unwrap();
             std::fs::write(stored.path(), bytes).unwrap();
             decode(stored.path(), database["form"].as_str().unwrap(), &place.path(IDENTITY), out.path());
@@ -182,18 +197,21 @@ fn folder(held: &Value) -> String {
 }
 
 pub fn key_of(held: &Value, name: &str, database: &Value) -> String {
-    format!("{}/{name}.{}", folder(held), database["form"].as_str().unwrap())
+    let form = database["form"].as_str().unwrap();
+    let ending = if database["ltx"].is_object() { form.replacen("db", "ltx", 1) } else { form.to_owned() };
+    format!("{}/{name}.{ending}", folder(held))
 }
 
 pub fn entry_key(held: &Value) -> String {
     format!("{}/entry.json{}", folder(held), if held["entry"]["encrypted"] == true { ".age" } else { "" })
 }
 
-/// Every object of a backup, and what the catalog says of it.
+/// Every object of a backup, or of what is left of one, and what the catalog says of it.
 pub fn objects_of(held: &Value) -> Vec<(String, Value)> {
     let databases = held["databases"].as_object().unwrap().iter();
     let databases = databases.map(|(name, database)| (key_of(held, name, database), database.clone()));
-    databases.chain([(entry_key(held), held["entry"].clone())]).collect()
+    let entry = held.get("entry").map(|entry| (entry_key(held), entry.clone()));
+    databases.chain(entry).collect()
 }
 
 /// The keys of an object that may be in parts.

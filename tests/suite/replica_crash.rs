@@ -12,7 +12,6 @@ use crate::client::Server;
 use crate::fault::{Fault, When};
 use crate::harness::{Place, eventually, thoroughness};
 use crate::inject::spots;
-use crate::objects::objects_of;
 use crate::proxy::Proxy;
 use crate::replica_scene::{PUSH, Wrongs, another, empty_machine, pushes, told, with_replica};
 use crate::scene::{Context, Tally, report};
@@ -62,7 +61,7 @@ fn recovers(place: &Place, store: &Store) -> bool {
     let done = place.json(&PUSH);
     end_lease(store, &done);
     store.objects.assert_complete(place);
-    let named_now: Vec<_> = store.objects.held().iter().flat_map(objects_of).map(|(key, _)| key).collect();
+    let named_now: Vec<_> = store.objects.named().into_iter().map(|(key, _)| key).collect();
     for orphan in orphans {
         let is_used = named_now.iter().any(|key| orphan.starts_with(key.as_str()));
         let is_reported = done["removed"].as_array().unwrap().iter().any(|key| *key == orphan.as_str());
@@ -74,9 +73,19 @@ fn recovers(place: &Place, store: &Store) -> bool {
 
 #[test]
 fn a_push_to_s3_at_each_of_its_requests() {
+    pushed_at_each_request("full");
+}
+
+/// With what was dropped and is stood on, and what is sent again so that it can go.
+#[test]
+fn an_incremental_push_to_s3_at_each_of_its_requests() {
+    pushed_at_each_request("incremental");
+}
+
+fn pushed_at_each_request(mode: &str) {
     let (store, proxy) = Store::s3().proxied();
     let mut place = with_replica(&store);
-    place.set("BACKUP_RETENTION_MANUAL", "2");
+    place.set("BACKUP_RETENTION_MANUAL", "2").set("BACKUP_REPLICA_OFFSITE_MODE", mode);
     place.create();
     another(&place);
     pushes(&place, &store);
@@ -97,7 +106,7 @@ fn a_push_to_s3_at_each_of_its_requests() {
         }
         tallies.insert(format!("{at:?}"), tally);
     }
-    report("replica push to S3", &tallies);
+    report(&format!("replica push to S3, {mode}"), &tallies);
 }
 
 /// Objects that somebody has deleted there are sent again; ended in the middle of that, they still are.

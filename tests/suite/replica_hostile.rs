@@ -15,14 +15,14 @@ use crate::scene::Context;
 use crate::stores::Store;
 
 /// Nothing is encrypted: whoever can write there can write anything.
-fn plain_place(store: &Store) -> Place {
+pub fn plain_place(store: &Store) -> Place {
     let mut place = Place::new();
     place.replica(OFFSITE, store);
     place
 }
 
 /// One that has nothing of the first one's.
-fn machine(store: &Store) -> Place {
+pub fn machine(store: &Store) -> Place {
     let mut place = Place::empty();
     place.replica(OFFSITE, store);
     place
@@ -36,7 +36,7 @@ fn publish(objects: &Objects, generation: u64, bytes: &[u8]) -> String {
 }
 
 /// The newest catalog, changed, as the next one.
-fn forge(objects: &Objects, change: impl FnOnce(&mut Value)) -> String {
+pub fn forge(objects: &Objects, change: impl FnOnce(&mut Value)) -> String {
     let mut catalog = objects.catalog().unwrap();
     let generation = catalog["generation"].as_u64().unwrap() + 1;
     catalog["generation"] = generation.into();
@@ -75,7 +75,7 @@ fn first(catalog: &mut Value) -> &mut Value {
 }
 
 const CHANGES: [(&str, Change); 19] = [
-    ("a later format", |it| it["version"] = 2.into()),
+    ("a later format", |it| it["version"] = 3.into()),
     ("an id that climbs", |it| first(it)["id"] = "manual-../../../../tmp/x".into()),
     ("an id with NUL", |it| first(it)["id"] = "manual-2026-01-08T010000Z\0".into()),
     ("an id of another kind", |it| first(it)["id"] = 7.into()),

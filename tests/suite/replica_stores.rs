@@ -45,8 +45,10 @@ fn every_store_follows_what_is_here() {
 /// A promotion there is a word in the catalog: no object is sent again, or touched.
 #[test]
 fn promotions_move_nothing() {
-    for store in Store::all() {
+    let stores = Store::all().map(|store| (store, "full"));
+    for (store, mode) in stores.into_iter().chain(Store::all().map(|store| (store, "incremental"))) {
         let mut place = with_replica(&store);
+        place.set("BACKUP_REPLICA_OFFSITE_MODE", mode);
         for tier in ["DAILY", "WEEKLY", "MONTHLY"] {
             place.set(&format!("BACKUP_RETENTION_{tier}"), "1");
         }

@@ -121,6 +121,7 @@ fn every_variable_refuses_what_it_does_not_allow() {
 
 /// The same of replicas, whose names stand in their variables.
 const BAD_OF_REPLICAS: &[(&str, &[&str], &str)] = &[
+    ("MODE", &["", "delta"], "full or incremental"),
     ("BANDWIDTH", &["", "1", "1MB", "0KiB"], "a size per second from 1KiB to 1024GiB"),
     ("TIMEOUT", &["", "30", "11m"], "from 100ms to 10m"),
     ("RETENTION_DAILY", &["", "0", "367"], "from 1 to 366"),

@@ -4,11 +4,11 @@ use crate::backup::retention::{self, Retention};
 use crate::backup::sample::{apply, backup};
 use proptest::prelude::*;
 
-fn object(size: u64, parts: u32) -> Object {
+pub(super) fn object(size: u64, parts: u32) -> Object {
     Object { size, checksum: "0".repeat(64), parts }
 }
 
-fn held(backup: &Backup) -> Held {
+pub(super) fn held(backup: &Backup) -> Held {
     Held {
         origin: Origin::of(backup),
         nonce: Nonce([7; 8]),
@@ -21,13 +21,13 @@ fn held(backup: &Backup) -> Held {
         entry: HeldEntry { encrypted: true, object: object(900, 0) },
         databases: BTreeMap::from([(
             "attendance".parse().unwrap(),
-            HeldDatabase { form: Form::CompressedEncrypted, object: object(9 << 20, 3) },
+            HeldDatabase { form: Form::CompressedEncrypted, ltx: None, readers: None, object: object(9 << 20, 3) },
         )]),
         extra: Map::new(),
     }
 }
 
-fn day(number: u64) -> NaiveDate {
+pub(super) fn day(number: u64) -> NaiveDate {
     NaiveDate::from_ymd_opt(2026, 1, 1).unwrap() + chrono::Days::new(number)
 }
 
@@ -58,9 +58,9 @@ fn keys_are_ours_only_as_they_are_printed() {
     let origin = Origin { sequence: 412, timestamp: "2026-01-08T01:00:00.412Z".parse().unwrap() };
     let name: DatabaseName = "attendance".parse().unwrap();
     let folder = Folder { origin, nonce: Nonce([0x5f, 0x0c, 0x2a, 0x9b, 0xe1, 0xd3, 0x77, 0x84]) };
-    let key = folder.database(&name, Form::CompressedEncrypted);
+    let key = folder.database(&name, Form::CompressedEncrypted, false);
     assert_eq!(key, "backups/20260108T010000Z-0000000412-5f0c2a9be1d37784/attendance.db.zst.age");
-    let partial = folder.database(&name, Form::Plain).replace("attendance.db", ".attendance.db.partial");
+    let partial = folder.database(&name, Form::Plain, false).replace("attendance.db", ".attendance.db.partial");
     for ours in
         [&key, &partial, &part(&key, 1), &folder.entry(true), &folder.entry(false), &part(&folder.entry(true), 7)]
     {
@@ -107,6 +107,7 @@ fn a_catalog_is_looked_at_before_it_is_believed() {
         host: "h".to_owned(),
         backups: vec![held(&backup(1, Tier::Daily, day(1))), held(&backup(2, Tier::Daily, day(2)))],
         journals: Vec::new(),
+        remnants: Vec::new(),
         extra: Map::new(),
     };
     let json = serde_json::to_value(&good).unwrap();
@@ -114,7 +115,7 @@ fn a_catalog_is_looked_at_before_it_is_believed() {
     assert_eq!(read(&json).unwrap(), good);
     type Change = fn(&mut Value);
     let changes: [(Change, &str); 12] = [
-        (|it| it["version"] = 2.into(), "format 2"),
+        (|it| it["version"] = 3.into(), "format 3"),
         (|it| it["backups"][0]["id"] = "daily-../../x".into(), "no catalog"),
         (|it| it["backups"][0]["id"] = it["backups"][1]["id"].clone(), "there twice"),
         (|it| it["backups"][0]["databases"] = Value::Object(Map::new()), "has no database"),
@@ -216,6 +217,7 @@ fn the_latest_is_what_somebody_wants_back() {
         host: "h".to_owned(),
         backups: vec![of(1, Tier::PreRestore), of(2, Tier::Daily), of(3, Tier::Manual), of(4, Tier::PreRestore)],
         journals: Vec::new(),
+        remnants: Vec::new(),
         extra: Map::new(),
     };
     let latest = |catalog: &ReplicaCatalog, before| catalog.latest(before).map(|held| held.origin);

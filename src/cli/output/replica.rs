@@ -24,9 +24,17 @@ impl Output {
                 0 => it.held.to_string(),
                 damaged => format!("{}, {damaged} damaged", it.held),
             };
-            [it.name.to_string(), it.url.clone(), held, bytes(it.size), it.pending.to_string(), success]
+            [
+                it.name.to_string(),
+                it.url.clone(),
+                it.mode.to_string(),
+                held,
+                bytes(it.size),
+                it.pending.to_string(),
+                success,
+            ]
         });
-        self.table(["NAME", "URL", "HOLDS", "SIZE", "PENDING", "LAST SUCCESS"], rows.collect())?;
+        self.table(["NAME", "URL", "MODE", "HOLDS", "SIZE", "PENDING", "LAST SUCCESS"], rows.collect())?;
         for it in replicas {
             if let Some(journal) = &it.journal {
                 let until = journal.until.map_or("nothing yet".to_owned(), |at| format!("until {}", exact(at, zone)));
@@ -64,6 +72,9 @@ impl Output {
             }
             if held.entry.encrypted {
                 state.push("encrypted".to_owned());
+            }
+            if held.databases.values().any(|it| it.ltx.is_some_and(|segment| segment.base.is_some())) {
+                state.push("incremental".to_owned());
             }
             let names: Vec<_> = held.databases.keys().map(|name| name.as_str()).collect();
             let taken = local(held.origin.timestamp, zone);
@@ -127,6 +138,9 @@ impl Output {
         }
         for id in &done.dropped {
             self.line(&format!("{id}: gone from {name}"))?;
+        }
+        for id in &done.remade {
+            self.line(&format!("{id}: sent again to {name}, so that more of what was dropped could go"))?;
         }
         for key in &done.removed {
             self.line(&format!("{key}: a leftover, removed from {name}"))?;

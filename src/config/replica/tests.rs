@@ -26,7 +26,7 @@ fn replicas_are_named_in_their_variables() {
         std::fs::write(dir.path().join(name), text).unwrap();
         dir.path().join(name).display().to_string()
     };
-    let toml = "[replica.nas]\nurl = 'fs:///mnt/nas'\ntimeout = '5s'\nretention_daily = 3\n[replica.eu1]\nbandwidth = '512KiB'\n";
+    let toml = "[replica.nas]\nurl = 'fs:///mnt/nas'\ntimeout = '5s'\nmode = 'incremental'\nretention_daily = 3\n[replica.eu1]\nbandwidth = '512KiB'\n";
     let (toml, token) = (file("toml", toml), file("token", "canary-token\n"));
     let mut given = S3.to_vec();
     given.extend([
@@ -44,9 +44,11 @@ fn replicas_are_named_in_their_variables() {
     let nas = &config.replicas[&"nas".parse().unwrap()];
     assert_eq!((nas.place.url(), nas.place.is_on_this_machine()), ("fs:///mnt/nas", true));
     assert_eq!(nas.pace, Pace { timeout: Duration::from_secs(7), bandwidth: None });
+    assert_eq!(nas.mode, Mode::Incremental);
     let kept = nas.retention.over(&Retention::default());
     assert_eq!(kept, Retention { daily: 3, monthly: 0, ..Retention::default() });
     let eu1 = &config.replicas[&"eu1".parse().unwrap()];
+    assert_eq!(eu1.mode, Mode::Full);
     assert_eq!(eu1.pace, Pace { timeout: Duration::from_secs(30), bandwidth: Some(512 << 10) });
     // Nothing secret in what is listed, nor in what is printed by mistake.
     assert!(!format!("{config:?}").contains("canary"), "{config:?}");
@@ -81,6 +83,7 @@ fn bad_values_are_refused_by_name() {
         ("CLIENT_ID", &["", "canary\n"]),
         ("CLIENT_SECRET", &["", "canary\n"]),
         ("REFRESH_TOKEN", &["", "canary\n"]),
+        ("MODE", &["", "delta", "Incremental"]),
         ("BANDWIDTH", &["", "1", "1MB", "0KiB", "MiB", "1.5MiB", "-1MiB", "2000GiB", "99999999999999999999GiB"]),
         ("TIMEOUT", &["", "30", "50ms", "11m"]),
         ("RETENTION_DAILY", &["", "0", "367", "-1", "x"]),

@@ -2,6 +2,8 @@
 //! untrusted: paths are printed from parsed ids and names, every byte is compared with what was recorded, and nothing that the
 //! catalog here doesn't name yet is left under a final name.
 //!
+//! What lies there in segments is rebuilt (`rebuild`), and comes in the form in which copies lie here.
+//!
 //! A directory in which nothing is yet becomes that of the replica's store: its backups keep their order and their ids. In a
 //! directory of another store they come in as manual backups, pinned, which push out none of those that are there.
 
@@ -17,6 +19,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::rebuild::room_for;
 use super::send::{Coming, MAX_ENTRY, gone};
 use super::site::{Link, Site};
 use super::verify::Unopened;
@@ -29,7 +32,6 @@ use crate::catalog::Catalog;
 use crate::codec;
 use crate::disk::block::{BlockWriter, Direct};
 use crate::disk::{self, Context, Partial};
-use crate::engine::create::OVERHEAD;
 use crate::engine::decode::{Coded, Fault, undecodable};
 use crate::engine::recovery::UNBEGUN;
 use crate::engine::staging::Staging;
@@ -98,10 +100,12 @@ pub struct Brought {
 }
 
 impl Engine {
-    /// What a replica holds, the newest first.
+    /// What a replica holds, the newest first. What stands on something damaged is so too.
     pub fn list_replica(&self, from: &Elsewhere, control: &Control) -> Result<Vec<Held>, Error> {
         let site = Site::look(&self.target(from)?, control)?;
-        let mut backups = site.catalog()?.backups.clone();
+        let catalog = site.catalog()?;
+        let (mut backups, unsound) = (catalog.backups.clone(), catalog.chains().unsound());
+        backups.iter_mut().for_each(|held| held.damaged = unsound.contains(&held.origin));
         backups.sort_by_key(|held| std::cmp::Reverse(held.origin));
         Ok(backups)
     }
@@ -221,7 +225,7 @@ impl Engine {
             Err(Unopened::Damaged(reason)) => return Err(site.link.damaged(format!("{}: {reason}", held.id))),
             Err(Unopened::Locked) => return Err(Error::ReplicaNeedsIdentity { at: site.link.label(), id: held.id }),
         };
-        let (needed, free) = (held.size().saturating_add(OVERHEAD), disk::free_space(self.store.root())?);
+        let (needed, free) = (room_for(held, &entry), disk::free_space(self.store.root())?);
         if free < needed {
             return Err(Error::Full { needed, free });
         }
@@ -229,19 +233,14 @@ impl Engine {
         let (mut files, mut before) = (BTreeMap::new(), 0);
         for (name, it) in &held.databases {
             let Some(copy) = entry.backup.databases.get(name) else { continue };
-            let mut copy = DatabaseCopy {
-                form: it.form,
-                stored_size: it.object.size,
-                stored_checksum: it.object.checksum.clone(),
-                recipients: entry.recipients.get(name).cloned().unwrap_or_default(),
-                ..copy.clone()
-            };
-            let path = folder.path().join(format!("{name}.{}", it.form.ending()));
-            let file = disk::create_private(&path)?;
+            let recipients = entry.recipients.get(name).cloned().unwrap_or_default();
             let arriving = Arriving { link: &site.link, held, name, it, before, control: &call.control };
-            copy.stored_xxh3 = Some(arriving.receive(self, (&file, &path), &copy)?);
+            let file = match it.ltx {
+                None => arriving.whole(self, folder.path(), copy, recipients)?,
+                Some(_) => arriving.rebuilt(self, site.catalog()?, folder.path(), copy)?,
+            };
             before += it.object.size;
-            files.insert(name.clone(), (file, path, copy));
+            files.insert(name.clone(), file);
         }
         Ok(Arrived { entry, files, _folder: folder })
     }
@@ -345,20 +344,42 @@ impl Session<'_> {
 }
 
 /// An object on its way here.
-struct Arriving<'a> {
-    link: &'a Link,
-    held: &'a Held,
-    name: &'a DatabaseName,
+pub(super) struct Arriving<'a> {
+    pub(super) link: &'a Link,
+    pub(super) held: &'a Held,
+    pub(super) name: &'a DatabaseName,
     it: &'a HeldDatabase,
-    before: u64,
-    control: &'a Control,
+    pub(super) before: u64,
+    pub(super) control: &'a Control,
 }
 
 impl Arriving<'_> {
+    /// As it lies there.
+    fn whole(
+        &self,
+        engine: &Engine,
+        folder: &Path,
+        copy: &DatabaseCopy,
+        recipients: Vec<String>,
+    ) -> Result<(File, PathBuf, DatabaseCopy), Error> {
+        let it = self.it;
+        let mut copy = DatabaseCopy {
+            form: it.form,
+            stored_size: it.object.size,
+            stored_checksum: it.object.checksum.clone(),
+            recipients,
+            ..copy.clone()
+        };
+        let path = folder.join(format!("{}.{}", self.name, it.form.ending()));
+        let file = disk::create_private(&path)?;
+        copy.stored_xxh3 = Some(self.receive(engine, (&file, &path), &copy)?);
+        Ok((file, path, copy))
+    }
+
     /// Writes it, makes it durable, and reads it back from the disk; where an identity is at hand it is decoded as well. Gives the
     /// XXH3 of the file.
     fn receive(&self, engine: &Engine, to: (&File, &Path), copy: &DatabaseCopy) -> Result<String, Error> {
-        let (id, key) = (self.held.id, self.held.folder().database(self.name, self.it.form));
+        let (id, key) = (self.held.id, self.held.folder().database(self.name, self.it.form, false));
         let wrong = |reason: String| self.link.damaged(format!("{id}: {reason}"));
         self.write(to, &key)?;
         let (file, path) = to;

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use super::JournalThere;
 use super::state::State;
 use super::sync::pending;
+use crate::backup::replica::Mode;
 use crate::backup::{Backup, ReplicaName, timestamp};
 use crate::engine::status::Warning;
 use crate::engine::{Engine, Error};
@@ -27,6 +28,8 @@ pub struct ReplicaStatus {
     pub name: ReplicaName,
     /// Where it is; credentials are never part of it.
     pub url: String,
+    /// How it holds what it is sent.
+    pub mode: Mode,
     /// What is sent is encrypted.
     pub encrypted: bool,
     /// Backups there that can be read by whoever holds it.
@@ -111,6 +114,7 @@ impl Engine {
                 Ok(ReplicaStatus {
                     name: name.clone(),
                     url: replica.place.url().to_owned(),
+                    mode: replica.mode,
                     encrypted: !self.config.codec.recipients.is_empty(),
                     plain: state.plain,
                     under_way: self.replicating(name).is_some(),

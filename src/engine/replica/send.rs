@@ -1,27 +1,29 @@
 //! Sending one backup, and reading back what was sent.
 //!
-//! 1. Each of its files is held open, and leaves as it lies, compressed and encrypted on the way as far as it isn't yet. What is
-//!    read here has to be what the catalog recorded, or nothing is stored there at all.
+//! 1. Each of its files is held open, and leaves as it lies, compressed and encrypted on the way as far as it isn't yet; or, to an
+//!    incremental replica, as the pages that have changed (`segment`). What is read here has to be what the catalog recorded, or
+//!    nothing is stored there at all.
 //! 2. It is read back from there to its last byte: size and SHA-256 are those of what was sent, and where an identity is at hand it
 //!    decodes to the very database [P8].
 //! 3. The entry follows, and is read back as well.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
+use super::segment::Base;
 use super::site::{Link, Writable};
 use crate::backup::replica::{
     Folder, Held, HeldDatabase, HeldEntry, MAX_PARTS, Nonce, Object, Origin, ReplicaEntry, Sending,
 };
-use crate::backup::{Backup, DatabaseCopy, DatabaseName, Form, hex};
+use crate::backup::{Backup, BackupId, DatabaseCopy, DatabaseName, Form, Subject, hex};
 use crate::codec::{self, Codec, Recipient};
 use crate::disk::block::{BlockReader, Direct};
 use crate::disk::{self, Context};
 use crate::engine::read::{OpenFile, Opened, other_bytes};
-use crate::engine::{Engine, Error, bytes};
+use crate::engine::{Call, Engine, Error, bytes};
 use crate::remote::{self, Download, Upload};
 use crate::sqlite::{Control, Progress};
 
@@ -29,6 +31,9 @@ use crate::sqlite::{Control, Progress};
 const PIECE: usize = 256 << 10;
 /// Larger entries are none of ours.
 pub(super) const MAX_ENTRY: u64 = 4 << 20;
+
+/// How often a backup is looked for by its name, which rotation may change.
+const LOOKS: usize = 3;
 
 /// How a file that lies in one form is to lie in a replica: always compressed, and encrypted where there is anyone to encrypt to.
 pub(super) fn form_there(here: Form, encrypts: bool) -> Form {
@@ -39,29 +44,53 @@ pub(super) fn form_there(here: Form, encrypts: bool) -> Form {
 }
 
 /// A file of a backup on its way.
-struct Leaving<'a> {
-    folder: Folder,
-    backup: &'a Backup,
-    name: &'a DatabaseName,
+pub(super) struct Leaving<'a> {
+    pub(super) folder: Folder,
+    pub(super) backup: &'a Backup,
+    pub(super) name: &'a DatabaseName,
     copy: &'a DatabaseCopy,
     /// Bytes of the backup before it.
-    before: u64,
+    pub(super) before: u64,
 }
 
 impl Writable<'_> {
-    /// Sends a backup. Nothing, if it is gone from here meanwhile.
-    pub(super) fn send(&mut self, sending: &Sending, control: &Control) -> Result<Option<Held>, Error> {
+    /// Sends a backup. Nothing, if it is gone from here meanwhile. A base that reads badly here is passed over.
+    pub(super) fn send(&mut self, sending: &Sending, call: &Call) -> Result<Option<Held>, Error> {
+        let mut unfit = BTreeSet::new();
+        loop {
+            let base = self.base_of(sending.origin, &unfit)?;
+            match (self.send_on(sending, base.as_ref(), &call.control), base) {
+                (Err(Error::Damaged { subject: Subject::Backup(id), .. }), Some(base)) if id == base.id => {
+                    // Found out by every other reader from now on.
+                    if let Err(error) = self.engine.verify(&id, call) {
+                        tracing::warn!(%error, %id, "what was found is not recorded");
+                    }
+                    unfit.insert(id);
+                }
+                (sent, _) => return sent,
+            }
+        }
+    }
+
+    fn send_on(&mut self, sending: &Sending, base: Option<&Base>, control: &Control) -> Result<Option<Held>, Error> {
         let Some(Opened { backup, files }) = self.opened(sending.origin)? else { return Ok(None) };
         let folder = Folder { origin: sending.origin, nonce: Nonce(disk::random()?) };
         let (mut databases, mut recipients, mut before) = (BTreeMap::new(), BTreeMap::new(), 0);
-        for OpenFile { name, copy, path, file } in files {
-            let leaving = Leaving { folder, backup: &backup, name: &name, copy: &copy, before };
-            let file = file.map_err(|error| Error::NotSent { reason: error.to_string() })?;
-            let input = BlockReader::new(Direct::new(&file));
-            let (held, to) = self.send_file(&leaving, input, &path, control)?;
+        let mut leave = Vec::new();
+        // What can't leave keeps the others from being sent for nothing.
+        for OpenFile { name, copy, path, file } in &files {
+            let file = file.as_ref().map_err(|error| Error::NotSent { reason: error.to_string() })?;
+            leave.push((file, self.change(&backup, name, (copy, file, path), base)?));
+        }
+        for (OpenFile { name, copy, path, .. }, (file, change)) in files.iter().zip(leave) {
+            let leaving = Leaving { folder, backup: &backup, name, copy, before };
+            let (held, to) = match change {
+                Some(change) => self.send_segment(&leaving, &change, base.map(|base| base.origin), control)?,
+                None => self.send_file(&leaving, BlockReader::new(Direct::new(file)), path, control)?,
+            };
             before += copy.stored_size;
             recipients.insert(name.clone(), to);
-            databases.insert(name, held);
+            databases.insert(name.clone(), held);
         }
         let entry = self.send_entry(folder, &backup, recipients)?;
         Ok(Some(Held {
@@ -79,12 +108,25 @@ impl Writable<'_> {
         }))
     }
 
-    fn opened(&self, origin: Origin) -> Result<Option<Opened>, Error> {
-        let backups = self.engine.list()?;
-        let Some(backup) = backups.iter().find(|backup| Origin::of(backup) == origin) else { return Ok(None) };
-        match self.engine.opened(&backup.id) {
+    /// Nothing, if it is gone from here. Where rotation gives it another name meanwhile it is looked for again.
+    pub(super) fn opened(&self, origin: Origin) -> Result<Option<Opened>, Error> {
+        for _ in 0..LOOKS {
+            let backups = self.engine.list()?;
+            let Some(backup) = backups.iter().find(|backup| Origin::of(backup) == origin) else { return Ok(None) };
+            if let Some(opened) = self.opened_as(origin, &backup.id)? {
+                return Ok(Some(opened));
+            }
+        }
+        let reason =
+            "it had another name each time it was to be opened; it is sent with the next replication".to_owned();
+        Err(Error::NotSent { reason })
+    }
+
+    /// Nothing, if that is not its name by now, but nobody's or another's.
+    pub(super) fn opened_as(&self, origin: Origin, id: &BackupId) -> Result<Option<Opened>, Error> {
+        match self.engine.opened(id) {
             Err(Error::NotFound(_)) => Ok(None),
-            opened => opened.map(Some),
+            opened => Ok(Some(opened?).filter(|opened| Origin::of(&opened.backup) == origin)),
         }
     }
 
@@ -103,9 +145,9 @@ impl Writable<'_> {
             true => codec.recipients.iter().map(Recipient::to_string).collect(),
             false => copy.recipients.clone(),
         };
-        let key = folder.database(name, form);
+        let key = folder.database(name, form, false);
         let link = self.site.link.clone();
-        let out = Summed { out: link.at(link.remote.upload(&key))?, sum: Sum::default() };
+        let out = Summed::new(link.at(link.remote.upload(&key))?);
         let mut encoder = codec.encode(out, copy.stored_size).map_err(|error| broken(&link, error))?;
         let (mut read, mut piece) = (Sum::default(), vec![0; PIECE]);
         loop {
@@ -123,12 +165,7 @@ impl Writable<'_> {
         if read.size != copy.stored_size || read.checksum() != copy.stored_checksum {
             return Err(Error::Damaged { subject: backup.id.into(), reason: other_bytes(&copy.file) });
         }
-        let Summed { out, sum } = encoder.finish().map_err(|error| broken(&link, error))?;
-        let written = link.at(out.finish())?;
-        if written.parts > MAX_PARTS {
-            return Err(link.damaged(format!("{key} would take more than {MAX_PARTS} parts")));
-        }
-        let object = Object { size: sum.size, checksum: sum.checksum(), parts: written.parts };
+        let object = encoder.finish().map_err(|error| broken(&link, error))?.finish(&link, &key)?;
         let plain = self.engine.config.codec.opens(form, &to).then_some(copy);
         let engine = self.engine;
         let mut tick = || {
@@ -136,7 +173,7 @@ impl Writable<'_> {
             self.hold(false)
         };
         match engine.read_there(&link, &key, form, &object, plain, &mut tick)? {
-            None => Ok((HeldDatabase { form, object }, to)),
+            None => Ok((HeldDatabase { form, ltx: None, readers: None, object }, to)),
             Some(reason) => Err(link.damaged(format!("{reason}, though it was sent well; it is sent again"))),
         }
     }
@@ -275,7 +312,7 @@ pub(super) fn gone(link: &Link, key: &str, object: &Object, error: remote::Error
     }
 }
 
-fn drain(from: &mut impl Read, tick: Tick<'_>) -> Result<Result<Sum, String>, Error> {
+pub(super) fn drain(from: &mut impl Read, tick: Tick<'_>) -> Result<Result<Sum, String>, Error> {
     let (mut sum, mut piece) = (Sum::default(), vec![0; PIECE]);
     loop {
         tick()?;
@@ -310,6 +347,21 @@ impl Sum {
 pub(super) struct Summed {
     pub(super) out: Upload,
     pub(super) sum: Sum,
+}
+
+impl Summed {
+    pub(super) fn new(out: Upload) -> Self {
+        Self { out, sum: Sum::default() }
+    }
+
+    /// Gives it its name.
+    pub(super) fn finish(self, link: &Link, key: &str) -> Result<Object, Error> {
+        let written = link.at(self.out.finish())?;
+        if written.parts > MAX_PARTS {
+            return Err(link.damaged(format!("{key} would take more than {MAX_PARTS} parts")));
+        }
+        Ok(Object { size: self.sum.size, checksum: self.sum.checksum(), parts: written.parts })
+    }
 }
 
 impl Write for Summed {

@@ -1,5 +1,6 @@
 //! A replica as it is found: its catalog, and who may write there.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -8,8 +9,8 @@ use sha2::{Digest, Sha256};
 use super::Target;
 use super::state::{Mark, OwnJournal, State};
 use crate::backup::replica::{
-    self, BACKUPS, CATALOGS, Held, HeldJournal, LEASE, Lease, Object, ReplicaCatalog, catalog_key,
-    is_unfinished_catalog, parse_catalog_key,
+    self, BACKUPS, CATALOGS, Chains, Held, HeldJournal, LEASE, Lease, Object, Remnant, ReplicaCatalog, catalog_key,
+    is_unfinished_catalog, parse_catalog_key, remnants,
 };
 use crate::backup::{ReplicaName, hex, timestamp};
 use crate::engine::permit::host;
@@ -176,6 +177,21 @@ impl Site {
     pub(super) fn backups(&self) -> &[Held] {
         self.catalog.as_ref().map_or(&[], |catalog| &catalog.backups)
     }
+
+    /// What is left there of what it held.
+    pub(super) fn remnants(&self) -> &[Remnant] {
+        self.catalog.as_ref().map_or(&[], |catalog| &catalog.remnants)
+    }
+
+    /// What stands on what.
+    pub(super) fn chains(&self) -> Chains<'_> {
+        Chains::of(self.backups(), self.remnants())
+    }
+
+    /// All keys that its catalog names.
+    pub(super) fn named(&self) -> BTreeSet<String> {
+        self.catalog.as_ref().map(ReplicaCatalog::keys).unwrap_or_default()
+    }
 }
 
 /// A replica that this directory may write to.
@@ -236,7 +252,7 @@ impl<'e> Writable<'e> {
         } else {
             (state.written, state.writing) = (site.mark.clone(), None);
         }
-        state.holds(site.backups());
+        state.holds(site.backups(), site.remnants());
         let keeps_leftovers = torn.is_some();
         let (journals, journal) = (site.journals().to_vec(), state.journal.clone());
         Ok(Self { engine, name, site, state, store_id, is_others, keeps_leftovers, journals, journal, lease: None })
@@ -326,6 +342,17 @@ impl<'e> Writable<'e> {
         unfinished.iter().try_for_each(|key| link.at(link.remote.delete(key)))
     }
 
+    /// What is left there, with what was found of it.
+    pub(super) fn remnants(&self) -> Vec<Remnant> {
+        let State { found_damaged, found_whole, .. } = &self.state;
+        let mark = |left: &Remnant| {
+            let is_damaged =
+                left.damaged && !found_whole.contains(&left.origin) || found_damaged.contains(&left.origin);
+            Remnant { damaged: is_damaged, ..left.clone() }
+        };
+        self.site.remnants().iter().map(mark).collect()
+    }
+
     /// Writes a new catalog with these backups, reads it back, and removes all but the one before. It is remembered before that it
     /// may come to be there: a crash in between is none of another's doing.
     pub(super) fn write(&mut self, mut backups: Vec<Held>) -> Result<(), Error> {
@@ -333,20 +360,24 @@ impl<'e> Writable<'e> {
         backups.sort_by_key(|held| (held.origin, held.id));
         let generation = self.site.mark.as_ref().map_or(0, |mark| mark.generation) + 1;
         let extra = self.site.catalog.as_ref().map(|catalog| catalog.extra.clone()).unwrap_or_default();
+        // What was dropped or replaced stays as far as others stand on it.
+        let left = self.remnants().into_iter().chain(self.site.backups().iter().map(Remnant::of));
+        let remnants = remnants(&backups, left);
         let catalog = ReplicaCatalog {
-            version: replica::VERSION,
+            version: ReplicaCatalog::format_of(&backups, &remnants),
             store_id: self.store_id.clone(),
             generation,
             written_at: self.engine.clock.now(),
             host: host(),
             backups,
             journals: self.journals.clone(),
+            remnants,
             extra,
         };
         // What nobody could read any more isn't written.
         let link = self.site.link.clone();
         catalog.validate().map_err(|reason| link.damaged(format!("no catalog can be made of this: {reason}")))?;
-        let mut bytes = serde_json::to_vec_pretty(&catalog).unwrap_or_default();
+        let mut bytes = catalog.to_bytes();
         bytes.push(b'\n');
         let mark = Mark { generation, checksum: hex(&Sha256::digest(&bytes)) };
         let key = catalog_key(generation, &mark.checksum);
@@ -364,7 +395,7 @@ impl<'e> Writable<'e> {
             self.site.catalogs.retain(|other| *other != key);
             return Err(error);
         }
-        self.state.holds(&catalog.backups);
+        self.state.holds(&catalog.backups, &catalog.remnants);
         (self.state.written, self.state.writing) = (Some(mark.clone()), None);
         self.state.journal.clone_from(&self.journal);
         self.save()?;

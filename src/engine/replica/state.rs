@@ -1,7 +1,7 @@
 //! What is known here of a replica without asking it: `replicas/<name>.json` in the backup directory. It is no truth about the
 //! replica, but for what this directory wrote there last: who writes over another's catalog would destroy that one's backups.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::report::LastError;
-use crate::backup::replica::{Held, Nonce, Origin};
+use crate::backup::replica::{Chains, Held, Nonce, Origin, Remnant};
 use crate::backup::retention::Retention;
 use crate::backup::{ReplicaName, hex};
 use crate::disk::{self, Context};
@@ -79,6 +79,8 @@ pub(super) struct State {
     pub(super) found_whole: BTreeSet<Origin>,
     /// Packs of the journal found damaged there: those that are here still are sent again.
     pub(super) damaged_packs: BTreeSet<String>,
+    /// How many remnants a run had when it was last looked at whether it pays to be rid of it, by the sequence on which it stands.
+    pub(super) collapsing: BTreeMap<u64, usize>,
     /// What was wanted when all was done, as a digest.
     pub(super) done: String,
     #[serde(with = "optional")]
@@ -136,11 +138,13 @@ impl State {
     }
 
     /// What the replica's catalog says.
-    pub(super) fn holds(&mut self, backups: &[Held]) {
+    pub(super) fn holds(&mut self, backups: &[Held], remnants: &[Remnant]) {
+        let unsound = Chains::of(backups, remnants).unsound();
+        let sizes = backups.iter().map(Held::size).chain(remnants.iter().map(Remnant::size));
         self.held = backups.iter().map(|held| held.origin).collect();
-        self.size = backups.iter().fold(0, |sum: u64, held| sum.saturating_add(held.size()));
+        self.size = sizes.fold(0, u64::saturating_add);
         self.plain = backups.iter().filter(|held| !held.entry.encrypted).count();
-        self.damaged = backups.iter().filter(|held| held.damaged).count();
+        self.damaged = backups.iter().filter(|held| unsound.contains(&held.origin)).count();
     }
 
     /// What was known of a replica that is empty now, or another's.
@@ -149,7 +153,8 @@ impl State {
         self.known.clear();
         self.found_damaged.clear();
         self.found_whole.clear();
-        self.holds(&[]);
+        self.collapsing.clear();
+        self.holds(&[], &[]);
     }
 
     /// All is done that was wanted of what is here.

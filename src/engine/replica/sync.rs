@@ -11,7 +11,7 @@ use super::site::{Site, Writable, is_listed};
 use super::state::{FOLDER, State};
 use super::{Elsewhere, details, ids};
 use crate::audit::{Entry, Kind};
-use crate::backup::replica::{BACKUPS, Held, Origin, Plan, Sending, Wishes, is_ours, is_sendable, plan};
+use crate::backup::replica::{BACKUPS, Chains, Held, Origin, Plan, Sending, Wishes, is_ours, is_sendable, plan};
 use crate::backup::retention::{Retention, free_id};
 use crate::backup::{Backup, BackupId, ReplicaName, Subject, hex};
 use crate::catalog::Catalog;
@@ -37,6 +37,9 @@ pub struct Replicated {
     pub removed: Vec<String>,
     /// Objects that were gone or had another length: what they belong to is sent again.
     pub lost: Vec<String>,
+    /// Sent again, so that what was dropped before them could go.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub remade: Vec<BackupId>,
     /// Bytes sent.
     pub bytes: u64,
     /// What could not be sent, and why; the others were.
@@ -60,6 +63,9 @@ impl Replicated {
             ("dropped", ids(&self.dropped)),
             ("bytes", self.bytes.into()),
         ]);
+        if !self.remade.is_empty() {
+            told.insert("remade".to_owned(), ids(&self.remade));
+        }
         for (key, list) in [("removed", &self.removed), ("lost", &self.lost)] {
             if !list.is_empty() {
                 // Anyone who can write there can make it long.
@@ -109,7 +115,8 @@ impl Engine {
         let freeze = self.freeze()?.filter(|_| own);
         let here: Vec<_> =
             catalog.standing().map(|it| (Origin::of(it), it.id, it.pinned, &it.flags, is_sendable(it))).collect();
-        let wanted = (&here, &catalog.lineage, retention, own, encrypts, &freeze, replica.place.identity());
+        let how = (replica.place.identity(), replica.mode);
+        let wanted = (&here, &catalog.lineage, retention, own, encrypts, &freeze, how);
         let digest = hex(&Sha256::digest(serde_json::to_vec(&wanted).unwrap_or_default()));
         Ok(Some(Wanted { catalog, retention, own, encrypts, freeze, digest }))
     }
@@ -189,12 +196,13 @@ impl Writable<'_> {
         let mut done = Replicated { lost: self.look_for_lost(&listed)?, ..Replicated::default() };
         let plan = self.plan(wanted);
         let orphans = self.orphans(listed.into_keys());
-        let is_marked = self.marked(&plan.amend) == self.site.backups();
         // What is wrong with the journal stops no backup.
         if let Err(error) = self.plan_journals() {
             tracing::warn!(%error, replica = %self.name, "its journal is left as it is");
         }
-        let is_marked = is_marked && self.journals == self.site.journals();
+        let is_marked = self.marked(&plan.amend) == self.site.backups()
+            && self.remnants() == self.site.remnants()
+            && self.journals == self.site.journals();
         if !(plan.is_empty() && orphans.is_empty() && is_marked) || self.is_others {
             self.hold(take_over)?;
             // What was seen before the lease was had may be another's doing since.
@@ -203,8 +211,11 @@ impl Writable<'_> {
         }
         self.thin_catalogs()?;
         self.take_back()?;
-        if done.not_sent.is_empty() {
-            let here = wanted.catalog.standing().filter(|backup| is_sendable(backup)).map(Origin::of).collect();
+        let here: BTreeSet<Origin> =
+            wanted.catalog.standing().filter(|backup| is_sendable(backup)).map(Origin::of).collect();
+        // What can't be had from there though it is whole here is to be sent again.
+        let is_sound = self.site.chains().unsound().is_disjoint(&here);
+        if done.not_sent.is_empty() && is_sound {
             self.state.is_done(here, wanted.catalog.lineage.as_deref(), wanted.retention, &wanted.digest);
         }
         // What could be sent again has been, and the catalog there says what is damaged still.
@@ -218,11 +229,20 @@ impl Writable<'_> {
         let lineage = catalog.lineage.as_deref();
         let known = if *own { self.state.decided(lineage, retention) } else { self.state.known(lineage) };
         let wishes = Wishes { retention, own: *own, encrypts: *encrypts, known: &known, freeze: freeze.as_deref() };
-        plan(&catalog.backups, &self.marked(&[]), wishes)
+        let mut there = self.marked(&[]);
+        // What stands on something damaged can't be had either.
+        let unsound = Chains::of(&there, &self.remnants()).unsound();
+        there.iter_mut().for_each(|held| held.damaged = unsound.contains(&held.origin));
+        let mut plan = plan(&catalog.backups, &there, wishes);
+        if self.is_incremental() {
+            // Each stands on the one before.
+            plan.send.reverse();
+        }
+        plan
     }
 
     /// What the catalog there is to say: with these amendments, and with what was found damaged, or whole after all.
-    fn marked(&self, amend: &[Held]) -> Vec<Held> {
+    pub(super) fn marked(&self, amend: &[Held]) -> Vec<Held> {
         let State { found_damaged, found_whole, .. } = &self.state;
         let mark = |held: &Held| {
             let mut marked = amend.iter().find(|amended| amended.origin == held.origin).unwrap_or(held).clone();
@@ -249,13 +269,16 @@ impl Writable<'_> {
     /// Objects that the catalog names and that are not there, or not as long: what they belong to is damaged.
     fn look_for_lost(&mut self, sizes: &BTreeMap<String, u64>) -> Result<Vec<String>, Error> {
         let mut lost = Vec::new();
-        for held in self.site.catalog.iter().flat_map(|catalog| &catalog.backups).filter(|held| !held.damaged) {
-            for (key, object) in held.objects() {
-                let is_seen = is_listed(&key, object, |key| sizes.get(key).copied());
-                if !is_seen && !self.site.link.is_there(&key, object)? {
-                    self.state.found_damaged.insert(held.origin);
-                    lost.push(key);
-                }
+        let Some(catalog) = &self.site.catalog else { return Ok(lost) };
+        let damaged: BTreeSet<Origin> = {
+            let held = catalog.backups.iter().filter(|held| held.damaged).map(|held| held.origin);
+            held.chain(catalog.remnants.iter().filter(|left| left.damaged).map(|left| left.origin)).collect()
+        };
+        for (origin, key, object) in catalog.objects().filter(|(origin, ..)| !damaged.contains(origin)) {
+            let is_seen = is_listed(&key, object, |key| sizes.get(key).copied());
+            if !is_seen && !self.site.link.is_there(&key, object)? {
+                self.state.found_damaged.insert(origin);
+                lost.push(key);
             }
         }
         Ok(lost)
@@ -263,12 +286,8 @@ impl Writable<'_> {
 
     /// Objects of ours that no backup names.
     fn orphans(&self, listed: impl Iterator<Item = String>) -> Vec<String> {
-        let named = self.named();
+        let named = self.site.named();
         listed.filter(|key| !self.keeps_leftovers && is_ours(key) && !named.contains(key)).collect()
-    }
-
-    fn named(&self) -> BTreeSet<String> {
-        self.site.backups().iter().flat_map(Held::keys).collect()
     }
 
     /// Steps 3 to 7.
@@ -347,7 +366,8 @@ impl Writable<'_> {
         }
         self.send_all(plan, call, done)?;
         self.amend(plan, &going, done)?;
-        let named = self.named();
+        self.collapse(call, done)?;
+        let named = self.site.named();
         for orphan in orphans.iter().filter(|key| !named.contains(*key)) {
             call.control.check()?;
             self.hold(false)?;
@@ -362,6 +382,9 @@ impl Writable<'_> {
     fn send_all(&mut self, plan: &Plan, call: &Call, done: &mut Replicated) -> Result<(), Error> {
         let mut refused: Option<Error> = None;
         for sending in &plan.send {
+            if self.is_healed(sending.origin) {
+                continue;
+            }
             let error = match self.sent(sending, call) {
                 Ok(bytes) => {
                     done.sent.extend(bytes.map(|_| sending.id));
@@ -392,18 +415,29 @@ impl Writable<'_> {
         }
     }
 
+    /// It is there, and was to be sent again for nothing but what it stands on, which is whole by now.
+    fn is_healed(&self, origin: Origin) -> bool {
+        let State { found_damaged, .. } = &self.state;
+        let held = self.site.backups().iter().find(|held| held.origin == origin);
+        let encrypts = !self.engine.config.codec.recipients.is_empty();
+        let is_wanted = |held: &Held| held.damaged || encrypts && !held.entry.encrypted;
+        held.is_some_and(|held| held.has_segments() && !is_wanted(held))
+            && !found_damaged.contains(&origin)
+            && !Chains::of(&self.marked(&[]), &self.remnants()).unsound().contains(&origin)
+    }
+
     /// One backup.
-    fn sent(&mut self, sending: &Sending, call: &Call) -> Result<Option<u64>, Error> {
-        let Some(held) = self.send(sending, &call.control)? else { return Ok(None) };
-        let (bytes, origin) = (held.size(), held.origin);
-        let (replaced, mut backups): (Vec<Held>, Vec<Held>) =
-            self.marked(&[]).into_iter().partition(|other| other.origin == origin);
+    pub(super) fn sent(&mut self, sending: &Sending, call: &Call) -> Result<Option<u64>, Error> {
+        let Some(held) = self.send(sending, call)? else { return Ok(None) };
+        let (bytes, origin, before) = (held.size(), held.origin, self.site.named());
+        let mut backups = self.marked(&[]);
+        backups.retain(|other| other.origin != origin);
         name_apart(&mut backups, &held);
         backups.push(held);
         self.write(backups)?;
         // What was found of the one that is replaced is nothing of this one.
         self.state.found_damaged.remove(&origin);
-        self.remove_objects(&replaced)?;
+        self.remove_objects(&before)?;
         tracing::debug!(replica = %self.name, id = %sending.id, bytes, "sent and read back");
         Ok(Some(bytes))
     }
@@ -413,19 +447,23 @@ impl Writable<'_> {
         let may_go = done.not_sent.is_empty();
         let goes = |held: &Held| may_go && going.contains_key(&held.origin);
         let staying: Vec<Held> = self.marked(&plan.amend).into_iter().filter(|held| !goes(held)).collect();
-        let gone: Vec<Held> = self.site.backups().iter().filter(|held| goes(held)).cloned().collect();
-        if staying != self.site.backups() || self.is_others || self.journals != self.site.journals() {
+        let gone: Vec<Origin> = self.site.backups().iter().filter(|held| goes(held)).map(|held| held.origin).collect();
+        let before = self.site.named();
+        let is_another = staying != self.site.backups()
+            || self.remnants() != self.site.remnants()
+            || self.journals != self.site.journals();
+        if is_another || self.is_others {
             self.write(staying)?;
         }
-        done.dropped.extend(gone.iter().filter_map(|held| going.get(&held.origin)));
-        self.remove_objects(&gone)
+        done.dropped.extend(gone.iter().filter_map(|origin| going.get(origin)));
+        self.remove_objects(&before)
     }
 
-    /// The objects of what the catalog doesn't name any more.
-    fn remove_objects(&mut self, of: &[Held]) -> Result<(), Error> {
-        for key in of.iter().flat_map(Held::keys) {
+    /// Of the objects that were named before, those that the catalog doesn't name any more.
+    fn remove_objects(&mut self, before: &BTreeSet<String>) -> Result<(), Error> {
+        for key in before.difference(&self.site.named()) {
             self.hold(false)?;
-            self.site.link.at(self.site.link.remote.delete(&key))?;
+            self.site.link.at(self.site.link.remote.delete(key))?;
         }
         Ok(())
     }
@@ -440,8 +478,8 @@ fn name_apart(backups: &mut [Held], held: &Held) {
 }
 
 /// Of a backup here, and not of the replica.
-fn is_of_one_here(error: &Error) -> bool {
-    matches!(error, Error::Damaged { .. } | Error::NotSent { .. } | Error::NotFound(_))
+pub(super) fn is_of_one_here(error: &Error) -> bool {
+    matches!(error, Error::Damaged { .. } | Error::NotSent { .. } | Error::NotFound(_) | Error::NeedsIdentity { .. })
 }
 
 /// Of an object there, as far as one can tell.

@@ -5,6 +5,7 @@ use maud::{Markup, html};
 
 use super::notice::Tone;
 use super::{Site, icons, words};
+use crate::backup::replica::Mode;
 use crate::engine::{LastError, ReplicaStatus};
 
 /// A row for each; nothing where there are none.
@@ -35,6 +36,7 @@ fn row(site: &Site, replica: &ReplicaStatus) -> Markup {
                         (true, plain) => { "Encrypted, but for " (plain) " from before" }
                         (false, _) => "Readable by whoever holds it",
                     } }
+                    @if replica.mode == Mode::Incremental { " " span { "Incremental" } }
                 }
             }
             form.actions method="post" action=(verify) hx-post=(verify) hx-target={ "#outcome-replica-" (name) } {

@@ -113,10 +113,14 @@ impl<R: Read> Decoder<R> {
         if self.number()? != expected {
             return Err(Error::Malformed("its checksum is wrong"));
         }
-        match self.reader.read_exact(&mut [0]) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
-            Err(error) => Err(error.into()),
-            Ok(()) => Err(Error::Malformed("something follows its end")),
+        loop {
+            // What is beneath may say itself that it was cut short.
+            match self.reader.read(&mut [0]) {
+                Ok(0) => return Ok(()),
+                Ok(_) => return Err(Error::Malformed("something follows its end")),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 

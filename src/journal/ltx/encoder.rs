@@ -14,16 +14,26 @@ pub struct Encoder<W> {
     /// Per page: how far its number is from the one before, and the length of its frame. About three bytes.
     index: Vec<u8>,
     frame: Vec<u8>,
-    table: CompressTable,
+    /// Without one, pages lie in their blocks as they are.
+    table: Option<CompressTable>,
 }
 
 impl<W: Write> Encoder<W> {
     /// Writes the header.
     pub fn new(writer: W, header: Header) -> Result<Self, Error> {
+        Self::with(writer, header, Some(CompressTable::default()))
+    }
+
+    /// The same of a file that is compressed as a whole: blocks that hold a page as it is leave more to be found in it.
+    pub fn stored(writer: W, header: Header) -> Result<Self, Error> {
+        Self::with(writer, header, None)
+    }
+
+    fn with(writer: W, header: Header, table: Option<CompressTable>) -> Result<Self, Error> {
         header.check()?;
         let frame = vec![0; FRAME + get_maximum_output_size(header.page_size as usize)];
-        let (order, table) = (Order::new(header), CompressTable::default());
-        let mut encoder = Self { writer, order, sum: FileSum::new(), index: Vec::new(), frame, table };
+        let mut encoder =
+            Self { writer, order: Order::new(header), sum: FileSum::new(), index: Vec::new(), frame, table };
         encoder.put(&header.to_bytes())?;
         Ok(encoder)
     }
@@ -35,8 +45,12 @@ impl<W: Write> Encoder<W> {
         }
         let before = self.order.last;
         self.order.take(number)?;
-        let length = compress_into_with_table(data, &mut self.frame[FRAME..], &mut self.table)
-            .map_err(|_| Error::Malformed("a page can't be compressed"))?;
+        let block = &mut self.frame[FRAME..];
+        let length = match &mut self.table {
+            Some(table) => compress_into_with_table(data, block, table)
+                .map_err(|_| Error::Malformed("a page can't be compressed"))?,
+            None => store(data, block),
+        };
         self.frame[..4].copy_from_slice(&number.to_be_bytes());
         self.frame[4..6].copy_from_slice(&SIZED.to_be_bytes());
         // At most 64 KiB and a little.
@@ -76,4 +90,14 @@ impl<W: Write> Encoder<W> {
         self.sum.add(bytes);
         Ok(self.writer.write_all(bytes)?)
     }
+}
+
+/// An LZ4 block of literals alone: how many, and they themselves. A page has 512 at least.
+fn store(data: &[u8], block: &mut [u8]) -> usize {
+    let (more, rest) = ((data.len() - 15) / 255, (data.len() - 15) % 255);
+    block[0] = 0xf0;
+    block[1..=more].fill(255);
+    block[more + 1] = rest as u8;
+    block[more + 2..more + 2 + data.len()].copy_from_slice(data);
+    more + 2 + data.len()
 }

@@ -42,7 +42,7 @@ impl Writable<'_> {
     }
 
     fn collapse_before(&mut self, origin: Origin, call: &Call, done: &mut Replicated) -> Result<(), Error> {
-        let base = self.base_of(origin, &BTreeSet::new())?;
+        let base = self.base_of(origin)?;
         let on = base.as_ref().map(|base| base.origin);
         let (key, relief) =
             (on.map_or(0, |on| on.sequence), relief(self.site.backups(), self.site.remnants(), origin, on));

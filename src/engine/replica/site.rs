@@ -12,7 +12,7 @@ use crate::backup::replica::{
     self, BACKUPS, CATALOGS, Chains, Held, LEASE, Lease, Object, Remnant, ReplicaCatalog, catalog_key,
     is_unfinished_catalog, parse_catalog_key, remnants,
 };
-use crate::backup::{ReplicaName, hex, timestamp};
+use crate::backup::{BackupId, ReplicaName, hex, timestamp};
 use crate::engine::permit::host;
 use crate::engine::{Engine, Error};
 use crate::remote::{self, Pace, Remote};
@@ -191,6 +191,8 @@ pub(super) struct Writable<'e> {
     pub(super) is_others: bool,
     /// The catalog that counts is not the last: what it doesn't name may be what that one did.
     pub(super) keeps_leftovers: bool,
+    /// Copies here that have turned out to read badly.
+    pub(super) doubted: BTreeSet<BackupId>,
     lease: Option<Lease>,
 }
 
@@ -237,7 +239,17 @@ impl<'e> Writable<'e> {
         }
         state.holds(site.backups(), site.remnants());
         let keeps_leftovers = torn.is_some();
-        Ok(Self { engine, name, site, state, store_id, is_others, keeps_leftovers, lease: None })
+        Ok(Self {
+            engine,
+            name,
+            site,
+            state,
+            store_id,
+            is_others,
+            keeps_leftovers,
+            doubted: BTreeSet::new(),
+            lease: None,
+        })
     }
 
     pub(super) fn save(&self) -> Result<(), Error> {

@@ -65,7 +65,7 @@ pub(super) struct State {
     pub(super) found_damaged: BTreeSet<Origin>,
     /// Found whole there, though its catalog says that it is damaged.
     pub(super) found_whole: BTreeSet<Origin>,
-    /// How many remnants a run had when it was last looked at whether it pays to be rid of it, by the sequence on which it stands.
+    /// How many remnants a run had when it was last looked at whether it pays to be rid of it, by the sequence of its oldest.
     pub(super) collapsing: BTreeMap<u64, usize>,
     /// What was wanted when all was done, as a digest.
     pub(super) done: String,

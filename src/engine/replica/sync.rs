@@ -205,7 +205,8 @@ impl Writable<'_> {
         let plan = self.plan(wanted);
         let orphans = self.orphans(listed.into_keys());
         let is_marked = self.marked(&plan.amend) == self.site.backups() && self.remnants() == self.site.remnants();
-        if !(plan.is_empty() && orphans.is_empty() && is_marked) || self.is_others {
+        let is_all = plan.is_empty() && orphans.is_empty() && is_marked && !self.has_run()?;
+        if !is_all || self.is_others {
             self.hold(take_over)?;
             // What was seen before the lease was had may be another's doing since.
             self.assert_unchanged()?;
@@ -476,7 +477,7 @@ pub(super) fn is_of_one_here(error: &Error) -> bool {
 }
 
 /// Of an object there, as far as one can tell.
-fn is_of_one_there(error: &Error) -> bool {
+pub(super) fn is_of_one_there(error: &Error) -> bool {
     match error {
         Error::ReplicaDamaged { .. } => true,
         Error::Replica { error, .. } => !error.is_temporary() && !matches!(error, remote::Error::Full(_)),

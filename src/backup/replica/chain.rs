@@ -224,6 +224,8 @@ pub fn remnants(backups: &[Held], candidates: impl IntoIterator<Item = Remnant>)
 pub struct Relief {
     /// Remnants that nothing would stand on any more.
     pub remnants: usize,
+    /// The oldest of them.
+    pub oldest: Option<Origin>,
     /// Their bytes, and those of the segments that the backup has now.
     pub bytes: u64,
     /// The largest object among them: what replaces them is hardly smaller.
@@ -249,6 +251,7 @@ pub fn relief(backups: &[Held], left: &[Remnant], origin: Origin, base: Option<O
     let gone = left.iter().filter(|it| !staying.iter().any(|stays| stays.origin == it.origin));
     let largest = gone.clone().flat_map(|it| it.databases.values()).map(|it| it.object.size).max();
     Relief {
+        oldest: gone.clone().map(|it| it.origin).min(),
         remnants: gone.count(),
         bytes: sum(&before).saturating_sub(sum(&after)).saturating_add(sum(&own)),
         largest: largest.unwrap_or(0),

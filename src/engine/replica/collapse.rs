@@ -4,15 +4,16 @@
 //!
 //! - It pays if what is sent is at most two thirds of what goes; of a whole database, half. That is measured here first, by making it.
 //! - A run is looked at when it has grown to twice of what it had the last time: so looking costs little, however often rotation
-//!   drops something.
+//!   drops something. Where the store fails in between, it is looked at again with the next replication.
 //! - A run of very many goes anyway, unless what is sent would be more.
 
 use std::collections::BTreeSet;
 
 use super::Replicated;
 use super::site::Writable;
-use super::sync::is_of_one_here;
-use crate::backup::replica::{Held, Origin, Relief, Sending, relief};
+use super::sync::{is_of_one_here, is_of_one_there};
+use crate::backup::replica::{Held, Origin, Relief, Sending, is_sendable, relief};
+use crate::backup::{Backup, BackupId};
 use crate::engine::{Call, Error};
 
 /// Fewer remnants aren't worth a look.
@@ -23,49 +24,99 @@ const MANY: usize = 16;
 const MANY_AT_HEAD: usize = 64;
 
 impl Writable<'_> {
-    /// Looks at each run that the last deletions have made longer.
+    /// A run is worth a look.
+    pub(super) fn has_run(&self) -> Result<bool, Error> {
+        let here = self.engine.list()?;
+        let is_due = |origin| {
+            let on = self.bases(origin, &here).first().map(|(base, _)| *base);
+            self.run_before(origin, on).is_some()
+        };
+        Ok(self.after_runs(&here).into_iter().any(is_due))
+    }
+
+    /// Looks at each run that has become longer.
     pub(super) fn collapse(&mut self, call: &Call, done: &mut Replicated) -> Result<(), Error> {
-        if !self.is_incremental() || done.dropped.is_empty() || !done.not_sent.is_empty() {
+        if !done.not_sent.is_empty() {
             return Ok(());
         }
-        let kept: BTreeSet<u64> = self.site.backups().iter().map(|held| held.origin.sequence).collect();
-        self.state.collapsing.retain(|sequence, _| *sequence == 0 || kept.contains(sequence));
-        let standing = self.site.backups().iter().filter(|held| held.has_segments());
-        for origin in standing.map(|held| held.origin).collect::<Vec<_>>() {
+        let left: BTreeSet<u64> = self.site.remnants().iter().map(|left| left.origin.sequence).collect();
+        self.state.collapsing.retain(|oldest, _| left.contains(oldest));
+        for origin in self.after_runs(&self.engine.list()?) {
             match self.collapse_before(origin, call, done) {
-                // What is wrong with a copy here is found out where it is sent, or read.
-                Err(error) if is_of_one_here(&error) => tracing::debug!(%error, "a run of remnants stays"),
+                // Nothing is lost by that: it is tried again with the next replication.
+                Err(error) if is_of_one_there(&error) => {
+                    tracing::warn!(replica = %self.name, %error, "what was dropped there stays for now");
+                    return Ok(());
+                }
                 looked => looked?,
             }
         }
         Ok(())
     }
 
-    fn collapse_before(&mut self, origin: Origin, call: &Call, done: &mut Replicated) -> Result<(), Error> {
-        let base = self.base_of(origin, &BTreeSet::new())?;
-        let on = base.as_ref().map(|base| base.origin);
-        let (key, relief) =
-            (on.map_or(0, |on| on.sequence), relief(self.site.backups(), self.site.remnants(), origin, on));
-        let looked = self.state.collapsing.get(&key).copied().unwrap_or(0);
-        let most = most(relief, on.is_none());
-        if !is_worth_a_look(relief, looked, most) {
-            return Ok(());
+    /// Backups right after a run, as far as they are here: what isn't can't be sent again.
+    fn after_runs(&self, here: &[Backup]) -> Vec<Origin> {
+        if !self.is_incremental() {
+            return Vec::new();
         }
-        self.state.collapsing.insert(key, relief.remnants);
-        if self.measure(origin, base.as_ref(), most, call)?.is_none() {
-            return Ok(());
-        }
-        let Some(Held { id, promoted_from, .. }) = self.site.backups().iter().find(|held| held.origin == origin) else {
-            return Ok(());
+        let left: BTreeSet<Origin> = self.site.remnants().iter().map(|left| left.origin).collect();
+        let here: BTreeSet<Origin> = here.iter().filter(|backup| is_sendable(backup)).map(Origin::of).collect();
+        let is_after = |held: &&Held| {
+            let mut bases = held.databases.values().filter_map(|it| it.ltx?.base);
+            here.contains(&held.origin) && bases.any(|base| left.contains(&base))
         };
-        let sending = Sending { origin, id: *id, promoted_from: *promoted_from };
-        if let Some(bytes) = self.sent(&sending, call)? {
-            self.state.collapsing.remove(&key);
-            done.remade.push(sending.id);
-            done.bytes += bytes;
+        self.site.backups().iter().filter(is_after).map(|held| held.origin).collect()
+    }
+
+    /// The run between a backup and the one on which it could be sent again, if it is worth a look.
+    fn run_before(&self, origin: Origin, on: Option<Origin>) -> Option<Run> {
+        let relief = relief(self.site.backups(), self.site.remnants(), origin, on);
+        let (oldest, most) = (relief.oldest?.sequence, most(relief, on.is_none()));
+        let looked = self.state.collapsing.get(&oldest).copied().unwrap_or(0);
+        is_worth_a_look(relief, looked, most).then_some(Run { oldest, remnants: relief.remnants, most })
+    }
+
+    fn collapse_before(&mut self, origin: Origin, call: &Call, done: &mut Replicated) -> Result<(), Error> {
+        let base = self.base_of(origin)?;
+        let Some(run) = self.run_before(origin, base.as_ref().map(|base| base.origin)) else { return Ok(()) };
+        let sent = match self.measure(origin, base.as_ref(), run.most, call) {
+            Ok(Some(_)) => self.sent_again(origin, call),
+            measured => measured.map(|_| None),
+        };
+        match sent {
+            Ok(Some((id, bytes))) => {
+                done.remade.push(id);
+                done.bytes += bytes;
+            }
+            Ok(None) => {
+                self.state.collapsing.insert(run.oldest, run.remnants);
+            }
+            // What is wrong with a copy here is recorded once all is done, and it is passed over then.
+            Err(error) if is_of_one_here(&error) => {
+                tracing::debug!(%error, "a run of remnants stays");
+                self.doubts(&error);
+                self.state.collapsing.insert(run.oldest, run.remnants);
+            }
+            Err(error) => return Err(error),
         }
         Ok(())
     }
+
+    fn sent_again(&mut self, origin: Origin, call: &Call) -> Result<Option<(BackupId, u64)>, Error> {
+        let held = self.site.backups().iter().find(|held| held.origin == origin);
+        let Some(Held { id, promoted_from, .. }) = held else { return Ok(None) };
+        let sending = Sending { origin, id: *id, promoted_from: *promoted_from };
+        Ok(self.sent(&sending, call)?.map(|bytes| (sending.id, bytes)))
+    }
+}
+
+/// Remnants that are to go.
+struct Run {
+    /// The sequence of the oldest: it stays the same while the run grows.
+    oldest: u64,
+    remnants: usize,
+    /// Bytes that may be sent for it.
+    most: u64,
 }
 
 /// What may be sent to be rid of so much.

@@ -6,12 +6,12 @@
 //! - What is encrypted here and couldn't be so there is never taken apart: it goes as it lies (`send`).
 //! - What others stand on goes as a segment whatever the mode, or not at all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use super::send::{Leaving, Summed, broken};
+use super::send::{Leaving, Summed, Tick, broken};
 use super::site::Writable;
 use super::squeeze::Squeeze;
 use crate::backup::replica::{Chains, Held, HeldDatabase, Mode, Origin, Readers, Segment, is_sendable};
@@ -28,6 +28,8 @@ use crate::sqlite::{Control, Progress};
 
 /// Nothing is stood on a chain that is longer: a database begins anew.
 const LONGEST: usize = 400;
+/// More bases aren't tried.
+const BASES: usize = 8;
 /// Between two looks at whether it is to stop.
 const PAGES: u32 = 64;
 
@@ -59,12 +61,23 @@ impl Writable<'_> {
         self.engine.config.replicas.get(&self.name).is_some_and(|replica| replica.mode == Mode::Incremental)
     }
 
-    /// What a backup can be sent on, but for those that have turned out to be unfit.
-    pub(super) fn base_of(&self, origin: Origin, unfit: &BTreeSet<BackupId>) -> Result<Option<Base>, Error> {
-        if !self.is_incremental() {
-            return Ok(None);
+    /// What a backup can be sent on, held open.
+    pub(super) fn base_of(&self, origin: Origin) -> Result<Option<Base>, Error> {
+        for (base, id) in self.bases(origin, &self.engine.list()?) {
+            // By another name by now, or none: an older one will do.
+            let Some(Opened { backup, files }) = self.opened_as(base, &id)? else { continue };
+            let files = files.into_iter().filter(|it| it.file.is_ok());
+            let files: BTreeMap<_, _> = files.map(|it| (it.name.clone(), it)).collect();
+            return Ok(Some(Base { origin: base, id: backup.id, files }));
         }
-        let here = self.engine.list()?;
+        Ok(None)
+    }
+
+    /// All that it can be sent on, the newest first, as they are called here.
+    pub(super) fn bases(&self, origin: Origin, here: &[Backup]) -> Vec<(Origin, BackupId)> {
+        if !self.is_incremental() {
+            return Vec::new();
+        }
         // What was found there counts already, also where it is deep below.
         let (mut there, left) = (self.marked(&[]), self.remnants());
         let unsound = Chains::of(&there, &left).unsound();
@@ -81,16 +94,12 @@ impl Writable<'_> {
         let can_be = |held: &&Held| {
             held.has_segments() && is_older(held.origin) && !unsound.contains(&held.origin) && is_readable(held)
         };
-        for held in there.iter().filter(can_be) {
-            let local = here.iter().find(|backup| Origin::of(backup) == held.origin && is_sendable(backup));
-            let Some(backup) = local.filter(|backup| !unfit.contains(&backup.id)) else { continue };
-            // By another name by now, or none: an older one will do.
-            let Some(Opened { backup, files }) = self.opened_as(held.origin, &backup.id)? else { continue };
-            let files = files.into_iter().filter(|it| it.file.is_ok());
-            let files: BTreeMap<_, _> = files.map(|it| (it.name.clone(), it)).collect();
-            return Ok(Some(Base { origin: held.origin, id: backup.id, files }));
-        }
-        Ok(None)
+        let is_base = |backup: &&Backup, held: &Held| {
+            Origin::of(backup) == held.origin && is_sendable(backup) && !self.doubted.contains(&backup.id)
+        };
+        let named =
+            |held: &Held| here.iter().find(|backup| is_base(backup, held)).map(|backup| (held.origin, backup.id));
+        there.iter().filter(can_be).filter_map(named).take(BASES).collect()
     }
 
     /// How a database leaves as a segment; nothing if it goes as it lies.
@@ -259,8 +268,9 @@ impl Change<'_> {
                 return Ok(Err(error));
             }
         }
-        new.finish()?;
-        old.map_or(Ok(()), Pages::finish)?;
+        let mut tick = || tick(u64::from(self.header.pages) * u64::from(self.header.page_size));
+        new.finish(&mut tick)?;
+        old.map_or(Ok(()), |old| old.finish(&mut tick))?;
         Ok(out.finish().map_err(in_io))
     }
 }
@@ -330,8 +340,14 @@ impl Pages<'_> {
     }
 
     /// Reads the rest. All of it is what the catalog recorded.
-    fn finish(mut self) -> Result<(), Error> {
-        while self.read()? {}
+    fn finish(mut self, tick: Tick<'_>) -> Result<(), Error> {
+        let mut pages = 0;
+        while self.read()? {
+            pages += 1;
+            if pages % PAGES == 0 {
+                tick()?;
+            }
+        }
         match self.hasher.content().checksum == self.copy.checksum {
             true => Ok(()),
             false => Err(Error::Damaged { subject: self.id.into(), reason: other_bytes(&self.copy.file) }),

@@ -7,7 +7,7 @@
 //!    decodes to the very database [P8].
 //! 3. The entry follows, and is read back as well.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
@@ -56,19 +56,22 @@ pub(super) struct Leaving<'a> {
 impl Writable<'_> {
     /// Sends a backup. Nothing, if it is gone from here meanwhile. A base that reads badly here is passed over.
     pub(super) fn send(&mut self, sending: &Sending, call: &Call) -> Result<Option<Held>, Error> {
-        let mut unfit = BTreeSet::new();
         loop {
-            let base = self.base_of(sending.origin, &unfit)?;
+            let base = self.base_of(sending.origin)?;
             match (self.send_on(sending, base.as_ref(), &call.control), base) {
-                (Err(Error::Damaged { subject: Subject::Backup(id), .. }), Some(base)) if id == base.id => {
-                    // Found out by every other reader from now on.
-                    if let Err(error) = self.engine.verify(&id, call) {
-                        tracing::warn!(%error, %id, "what was found is not recorded");
-                    }
-                    unfit.insert(id);
+                (Err(error @ Error::Damaged { subject: Subject::Backup(id), .. }), Some(base)) if id == base.id => {
+                    self.doubts(&error);
                 }
                 (sent, _) => return sent,
             }
+        }
+    }
+
+    /// A copy here that reads badly is nothing's base any more, and is read once more when the lease is given back: that may take
+    /// longer than a lease.
+    pub(super) fn doubts(&mut self, error: &Error) {
+        if let Error::Damaged { subject: Subject::Backup(id), .. } = error {
+            self.doubted.insert(*id);
         }
     }
 

@@ -12,7 +12,7 @@ use crate::backup::replica::{
     self, BACKUPS, CATALOGS, Chains, Held, HeldJournal, LEASE, Lease, Object, Remnant, ReplicaCatalog, catalog_key,
     is_unfinished_catalog, parse_catalog_key, remnants,
 };
-use crate::backup::{ReplicaName, hex, timestamp};
+use crate::backup::{BackupId, ReplicaName, hex, timestamp};
 use crate::engine::permit::host;
 use crate::engine::{Engine, Error};
 use crate::journal::pack::{JOURNALS, Key};
@@ -208,6 +208,8 @@ pub(super) struct Writable<'e> {
     /// The journals that the next catalog is to name, and which of them is this directory's.
     pub(super) journals: Vec<HeldJournal>,
     pub(super) journal: Option<OwnJournal>,
+    /// Copies here that have turned out to read badly.
+    pub(super) doubted: BTreeSet<BackupId>,
     lease: Option<Lease>,
 }
 
@@ -255,7 +257,19 @@ impl<'e> Writable<'e> {
         state.holds(site.backups(), site.remnants());
         let keeps_leftovers = torn.is_some();
         let (journals, journal) = (site.journals().to_vec(), state.journal.clone());
-        Ok(Self { engine, name, site, state, store_id, is_others, keeps_leftovers, journals, journal, lease: None })
+        Ok(Self {
+            engine,
+            name,
+            site,
+            state,
+            store_id,
+            is_others,
+            keeps_leftovers,
+            journals,
+            journal,
+            doubted: BTreeSet::new(),
+            lease: None,
+        })
     }
 
     pub(super) fn save(&self) -> Result<(), Error> {

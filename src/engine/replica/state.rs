@@ -79,7 +79,7 @@ pub(super) struct State {
     pub(super) found_whole: BTreeSet<Origin>,
     /// Packs of the journal found damaged there: those that are here still are sent again.
     pub(super) damaged_packs: BTreeSet<String>,
-    /// How many remnants a run had when it was last looked at whether it pays to be rid of it, by the sequence on which it stands.
+    /// How many remnants a run had when it was last looked at whether it pays to be rid of it, by the sequence of its oldest.
     pub(super) collapsing: BTreeMap<u64, usize>,
     /// What was wanted when all was done, as a digest.
     pub(super) done: String,

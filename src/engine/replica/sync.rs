@@ -13,7 +13,7 @@ use super::{Elsewhere, details, ids};
 use crate::audit::{Entry, Kind};
 use crate::backup::replica::{BACKUPS, Chains, Held, Origin, Plan, Sending, Wishes, is_ours, is_sendable, plan};
 use crate::backup::retention::{Retention, free_id};
-use crate::backup::{Backup, BackupId, ReplicaName, Subject, hex};
+use crate::backup::{Backup, BackupId, ReplicaName, hex};
 use crate::catalog::Catalog;
 use crate::disk;
 use crate::engine::permit::{Holder, Permit, Refusal};
@@ -138,6 +138,7 @@ impl Engine {
             .and_then(|mut there| {
                 let done = there.replicate(&wanted, take_over, call);
                 there.let_go();
+                self.verify_doubted(&there.doubted, call);
                 state = there.state;
                 done
             });
@@ -153,6 +154,15 @@ impl Engine {
         }
         state.save(self.store.root(), name)?;
         done
+    }
+
+    /// What reads badly is found out by every other reader from now on.
+    fn verify_doubted(&self, doubted: &BTreeSet<BackupId>, call: &Call) {
+        for id in doubted {
+            if let Err(error) = self.verify(id, call) {
+                tracing::warn!(%error, %id, "what was found is not recorded");
+            }
+        }
     }
 
     /// One process at a time has to do with a replica's state.
@@ -203,7 +213,8 @@ impl Writable<'_> {
         let is_marked = self.marked(&plan.amend) == self.site.backups()
             && self.remnants() == self.site.remnants()
             && self.journals == self.site.journals();
-        if !(plan.is_empty() && orphans.is_empty() && is_marked) || self.is_others {
+        let is_all = plan.is_empty() && orphans.is_empty() && is_marked && !self.has_run()?;
+        if !is_all || self.is_others {
             self.hold(take_over)?;
             // What was seen before the lease was had may be another's doing since.
             self.assert_unchanged()?;
@@ -402,11 +413,8 @@ impl Writable<'_> {
             done.not_sent.push(NotSent { id: sending.id, reason: error.to_string() });
             if is_there {
                 refused = Some(error);
-            } else if let Error::Damaged { subject: Subject::Backup(id), .. } = &error {
-                // Found out by every other reader from now on.
-                if let Err(error) = self.engine.verify(id, call) {
-                    tracing::warn!(%error, %id, "what was found is not recorded");
-                }
+            } else {
+                self.doubts(&error);
             }
         }
         match refused {
@@ -483,7 +491,7 @@ pub(super) fn is_of_one_here(error: &Error) -> bool {
 }
 
 /// Of an object there, as far as one can tell.
-fn is_of_one_there(error: &Error) -> bool {
+pub(super) fn is_of_one_there(error: &Error) -> bool {
     match error {
         Error::ReplicaDamaged { .. } => true,
         Error::Replica { error, .. } => !error.is_temporary() && !matches!(error, remote::Error::Full(_)),

@@ -80,13 +80,32 @@ fn what_is_won_is_told() {
         let base = base.map(|base| there.backups[base].origin);
         relief(&there.backups, &there.remnants, there.backups[at].origin, base)
     };
-    assert_eq!(of(1, Some(0)), Relief { remnants: 3, bytes: 400, largest: 100 });
+    let oldest = |of: &ReplicaCatalog| Some(of.remnants[0].origin);
+    assert_eq!(of(1, Some(0)), Relief { remnants: 3, oldest: oldest(&there), bytes: 400, largest: 100 });
     // The one after it stands on it, and goes on to do so.
-    assert_eq!(of(2, Some(1)), Relief { remnants: 0, bytes: 100, largest: 0 });
+    assert_eq!(of(2, Some(1)), Relief { remnants: 0, oldest: None, bytes: 100, largest: 0 });
     let headless = chain_of(6, 1..=4);
     let origin = headless.backups[0].origin;
     let won = relief(&headless.backups, &headless.remnants, origin, None);
-    assert_eq!(won, Relief { remnants: 4, bytes: 1000 + 400, largest: 1000 });
+    assert_eq!(won, Relief { remnants: 4, oldest: oldest(&headless), bytes: 1000 + 400, largest: 1000 });
+}
+
+#[test]
+fn all_of_a_chain_is_for_the_same_readers() {
+    let of = |texts: &[&str]| Readers::of(&texts.iter().map(ToString::to_string).collect::<Vec<_>>());
+    assert!(of(&["a", "b"]) == of(&["b", "a"]) && of(&["a", "b"]) != of(&["a"]) && of(&["ab"]) != of(&["a", "b"]));
+    assert_eq!(of(&[]), None);
+    let mut there = chain_of(3, 2..=2);
+    let (origin, name) = (there.backups[1].origin, name());
+    assert!(!there.chains().is_for(None, origin, &name), "it is encrypted, and nobody knows to whom");
+    let databases = there.backups.iter_mut().map(|it| &mut it.databases);
+    let databases = databases.chain(there.remnants.iter_mut().map(|it| &mut it.databases));
+    databases.flat_map(|it| it.values_mut()).for_each(|it| it.readers = of(&["a"]));
+    assert!(there.chains().is_for(of(&["a"]), origin, &name) && !there.chains().is_for(of(&["b"]), origin, &name));
+    for it in there.remnants[0].databases.values_mut() {
+        it.readers = of(&["a", "b"]);
+    }
+    assert!(!there.chains().is_for(of(&["a"]), origin, &name));
 }
 
 #[test]

@@ -156,6 +156,14 @@ impl<'a> Rebuilder<'a> {
         (&self.file, &self.path)
     }
 
+    /// Whether a database of that size can lie in the file, before anything of it is fetched.
+    pub(super) fn assert_room(&self, size: u64) -> Result<(), Error> {
+        let taken = self.file.metadata().to("look at", &self.path)?.len();
+        let needed = size.saturating_add(OVERHEAD).saturating_sub(taken);
+        let free = disk::free_space(&self.path)?;
+        if free < needed { Err(Error::Full { needed, free }) } else { Ok(()) }
+    }
+
     /// The same, for good.
     pub(super) fn into_file(self) -> (File, PathBuf) {
         (self.file, self.path)

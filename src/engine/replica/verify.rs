@@ -206,6 +206,7 @@ impl<'a> Reading<'a> {
             }
             (Slot::Vacant(_), None) => return Ok(Rebuilt::Locked),
         };
+        rebuilder.assert_room(copy.size)?;
         let whole = |origin| found.whole.extend([origin]);
         match rebuilder.reach((held.origin, held.id), control, whole)? {
             Ok(()) => {}

@@ -282,3 +282,31 @@ fn it_may_keep_other_numbers() {
     assert!(store.objects.held().len() == 1 && store.objects.remnants().len() < 8, "{:?}", store.objects.catalog());
     place.ok(&["replica", "verify", "offsite"]);
 }
+
+/// Who reads a part of a backup knows nothing of the rest of it; who reads all of it does.
+#[test]
+fn what_was_found_damaged_is_so_until_all_of_it_was_read() {
+    let store = Store::folder();
+    let place = scene(&store);
+    let taken = [place.create(), another(&place), another(&place)];
+    pushes(&place, &store);
+    let all = store.objects.all();
+    let (key, good) = all.iter().find(|(key, _)| key.contains("-0000000001-") && key.contains("/entry.json")).unwrap();
+    store.objects.put(key, b"holiday");
+    let found = || {
+        let state = std::fs::read_to_string(place.path("backups/replicas/offsite.json")).unwrap();
+        serde_json::from_str::<Value>(&state).unwrap()["foundDamaged"].as_array().unwrap().len()
+    };
+    place.run(&["replica", "verify", "offsite"]).refused(1, &[]);
+    assert_eq!(found(), 1);
+    // All that is there of the first but its entry.
+    place.ok(&["replica", "verify", "offsite", id(&taken[2])]);
+    assert_eq!(found(), 1);
+    store.objects.put(key, good);
+    place.ok(&["replica", "verify", "offsite"]);
+    assert_eq!(found(), 0);
+    store.objects.put(key, b"holiday");
+    place.run(&["replica", "verify", "offsite"]).refused(1, &[]);
+    assert_eq!(place.json(&PUSH)["sent"], json!([taken[0]["id"]]));
+    place.ok(&["replica", "verify", "offsite"]);
+}

@@ -74,6 +74,11 @@ impl Step<'_> {
     pub fn base(&self) -> Option<Origin> {
         self.held.ltx.and_then(|segment| segment.base)
     }
+
+    /// Under which key it lies.
+    pub fn key(&self, name: &DatabaseName) -> String {
+        self.folder.database(name, self.held.form, true)
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -116,9 +121,11 @@ impl<'a> Chains<'a> {
         Some(steps)
     }
 
-    /// Where a backup lies, or what is left of it.
-    pub fn folder(&self, origin: Origin) -> Option<Folder> {
-        self.0.get(&origin).map(|node| node.folder)
+    /// Under which key a database of a backup lies, or what is left of it.
+    pub fn key(&self, origin: Origin, name: &DatabaseName) -> Option<String> {
+        let node = self.0.get(&origin)?;
+        let held = node.databases.get(name)?;
+        Some(node.folder.database(name, held.form, held.ltx.is_some()))
     }
 
     /// Backups and remnants that are damaged, or stand on something that is.

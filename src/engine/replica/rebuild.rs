@@ -169,13 +169,13 @@ impl<'a> Rebuilder<'a> {
         (self.file, self.path)
     }
 
-    /// Leads it to the state of that backup; from where it is, if that is on the way. Each segment that was read well is told to
-    /// `read`.
+    /// Leads it to the state of that backup; from where it is, if that is on the way. The key of each segment that was
+    /// read well is told to `read`.
     pub(super) fn reach(
         &mut self,
         (origin, id): (Origin, BackupId),
         control: &Control,
-        mut read: impl FnMut(Origin),
+        mut read: impl FnMut(String),
     ) -> Result<Result<(), Broken>, Error> {
         let Some(steps) = self.chains.steps(origin, &self.name) else {
             let unfit = Unfit::Damaged(format!("{} of {id} stands on what isn't there", self.name));
@@ -201,13 +201,13 @@ impl<'a> Rebuilder<'a> {
                     return Ok(Err(Broken { origin: step.origin, unfit }));
                 }
             }
-            read(step.origin);
+            read(step.key(&self.name));
         }
         Ok(Ok(()))
     }
 
     fn step(&self, step: &Step<'_>, before: Option<Header>, control: &Control) -> Result<Result<Header, Unfit>, Error> {
-        let key = step.folder.database(&self.name, step.held.form, true);
+        let key = step.key(&self.name);
         let txid = |sequence: u64| Txid::new(sequence).unwrap_or(Txid::FIRST);
         let min = step.base().map_or(Txid::FIRST, |base| txid(base.sequence).next());
         let free = disk::free_space(&self.path)?;

@@ -300,6 +300,9 @@ pub struct HeldDatabase {
     /// It is a segment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ltx: Option<Segment>,
+    /// Its object was found to be another than was written: what stands on it can't be had either.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub damaged: bool,
     /// Its bytes.
     #[serde(flatten)]
     pub object: Object,
@@ -510,6 +513,19 @@ impl ReplicaCatalog {
             .iter()
             .flat_map(|it| objects(it.folder(), &it.databases).map(|(key, object)| (it.origin, key, object)));
         held.chain(left)
+    }
+
+    /// The keys of what it says is damaged; the entry of a backup isn't told apart from the backup.
+    pub fn damaged(&self) -> BTreeSet<String> {
+        let entries = self.backups.iter().filter(|held| held.damaged);
+        let entries = entries.map(|held| held.folder().entry(held.entry.encrypted));
+        let held = self.backups.iter().map(|held| (held.folder(), &held.databases));
+        let left = self.remnants.iter().map(|left| (left.folder(), &left.databases));
+        let databases = held.chain(left).flat_map(|(folder, databases)| {
+            let damaged = databases.iter().filter(|(_, it)| it.damaged);
+            damaged.map(move |(name, it)| folder.database(name, it.form, it.ltx.is_some()))
+        });
+        entries.chain(databases).collect()
     }
 
     /// All keys that it names.

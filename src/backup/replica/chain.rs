@@ -34,9 +34,6 @@ pub struct Remnant {
     pub origin: Origin,
     /// Which sending of it.
     pub nonce: Nonce,
-    /// An object was found to be another than was written.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub damaged: bool,
     /// The segments on which others stand.
     pub databases: BTreeMap<DatabaseName, HeldDatabase>,
 }
@@ -44,7 +41,7 @@ pub struct Remnant {
 impl Remnant {
     /// Of a backup.
     pub fn of(held: &Held) -> Self {
-        Self { origin: held.origin, nonce: held.nonce, damaged: held.damaged, databases: held.databases.clone() }
+        Self { origin: held.origin, nonce: held.nonce, databases: held.databases.clone() }
     }
 
     /// Where it lies.
@@ -85,6 +82,7 @@ impl Step<'_> {
 struct Node<'a> {
     folder: Folder,
     databases: &'a BTreeMap<DatabaseName, HeldDatabase>,
+    /// Any of its objects is.
     damaged: bool,
 }
 
@@ -99,7 +97,7 @@ impl<'a> Chains<'a> {
             .map(|it| (it.origin, Node { folder: it.folder(), databases: &it.databases, damaged: it.damaged }));
         let left = remnants
             .iter()
-            .map(|it| (it.origin, Node { folder: it.folder(), databases: &it.databases, damaged: it.damaged }));
+            .map(|it| (it.origin, Node { folder: it.folder(), databases: &it.databases, damaged: false }));
         Self(held.chain(left).collect())
     }
 
@@ -128,13 +126,26 @@ impl<'a> Chains<'a> {
         Some(node.folder.database(name, held.form, held.ltx.is_some()))
     }
 
-    /// Backups and remnants that are damaged, or stand on something that is.
+    /// Which database of a backup lies under that key, if it isn't its entry.
+    pub fn name(&self, origin: Origin, key: &str) -> Option<&'a DatabaseName> {
+        let names = self.0.get(&origin)?.databases.keys();
+        names.into_iter().find(|name| self.key(origin, name).as_deref() == Some(key))
+    }
+
+    /// Backups and remnants that are damaged, or of which a database stands on something that is. An entry is nobody's base.
     pub fn unsound(&self) -> BTreeSet<Origin> {
-        let mut unsound = BTreeSet::new();
+        let (mut unsound, mut lost) = (BTreeSet::new(), BTreeSet::new());
         // Bases come first.
         for (origin, node) in &self.0 {
-            let mut bases = node.databases.values().filter_map(|it| it.ltx?.base);
-            if node.damaged || bases.any(|base| unsound.contains(&base) || !self.0.contains_key(&base)) {
+            for (name, it) in node.databases {
+                let has = |base: Origin| self.0.get(&base).is_some_and(|node| node.databases.contains_key(name));
+                let base = it.ltx.and_then(|segment| segment.base);
+                if it.damaged || base.is_some_and(|base| lost.contains(&(base, name)) || !has(base)) {
+                    lost.insert((*origin, name));
+                    unsound.insert(*origin);
+                }
+            }
+            if node.damaged {
                 unsound.insert(*origin);
             }
         }

@@ -169,7 +169,9 @@ impl Engine {
     /// A failure to remember it is said, and changes nothing of what was found.
     fn remember(&self, from: &Elsewhere, all: bool, found: &Findings, there: &ReplicaCatalog, call: &Call) {
         let Elsewhere::Name(name) = from else { return };
-        let (whole, damaged) = (found.whole_of(there), found.damaged_of(there));
+        let (whole, damaged, chains) = (found.whole_of(there), found.damaged_of(there), there.chains());
+        let of_database =
+            |culprit: &Culprit| Some((culprit.origin, chains.name(culprit.origin, &culprit.key)?.clone()));
         // An empty folder is perhaps only where a volume isn't mounted.
         if !self.standing_catalog().is_ok_and(|catalog| catalog.is_some()) {
             return;
@@ -179,6 +181,8 @@ impl Engine {
             let mut state = State::load(self.store.root(), name, &self.target(from)?.place.identity())?;
             state.found_damaged.retain(|origin| !whole.contains(origin));
             state.found_damaged.extend(&damaged);
+            state.found_databases.retain(|(origin, _)| !whole.contains(origin));
+            state.found_databases.extend(found.damaged.values().filter_map(of_database));
             if state.damaged > 0 {
                 state.found_whole.extend(&whole);
             }

@@ -1,8 +1,11 @@
 //! Replicas that are sent what has changed: each backup there can be had back, by us and by litestream, whatever rotation drops
 //! between; a day costs its changed pages; and what is lost there is made good.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
+use crate::fault::{Fault, When};
 use crate::harness::{Place, dump};
 use crate::objects::key_of;
 use crate::replica_scene::{PUSH, another, empty_machine, pushes, told, with_replica};
@@ -309,4 +312,42 @@ fn what_was_found_damaged_is_so_until_all_of_it_was_read() {
     place.run(&["replica", "verify", "offsite"]).refused(1, &[]);
     assert_eq!(place.json(&PUSH)["sent"], json!([taken[0]["id"]]));
     place.ok(&["replica", "verify", "offsite"]);
+}
+
+/// What is sent again while somebody reads it lies elsewhere by then, and is whole there.
+#[test]
+fn what_moves_while_it_is_read_is_no_damage() {
+    let (store, proxy) = Store::webdav().proxied();
+    let mut place = scene(&store);
+    place.set("BACKUP_REPLICA_OFFSITE_TIMEOUT", "30s");
+    for _ in 0..4 {
+        another(&place);
+    }
+    pushes(&place, &store);
+    let place = Arc::new(place);
+    let machine = empty_machine(&place, &store);
+    for who in [&*place, &machine] {
+        let held = &store.objects.held()[1];
+        let lost = store.objects.path(&key_of(held, "auth", &held["databases"]["auth"]));
+        let owner = place.clone();
+        let sent_again = move |_: &str| {
+            std::fs::remove_file(&lost).unwrap();
+            owner.ok(&PUSH);
+        };
+        proxy.spoil(When::of("GET", "backups/").once(), Fault::After(Arc::new(sent_again)));
+        if std::ptr::eq(who, &machine) {
+            let brought = who.json(&["replica", "pull", "offsite", "--all"]);
+            assert_eq!(
+                (brought["pulled"].as_array().unwrap().len(), &brought["notPulled"]),
+                (4, &json!([])),
+                "{brought}"
+            );
+        } else {
+            let verified = who.json(&["replica", "verify", "offsite"]);
+            assert_eq!(verified["backups"].as_object().unwrap().len(), 4, "{verified}");
+        }
+        assert_ne!(store.objects.held()[1]["nonce"], held["nonce"], "nothing has moved");
+        proxy.heal();
+        store.objects.assert_complete(&place);
+    }
 }

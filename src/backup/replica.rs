@@ -306,6 +306,9 @@ pub struct HeldDatabase {
     /// Its bytes.
     #[serde(flatten)]
     pub object: Object,
+    /// What else a newer version recorded.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 /// The entry of a backup as it lies in a replica.

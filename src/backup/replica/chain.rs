@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::{Folder, Held, HeldDatabase, MAX_NUMBER, Nonce, Origin};
 use crate::backup::{DatabaseName, Form};
@@ -18,7 +19,7 @@ use crate::backup::{DatabaseName, Form};
 /// A chain that is longer is none that was ever made.
 const MAX_LENGTH: usize = 4096;
 
-/// That an object is a segment.
+/// That an object is a segment. What a newer version records of it stands beside this, in `HeldDatabase`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Segment {
     /// What it stands on; without one it has every page.
@@ -36,12 +37,15 @@ pub struct Remnant {
     pub nonce: Nonce,
     /// The segments on which others stand.
     pub databases: BTreeMap<DatabaseName, HeldDatabase>,
+    /// What else a newer version recorded.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 impl Remnant {
     /// Of a backup.
     pub fn of(held: &Held) -> Self {
-        Self { origin: held.origin, nonce: held.nonce, databases: held.databases.clone() }
+        Self { origin: held.origin, nonce: held.nonce, databases: held.databases.clone(), extra: Map::new() }
     }
 
     /// Where it lies.

@@ -152,7 +152,7 @@ impl Writable<'_> {
             self.hold(false)
         };
         match engine.read_there(&link, &key, form, &object, plain, &mut tick)? {
-            None => Ok((HeldDatabase { form, ltx: None, damaged: false, object }, to)),
+            None => Ok((HeldDatabase { form, ltx: None, damaged: false, object, extra: serde_json::Map::new() }, to)),
             Some(reason) => Err(link.damaged(format!("{reason}, though it was sent well; it is sent again"))),
         }
     }

@@ -124,6 +124,20 @@ fn what_stands_on_damage_is_unsound() {
 }
 
 #[test]
+fn what_a_newer_version_recorded_stays() {
+    let mut json = serde_json::to_value(chain_of(3, 1..=1)).unwrap();
+    for owner in ["backups", "remnants"] {
+        json[owner][0]["colour"] = "green".into();
+        json[owner][0]["databases"]["attendance"]["colour"] = "red".into();
+    }
+    let read = ReplicaCatalog::parse(&serde_json::to_vec(&json).unwrap()).unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&read.to_bytes()).unwrap(), json);
+    let left = &read.remnants[0];
+    assert_eq!((&left.extra["colour"], left.extra.len()), (&json!("green"), 1));
+    assert_eq!(left.databases[&name()].extra.len(), 1);
+}
+
+#[test]
 fn only_what_has_segments_is_of_the_later_format() {
     let backups = [held(&backup(1, Tier::Daily, day(1)))];
     assert_eq!(ReplicaCatalog::format_of(&backups, &[]), VERSION);

@@ -312,9 +312,15 @@ pub struct HeldDatabase {
     /// Who can read it, if it is an encrypted segment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub readers: Option<Readers>,
+    /// Its object was found to be another than was written: what stands on it can't be had either.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub damaged: bool,
     /// Its bytes.
     #[serde(flatten)]
     pub object: Object,
+    /// What else a newer version recorded.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 /// The entry of a backup as it lies in a replica.
@@ -539,6 +545,19 @@ impl ReplicaCatalog {
             .iter()
             .flat_map(|it| objects(it.folder(), &it.databases).map(|(key, object)| (it.origin, key, object)));
         held.chain(left)
+    }
+
+    /// The keys of what it says is damaged; the entry of a backup isn't told apart from the backup.
+    pub fn damaged(&self) -> BTreeSet<String> {
+        let entries = self.backups.iter().filter(|held| held.damaged);
+        let entries = entries.map(|held| held.folder().entry(held.entry.encrypted));
+        let held = self.backups.iter().map(|held| (held.folder(), &held.databases));
+        let left = self.remnants.iter().map(|left| (left.folder(), &left.databases));
+        let databases = held.chain(left).flat_map(|(folder, databases)| {
+            let damaged = databases.iter().filter(|(_, it)| it.damaged);
+            damaged.map(move |(name, it)| folder.database(name, it.form, it.ltx.is_some()))
+        });
+        entries.chain(databases).collect()
     }
 
     /// All keys that it names.

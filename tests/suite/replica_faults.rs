@@ -6,7 +6,7 @@ use crate::fault::{Fault, Reply, When};
 use crate::harness::Place;
 use crate::objects::Objects;
 use crate::proxy::Proxy;
-use crate::replica_scene::{PUSH, Wrongs, another, in_rows, last_error, push, pushes, with_replica};
+use crate::replica_scene::{PUSH, Wrongs, another, in_rows, last_error, push, pushes, told, with_replica};
 use crate::scene::Context;
 use crate::stores::Store;
 
@@ -258,6 +258,42 @@ fn a_folder_that_is_full_is_told() {
     mount(&["-o", "remount,size=20m"], &store.objects.0);
     pushes(&place, &store);
 }
+
+/// Segments are put together in a private folder here: where there is no room for that, nothing is said of what is there.
+#[test]
+fn little_room_here_is_no_damage_there() {
+    let test = "replica_faults::little_room_here_is_no_damage_there";
+    if std::env::var_os("IN_OWN_NAMESPACE").is_none() {
+        run_in_namespace(test);
+        return;
+    }
+    let store = Store::folder();
+    let mut place = with_replica(&store);
+    place.set("BACKUP_REPLICA_OFFSITE_MODE", "incremental").set("BACKUP_SHRINK_ALARM", "100");
+    std::fs::create_dir_all(place.backups()).unwrap();
+    mount(&["-t", "tmpfs", "-o", "size=40m,mode=0700", "tmpfs"], &place.backups());
+    place.fill(6);
+    let first = place.create();
+    place.sql("attendance", "DELETE FROM blobs; VACUUM");
+    let last = another(&place);
+    pushes(&place, &store);
+    let df = std::process::Command::new("df").args(["--output=avail", "-B1"]).arg(place.backups()).output().unwrap();
+    let free: usize = String::from_utf8_lossy(&df.stdout).lines().last().unwrap().trim().parse().unwrap();
+    let filler = place.path("backups/filler");
+    std::fs::write(&filler, vec![0; free - (4 << 20)]).unwrap();
+    // The last one is small by itself, and led through what was large.
+    for id in [None, Some(&first["id"]), Some(&last["id"])] {
+        let args = ["replica", "verify", "offsite"].into_iter().chain(id.and_then(|id| id.as_str()));
+        place.run(&args.collect::<Vec<_>>()).refused(1, &["free"]);
+        let state = std::fs::read_to_string(place.path("backups/replicas/offsite.json")).unwrap();
+        let state: serde_json::Value = serde_json::from_str(&state).unwrap();
+        assert_eq!((&state["foundDamaged"], &told(&place)["damaged"]), (&serde_json::json!([]), &0.into()));
+    }
+    std::fs::remove_file(filler).unwrap();
+    place.ok(&["replica", "verify", "offsite"]);
+    assert_eq!(place.json(&PUSH)["sent"], serde_json::json!([]));
+}
+
 /// Where a listing is made of many, one that fails isn't left out.
 #[test]
 fn a_folder_that_is_not_listed_is_not_lost() {

@@ -1,8 +1,11 @@
 //! Replicas that are sent what has changed: each backup there can be had back, by us and by litestream, whatever rotation drops
 //! between; a day costs its changed pages; and what is lost there is made good.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
+use crate::fault::{Fault, When};
 use crate::forms::IDENTITY;
 use crate::harness::{Place, dump};
 use crate::objects::key_of;
@@ -112,7 +115,7 @@ fn what_stands_on_damage_is_made_good() {
             pushes(&place, &store);
             place.ok(&["replica", "verify", "offsite"]);
             assert_eq!(told(&place)["damaged"], 0);
-            assert!(!store.objects.remnants().iter().any(|it| it["damaged"] == true));
+            assert!(!store.objects.catalog().unwrap().to_string().contains("damaged"));
         }
     }
 }
@@ -347,4 +350,70 @@ fn it_may_keep_other_numbers() {
     }
     assert!(store.objects.held().len() == 1 && store.objects.remnants().len() < 8, "{:?}", store.objects.catalog());
     place.ok(&["replica", "verify", "offsite"]);
+}
+
+/// Who reads a part of a backup knows nothing of the rest of it; who reads all of it does.
+#[test]
+fn what_was_found_damaged_is_so_until_all_of_it_was_read() {
+    let store = Store::folder();
+    let place = scene(&store);
+    let taken = [place.create(), another(&place), another(&place)];
+    pushes(&place, &store);
+    let all = store.objects.all();
+    let (key, good) = all.iter().find(|(key, _)| key.contains("-0000000001-") && key.contains("/entry.json")).unwrap();
+    store.objects.put(key, b"holiday");
+    let found = || {
+        let state = std::fs::read_to_string(place.path("backups/replicas/offsite.json")).unwrap();
+        serde_json::from_str::<Value>(&state).unwrap()["foundDamaged"].as_array().unwrap().len()
+    };
+    place.run(&["replica", "verify", "offsite"]).refused(1, &[]);
+    assert_eq!(found(), 1);
+    // All that is there of the first but its entry.
+    place.ok(&["replica", "verify", "offsite", id(&taken[2])]);
+    assert_eq!(found(), 1);
+    store.objects.put(key, good);
+    place.ok(&["replica", "verify", "offsite"]);
+    assert_eq!(found(), 0);
+    store.objects.put(key, b"holiday");
+    place.run(&["replica", "verify", "offsite"]).refused(1, &[]);
+    assert_eq!(place.json(&PUSH)["sent"], json!([taken[0]["id"]]));
+    place.ok(&["replica", "verify", "offsite"]);
+}
+
+/// What is sent again while somebody reads it lies elsewhere by then, and is whole there.
+#[test]
+fn what_moves_while_it_is_read_is_no_damage() {
+    let (store, proxy) = Store::webdav().proxied();
+    let mut place = scene(&store);
+    place.set("BACKUP_REPLICA_OFFSITE_TIMEOUT", "30s");
+    for _ in 0..4 {
+        another(&place);
+    }
+    pushes(&place, &store);
+    let place = Arc::new(place);
+    let machine = empty_machine(&place, &store);
+    for who in [&*place, &machine] {
+        let held = &store.objects.held()[1];
+        let lost = store.objects.path(&key_of(held, "auth", &held["databases"]["auth"]));
+        let owner = place.clone();
+        let sent_again = move |_: &str| {
+            std::fs::remove_file(&lost).unwrap();
+            owner.ok(&PUSH);
+        };
+        proxy.spoil(When::of("GET", "backups/").once(), Fault::After(Arc::new(sent_again)));
+        if std::ptr::eq(who, &machine) {
+            let brought = who.json(&["replica", "pull", "offsite", "--all"]);
+            assert_eq!(
+                (brought["pulled"].as_array().unwrap().len(), &brought["notPulled"]),
+                (4, &json!([])),
+                "{brought}"
+            );
+        } else {
+            let verified = who.json(&["replica", "verify", "offsite"]);
+            assert_eq!(verified["backups"].as_object().unwrap().len(), 4, "{verified}");
+        }
+        assert_ne!(store.objects.held()[1]["nonce"], held["nonce"], "nothing has moved");
+        proxy.heal();
+        store.objects.assert_complete(&place);
+    }
 }

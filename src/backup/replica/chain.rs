@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::{Folder, Held, HeldDatabase, MAX_NUMBER, Nonce, Origin};
@@ -21,7 +22,7 @@ use crate::backup::{DatabaseName, Form};
 /// A chain that is longer is none that was ever made.
 const MAX_LENGTH: usize = 4096;
 
-/// That an object is a segment.
+/// That an object is a segment. What a newer version records of it stands beside this, in `HeldDatabase`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Segment {
     /// What it stands on; without one it has every page.
@@ -52,17 +53,17 @@ pub struct Remnant {
     pub origin: Origin,
     /// Which sending of it.
     pub nonce: Nonce,
-    /// An object was found to be another than was written.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub damaged: bool,
     /// The segments on which others stand.
     pub databases: BTreeMap<DatabaseName, HeldDatabase>,
+    /// What else a newer version recorded.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 impl Remnant {
     /// Of a backup.
     pub fn of(held: &Held) -> Self {
-        Self { origin: held.origin, nonce: held.nonce, damaged: held.damaged, databases: held.databases.clone() }
+        Self { origin: held.origin, nonce: held.nonce, databases: held.databases.clone(), extra: Map::new() }
     }
 
     /// Where it lies.
@@ -92,12 +93,18 @@ impl Step<'_> {
     pub fn base(&self) -> Option<Origin> {
         self.held.ltx.and_then(|segment| segment.base)
     }
+
+    /// Under which key it lies.
+    pub fn key(&self, name: &DatabaseName) -> String {
+        self.folder.database(name, self.held.form, true)
+    }
 }
 
 #[derive(Clone, Copy)]
 struct Node<'a> {
     folder: Folder,
     databases: &'a BTreeMap<DatabaseName, HeldDatabase>,
+    /// Any of its objects is.
     damaged: bool,
 }
 
@@ -112,7 +119,7 @@ impl<'a> Chains<'a> {
             .map(|it| (it.origin, Node { folder: it.folder(), databases: &it.databases, damaged: it.damaged }));
         let left = remnants
             .iter()
-            .map(|it| (it.origin, Node { folder: it.folder(), databases: &it.databases, damaged: it.damaged }));
+            .map(|it| (it.origin, Node { folder: it.folder(), databases: &it.databases, damaged: false }));
         Self(held.chain(left).collect())
     }
 
@@ -146,18 +153,33 @@ impl<'a> Chains<'a> {
         self.steps(origin, name).is_some_and(|steps| steps.iter().all(|step| is_for(step.held)))
     }
 
-    /// Where a backup lies, or what is left of it.
-    pub fn folder(&self, origin: Origin) -> Option<Folder> {
-        self.0.get(&origin).map(|node| node.folder)
+    /// Under which key a database of a backup lies, or what is left of it.
+    pub fn key(&self, origin: Origin, name: &DatabaseName) -> Option<String> {
+        let node = self.0.get(&origin)?;
+        let held = node.databases.get(name)?;
+        Some(node.folder.database(name, held.form, held.ltx.is_some()))
     }
 
-    /// Backups and remnants that are damaged, or stand on something that is.
+    /// Which database of a backup lies under that key, if it isn't its entry.
+    pub fn name(&self, origin: Origin, key: &str) -> Option<&'a DatabaseName> {
+        let names = self.0.get(&origin)?.databases.keys();
+        names.into_iter().find(|name| self.key(origin, name).as_deref() == Some(key))
+    }
+
+    /// Backups and remnants that are damaged, or of which a database stands on something that is. An entry is nobody's base.
     pub fn unsound(&self) -> BTreeSet<Origin> {
-        let mut unsound = BTreeSet::new();
+        let (mut unsound, mut lost) = (BTreeSet::new(), BTreeSet::new());
         // Bases come first.
         for (origin, node) in &self.0 {
-            let mut bases = node.databases.values().filter_map(|it| it.ltx?.base);
-            if node.damaged || bases.any(|base| unsound.contains(&base) || !self.0.contains_key(&base)) {
+            for (name, it) in node.databases {
+                let has = |base: Origin| self.0.get(&base).is_some_and(|node| node.databases.contains_key(name));
+                let base = it.ltx.and_then(|segment| segment.base);
+                if it.damaged || base.is_some_and(|base| lost.contains(&(base, name)) || !has(base)) {
+                    lost.insert((*origin, name));
+                    unsound.insert(*origin);
+                }
+            }
+            if node.damaged {
                 unsound.insert(*origin);
             }
         }

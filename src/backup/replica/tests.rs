@@ -21,7 +21,14 @@ pub(super) fn held(backup: &Backup) -> Held {
         entry: HeldEntry { encrypted: true, object: object(900, 0) },
         databases: BTreeMap::from([(
             "attendance".parse().unwrap(),
-            HeldDatabase { form: Form::CompressedEncrypted, ltx: None, readers: None, object: object(9 << 20, 3) },
+            HeldDatabase {
+                form: Form::CompressedEncrypted,
+                ltx: None,
+                readers: None,
+                damaged: false,
+                object: object(9 << 20, 3),
+                extra: Map::new(),
+            },
         )]),
         extra: Map::new(),
     }

@@ -23,7 +23,7 @@ use super::rebuild::room_for;
 use super::send::{Coming, MAX_ENTRY, gone};
 use super::site::{Link, Site};
 use super::verify::Unopened;
-use super::{Elsewhere, NotSent, details};
+use super::{Elsewhere, NotSent, Target, details};
 use crate::audit::{Entry, Kind};
 use crate::backup::replica::{Held, HeldDatabase, Origin, ReplicaCatalog, ReplicaEntry};
 use crate::backup::retention::free_id;
@@ -113,7 +113,8 @@ impl Engine {
     /// Brings backups from a replica into the backup directory. The directory is held only while each is put in its place.
     pub fn pull(&self, from: &Elsewhere, which: Which, call: &Call) -> Result<Brought, Error> {
         let refused = |error: &Error| self.refused(PULL, call, None, error);
-        let site = self.target(from).and_then(|target| Site::look(&target, &call.control)).inspect_err(refused)?;
+        let target = self.target(from).inspect_err(refused)?;
+        let site = Site::look(&target, &call.control).inspect_err(refused)?;
         let mut chosen = chosen(&site, which).inspect_err(refused)?;
         self.adopt(site.catalog()?, call).inspect_err(refused)?;
         // In a directory of the same store each has its place, and the newest is wanted most. In another the newest comes last, since
@@ -127,8 +128,10 @@ impl Engine {
         }
         let mut brought = Brought::default();
         for held in chosen {
-            match self.pull_one(&site, held, call) {
-                Ok(pulled) => brought.pulled.push(pulled),
+            match self.pull_as_it_is(&target, &site, held, call) {
+                Ok(Some(pulled)) => brought.pulled.push(pulled),
+                Ok(None) if which == Which::All => {}
+                Ok(None) => return Err(Error::NotFound(held.id)),
                 Err(error) if which == Which::All && is_of_one(&error) => {
                     brought.not_pulled.push(NotSent { id: held.id, reason: error.to_string() });
                 }
@@ -194,6 +197,20 @@ impl Engine {
             Ok(_) => damaged(format!("{key} is of another backup than the catalog there says, or says what can't be")),
             Err(error) => damaged(format!("{key} is no entry: {error}")),
         }
+    }
+
+    /// Brings one backup. What was replaced while it was read is no damage: it is read once more as it is now. Nothing if it was dropped.
+    fn pull_as_it_is(&self, target: &Target, site: &Site, held: &Held, call: &Call) -> Result<Option<Pulled>, Error> {
+        let error = match self.pull_one(site, held, call) {
+            Err(error @ Error::ReplicaDamaged { .. }) => error,
+            done => return done.map(Some),
+        };
+        let now = Site::look(target, &call.control)?;
+        if now.catalog()?.generation == site.catalog()?.generation {
+            return Err(error);
+        }
+        let held = now.backups().iter().find(|it| it.origin == held.origin);
+        held.map(|held| self.pull_one(&now, held, call)).transpose()
     }
 
     /// Brings one backup, unless it is here and whole.

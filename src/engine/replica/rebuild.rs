@@ -156,18 +156,26 @@ impl<'a> Rebuilder<'a> {
         (&self.file, &self.path)
     }
 
+    /// Whether a database of that size can lie in the file, before anything of it is fetched.
+    pub(super) fn assert_room(&self, size: u64) -> Result<(), Error> {
+        let taken = self.file.metadata().to("look at", &self.path)?.len();
+        let needed = size.saturating_add(OVERHEAD).saturating_sub(taken);
+        let free = disk::free_space(&self.path)?;
+        if free < needed { Err(Error::Full { needed, free }) } else { Ok(()) }
+    }
+
     /// The same, for good.
     pub(super) fn into_file(self) -> (File, PathBuf) {
         (self.file, self.path)
     }
 
-    /// Leads it to the state of that backup; from where it is, if that is on the way. Each segment that was read well is told to
-    /// `read`.
+    /// Leads it to the state of that backup; from where it is, if that is on the way. The key of each segment that was
+    /// read well is told to `read`.
     pub(super) fn reach(
         &mut self,
         (origin, id): (Origin, BackupId),
         control: &Control,
-        mut read: impl FnMut(Origin),
+        mut read: impl FnMut(String),
     ) -> Result<Result<(), Broken>, Error> {
         let Some(steps) = self.chains.steps(origin, &self.name) else {
             let unfit = Unfit::Damaged(format!("{} of {id} stands on what isn't there", self.name));
@@ -193,13 +201,13 @@ impl<'a> Rebuilder<'a> {
                     return Ok(Err(Broken { origin: step.origin, unfit }));
                 }
             }
-            read(step.origin);
+            read(step.key(&self.name));
         }
         Ok(Ok(()))
     }
 
     fn step(&self, step: &Step<'_>, before: Option<Header>, control: &Control) -> Result<Result<Header, Unfit>, Error> {
-        let key = step.folder.database(&self.name, step.held.form, true);
+        let key = step.key(&self.name);
         let txid = |sequence: u64| Txid::new(sequence).unwrap_or(Txid::FIRST);
         let min = step.base().map_or(Txid::FIRST, |base| txid(base.sequence).next());
         let free = disk::free_space(&self.path)?;

@@ -167,7 +167,14 @@ impl Writable<'_> {
         let encoder = change.write(engine, encoder, &mut tick)?.map_err(|error| broken(&link, error))?;
         let object = encoder.finish().map_err(|error| broken(&link, error))?.finish(&link, &key)?;
         let segment = Segment { base: base.filter(|_| change.old.is_some()) };
-        let held = HeldDatabase { form, ltx: Some(segment), readers: Readers::of(&to), object };
+        let held = HeldDatabase {
+            form,
+            ltx: Some(segment),
+            readers: Readers::of(&to),
+            damaged: false,
+            object,
+            extra: serde_json::Map::new(),
+        };
         let mut tick = || {
             control.check()?;
             self.hold(false)

@@ -176,7 +176,10 @@ impl Writable<'_> {
             self.hold(false)
         };
         match engine.read_there(&link, &key, form, &object, plain, &mut tick)? {
-            None => Ok((HeldDatabase { form, ltx: None, readers: None, object }, to)),
+            None => {
+                let extra = serde_json::Map::new();
+                Ok((HeldDatabase { form, ltx: None, readers: None, damaged: false, object, extra }, to))
+            }
             Some(reason) => Err(link.damaged(format!("{reason}, though it was sent well; it is sent again"))),
         }
     }

@@ -358,11 +358,10 @@ impl<'e> Writable<'e> {
 
     /// What is left there, with what was found of it.
     pub(super) fn remnants(&self) -> Vec<Remnant> {
-        let State { found_damaged, found_whole, .. } = &self.state;
         let mark = |left: &Remnant| {
-            let is_damaged =
-                left.damaged && !found_whole.contains(&left.origin) || found_damaged.contains(&left.origin);
-            Remnant { damaged: is_damaged, ..left.clone() }
+            let mut marked = left.clone();
+            self.state.mark(left.origin, &mut marked.databases);
+            marked
         };
         self.site.remnants().iter().map(mark).collect()
     }

@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::report::LastError;
-use crate::backup::replica::{Chains, Held, Nonce, Origin, Remnant};
+use crate::backup::replica::{Chains, Held, HeldDatabase, Nonce, Origin, Remnant};
 use crate::backup::retention::Retention;
-use crate::backup::{ReplicaName, hex};
+use crate::backup::{DatabaseName, ReplicaName, hex};
 use crate::disk::{self, Context};
 use crate::engine::Error;
 use crate::engine::permit::host;
@@ -75,6 +75,8 @@ pub(super) struct State {
     pub(super) damaged: usize,
     /// Found damaged there, and its catalog doesn't say so yet.
     pub(super) found_damaged: BTreeSet<Origin>,
+    /// Which of their databases, where it isn't the entry.
+    pub(super) found_databases: BTreeSet<(Origin, DatabaseName)>,
     /// Found whole there, though its catalog says that it is damaged.
     pub(super) found_whole: BTreeSet<Origin>,
     /// Packs of the journal found damaged there: those that are here still are sent again.
@@ -147,12 +149,26 @@ impl State {
         self.damaged = backups.iter().filter(|held| unsound.contains(&held.origin)).count();
     }
 
+    /// What was found of the databases of a backup, or of what is left of it.
+    pub(super) fn mark(&self, origin: Origin, databases: &mut BTreeMap<DatabaseName, HeldDatabase>) {
+        for (name, it) in databases {
+            let is_found = self.found_databases.contains(&(origin, name.clone()));
+            it.damaged = is_found || it.damaged && !self.found_whole.contains(&origin);
+        }
+    }
+
+    /// The catalog there says of it what there is to say.
+    pub(super) fn found_is_told(&mut self) {
+        self.found_damaged.clear();
+        self.found_databases.clear();
+        self.found_whole.clear();
+    }
+
     /// What was known of a replica that is empty now, or another's.
     pub(super) fn forget(&mut self) {
         self.journal = None;
         self.known.clear();
-        self.found_damaged.clear();
-        self.found_whole.clear();
+        self.found_is_told();
         self.collapsing.clear();
         self.holds(&[], &[]);
     }

@@ -230,8 +230,7 @@ impl Writable<'_> {
             self.state.is_done(here, wanted.catalog.lineage.as_deref(), wanted.retention, &wanted.digest);
         }
         // What could be sent again has been, and the catalog there says what is damaged still.
-        self.state.found_damaged.clear();
-        self.state.found_whole.clear();
+        self.state.found_is_told();
         Ok(done)
     }
 
@@ -259,6 +258,7 @@ impl Writable<'_> {
             let mut marked = amend.iter().find(|amended| amended.origin == held.origin).unwrap_or(held).clone();
             marked.damaged =
                 (held.damaged && !found_whole.contains(&held.origin)) || found_damaged.contains(&held.origin);
+            self.state.mark(held.origin, &mut marked.databases);
             marked
         };
         let mut marked: Vec<Held> = self.site.backups().iter().map(mark).collect();
@@ -281,14 +281,12 @@ impl Writable<'_> {
     fn look_for_lost(&mut self, sizes: &BTreeMap<String, u64>) -> Result<Vec<String>, Error> {
         let mut lost = Vec::new();
         let Some(catalog) = &self.site.catalog else { return Ok(lost) };
-        let damaged: BTreeSet<Origin> = {
-            let held = catalog.backups.iter().filter(|held| held.damaged).map(|held| held.origin);
-            held.chain(catalog.remnants.iter().filter(|left| left.damaged).map(|left| left.origin)).collect()
-        };
-        for (origin, key, object) in catalog.objects().filter(|(origin, ..)| !damaged.contains(origin)) {
+        let (damaged, chains) = (catalog.damaged(), catalog.chains());
+        for (origin, key, object) in catalog.objects().filter(|(_, key, _)| !damaged.contains(key)) {
             let is_seen = is_listed(&key, object, |key| sizes.get(key).copied());
             if !is_seen && !self.site.link.is_there(&key, object)? {
                 self.state.found_damaged.insert(origin);
+                self.state.found_databases.extend(chains.name(origin, &key).map(|name| (origin, name.clone())));
                 lost.push(key);
             }
         }
@@ -445,6 +443,7 @@ impl Writable<'_> {
         self.write(backups)?;
         // What was found of the one that is replaced is nothing of this one.
         self.state.found_damaged.remove(&origin);
+        self.state.found_databases.retain(|(other, _)| *other != origin);
         self.remove_objects(&before)?;
         tracing::debug!(replica = %self.name, id = %sending.id, bytes, "sent and read back");
         Ok(Some(bytes))

@@ -13,7 +13,7 @@ use super::send::Tick;
 use super::site::Site;
 use super::state::State;
 use super::{Elsewhere, JournalVerdict};
-use crate::backup::replica::{Chains, Folder, Held, Origin, ReplicaEntry};
+use crate::backup::replica::{Chains, Held, Origin, ReplicaCatalog, ReplicaEntry};
 use crate::backup::{BackupId, DatabaseCopy, DatabaseName};
 use crate::disk;
 use crate::engine::read::Share;
@@ -24,6 +24,8 @@ use crate::sqlite::{Control, Progress};
 
 /// How long what was found waits for a replication under way before it goes unremembered.
 const REMEMBER_WAIT: Duration = Duration::from_secs(10);
+/// How often a backup is read whose objects are replaced meanwhile.
+const READINGS: usize = 3;
 
 /// What was found when a replica was read back.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
@@ -52,15 +54,55 @@ pub struct BackupVerdict {
     pub ciphertext_only: bool,
 }
 
-/// What is worth remembering of it.
+/// What is worth remembering of it, by the keys of objects.
 #[derive(Default)]
 struct Findings {
-    whole: BTreeSet<Origin>,
-    damaged: BTreeSet<Origin>,
+    /// They are as recorded.
+    whole: BTreeSet<String>,
+    /// They aren't, and whose they are.
+    damaged: BTreeMap<String, Culprit>,
+    /// Packs of the journal that aren't.
     packs: BTreeSet<String>,
-    /// Objects that were read as they lie.
-    read: BTreeSet<String>,
 }
+
+impl Findings {
+    /// Backups and remnants whose objects were all read, each as recorded.
+    fn whole_of(&self, there: &ReplicaCatalog) -> BTreeSet<Origin> {
+        let (mut read, mut others) = (BTreeSet::new(), BTreeSet::new());
+        for (origin, key, _) in there.objects() {
+            let is_whole = self.whole.contains(&key) && !self.damaged.contains_key(&key);
+            if is_whole {
+                read.insert(origin)
+            } else {
+                others.insert(origin)
+            };
+        }
+        read.difference(&others).copied().collect()
+    }
+
+    /// What is damaged of what is there still: what was sent again meanwhile lies elsewhere.
+    fn damaged_of(&self, there: &ReplicaCatalog) -> BTreeSet<Origin> {
+        let damaged = there.objects().filter_map(|(_, key, _)| self.damaged.get(&key));
+        damaged.map(|culprit| culprit.origin).collect()
+    }
+}
+
+/// The object that is to blame.
+#[derive(Clone)]
+struct Culprit {
+    key: String,
+    origin: Origin,
+}
+
+impl Culprit {
+    fn is_named(&self, site: &Site) -> bool {
+        let mut objects = site.catalog.iter().flat_map(ReplicaCatalog::objects);
+        objects.any(|(_, key, _)| key == self.key)
+    }
+}
+
+/// Backups whose objects went while they were read.
+type Moved = BTreeSet<Origin>;
 
 impl Engine {
     /// Reads a replica back, or one backup of it. What is found damaged is remembered, and sent again with the next replication.
@@ -71,46 +113,75 @@ impl Engine {
         call: &Call,
     ) -> Result<ReplicaVerification, Error> {
         let target = self.target(from)?;
-        let site = Site::look(&target, &call.control)?;
-        let chosen: Vec<&Held> =
-            site.catalog()?.backups.iter().filter(|held| id.is_none_or(|id| held.id == id)).collect();
-        if let (Some(id), true) = (id, chosen.is_empty()) {
-            return Err(Error::NotFound(id));
-        }
-        let total = chosen.iter().fold(0, |sum: u64, held| sum.saturating_add(held.size()));
-        let (mut share, mut backups, mut found) = (Share { before: 0, total }, BTreeMap::new(), Findings::default());
-        let chains = site.catalog()?.chains();
-        let mut reading =
-            Reading { engine: self, site: &site, chains: &chains, rebuilders: BTreeMap::new(), folder: None };
-        for held in chosen {
-            let (verdict, culprit) = reading.verdict(held, share, &mut found, &call.control)?;
-            share.before = share.before.saturating_add(held.size());
-            // What rotation has dropped meanwhile, or what was sent again, is no damage.
-            if let Some(culprit) = culprit {
-                let now = Site::look(&target, &call.control)?;
-                if !now.named().iter().any(|key| key.starts_with(&format!("{culprit}/"))) {
-                    continue;
-                }
-                found.damaged.insert(culprit.origin);
-            } else {
-                found.whole.insert(held.origin);
+        let look = || Site::look(&target, &call.control);
+        let (mut found, mut backups, mut site) = (Findings::default(), BTreeMap::new(), look()?);
+        let is_chosen = |held: &&Held| id.is_none_or(|id| held.id == id);
+        let mut left: Moved = site.catalog()?.backups.iter().filter(is_chosen).map(|held| held.origin).collect();
+        for _ in 0..READINGS {
+            left = self.read_through(&site, &left, &mut backups, &mut found, &look, &call.control)?;
+            if left.is_empty() {
+                break;
             }
-            backups.insert(held.id, verdict);
+            site = look()?;
+            // What rotation has dropped isn't asked for any more.
+            left.retain(|origin| site.backups().iter().any(|held| held.origin == *origin));
+        }
+        for held in site.backups().iter().filter(|held| left.contains(&held.origin)) {
+            let reason = Some("its objects were replaced each time that it was read; verify it again".to_owned());
+            backups.insert(held.id, BackupVerdict { ok: false, reason, ciphertext_only: false });
+        }
+        if let (Some(id), true) = (id, backups.is_empty()) {
+            return Err(Error::NotFound(id));
         }
         let journal =
             if id.is_none() { self.verify_journals(&site, &mut found.packs, &call.control) } else { Ok(None) };
         let is_whole = journal.as_ref().is_ok_and(|journal| journal.as_ref().is_none_or(|journal| journal.ok));
-        if let Elsewhere::Name(_) = from {
-            self.remember(from, id.is_none() && is_whole, &found, call);
-        }
+        self.remember(from, id.is_none() && left.is_empty() && is_whole, &found, site.catalog()?, call);
         let journal = journal?;
         let ok = backups.values().all(|verdict| verdict.ok) && is_whole;
         Ok(ReplicaVerification { ok, backups, journal })
     }
 
+    /// What is found of these, but for those whose objects the replica doesn't name any more when they turn out to be another's: these
+    /// were dropped, or sent again, or stand on something else by now, which is no damage.
+    fn read_through(
+        &self,
+        site: &Site,
+        wanted: &Moved,
+        backups: &mut BTreeMap<BackupId, BackupVerdict>,
+        found: &mut Findings,
+        look: &dyn Fn() -> Result<Site, Error>,
+        control: &Control,
+    ) -> Result<Moved, Error> {
+        let chosen: Vec<&Held> = site.backups().iter().filter(|held| wanted.contains(&held.origin)).collect();
+        let total = chosen.iter().fold(0, |sum: u64, held| sum.saturating_add(held.size()));
+        let (mut share, chains) = (Share { before: 0, total }, site.catalog()?.chains());
+        let mut reading = Reading { engine: self, site, chains: &chains, rebuilders: BTreeMap::new(), folder: None };
+        let (mut moved, mut gone) = (Moved::new(), BTreeSet::new());
+        for held in chosen {
+            let (verdict, culprit) = reading.verdict(held, share, found, control)?;
+            share.before = share.before.saturating_add(held.size());
+            if let Some(culprit) = culprit
+                && !found.damaged.contains_key(&culprit.key)
+            {
+                if gone.contains(&culprit.key) || !culprit.is_named(&look()?) {
+                    gone.insert(culprit.key);
+                    moved.insert(held.origin);
+                    continue;
+                }
+                found.damaged.insert(culprit.key.clone(), culprit);
+            }
+            backups.insert(held.id, verdict);
+        }
+        Ok(moved)
+    }
+
     /// A failure to remember it is said, and changes nothing of what was found.
-    fn remember(&self, from: &Elsewhere, all: bool, found: &Findings, call: &Call) {
+    fn remember(&self, from: &Elsewhere, all: bool, found: &Findings, there: &ReplicaCatalog, call: &Call) {
         let Elsewhere::Name(name) = from else { return };
+        let (whole, damaged, chains) = (found.whole_of(there), found.damaged_of(there), there.chains());
+        let of_database =
+            |culprit: &Culprit| Some((culprit.origin, chains.name(culprit.origin, &culprit.key)?.clone()));
         // An empty folder is perhaps only where a volume isn't mounted.
         if !self.standing_catalog().is_ok_and(|catalog| catalog.is_some()) {
             return;
@@ -118,12 +189,14 @@ impl Engine {
         let call = Call { wait: call.wait.max(REMEMBER_WAIT), ..call.clone() };
         let remembered = self.replica_permit(name, &call).and_then(|_permit| {
             let mut state = State::load(self.store.root(), name, &self.target(from)?.place.identity())?;
-            state.found_damaged.retain(|origin| !found.whole.contains(origin));
-            state.found_damaged.extend(&found.damaged);
+            state.found_damaged.retain(|origin| !whole.contains(origin));
+            state.found_damaged.extend(&damaged);
+            state.found_databases.retain(|(origin, _)| !whole.contains(origin));
+            state.found_databases.extend(found.damaged.values().filter_map(of_database));
             if state.damaged > 0 {
-                state.found_whole.extend(&found.whole);
+                state.found_whole.extend(&whole);
             }
-            state.found_whole.retain(|origin| !found.damaged.contains(origin));
+            state.found_whole.retain(|origin| !damaged.contains(origin));
             state.damaged_packs.extend(found.packs.iter().cloned());
             if all && found.damaged.is_empty() {
                 state.last_verified = Some(self.clock.now());
@@ -147,23 +220,25 @@ struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    /// What is found of one backup, and whose objects are to blame.
+    /// What is found of one backup, and which object is to blame.
     fn verdict(
         &mut self,
         held: &'a Held,
         share: Share,
         found: &mut Findings,
         control: &Control,
-    ) -> Result<(BackupVerdict, Option<Folder>), Error> {
+    ) -> Result<(BackupVerdict, Option<Culprit>), Error> {
         let engine = self.engine;
         let damaged = |reason, ciphertext_only, culprit| {
             Ok((BackupVerdict { ok: false, reason: Some(reason), ciphertext_only }, Some(culprit)))
         };
+        let key = held.folder().entry(held.entry.encrypted);
         let entry = match engine.entry_there(self.site, held)? {
             Ok(entry) => Some(entry),
             Err(Unopened::Locked) => None,
-            Err(Unopened::Damaged(reason)) => return damaged(reason, false, held.folder()),
+            Err(Unopened::Damaged(reason)) => return damaged(reason, false, Culprit { key, origin: held.origin }),
         };
+        found.whole.insert(key);
         let mut ciphertext_only = entry.is_none();
         let Share { before: mut done, total } = share;
         for (name, it) in &held.databases {
@@ -187,7 +262,10 @@ impl<'a> Reading<'a> {
                 (Some(_), None) => self.stored(held, name, found, &mut tick)?,
                 (None, plain) => {
                     let reason = engine.read_there(&self.site.link, &key, it.form, &it.object, plain, &mut tick)?;
-                    reason.map(|reason| (reason, held.folder()))
+                    if reason.is_none() {
+                        found.whole.insert(key.clone());
+                    }
+                    reason.map(|reason| (reason, Culprit { key, origin: held.origin }))
                 }
             };
             if let Some((reason, culprit)) = wrong {
@@ -216,12 +294,13 @@ impl<'a> Reading<'a> {
             }
             (Slot::Vacant(_), None) => return Ok(Rebuilt::Locked),
         };
-        let whole = |origin| found.whole.extend([origin]);
+        rebuilder.assert_room(copy.size)?;
+        let whole = |key| found.whole.extend([key]);
         match rebuilder.reach((held.origin, held.id), control, whole)? {
             Ok(()) => {}
             Err(Broken { unfit: Unfit::Locked, .. }) => return Ok(Rebuilt::Locked),
             Err(Broken { origin, unfit: Unfit::Damaged(reason) }) => {
-                return Ok(Rebuilt::Wrong(reason, self.chains.folder(origin).unwrap_or(held.folder())));
+                return Ok(Rebuilt::Wrong(reason, self.culprit(origin, name)));
             }
         }
         let (file, path) = rebuilder.file();
@@ -229,9 +308,14 @@ impl<'a> Reading<'a> {
             true => Rebuilt::Whole,
             false => {
                 let reason = format!("the segments of {name} lead to another database than was sent");
-                Rebuilt::Wrong(reason, held.folder())
+                Rebuilt::Wrong(reason, self.culprit(held.origin, name))
             }
         })
+    }
+
+    /// A segment by whose it is.
+    fn culprit(&self, origin: Origin, name: &DatabaseName) -> Culprit {
+        Culprit { key: self.chains.key(origin, name).unwrap_or_default(), origin }
     }
 
     /// The segments of a database as they lie.
@@ -241,23 +325,24 @@ impl<'a> Reading<'a> {
         name: &DatabaseName,
         found: &mut Findings,
         tick: Tick<'_>,
-    ) -> Result<Option<(String, Folder)>, Error> {
+    ) -> Result<Option<(String, Culprit)>, Error> {
         let Some(steps) = self.chains.steps(held.origin, name) else {
-            return Ok(Some((format!("{name} stands on what isn't there"), held.folder())));
+            let culprit = self.culprit(held.origin, name);
+            return Ok(Some((format!("{name} stands on what isn't there"), culprit)));
         };
         for step in steps {
-            if found.damaged.contains(&step.origin) {
-                return Ok(Some((format!("{name} stands on what is damaged there"), step.folder)));
+            let key = step.key(name);
+            if let Some(culprit) = found.damaged.get(&key) {
+                return Ok(Some((format!("{name} stands on what is damaged there"), culprit.clone())));
             }
-            let key = step.folder.database(name, step.held.form, true);
-            if !found.read.insert(key.clone()) {
+            if found.whole.contains(&key) {
                 continue;
             }
             let (form, object) = (step.held.form, &step.held.object);
             if let Some(reason) = self.engine.read_there(&self.site.link, &key, form, object, None, tick)? {
-                return Ok(Some((reason, step.folder)));
+                return Ok(Some((reason, Culprit { key, origin: step.origin })));
             }
-            found.whole.insert(step.origin);
+            found.whole.insert(key);
         }
         Ok(None)
     }
@@ -290,7 +375,7 @@ impl Drop for Made {
 enum Rebuilt {
     Whole,
     Locked,
-    Wrong(String, Folder),
+    Wrong(String, Culprit),
 }
 
 /// Why an entry wasn't opened.

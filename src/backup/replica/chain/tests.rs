@@ -108,14 +108,53 @@ fn all_of_a_chain_is_for_the_same_readers() {
     assert!(!there.chains().is_for(of(&["a"]), origin, &name));
 }
 
+fn damage(databases: &mut BTreeMap<DatabaseName, HeldDatabase>) {
+    databases.values_mut().for_each(|it| it.damaged = true);
+}
+
 #[test]
 fn what_stands_on_damage_is_unsound() {
     let mut there = chain_of(6, 2..=4);
     assert!(there.chains().unsound().is_empty());
-    there.remnants[1].damaged = true;
-    let unsound: Vec<_> = there.chains().unsound().into_iter().map(|origin| origin.sequence).collect();
-    assert_eq!(unsound, [3, 4, 5, 6]);
+    let unsound = |there: &ReplicaCatalog| -> Vec<u64> {
+        there.chains().unsound().into_iter().map(|origin| origin.sequence).collect()
+    };
+    damage(&mut there.remnants[1].databases);
+    assert_eq!(unsound(&there), [3, 4, 5, 6]);
     assert_eq!(there.latest(None).unwrap().origin.sequence, 1);
+    // An entry is its own backup's alone, and gone with it.
+    let mut there = chain_of(6, 2..=4);
+    there.backups[1].damaged = true;
+    assert_eq!(unsound(&there), [5]);
+    let staying = there.backups.iter().filter(|held| !held.damaged).cloned().collect();
+    write(&mut there, staying);
+    assert_eq!((unsound(&there), there.remnants.len()), (vec![], 4));
+    // And a database is no other's base.
+    let mut there = chain_of(4, 1..=1);
+    let auth: DatabaseName = "auth".parse().unwrap();
+    let last = there.backups.len() - 1;
+    for (at, base) in [(0, None), (last, Some(there.backups[0].origin))] {
+        let segment = HeldDatabase { ltx: Some(Segment { base }), ..there.backups[at].databases[&name()].clone() };
+        there.backups[at].databases.insert(auth.clone(), segment);
+    }
+    there.validate().unwrap();
+    there.backups[0].databases.get_mut(&auth).unwrap().damaged = true;
+    assert_eq!(unsound(&there), [2, 4]);
+    assert_eq!(there.latest(None).unwrap().origin.sequence, 3);
+}
+
+#[test]
+fn what_a_newer_version_recorded_stays() {
+    let mut json = serde_json::to_value(chain_of(3, 1..=1)).unwrap();
+    for owner in ["backups", "remnants"] {
+        json[owner][0]["colour"] = "green".into();
+        json[owner][0]["databases"]["attendance"]["colour"] = "red".into();
+    }
+    let read = ReplicaCatalog::parse(&serde_json::to_vec(&json).unwrap()).unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&read.to_bytes()).unwrap(), json);
+    let left = &read.remnants[0];
+    assert_eq!((&left.extra["colour"], left.extra.len()), (&json!("green"), 1));
+    assert_eq!(left.databases[&name()].extra.len(), 1);
 }
 
 #[test]
@@ -288,10 +327,13 @@ proptest! {
                 7 if !model.there.backups.is_empty() => {
                     let at = which % model.there.backups.len();
                     model.there.backups[at].damaged = true;
+                    if which % 2 == 0 {
+                        damage(&mut model.there.backups[at].databases);
+                    }
                 }
                 8 if !model.there.remnants.is_empty() => {
                     let at = which % model.there.remnants.len();
-                    model.there.remnants[at].damaged = true;
+                    damage(&mut model.there.remnants[at].databases);
                 }
                 9 if !model.there.backups.is_empty() => {
                     let Held { origin, id, promoted_from, .. } = model.there.backups[which % model.there.backups.len()];

@@ -8,10 +8,10 @@ use super::listing::{Listing, keys_of};
 use super::state::{JournalThere, Remembered};
 use crate::backup::replica::{CATALOGS, Nonce, catalog_key, parse_catalog_key};
 use crate::backup::{DatabaseName, ReplicaName};
-use crate::engine::replica::Elsewhere;
 use crate::engine::replica::report::LastError;
 use crate::engine::replica::site::Link;
 use crate::engine::replica::state::State;
+use crate::engine::replica::{Elsewhere, Target};
 use crate::engine::{Actor, Call, Engine, Error, locked};
 use crate::journal::Journal;
 use crate::journal::pack::{Key, folder_of};
@@ -159,6 +159,14 @@ impl Engine {
             new => new.insert(target.remote(&Control::default())?).clone(),
         };
         let link = Link::over(&target, remote, control);
+        let look = || self.is_own_there(&link, &target, shipping, lineage);
+        // Twice: between listing and state a replication may have written the next one to its end.
+        let is_own = look()? || look()?;
+        *locked(&shipping.shared.foreign) = (!is_own).then(Instant::now);
+        Ok(is_own.then_some(link))
+    }
+
+    fn is_own_there(&self, link: &Link, target: &Target, shipping: &Shipping, lineage: Nonce) -> Result<bool, Error> {
         let listed = link.at(link.remote.list(CATALOGS))?;
         let newest = listed.iter().filter_map(|it| Some((parse_catalog_key(&it.key)?.0, &it.key))).max();
         // A replication may be writing one just now: what it is about to write is noted before.
@@ -167,9 +175,7 @@ impl Engine {
         let is_own = own
             .map(|mark| catalog_key(mark.generation, &mark.checksum))
             .any(|key| newest.is_some_and(|it| *it.1 == key));
-        let is_own = is_own && self.lineage_here(&state)? == Some(lineage);
-        *locked(&shipping.shared.foreign) = (!is_own).then(Instant::now);
-        Ok(is_own.then_some(link))
+        Ok(is_own && self.lineage_here(&state)? == Some(lineage))
     }
 
     /// Lists what lies there, unless that is known, and removes what was never read back. `false` if it isn't this journal's: the next

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -96,6 +97,27 @@ pub(super) struct State {
     pub(super) last_error: Option<LastError>,
 }
 
+/// What is remembered in a file of at most so many bytes; nothing where it isn't there or can't be read.
+pub(super) fn read<T: DeserializeOwned>(path: &Path, most: u64) -> Result<Option<T>, Error> {
+    let file = match disk::open_regular(path) {
+        Err(error) if error.is_missing() => return Ok(None),
+        file => file?,
+    };
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes).to("read", path)?;
+    let told = |error: &serde_json::Error| {
+        tracing::warn!(path = %path.display(), %error, "it can't be read; a new one is made");
+    };
+    Ok(serde_json::from_slice(&bytes).inspect_err(told).ok())
+}
+
+/// Remembers it. Durable when it returns.
+pub(super) fn write(path: &Path, remembered: &impl Serialize) -> Result<(), Error> {
+    let mut bytes = serde_json::to_vec_pretty(remembered).unwrap_or_default();
+    bytes.push(b'\n');
+    Ok(disk::write_durable(path, &bytes)?)
+}
+
 impl State {
     fn path(root: &Path, name: &ReplicaName) -> PathBuf {
         root.join(FOLDER).join(format!("{name}.json"))
@@ -103,29 +125,14 @@ impl State {
 
     /// One that isn't there or can't be read is a new one.
     pub(super) fn load(root: &Path, name: &ReplicaName, place: &str) -> Result<Self, Error> {
-        let path = Self::path(root, name);
-        let read = match disk::open_regular(&path) {
-            Err(error) if error.is_missing() => None,
-            file => {
-                let mut bytes = Vec::new();
-                file?.take(MAX_BYTES).read_to_end(&mut bytes).to("read", &path)?;
-                let parsed = serde_json::from_slice::<Self>(&bytes);
-                let told = |error: &serde_json::Error| {
-                    tracing::warn!(path = %path.display(), %error, "it can't be read; a new one is made");
-                };
-                parsed.inspect_err(told).ok()
-            }
-        };
+        let read: Option<Self> = read(&Self::path(root, name), MAX_BYTES)?;
         let new = || Self { place: place.to_owned(), ..Self::default() };
         Ok(read.filter(|state| state.place == place).unwrap_or_else(new))
     }
 
     /// Durable when it returns.
     pub(super) fn save(&self, root: &Path, name: &ReplicaName) -> Result<(), Error> {
-        let path = Self::path(root, name);
-        let mut bytes = serde_json::to_vec_pretty(self).unwrap_or_default();
-        bytes.push(b'\n');
-        Ok(disk::write_durable(&path, &bytes)?)
+        write(&Self::path(root, name), self)
     }
 
     /// This directory's name in leases, which a copy of it has not: another machine, or another place on this one.

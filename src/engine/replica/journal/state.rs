@@ -1,7 +1,6 @@
 //! What is remembered here of the journal in a replica: `replicas/<name>-journal.json`. Only `serve` sends, so only it writes this.
 
 use std::collections::BTreeSet;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
@@ -10,10 +9,10 @@ use utoipa::ToSchema;
 
 use crate::backup::ReplicaName;
 use crate::backup::replica::Nonce;
-use crate::disk::{self, Context};
+use crate::disk;
 use crate::engine::Error;
 use crate::engine::replica::report::LastError;
-use crate::engine::replica::state::{FOLDER, optional};
+use crate::engine::replica::state::{FOLDER, optional, read, write};
 
 /// Larger ones are none of ours.
 const MAX_BYTES: u64 = 1 << 20;
@@ -71,15 +70,7 @@ impl Remembered {
 
     /// One that isn't there or can't be read is a new one.
     pub(super) fn load(root: &Path, name: &ReplicaName, place: &str) -> Result<Self, Error> {
-        let path = Self::path(root, name);
-        let read = match disk::open_regular(&path) {
-            Err(error) if error.is_missing() => None,
-            file => {
-                let mut bytes = Vec::new();
-                file?.take(MAX_BYTES).read_to_end(&mut bytes).to("read", &path)?;
-                serde_json::from_slice::<Self>(&bytes).ok()
-            }
-        };
+        let read: Option<Self> = read(&Self::path(root, name), MAX_BYTES)?;
         let new = || Self { place: place.to_owned(), ..Self::default() };
         Ok(read.filter(|remembered| remembered.place == place).unwrap_or_else(new))
     }
@@ -87,9 +78,7 @@ impl Remembered {
     /// Durable when it returns.
     pub(super) fn save(&self, root: &Path, name: &ReplicaName) -> Result<(), Error> {
         disk::make_own_dir(&root.join(FOLDER))?;
-        let mut bytes = serde_json::to_vec_pretty(self).unwrap_or_default();
-        bytes.push(b'\n');
-        Ok(disk::write_durable(&Self::path(root, name), &bytes)?)
+        write(&Self::path(root, name), self)
     }
 
     /// Of another lineage nothing is known but what was begun.

@@ -1,6 +1,6 @@
 # The commands of the README, and what stands behind them.
 
-.PHONY: demo test ci bench faults soak
+.PHONY: demo test ci bench faults soak docs
 
 # Two sample databases, an app that writes to them, a first backup, and what to try next.
 demo:
@@ -42,3 +42,8 @@ bench:
 	scripts/bench_http
 	scripts/bench_replica
 	scripts/bench_journal
+
+# docs/ as a small site in target/book. mdBook is built once, which takes minutes.
+docs:
+	cargo install --locked --quiet --root target/tools mdbook --version 0.5.4 --no-default-features --features search
+	target/tools/bin/mdbook build

@@ -1,6 +1,5 @@
 //! The documents say what the program does.
 
-use std::path::Path;
 use std::process::Command;
 
 use attendance_backup::config::{REPLICA_VARIABLES, VARIABLES};
@@ -8,10 +7,7 @@ use attendance_backup::http::problem::KINDS;
 
 use crate::forms::IDENTITY;
 use crate::harness::{Place, sql_on};
-
-fn document(name: &str) -> String {
-    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
-}
+use crate::manual::{document, indented};
 
 #[test]
 fn every_variable_stands_in_the_readme_and_in_the_example_with_its_default() {
@@ -80,19 +76,6 @@ fn the_readme_knows_every_command() {
     }
 }
 
-/// The way out without our binary [P12], as the README has it: a backup is a plain database with the sum in the catalog.
-#[test]
-fn the_data_comes_back_without_this_program() {
-    let place = Place::new();
-    place.ok(&["create", "--type", "daily"]);
-    let file = place.list()[0]["databases"]["attendance"]["file"].as_str().unwrap().to_owned();
-    let script = "set -e; cd backups; grep -A5 \"$0\" metadata.json | grep -q \"$(sha256sum \"$0\" | cut -c1-64)\"; \
-                  mkdir ../before; mv ../attendance.db* ../before/; cp \"$0\" ../attendance.db; chown --reference=.. ../attendance.db";
-    let status = Command::new("sh").args(["-c", script, &file]).current_dir(place.path("")).status();
-    assert!(status.unwrap().success());
-    assert_eq!(place.sql("attendance", "SELECT count(*) FROM people"), "3");
-}
-
 /// Every word by which a replica's trouble is known.
 #[test]
 fn every_trouble_of_a_replica_is_explained() {
@@ -157,10 +140,8 @@ fn an_incremental_replica_is_read_without_this_program() {
 
 /// The lines below that heading of `docs/offsite.md`, for a folder and an identity that are given.
 fn way_out(heading: &str, id: &str) -> String {
-    let text = document("docs/offsite.md");
-    let part = text.split_once(&format!("\n## {heading}\n")).unwrap().1;
-    let lines = part.split("\n## ").next().unwrap().lines().filter_map(|line| line.strip_prefix("    "));
-    let script = lines.collect::<Vec<_>>().join("\n").replace("/mnt/nas/attendance", "\"$0\"");
+    let lines = indented("docs/offsite.md", heading);
+    let script = lines.join("\n").replace("/mnt/nas/attendance", "\"$0\"");
     let script = script.replace("id=daily-2026-01-08", &format!("id={id}")).replace("identity.txt", "\"$1\"");
     format!("set -eo pipefail\n{script}")
 }

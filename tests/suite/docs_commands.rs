@@ -49,8 +49,11 @@ fn furnish(place: &mut Place) {
 
 #[test]
 fn the_procedures_are_followed() {
+    let with_replica = ["Come back", "Check the copies", "Change the key", "Replace the disk"];
     let prepare = |heading: &str, place: &mut Place| {
-        furnish(place);
+        if with_replica.iter().any(|begin| heading.starts_with(begin)) {
+            furnish(place);
+        }
         if heading.starts_with("Change the key") {
             place.set("BACKUP_ENCRYPT_LOCAL", "true");
         }

@@ -5,7 +5,7 @@
 # Two sample databases, an app that writes to them, a first backup, and what to try next.
 demo:
 	scripts/setup build
-	cargo build --release --quiet
+	cargo build --release
 	target/release/attendance-backup demo
 
 # Format, lints and all tests, from a clean checkout. Those of the journal and of replicas wait for clocks and stores most of the

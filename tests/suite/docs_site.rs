@@ -12,7 +12,7 @@ fn root() -> &'static Path {
 }
 
 /// The pages of the site.
-fn pages() -> Vec<String> {
+pub fn pages() -> Vec<String> {
     let names = std::fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
     let names = names.map(|name| name.into_string().unwrap()).filter(|name| name.ends_with(".md"));
     let mut names: Vec<_> = names.map(|name| format!("docs/{name}")).collect();

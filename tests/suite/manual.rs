@@ -65,7 +65,8 @@ pub fn blocks(page: &str) -> Vec<Block> {
         } else if comment(line, "in a terminal of its own").is_some() {
             next = Kind::Beside;
         } else if let Some((indent, language)) = fence(line) {
-            assert!(["sh", "text", "json"].contains(&language), "{page}: a block of {language:?} under {heading:?}");
+            let is_other_shell = ["bash", "shell", "console", "zsh"].contains(&language);
+            assert!(!is_other_shell, "{page}: under {heading:?}, what is for the shell is `sh`");
             let body = lines.by_ref().take_while(|line| fence(line).is_none());
             let body: Vec<_> = body.map(|line| line.get(indent..).unwrap_or_default()).collect();
             let kind = std::mem::replace(&mut next, Kind::Run);

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use attendance_backup::http::problem::KINDS;
 
+use crate::harness::tree;
 use crate::manual::document;
 
 fn root() -> &'static Path {
@@ -118,9 +119,13 @@ fn every_page_is_in_the_table_of_contents() {
 #[test]
 fn every_warning_is_explained() {
     let mut codes = BTreeSet::new();
-    for file in ["src/engine/status/warnings.rs", "src/engine/replica/report.rs"] {
-        let text = document(file);
-        for begin in ["add(", "warn(", "code:"] {
+    for (file, ..) in
+        tree(&root().join("src/engine")).into_iter().filter(|(file, _, is_dir)| !is_dir && file != "preview.rs")
+    {
+        let text = document(&format!("src/engine/{file}"));
+        let gathers = ["status/warnings.rs", "replica/report.rs"].contains(&file.as_str());
+        let begins = ["Warning { code:", "add(", "warn("];
+        for begin in &begins[..if gathers { 3 } else { 1 }] {
             let words =
                 text.split(begin).skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"')?.split_once('"'));
             codes.extend(words.map(|(word, _)| word.to_owned()));

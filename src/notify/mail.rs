@@ -241,6 +241,9 @@ impl Mail {
                 "notice-certificate",
                 format!("{server} doesn't offer STARTTLS, or not the sign-in that is wanted; {what}"),
             )
+        } else if error.is_timeout() {
+            let what = "is it overloaded, or is it smtps:// that is meant?";
+            Failure::new("notice-slow", format!("{server} says nothing for {} s; {what}", PATIENCE.as_secs()))
         } else {
             let what = "look at the host and the port in BACKUP_SMTP_URL, and whether a firewall is between";
             Failure::new("notice-unreachable", format!("{server} doesn't answer as one; {what}"))

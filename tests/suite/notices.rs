@@ -372,11 +372,11 @@ fn a_full_disk_is_told_all_the_same() {
     let Some(mut disk) = SmallDisk::of(test, "size=4m,mode=0700") else { return };
     let hook = Receiver::start();
     disk.place.set("BACKUP_WEBHOOK_URL", &hook.url("/x")).set("BACKUP_NOTIFY_PRIVATE", "true");
-    disk.fill();
     let _server = Server::start(&disk.place);
+    disk.fill();
+    assert_eq!(disk.place.run(&["create"]).code, 1);
     let told = hook.event("storage-low", "began");
     assert!(told["text"].as_str().unwrap().contains("Make room on that disk"), "{told}");
-    assert_eq!(disk.place.run(&["create"]).code, 1);
     let told = hook.event("backup-failed", "began");
     assert!(told["text"].as_str().unwrap().contains("full"), "{told}");
     disk.empty();

@@ -256,8 +256,9 @@ fn planted(place: &Place) -> Vec<(Vec<(&'static str, String)>, i32)> {
 #[test]
 fn what_may_be_secret_is_printed_by_no_command() {
     let place = Place::new();
-    let id = place.create()["id"].as_str().unwrap().to_owned();
     for (environment, code) in planted(&place) {
+        // The last command deletes it.
+        let id = place.create()["id"].as_str().unwrap().to_owned();
         for args in commands(&place, &id) {
             // `serve` runs until it is told to stop.
             let mut command = place.command_of("timeout");

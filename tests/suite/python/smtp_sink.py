@@ -40,7 +40,7 @@ class Sink:
 
 def authenticate(server, session, envelope, mechanism, data):
     fits = data.login == b"backup" and data.password == b"pass-of-the-mailbox"
-    return AuthResult(success=fits)
+    return AuthResult(success=fits, handled=False)
 
 
 async def main():

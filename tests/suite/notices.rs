@@ -280,8 +280,8 @@ fn what_can_not_be_sent_waits_and_shows_and_is_in_no_backups_way() {
     kept["channels"]["webhook"]["nextTry"] = Value::Null;
     std::fs::write(&file, kept.to_string()).unwrap();
     assert!(place.warnings().contains(&"notices-not-sent".to_owned()));
-    let _server = Server::start(&place);
     let count = hook.got().len();
+    let _server = Server::start(&place);
     eventually("it is sent", || (hook.got().len() > count).then_some(()));
     assert_eq!(hook.got().last().unwrap().json()["event"], "settings-changed");
     eventually("and then forgotten", || (place.json(&["status"])["notices"]["queued"] == 0).then_some(()));

@@ -16,7 +16,7 @@ use crate::http::{self, OnDrop};
 use crate::session::{CODE_LIFETIME, Sessions};
 use crate::sqlite::{self, Control};
 use crate::token::Keyring;
-use crate::{recorder, replicator, scheduler, telemetry};
+use crate::{notifier, recorder, replicator, scheduler, telemetry};
 
 /// How long a health check waits.
 const HEALTH_PATIENCE: Duration = Duration::from_secs(5);
@@ -97,6 +97,7 @@ impl<'a> Service<'a> {
                     std::thread::scope(|scope| {
                         scope.spawn(|| replicator::run(engine, control));
                         scope.spawn(|| recorder::run(engine, control));
+                        scope.spawn(|| notifier::run(engine, control));
                         scheduler::run(engine, control);
                     });
                 });

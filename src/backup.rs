@@ -2,6 +2,7 @@
 
 pub mod calendar;
 pub mod id;
+pub mod notices;
 pub mod replica;
 pub mod retention;
 #[cfg(test)]

@@ -152,6 +152,11 @@ enum Command {
         #[command(subcommand)]
         command: replica::ReplicaCommand,
     },
+    /// Mails and other notices of what wants a look
+    Notify {
+        #[command(subcommand)]
+        command: NotifyCommand,
+    },
     /// The audit log
     Audit {
         #[command(subcommand)]
@@ -239,6 +244,12 @@ enum CatalogCommand {
         #[command(flatten)]
         wait: Wait,
     },
+}
+
+#[derive(Subcommand, Debug)]
+enum NotifyCommand {
+    /// Send a test by each channel, and say what came of it
+    Test,
 }
 
 #[derive(Subcommand, Debug)]
@@ -365,6 +376,11 @@ fn operate(engine: &Engine, command: Command, control: Control, out: &mut Output
         }
         Command::Replica { command } => return replica::operate(engine, command, &control, out),
         Command::Token(args) => token(engine, &args, out)?,
+        Command::Notify { command: NotifyCommand::Test } => {
+            let tested = engine.test_notices(&call(Duration::ZERO, control))?;
+            out.notices_tested(&tested)?;
+            return Ok(tested.ok);
+        }
         Command::Audit { command: AuditCommand::Verify } => {
             let lines = engine.verify_audit()?;
             out.done(&format!("the audit log is whole: {lines} lines"), &json!({ "ok": true, "lines": lines }))?;

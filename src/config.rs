@@ -4,6 +4,7 @@
 mod access;
 mod drill;
 mod encoding;
+mod notify;
 mod pitr;
 mod replica;
 mod variables;
@@ -26,6 +27,7 @@ use crate::backup::schedule::Schedule;
 use crate::backup::settings::Settings;
 use crate::backup::{CheckKind, DatabaseName, ReplicaName};
 use crate::codec::Codec;
+use crate::notify::Channels;
 
 pub use access::{Access, Algorithm, Key, PublicUrl, Secret};
 pub use drill::{Assertion, Drill};
@@ -74,6 +76,8 @@ pub struct Config {
     pub elsewhere: Elsewhere,
     /// What is said of replicas, as listings show it.
     pub replica_values: Vec<Listed>,
+    /// By which ways notices go, and to whom.
+    pub notices: Channels,
     /// Where HTTP is answered.
     pub bind: SocketAddr,
     /// Where browsers find it.
@@ -380,6 +384,7 @@ impl Values {
             replicas,
             elsewhere,
             replica_values,
+            notices: self.notices()?,
             bind: self.parse("bind", |text| text.parse().ok())?,
             public_url: self.optional("public_url", PublicUrl::parse)?,
             access: self.access()?,

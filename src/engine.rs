@@ -12,6 +12,7 @@ mod error;
 mod handout;
 mod journal;
 mod memo;
+mod notices;
 mod offline;
 mod outlook;
 mod past;
@@ -58,6 +59,7 @@ pub use drill::{Drilled, JournalDatabase, JournalRehearsal, LastDrill, Rehearsal
 pub use error::Error;
 pub use handout::{Body, Broken, Handed, Handout, Leaves, Leaving, SUMS, tar_header};
 pub use journal::{Recovery, Window};
+pub use notices::{ChannelStatus, ChannelTested, Look, NoticesStatus, NoticesTested};
 pub use outlook::Outlook;
 pub use past::Past;
 pub use permit::Holder;
@@ -118,6 +120,8 @@ pub struct Engine {
     drills: Memo<drill::History>,
     /// What it says of the live data ([`Engine::freeze`]).
     unusable: Memo<Option<String>>,
+    /// What this process knows of notices.
+    notices: Arc<Mutex<notices::Kept>>,
 }
 
 impl Engine {
@@ -137,6 +141,7 @@ impl Engine {
             failures: Memo::default(),
             drills: Memo::default(),
             unusable: Memo::default(),
+            notices: Arc::default(),
         };
         engine.assert_distinct()?;
         Ok(engine)

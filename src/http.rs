@@ -12,6 +12,7 @@ mod headers;
 mod health;
 mod limits;
 mod log;
+mod notify;
 pub mod openapi;
 mod pages;
 pub mod problem;
@@ -83,6 +84,7 @@ pub struct State {
     reads: Semaphore,
     verifying: Slot,
     previewing: Slot,
+    notifying: Slot,
     downloads: Arc<AtomicUsize>,
     ranges: Mutex<Vec<Told>>,
     ready: health::Ready,
@@ -108,6 +110,7 @@ impl State {
             reads: Semaphore::new(READS),
             verifying: Slot::default(),
             previewing: Slot::default(),
+            notifying: Slot::default(),
             downloads: Arc::default(),
             ranges: Mutex::default(),
             ready: health::Ready::default(),
@@ -284,6 +287,7 @@ fn routes(limits: &Limits) -> Vec<Resource> {
         resource("/api/backup/acknowledge", [(post(), web::to(api::acknowledge))]),
         resource("/api/backup/drill", [(post(), web::to(api::drill))]),
         resource("/api/backup/operation/cancel", [(post(), web::to(api::cancel))]),
+        resource("/api/backup/notify/test", [(post(), web::to(notify::test))]),
         resource("/api/backup/verify/{id}", [(post(), web::to(api::verify))]),
         resource("/api/backup/replica/{name}/verify", [(post(), web::to(api::verify_replica))]),
         resource("/api/backup/download/{id}", [(get(), download())]),

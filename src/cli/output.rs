@@ -1,5 +1,6 @@
 //! What commands print: tables and sentences for people, JSON for scripts.
 
+mod notices;
 mod preview;
 mod replica;
 
@@ -305,6 +306,7 @@ impl Output {
             let (ended, how) = (local(drill.at, zone), if drill.ok { "went well" } else { "FAILED" });
             self.line(&format!("last drill    {ended}, {how} in {:.1} s", drill.seconds))?;
         }
+        self.notices(&status.notices)?;
         for replica in &status.replicas {
             let success = replica
                 .last_success

@@ -25,6 +25,7 @@ const fn secret(env: &'static str, key: &'static str, allowed: &'static str) -> 
 const SIGNING_SECRET: &str =
     "a random text of 32 to 1024 bytes that no example shows; `openssl rand -hex 32` makes one";
 const PUBLIC_KEY: &str = "a public key in PEM (-----BEGIN PUBLIC KEY-----)";
+const HTTP_URL: &str = "an address such as https://hooks.school.example/backup";
 const CLAIM: &str = "a name of 1 to 64 letters, digits, _, -, ., : or /";
 
 /// All settings, in the order of listings.
@@ -120,6 +121,20 @@ pub const VARIABLES: &[Variable] = &[
         "",
         "the path of a file with identities of age (AGE-SECRET-KEY-1…), as `keygen` makes it",
     ),
+    secret(
+        "BACKUP_SMTP_URL",
+        "smtp.url",
+        "smtp://user@host (STARTTLS, port 587), smtps://user@host (port 465), or smtp://host?tls=none (port 25, in a network of your own)",
+    ),
+    secret("BACKUP_SMTP_PASSWORD", "smtp.password", "a text of 1 to 1024 characters on one line"),
+    variable("BACKUP_EMAIL_FROM", "email.from", "", "an address, such as Backups <backup@school.example>"),
+    variable("BACKUP_EMAIL_TO", "email.to", "", "1 to 20 addresses divided by commas, such as it@school.example"),
+    secret("BACKUP_WEBHOOK_URL", "webhook.url", HTTP_URL),
+    secret("BACKUP_WEBHOOK_SECRET", "webhook.secret", "a random text of 16 to 1024 characters on one line"),
+    variable("BACKUP_WEBHOOK_FORM", "webhook.form", "auto", "auto, json, ntfy, slack or discord"),
+    secret("BACKUP_HEALTHCHECK_URL", "healthcheck_url", HTTP_URL),
+    variable("BACKUP_NOTIFY_PRIVATE", "notify.private", "false", "true or false"),
+    variable("BACKUP_NOTIFY_CA", "notify.ca", "", "certificates in PEM (-----BEGIN CERTIFICATE-----)"),
     variable("BACKUP_LOG", "log", "info", "error, warn, info, debug or trace"),
     variable("BACKUP_LOG_FORMAT", "log_format", "text", "text or json"),
 ];

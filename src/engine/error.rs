@@ -23,6 +23,11 @@ pub enum Error {
     /// There is nothing to rehearse with.
     #[error("there is no backup yet, so there is nothing to rehearse; take one first")]
     NoBackups,
+    /// Nobody is told of anything.
+    #[error(
+        "no notices are set up; set BACKUP_SMTP_URL, BACKUP_WEBHOOK_URL or BACKUP_HEALTHCHECK_URL, as docs/notices.md says"
+    )]
+    NoChannels,
     /// No such database in the backup.
     #[error("the backup {id} has no database `{name}`; it has {}", names.join(", "))]
     NoSuchDatabase {
@@ -481,6 +486,7 @@ impl Error {
             Error::Served(_) => "served",
             Error::NotFound(_) => "not-found",
             Error::NoBackups => "no-backups",
+            Error::NoChannels => "no-channels",
             Error::NoSuchDatabase { .. } => "no-such-database",
             Error::LastGood(_) => "last-good",
             Error::Damaged { .. } => "damaged",

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
 use super::permit::{Holder, LOCK};
-use super::{Engine, Error, LastDrill, Recovery, ReplicaStatus, Window, replica};
+use super::{Engine, Error, LastDrill, NoticesStatus, Recovery, ReplicaStatus, Window, notices, replica};
 use crate::audit::Kind;
 use crate::backup::schedule::{self, Decision};
 use crate::backup::settings::Settings;
@@ -59,6 +59,8 @@ pub struct Status {
     /// The last rehearsal.
     #[schema(required = true)]
     pub last_drill: Option<LastDrill>,
+    /// How notices go.
+    pub notices: NoticesStatus,
     /// The name of this directory.
     #[schema(required = true)]
     pub store_id: Option<String>,
@@ -237,6 +239,8 @@ impl Engine {
             |name: &ReplicaName| self.config.replicas.get(name).is_some_and(|it| it.place.is_on_this_machine());
         let kept = recovery.as_ref().ok().and_then(Option::as_ref).and_then(Window::common);
         warnings.extend(replica::warnings(&replicas, is_local, kept.map(|kept| (kept.from, kept.to)), now));
+        let told = self.notices_status();
+        warnings.extend(notices::warnings(&told));
         let size =
             |tier: Tier| backups.iter().filter(|backup| backup.tier == tier).map(|backup| backup.stored_size()).sum();
         Ok(Status {
@@ -260,6 +264,7 @@ impl Engine {
             replicas,
             recovery: recovery.unwrap_or_default(),
             last_drill,
+            notices: told,
             store_id: catalog.map(|catalog| catalog.store_id.clone()),
             unmanaged,
         })

@@ -303,6 +303,11 @@ impl Superuser {
     pub fn actor(&self) -> Actor {
         self.0.actor()
     }
+
+    /// What is known of the request.
+    pub(super) fn admitted(&self) -> &Admitted {
+        &self.0
+    }
 }
 
 /// From where, whoever it is.

@@ -21,6 +21,8 @@ use super::problem::{Problem, TOO_MANY_REQUESTS};
 const REFUSALS_PER_MINUTE: u32 = 30;
 /// Refusals that are recorded in a minute, from wherever they come.
 const RECORDS_PER_MINUTE: u32 = 60;
+/// Tests of notices that one user may send in a minute.
+const NOTICE_TESTS_PER_MINUTE: u32 = 3;
 /// Sessions that one user may open in a minute.
 const SIGN_INS_PER_MINUTE: u32 = 10;
 
@@ -166,6 +168,7 @@ pub struct Limits {
     refused_by_address: Limit,
     refused_by_subject: Limit,
     sign_ins: Limit,
+    notice_tests: Limit,
     records: Limit,
 }
 
@@ -178,6 +181,7 @@ impl Limits {
             refused_by_address: Limit::new(By::Address, "refused sign-ins", REFUSALS_PER_MINUTE),
             refused_by_subject: Limit::new(By::Subject, "refusals", REFUSALS_PER_MINUTE),
             sign_ins: Limit::new(By::Subject, "sign-ins", SIGN_INS_PER_MINUTE),
+            notice_tests: Limit::new(By::Subject, "tests of notices", NOTICE_TESTS_PER_MINUTE),
             records: Limit::new(By::Nothing, "refusals", RECORDS_PER_MINUTE),
         }
     }
@@ -190,6 +194,11 @@ impl Limits {
     /// Counts a sign-in, which takes room until its session is over.
     pub fn sign_in(&self, admitted: &Admitted) -> Result<(), Problem> {
         self.sign_ins.count(admitted)
+    }
+
+    /// Counts a test of notices.
+    pub fn notice_test(&self, admitted: &Admitted) -> Result<(), Problem> {
+        self.notice_tests.count(admitted)
     }
 
     /// Counts a request that isn't let in; beyond the limit the answer is to wait, whatever was tried. A valid token is

@@ -14,7 +14,7 @@ use utoipa::openapi::{Components, OpenApi as Document, PathItem, Ref, RefOr, Req
 use utoipa::{Modify, OpenApi};
 
 use super::problem::{KINDS, ProblemBody};
-use super::{State, api, download, health, log, sign_in};
+use super::{State, api, download, health, log, notify, sign_in};
 use crate::config::PublicUrl;
 
 pub use answers::*;
@@ -31,7 +31,7 @@ pub use parameters::*;
     ),
     paths(
         health::alive, health::ready, document, api::list, api::create, api::restore, api::status, api::config, api::configure,
-        api::audit, api::acknowledge, api::cancel, api::verify, api::verify_replica, api::drill, download::download, api::preview, api::preview_point, api::get, api::patch, api::delete,
+        api::audit, api::acknowledge, api::cancel, api::verify, api::verify_replica, api::drill, notify::test, download::download, api::preview, api::preview_point, api::get, api::patch, api::delete,
         sign_in::way_in, sign_in::sign_in, sign_in::sign_out
     ),
     components(schemas(ProblemBody)),

@@ -23,9 +23,11 @@ use super::problem::Problem;
 use super::shown::{Shown, changed, html};
 use super::views::list::Chosen;
 use super::views::{self, Overview, Shelf, Site, Tab, card, delete, errand, list, strip};
-use super::{State, resource};
+use super::{State, notify, resource};
 use crate::backup::{BackupId, Tier};
 use crate::engine::{Engine, Error};
+
+pub use tasks::Nothing;
 
 /// Every address of the page.
 pub fn routes() -> Vec<Resource> {
@@ -66,6 +68,7 @@ pub fn routes() -> Vec<Resource> {
             [(get(), page(web::to(settings::look))), (post(), page(web::to(settings::save)))],
         ),
         resource("/settings/backups/settings/preview", [(post(), page(web::to(settings::preview)))]),
+        resource("/settings/backups/notices/test", [(post(), web::to(notify::test_on_page))]),
         resource("/settings/backups/activity", [(get(), page(web::to(activity::look)))]),
     ]
 }
@@ -77,10 +80,10 @@ fn page(route: Route) -> Route {
 
 /// A superuser at a page. Like [`Superuser`] it says at once who it isn't for.
 pub struct Visit {
-    state: web::Data<State>,
-    superuser: Superuser,
-    shown: Shown,
-    request: HttpRequest,
+    pub(super) state: web::Data<State>,
+    pub(super) superuser: Superuser,
+    pub(super) shown: Shown,
+    pub(super) request: HttpRequest,
 }
 
 impl FromRequest for Visit {

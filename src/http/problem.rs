@@ -51,6 +51,7 @@ kinds! {
     RUNS_ELSEWHERE = "runs-elsewhere" 409 "Another process does it";
     NOT_FLAGGED = "not-flagged" 409 "Nothing to acknowledge";
     NO_BACKUPS = "no-backups" 409 "There is no backup yet";
+    NO_CHANNELS = "no-channels" 409 "No notices are set up";
     REPLICA_EMPTY = "replica-empty" 409 "The replica holds nothing yet";
     LIVE_LOCKED = "live-locked" 409 "A live database is locked";
     ROLLBACK_HOLD = "rollback-hold" 409 "A live database would be held too long";
@@ -301,6 +302,7 @@ fn kind(error: &Error) -> Kind {
         Error::Held(_) | Error::ReplicaBusy { .. } => HELD,
         Error::NotFound(_) => NOT_FOUND,
         Error::NoBackups => NO_BACKUPS,
+        Error::NoChannels => NO_CHANNELS,
         Error::NoSuchDatabase { .. } => NO_SUCH_DATABASE,
         Error::LastGood(_) => LAST_GOOD,
         Error::Damaged { .. } => DAMAGED,

@@ -10,6 +10,7 @@ pub mod errand;
 pub mod icons;
 pub mod list;
 pub mod notice;
+pub mod notices;
 pub mod point;
 pub mod problem;
 pub mod replicas;

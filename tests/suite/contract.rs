@@ -164,6 +164,7 @@ fn real_answers_are_as_the_document_says() {
         let tag = tag.to_owned();
         move |request: Request| request.token(&superuser()).header("If-Match", &tag).json(&body)
     };
+    ask(409, "POST", "/api/backup/notify/test", "", &su);
     let fewer = || json!({ "retention": { "manual": 1 } });
     ask(428, "PUT", "/api/backup/config", "", &body(fewer()));
     ask(200, "PUT", "/api/backup/config", "?dryRun=true", &change(&tag, fewer()));

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use attendance_backup::backup::notices::Event;
 use attendance_backup::config::{REPLICA_VARIABLES, VARIABLES};
 use attendance_backup::http::problem::KINDS;
 
@@ -59,6 +60,25 @@ fn every_kind_of_problem_is_explained() {
     for (kind, lines) in KINDS.iter().zip(told) {
         assert_eq!(lines[2], format!("{}, {}.", kind.status, kind.title), "{}", kind.code);
         assert!(lines.len() > 4 && lines[4].len() > 30, "{} is not explained", kind.code);
+    }
+}
+
+/// Every event, with the warnings that it is told for.
+#[test]
+fn every_notice_is_explained() {
+    let text = document("docs/notices.md");
+    let row = |event: &Event| text.lines().find(|line| line.starts_with(&format!("| `{}` |", event.word())));
+    for event in Event::ALL {
+        assert!(row(event).is_some(), "{} is not in docs/notices.md", event.word());
+    }
+    let mut codes = std::collections::BTreeSet::new();
+    for file in ["src/engine/status/warnings.rs", "src/engine/replica/report.rs", "src/engine/notices.rs"] {
+        codes.extend(document(file).split('"').map(str::to_owned).filter(|code| Event::of_warning(code).is_some()));
+    }
+    assert!(codes.len() > 15, "{codes:?}");
+    for code in codes {
+        let row = Event::of_warning(&code).and_then(|event| row(&event)).unwrap();
+        assert!(row.contains(&format!("`{code}`")), "{code} is not in {row}");
     }
 }
 

@@ -42,6 +42,7 @@ const ROUTES: &[(&str, &str, Who, u16)] = &[
     ("POST", "/api/backup/acknowledge", Superuser, 400),
     ("POST", "/api/backup/drill", Superuser, 200),
     ("POST", "/api/backup/operation/cancel", Superuser, 409),
+    ("POST", "/api/backup/notify/test", Superuser, 409),
     ("POST", "/api/backup/verify/{id}", Superuser, 404),
     ("POST", "/api/backup/replica/{name}/verify", Superuser, 404),
     ("GET", "/api/backup/download/{id}", Superuser, 404),
@@ -75,6 +76,7 @@ const ROUTES: &[(&str, &str, Who, u16)] = &[
     ("GET", "/settings/backups/settings", Superuser, 200),
     ("POST", "/settings/backups/settings", Superuser, 422),
     ("POST", "/settings/backups/settings/preview", Superuser, 422),
+    ("POST", "/settings/backups/notices/test", Superuser, 409),
     ("GET", "/settings/backups/activity", Superuser, 200),
 ];
 

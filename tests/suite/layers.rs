@@ -10,25 +10,26 @@ const PARTS: &[&str] = &["sqlite", "catalog", "store", "audit"];
 
 /// What each module may use.
 fn allowed(module: &str) -> BTreeSet<&'static str> {
-    let parts = || [GROUND, PARTS, &["codec", "config", "journal", "remote"]].concat();
+    let parts = || [GROUND, PARTS, &["codec", "config", "journal", "notify", "remote"]].concat();
     let used = match module {
         "backup" | "disk" | "clock" => Vec::new(),
         "codec" => GROUND.to_vec(),
         "remote" => vec!["disk"],
-        "config" => vec!["backup", "codec", "remote"],
+        "notify" => vec!["backup"],
+        "config" => vec!["backup", "codec", "notify", "remote"],
         "telemetry" => vec!["config"],
         "token" => vec!["config", "clock"],
         "session" => [GROUND, &["config", "token"]].concat(),
         "sqlite" | "catalog" | "store" | "audit" => GROUND.to_vec(),
         "journal" => [GROUND, &["sqlite"]].concat(),
         "engine" => parts(),
-        "scheduler" | "replicator" | "recorder" => [parts(), vec!["engine"]].concat(),
+        "scheduler" | "replicator" | "recorder" | "notifier" => [parts(), vec!["engine"]].concat(),
         "http" => [parts(), vec!["engine", "token", "session"]].concat(),
         "demo" => [parts(), vec!["engine", "session", "app"]].concat(),
         "cli" => [parts(), vec!["engine", "token", "session", "app", "demo"]].concat(),
         "app" => {
-            [parts(), vec!["engine", "token", "session", "scheduler", "replicator", "recorder", "http", "telemetry"]]
-                .concat()
+            let threads = ["scheduler", "replicator", "recorder", "notifier"];
+            [parts(), threads.to_vec(), vec!["engine", "token", "session", "http", "telemetry"]].concat()
         }
         "lib" | "main" => Vec::new(),
         other => panic!("{other} is new: say in src/lib.rs and here what it may import"),

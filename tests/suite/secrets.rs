@@ -70,6 +70,11 @@ const BAD: &[(&str, &[&str], &str)] = &[
     ("BACKUP_ENCRYPT_LOCAL", &["yes", "", "1"], "true or false"),
     ("BACKUP_ENCRYPTION_RECIPIENTS", &["", "age1", "ssh-ed25519 AAAA", "a, b"], "recipients of age"),
     ("BACKUP_ENCRYPTION_IDENTITY_FILE", &[""], "the path of a file with identities of age"),
+    ("BACKUP_EMAIL_FROM", &["", "nobody", "a@b.example, c@d.example"], "an address"),
+    ("BACKUP_EMAIL_TO", &["", "nobody", "a@b.example,,"], "1 to 20 addresses"),
+    ("BACKUP_WEBHOOK_FORM", &["", "teams", "JSON"], "auto, json, ntfy, slack or discord"),
+    ("BACKUP_NOTIFY_PRIVATE", &["", "yes", "1"], "true or false"),
+    ("BACKUP_NOTIFY_CA", &["", "a file", "-----BEGIN PRIVATE KEY-----"], "certificates in PEM"),
     ("BACKUP_LOG", &["loud", "INFO", ""], "error, warn, info, debug or trace"),
     ("BACKUP_LOG_FORMAT", &["xml", "JSON"], "text or json"),
 ];
@@ -93,6 +98,15 @@ const BAD_SECRETS: &[(&str, &[&str], &str)] = &[
     ("BACKUP_JWT_PREVIOUS_SECRET", &["short"], "a random text of 32 to 1024 bytes"),
     ("BACKUP_JWT_PUBLIC_KEY", &["", "ssh-ed25519 AAAA", PRIVATE_KEY], "a public key in PEM"),
     ("BACKUP_JWT_PREVIOUS_PUBLIC_KEY", &["", PRIVATE_KEY], "a public key in PEM"),
+    (
+        "BACKUP_SMTP_URL",
+        &["canary.example", "https://canary.example", "smtp://canary.example?tls=off"],
+        "smtp://user@host",
+    ),
+    ("BACKUP_SMTP_PASSWORD", &["canary\ncanary"], "on one line"),
+    ("BACKUP_WEBHOOK_URL", &["canary.example", "file:///canary"], "an address such as"),
+    ("BACKUP_WEBHOOK_SECRET", &["canary"], "a random text of 16"),
+    ("BACKUP_HEALTHCHECK_URL", &["canary.example"], "an address such as"),
 ];
 
 #[test]
@@ -196,6 +210,7 @@ fn planted(place: &Place) -> Vec<(Vec<(&'static str, String)>, i32)> {
     let toml = "BACKUP_CONFIG_FILE";
     vec![
         (vec![("BACKUP_SMTP_PASSWORD", CANARY.to_owned())], 2),
+        (vec![("BACKUP_SMTP_URL", format!("smtp://{CANARY}@mail.example"))], 2),
         (vec![("BACKUP_JWT_SECRET_FILE", file("jwt", CANARY.to_owned()))], 2),
         (vec![("BACKUP_CHECK_FILE", file("check", CANARY.to_owned()))], 2),
         (vec![("BACKUP_DATABASES_FILE", file("databases", CANARY.to_owned())), ("BACKUP_DATABASES", String::new())], 2),
@@ -218,6 +233,21 @@ fn planted(place: &Place) -> Vec<(Vec<(&'static str, String)>, i32)> {
             ],
             0,
         ),
+        (
+            vec![
+                // Nobody answers there.
+                ("BACKUP_SMTP_URL", format!("smtp://{CANARY}@127.0.0.1:9")),
+                ("BACKUP_SMTP_PASSWORD_FILE", file("smtp", CANARY.to_owned())),
+                ("BACKUP_EMAIL_FROM", "backup@school.example".to_owned()),
+                ("BACKUP_EMAIL_TO", "it@school.example".to_owned()),
+                ("BACKUP_WEBHOOK_URL", format!("http://{CANARY}:{CANARY}@127.0.0.1:9/{CANARY}?{CANARY}")),
+                ("BACKUP_WEBHOOK_SECRET", format!("{CANARY}-of-the-webhook")),
+                ("BACKUP_HEALTHCHECK_URL", format!("http://127.0.0.1:9/{CANARY}")),
+                ("BACKUP_NOTIFY_PRIVATE", "true".to_owned()),
+                ("BACKUP_LOG", "trace".to_owned()),
+            ],
+            0,
+        ),
         (vec![("BACKUP_REPLICA_NAS_PASSWORD", CANARY.to_owned())], 2),
         (vec![("BACKUP_REPLICA_NAS_SECRETKEY", CANARY.to_owned())], 2),
     ]
@@ -226,8 +256,9 @@ fn planted(place: &Place) -> Vec<(Vec<(&'static str, String)>, i32)> {
 #[test]
 fn what_may_be_secret_is_printed_by_no_command() {
     let place = Place::new();
-    let id = place.create()["id"].as_str().unwrap().to_owned();
     for (environment, code) in planted(&place) {
+        // The last command deletes it.
+        let id = place.create()["id"].as_str().unwrap().to_owned();
         for args in commands(&place, &id) {
             // `serve` runs until it is told to stop.
             let mut command = place.command_of("timeout");
@@ -236,6 +267,9 @@ fn what_may_be_secret_is_printed_by_no_command() {
             assert_eq!(run.code, code, "{environment:?} {args:?}: {}{}", run.stdout, run.stderr);
             assert!(!(run.stdout + &run.stderr).contains(CANARY), "{environment:?} {args:?}");
         }
+        // It fails, for nobody is there or nothing is set up.
+        let run = Run::of(place.command(&["notify", "test"]).envs(environment.clone()).output().unwrap());
+        assert!(run.code != 0 && !(run.stdout + &run.stderr).contains(CANARY), "{environment:?}");
         for (file, _, dir) in tree(&place.backups()) {
             let holds = |path: PathBuf| String::from_utf8_lossy(&std::fs::read(path).unwrap()).contains(CANARY);
             assert!(dir || !holds(place.backups().join(&file)), "{environment:?}: it is in {file}");

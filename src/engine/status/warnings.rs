@@ -12,6 +12,7 @@ use crate::backup::{Backup, BackupId, DatabaseName, Form, timestamp};
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::disk;
+use crate::engine::create::OVERHEAD;
 use crate::engine::permit::{Holder, LOCK};
 use crate::engine::plan::Plan;
 use crate::engine::{Engine, Error, LastDrill, Recovery, bytes};
@@ -154,7 +155,8 @@ impl Engine {
         let taken = |backup: &&Backup| if is_plain { backup.stored_size() } else { backup.size() };
         let largest = backups.iter().map(taken).max().unwrap_or(0);
         let free = disk::free_space(self.store.root()).unwrap_or(u64::MAX);
-        if free < largest.saturating_mul(2) {
+        // Without that much besides, none is begun.
+        if free < largest.saturating_mul(2).saturating_add(OVERHEAD) {
             let text = format!("{} are free and a backup takes {}; make room", bytes(free), bytes(largest));
             warnings.add("space-low", text);
         }

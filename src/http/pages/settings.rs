@@ -129,7 +129,7 @@ async fn stand(state: &State, superuser: &Superuser, typed: Option<Typed>) -> Re
             let expected = Some(typed.version.clone());
             Ok(engine.outlook(&Change { set, reset: false, dry_run: true, expected }, &call)?)
         });
-        Ok(Stand { view, typed, outlook })
+        Ok(Stand { view, typed, outlook, notices: engine.notices_status() })
     });
     looked.await
 }

@@ -11,7 +11,7 @@ use super::{Site, icons, problem, words};
 use crate::backup::settings::Settings;
 use crate::config::Config;
 use crate::engine::status::ConfigView;
-use crate::engine::{Changed, Outlook};
+use crate::engine::{Changed, NoticesStatus, Outlook};
 use crate::http::problem::{BAD_SETTING, FieldError, Problem, STALE};
 use crate::http::typed::Typed;
 
@@ -28,6 +28,8 @@ pub struct Stand {
     pub typed: Typed,
     /// What would follow, or why it can't be told.
     pub outlook: Result<Outlook, Problem>,
+    /// How notices go.
+    pub notices: NoticesStatus,
 }
 
 impl Stand {
@@ -86,6 +88,7 @@ pub fn settings(site: &Site, config: &Config, stand: &Stand, said: &Said) -> Mar
                 (fixed::fixed(config, &stand.view))
                 @if saved { (reset(site, stand)) }
             }
+            (super::notices::notices(site, &stand.notices))
         }
     }
 }

@@ -29,6 +29,7 @@ pub const OPERATIONS: &[(&str, &str)] = &[
     ("cancel", "Cancellation"),
     ("recovery", "Recovery"),
     ("rebuild", "Rebuild of the catalog"),
+    ("notify-test", "Test of notices"),
     ("sign-in", "Sign-in"),
     ("sign-in-code", "One-time code"),
     ("token", "Token"),

@@ -1,0 +1,393 @@
+//! The words of notices: for somebody who is tired, and reads them on a phone.
+
+use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
+
+use crate::audit::Line;
+use crate::backup::hex;
+use crate::backup::notices::{Event, Stage, Telling};
+use crate::disk;
+use crate::engine::status::Status;
+use crate::engine::{Engine, bytes, permit};
+use crate::notify::Notice;
+
+/// Characters of a text from elsewhere.
+const MAX_TEXT: usize = 600;
+/// Findings that are told one by one.
+const MAX_LINES: usize = 10;
+
+/// What all notices of one look have in common.
+pub(super) struct Teller<'a> {
+    pub(super) engine: &'a Engine,
+    /// Nothing where it can't be found out.
+    pub(super) status: Option<&'a Status>,
+    pub(super) zone: Tz,
+    pub(super) now: DateTime<Utc>,
+}
+
+impl Teller<'_> {
+    /// What is wrong, or is no more.
+    pub(super) fn standing(&self, telling: &Telling) -> Notice {
+        let (event, stage) = (telling.event, telling.stage);
+        let began = || match (event, self.age()) {
+            (Event::Stale, Some(age)) if age.num_hours() >= 1 => {
+                format!("no new backup for {}", hours(age.num_hours()))
+            }
+            (Event::Stale, None) => "there is no good backup".to_owned(),
+            _ => began(event).to_owned(),
+        };
+        let subject = match stage {
+            Stage::Reminder => format!("still: {}", began()),
+            Stage::Recovered => recovered(event).to_owned(),
+            Stage::Began | Stage::Once => began(),
+        };
+        let since = self.time(telling.since);
+        let lead = match stage {
+            Stage::Recovered => format!("It is over: {subject}. It was wrong since {since}. There is nothing to do."),
+            Stage::Reminder => format!("This still stands, since {since}: {}", meaning(event)),
+            Stage::Began | Stage::Once => meaning(event).to_owned(),
+        };
+        let todo: &[&str] = if stage == Stage::Recovered { &[] } else { todo(event) };
+        let todo = todo.iter().map(|line| (*line).to_owned()).collect();
+        self.notice(event, stage, telling.since, Words { subject, lead, happened: listed(&telling.details), todo })
+    }
+
+    /// A restore that ended.
+    pub(super) fn restore(&self, line: &Line) -> Notice {
+        let entry = &line.entry;
+        let what = entry.subject().map_or_else(|| "a backup".to_owned(), |subject| subject.to_string());
+        let by = format!("By {}, from {}, {}.", entry.by, entry.from, self.time(line.at));
+        if entry.ok == Some(true) {
+            let before = entry.details.get("preRestore").and_then(|id| id.as_str());
+            let undo = match before {
+                Some(id) => {
+                    format!("If that was wrong, `attendance-backup undo` brings back what was there before ({id}).")
+                }
+                None => "What was there before could not be kept as a backup.".to_owned(),
+            };
+            let words = Words {
+                subject: format!("the data was put back to {what}"),
+                lead: format!("A restore has put the live databases back to {what}."),
+                happened: vec![by],
+                todo: vec!["If you know of it: nothing. If you don't: find out who it was, and why.".to_owned(), undo],
+            };
+            return self.notice(Event::RestoreDone, Stage::Once, line.at, words);
+        }
+        let reason = entry.reason.clone().unwrap_or_else(|| "no reason was recorded".to_owned());
+        let words = Words {
+            subject: format!("the restore of {what} failed"),
+            lead: format!("A restore of {what} didn't do what was asked."),
+            happened: vec![reason, by],
+            todo: vec![
+                "Do what the reason says, and restore once more; `attendance-backup list` shows the backups that there are.".to_owned(),
+                "`attendance-backup status` says whether the live databases are as they were.".to_owned(),
+            ],
+        };
+        self.notice(Event::RestoreFailed, Stage::Once, line.at, words)
+    }
+
+    /// A change of the settings.
+    pub(super) fn settings(&self, line: &Line) -> Notice {
+        let entry = &line.entry;
+        let told = |key: &str| entry.details.get(key).map_or_else(|| "nothing".to_owned(), ToString::to_string);
+        let dropped = entry.details.get("rotation").and_then(|it| it.as_array()).map_or(0, Vec::len);
+        let mut happened = vec![
+            format!("By {}, from {}, {}.", entry.by, entry.from, self.time(line.at)),
+            format!("Saved before: {}. Saved now: {}.", told("before"), told("after")),
+        ];
+        if dropped > 0 {
+            happened.push(format!("The new retention promoted or dropped {dropped} backups at once."));
+        }
+        let words = Words {
+            subject: "the settings were changed".to_owned(),
+            lead: "Somebody has changed when backups are taken, or how many are kept.".to_owned(),
+            happened,
+            todo: vec![
+                "If you know of it: nothing.".to_owned(),
+                "If you don't: `attendance-backup config` shows what counts now, `attendance-backup config --reset` takes back all that was saved.".to_owned(),
+            ],
+        };
+        self.notice(Event::SettingsChanged, Stage::Once, line.at, words)
+    }
+
+    /// To see whether notices arrive.
+    pub(super) fn test(&self, by: &str) -> Notice {
+        let words = Words {
+            subject: "this is a test".to_owned(),
+            lead: "This is a test. If you can read it, notices arrive.".to_owned(),
+            happened: vec![format!("{by} has sent it.")],
+            todo: vec!["Nothing.".to_owned()],
+        };
+        self.notice(Event::Test, Stage::Once, self.now, words)
+    }
+
+    fn notice(&self, event: Event, stage: Stage, since: DateTime<Utc>, words: Words) -> Notice {
+        let config = self.engine.config();
+        let random = disk::random::<8>().map(|bytes| hex(&bytes));
+        let clean = |lines: Vec<String>| lines.iter().map(|line| clean(line)).collect();
+        Notice {
+            // Only to tell one from another.
+            id: random.unwrap_or_else(|_| format!("{}-{}", event.word(), self.now.timestamp_millis())),
+            event,
+            stage,
+            at: self.now,
+            since,
+            subject: self::clean(&format!("attendance-backup: {}", words.subject)),
+            lead: self::clean(&words.lead),
+            happened: clean(words.happened),
+            stands: clean(self.stands()),
+            todo: clean(words.todo),
+            link: config.public_url.as_ref().map(|url| format!("{url}/settings/backups")),
+            from: self::clean(&format!(
+                "Sent by attendance-backup on {}, for the backups in {}. What is wrong is told once, again each day while it lasts, and \
+                 when it is over.",
+                permit::host(),
+                config.directory.display()
+            )),
+        }
+    }
+
+    /// What there is to fall back on.
+    fn stands(&self) -> Vec<String> {
+        let Some(status) = self.status else {
+            return vec!["What backups there are can't be told until that is mended.".to_owned()];
+        };
+        let counts = &status.counts;
+        let count = counts.daily + counts.weekly + counts.monthly + counts.manual + counts.pre_restore;
+        let mut lines = match &status.last_backup {
+            Some(last) => vec![format!(
+                "The newest good backup is {}, taken {}. There are {count} backups in all ({}).",
+                last.id,
+                self.time(last.timestamp),
+                bytes(status.storage.total)
+            )],
+            None => vec![format!("There is no good backup here ({count} in all).")],
+        };
+        for replica in &status.replicas {
+            let when = replica.last_success.map_or_else(|| "never".to_owned(), |at| self.time(at));
+            lines.push(format!("Replica {} holds {} backups; it was complete {when}.", replica.name, replica.held));
+        }
+        lines
+    }
+
+    fn age(&self) -> Option<chrono::TimeDelta> {
+        self.status?.last_backup.as_ref().map(|last| self.now - last.timestamp)
+    }
+
+    /// `on Thu 26 Nov 2026 at 02:00 (Europe/Berlin)`.
+    fn time(&self, at: DateTime<Utc>) -> String {
+        let local = at.with_timezone(&self.zone);
+        format!("{} ({})", local.format("on %a %-d %b %Y at %H:%M"), self.zone.name())
+    }
+}
+
+struct Words {
+    subject: String,
+    lead: String,
+    happened: Vec<String>,
+    todo: Vec<String>,
+}
+
+fn hours(count: i64) -> String {
+    match count {
+        1 => "1 hour".to_owned(),
+        count @ ..72 => format!("{count} hours"),
+        count => format!("{} days", count / 24),
+    }
+}
+
+/// The first few, each as a sentence.
+fn listed(details: &[String]) -> Vec<String> {
+    let mut lines: Vec<String> = details.iter().take(MAX_LINES).map(|line| sentence(line)).collect();
+    let more = details.len().saturating_sub(MAX_LINES);
+    lines.extend((more > 0).then(|| format!("And {more} more; `attendance-backup status` shows all.")));
+    lines
+}
+
+fn sentence(text: &str) -> String {
+    let word = text.split([' ', ';', ',']).next().unwrap_or_default();
+    let (first, rest) = text.split_at_checked(1).unwrap_or((text, ""));
+    let begun =
+        if word.bytes().all(|byte| byte.is_ascii_lowercase()) { first.to_uppercase() } else { first.to_owned() };
+    let end = if rest.ends_with(['.', '?', '!']) { "" } else { "." };
+    format!("{begun}{rest}{end}")
+}
+
+/// One line, of nothing that hides or turns text around, and not too long: some of it comes from elsewhere.
+fn clean(text: &str) -> String {
+    let is_unseen = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    let mut shown: String = text.chars().map(|c| if is_unseen(c) { ' ' } else { c }).take(MAX_TEXT).collect();
+    if text.chars().nth(MAX_TEXT).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// In a few words.
+fn began(event: Event) -> &'static str {
+    match event {
+        Event::BackupFailed => "the last backup failed",
+        Event::Stale => "no recent backup",
+        Event::VerificationFailed => "a backup is damaged or gone",
+        Event::DrillFailed => "a rehearsal of a restore failed",
+        Event::ReplicaBehind => "a copy elsewhere is behind",
+        Event::JournalBehind => "the journal is not written",
+        Event::StorageLow => "the backup disk is nearly full",
+        Event::RotationFrozen => "old backups are not dropped any more",
+        Event::RestoreUnfinished => "a restore was cut short",
+        Event::AuditBroken => "the audit log is not whole",
+        Event::ClockWrong => "the clock of the server is wrong",
+        Event::Unreadable => "the backup directory can't be read",
+        Event::RestoreDone => "the data was put back",
+        Event::RestoreFailed => "a restore failed",
+        Event::SettingsChanged => "the settings were changed",
+        Event::SignInRefused => "somebody tries to sign in",
+        Event::Test => "this is a test",
+    }
+}
+
+/// The same when it is over.
+fn recovered(event: Event) -> &'static str {
+    match event {
+        Event::BackupFailed => "a backup went well again",
+        Event::Stale => "backups are in time again",
+        Event::VerificationFailed => "no backup is damaged or gone any more",
+        Event::DrillFailed => "a rehearsal went well again",
+        Event::ReplicaBehind => "the copies elsewhere are in time again",
+        Event::JournalBehind => "the journal is written again",
+        Event::StorageLow => "there is room on the backup disk again",
+        Event::RotationFrozen => "rotation goes on again",
+        Event::RestoreUnfinished => "the restore that was cut short is settled",
+        Event::AuditBroken => "the audit log is whole again",
+        Event::ClockWrong => "the clock of the server is right again",
+        Event::Unreadable => "the backup directory can be read again",
+        Event::RestoreDone | Event::RestoreFailed | Event::SettingsChanged | Event::SignInRefused | Event::Test => {
+            "it is over"
+        }
+    }
+}
+
+/// In a sentence: what that means.
+fn meaning(event: Event) -> &'static str {
+    match event {
+        Event::BackupFailed => {
+            "The last backup could not be taken. Earlier ones are untouched; work done since the newest of them is in no backup."
+        }
+        Event::Stale => {
+            "No good backup was taken for too long. If the data were lost now, all work since the newest one would be lost."
+        }
+        Event::VerificationFailed => {
+            "A backup isn't what it was when it was taken, or its files are gone. Don't rely on it; the live data is untouched."
+        }
+        Event::DrillFailed => "A restore was rehearsed, and would not have given the data back as it should.",
+        Event::ReplicaBehind => {
+            "A second copy of the backups lacks what is here. The backups here are as good as before; if this machine were lost, the newest would be lost with it."
+        }
+        Event::JournalBehind => {
+            "The journal, by which one can go back to any second, is not being written. Backups go on."
+        }
+        Event::StorageLow => "There is little room left where the backups lie. Soon no new one can be taken.",
+        Event::RotationFrozen => {
+            "Something about the live data is suspicious, so no old backup is dropped until somebody has looked. New ones are taken."
+        }
+        Event::RestoreUnfinished => {
+            "A restore was cut short, and the live databases may be of different times until it is brought to its end."
+        }
+        Event::AuditBroken => {
+            "The record of who did what is not what it was: its end was cut off, or it was removed. Backups go on."
+        }
+        Event::ClockWrong => "The clock of the server is wrong, or was. What is due when goes by it.",
+        Event::Unreadable => {
+            "How the backups stand can't be found out: their directory can't be read, or isn't the one that was expected. No backup can be taken meanwhile."
+        }
+        Event::RestoreDone | Event::RestoreFailed | Event::SettingsChanged | Event::Test => "Something was done.",
+        Event::SignInRefused => {
+            "Sign-ins with tokens that don't count were refused again and again. Nobody was let in by them."
+        }
+    }
+}
+
+/// What to do now, the likeliest first.
+fn todo(event: Event) -> &'static [&'static str] {
+    match event {
+        Event::BackupFailed | Event::Stale => &[
+            "Do what is said above. The log of `serve` says more.",
+            "Take a backup by hand: attendance-backup create",
+            "If that fails too: attendance-backup doctor looks for what tends to be wrong.",
+        ],
+        Event::VerificationFailed => &[
+            "Take a new backup now: attendance-backup create",
+            "Read all of them back: attendance-backup verify --all",
+            "Look at the disk (its log, its health): damage seldom comes alone.",
+        ],
+        Event::DrillFailed => &[
+            "Take a new backup now: attendance-backup create",
+            "Rehearse again: attendance-backup drill",
+            "If it fails again, look at the disk and at the database that is named above.",
+        ],
+        Event::ReplicaBehind => &[
+            "Look whether that place is there, has room, and takes the credentials. It is tried again by itself.",
+            "Send now what it lacks: attendance-backup replica push NAME",
+        ],
+        Event::JournalBehind => &[
+            "Look whether `serve` runs, and what its log says.",
+            "attendance-backup status shows when it is written again.",
+        ],
+        Event::StorageLow => &[
+            "Make room on that disk, or give it more.",
+            "Or keep fewer: attendance-backup config --set retention.daily=5 --dry-run tells what would go.",
+            "Or delete single ones: attendance-backup list, then attendance-backup delete ID",
+        ],
+        Event::RotationFrozen => &[
+            "Look at the app: is all of its data there?",
+            "If the data is right as it is: attendance-backup create --accept-shrink",
+            "If it isn't: attendance-backup list, then attendance-backup restore ID",
+        ],
+        Event::RestoreUnfinished => &[
+            "Start `serve`, or run: attendance-backup create (either brings it to its end)",
+            "Then look at the app. If it isn't as you want it: attendance-backup undo",
+        ],
+        Event::AuditBroken => &[
+            "Find out who has changed the file, and put it back from a copy.",
+            "See where it breaks: attendance-backup audit verify",
+        ],
+        Event::ClockWrong => &["Set the clock of the server, and let it be kept right (NTP)."],
+        Event::Unreadable => &[
+            "Look whether the volume of the backups is mounted, and whether the service may read it.",
+            "Do what is said above; attendance-backup status tells whether it helped.",
+        ],
+        Event::SignInRefused => &[
+            "See from where they come: the page's activity, or the log of `serve`.",
+            "If somebody of yours has an old token, give them a new one. Else let your firewall keep that address out.",
+        ],
+        Event::RestoreDone | Event::RestoreFailed | Event::SettingsChanged | Event::Test => &["Nothing."],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_from_elsewhere_stays_one_line() {
+        assert_eq!(clean("a\r\nBcc: x\u{202e}y"), "a  Bcc: x y");
+        assert_eq!(clean(&"ä".repeat(700)).chars().count(), MAX_TEXT + 1);
+        assert_eq!(sentence("the disk is full; make room"), "The disk is full; make room.");
+        assert_eq!(sentence("daily-2026-01-08 is damaged"), "daily-2026-01-08 is damaged.");
+        assert_eq!((sentence(""), sentence("is it?").as_str()), (".".to_owned(), "Is it?"));
+        assert_eq!((hours(1).as_str(), hours(31).as_str(), hours(73).as_str()), ("1 hour", "31 hours", "3 days"));
+        let many: Vec<String> = (0..12).map(|n| n.to_string()).collect();
+        assert_eq!(listed(&many)[MAX_LINES], "And 2 more; `attendance-backup status` shows all.");
+    }
+
+    #[test]
+    fn every_event_says_what_it_is_and_what_to_do() {
+        for event in Event::ALL {
+            assert!(!began(*event).is_empty() && !recovered(*event).is_empty() && meaning(*event).ends_with('.'));
+            assert!(!todo(*event).is_empty());
+        }
+    }
+}

@@ -76,6 +76,8 @@ fn bad_values_are_refused_by_name() {
         ("BACKUP_ENCRYPT_LOCAL", &["", "yes", "1"]),
         ("BACKUP_ENCRYPTION_RECIPIENTS", &["", "age1", "ssh-ed25519 AAAA", ",", "age1yubikey1q", "#age1"]),
         ("BACKUP_ENCRYPTION_IDENTITY_FILE", &[""]),
+        ("BACKUP_METRICS", &["yes", ""]),
+        ("BACKUP_METRICS_TOKEN", &["", "only-15-letters", "sixteen letters and spaces"]),
         ("BACKUP_LOG", &["loud", "info,sqlite=debug"]),
         ("BACKUP_LOG_FORMAT", &["xml"]),
     ];

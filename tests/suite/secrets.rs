@@ -70,6 +70,7 @@ const BAD: &[(&str, &[&str], &str)] = &[
     ("BACKUP_ENCRYPT_LOCAL", &["yes", "", "1"], "true or false"),
     ("BACKUP_ENCRYPTION_RECIPIENTS", &["", "age1", "ssh-ed25519 AAAA", "a, b"], "recipients of age"),
     ("BACKUP_ENCRYPTION_IDENTITY_FILE", &[""], "the path of a file with identities of age"),
+    ("BACKUP_METRICS", &["yes", "", "1"], "true or false"),
     ("BACKUP_LOG", &["loud", "INFO", ""], "error, warn, info, debug or trace"),
     ("BACKUP_LOG_FORMAT", &["xml", "JSON"], "text or json"),
 ];
@@ -90,6 +91,7 @@ const BAD_SECRETS: &[(&str, &[&str], &str)] = &[
         ],
         "a random text of 32 to 1024 bytes",
     ),
+    ("BACKUP_METRICS_TOKEN", &["only-15-letters", "sixteen letters and spaces"], "a random text of 16 to 1024"),
     ("BACKUP_JWT_PREVIOUS_SECRET", &["short"], "a random text of 32 to 1024 bytes"),
     ("BACKUP_JWT_PUBLIC_KEY", &["", "ssh-ed25519 AAAA", PRIVATE_KEY], "a public key in PEM"),
     ("BACKUP_JWT_PREVIOUS_PUBLIC_KEY", &["", PRIVATE_KEY], "a public key in PEM"),

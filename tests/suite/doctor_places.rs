@@ -136,6 +136,11 @@ fn the_way_that_requests_come_is_looked_at() {
     let open = ("BACKUP_BIND", "0.0.0.0:8080");
     finding(&of(&[open]), "proxies", "warning", "without TLS");
     finding(&of(&[open, https, proxy]), "proxies", "ok", "1 trusted");
+    let metrics = ("BACKUP_METRICS", "true");
+    finding(&of(&[open, metrics]), "metrics", "warning", "can read /metrics");
+    for well in [&[metrics][..], &[open], &[open, metrics, ("BACKUP_METRICS_TOKEN", "b58a6f13d2c94e07")]] {
+        assert!(of(well).iter().all(|it| it["about"] != "metrics"), "{well:?}");
+    }
     finding(&of(&[("BACKUP_TRUSTED_PROXIES", "10.0.0.1,::/0")]), "proxies", "problem", "::/0");
 }
 

@@ -188,6 +188,25 @@ fn queries(known: &BTreeSet<String>) {
     }
 }
 
+/// While a backup reads, nobody can begin the WAL anew: by how much it grew is told, and how long the writers waited.
+#[test]
+fn what_a_backup_costs_the_app_is_measured() {
+    let place = Place::new();
+    place.fill(20);
+    let writer = place.writer(0.0);
+    place.create();
+    let written = writer.stop();
+    assert_eq!(written.errors, [""; 0]);
+    let line =
+        place.audit().into_iter().rfind(|line| line["kind"] == "outcome" && line["operation"] == "create").unwrap();
+    let details = &line["details"];
+    let grown = details["walGrown"]["attendance"].as_u64().unwrap();
+    let wal = place.path("attendance.db-wal").metadata().map_or(u64::MAX, |meta| meta.len());
+    assert!((4096..=wal).contains(&grown), "{details}: {wal}");
+    let barrier = details["barrierMicros"].as_u64().unwrap();
+    assert!((1..5_000_000).contains(&barrier) && details["seconds"].as_f64().unwrap() > 0.0, "{details}");
+}
+
 #[test]
 fn promtool_takes_the_alerts_and_they_fire_and_recover() {
     promtool(&["check", "rules", "alerts.yml"], "");

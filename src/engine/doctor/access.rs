@@ -18,7 +18,18 @@ impl Engine {
         findings.extend(self.secrets());
         findings.extend(self.config.secret_files.iter().filter_map(|path| readable_by_others("secrets", path)));
         findings.extend(self.proxies());
+        findings.extend(self.open_metrics());
         findings
+    }
+
+    /// How large the databases are, and when nobody looks, is not for everyone.
+    fn open_metrics(&self) -> Option<Finding> {
+        let (metrics, bind) = (&self.config.metrics, self.config.bind);
+        (metrics.enabled && metrics.token.is_none() && !bind.ip().is_loopback()).then(|| {
+            let found = format!("whoever reaches {bind} can read /metrics");
+            let fix = "set BACKUP_METRICS_TOKEN_FILE, and give Prometheus the same file";
+            warning("metrics", found, Some(fix.to_owned()))
+        })
     }
 
     fn tokens(&self) -> Finding {

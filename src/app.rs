@@ -10,8 +10,9 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::engine::doctor::{Finding, Severity};
 use crate::engine::permit::Permit;
-use crate::engine::{Actor, Call, Engine};
+use crate::engine::{Actor, Call, Engine, record};
 use crate::http::{self, OnDrop};
 use crate::session::{CODE_LIFETIME, Sessions};
 use crate::sqlite::{self, Control};
@@ -23,15 +24,19 @@ const HEALTH_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the end of a download may take to be recorded when the service stops.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// An engine of the process's configuration.
+/// An engine of the process's configuration, for one command: how that ended is told by the command itself.
 pub fn engine() -> anyhow::Result<Engine> {
-    engine_of(Config::from_process()?)
+    engine_with(Config::from_process()?, Some(record::OPERATION))
 }
 
-/// An engine of that configuration, with logging as it says.
-pub fn engine_of(config: Config) -> anyhow::Result<Engine> {
+/// An engine of that configuration that serves, with logging as it says.
+pub fn serving_engine(config: Config) -> anyhow::Result<Engine> {
+    engine_with(config, None)
+}
+
+fn engine_with(config: Config, unlogged: Option<&'static str>) -> anyhow::Result<Engine> {
     sqlite::assert_version().map_err(anyhow::Error::msg)?;
-    telemetry::start(config.log, config.log_format);
+    telemetry::start(config.log, config.log_format, unlogged);
     Ok(Engine::new(Arc::new(config), Clock::system())?)
 }
 
@@ -132,11 +137,17 @@ fn announce(engine: &Engine, address: SocketAddr) {
         %address,
         "serving"
     );
-    if config.access.admits_all_tokens() {
-        tracing::warn!(
-            "any token without an audience that the app's secret signs is taken, whatever it was meant for; set \
-             BACKUP_JWT_AUDIENCE, and let the app put that `aud` into the tokens for this service"
-        );
+    engine.checks().iter().for_each(say);
+}
+
+/// A finding of the doctor, if it wants a look.
+fn say(finding: &Finding) {
+    let Finding { severity, about, found, fix } = finding;
+    let fix = fix.iter().map(|fix| format!("; {fix}")).collect::<String>();
+    match severity {
+        Severity::Ok => {}
+        Severity::Warning => tracing::warn!(about, "{found}{fix}"),
+        Severity::Problem => tracing::error!(about, "{found}{fix}"),
     }
 }
 

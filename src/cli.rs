@@ -307,7 +307,7 @@ fn run(command: Command, out: &mut Output) -> anyhow::Result<bool> {
     let control = Control::default();
     app::signalled(&control)?;
     match command {
-        Command::Serve => app::serve(&app::engine()?, &control).map(|()| true),
+        Command::Serve => app::serve(&app::serving_engine(Config::from_process()?)?, &control).map(|()| true),
         Command::Demo { directory, bind } => demo::run(&directory, bind, &control).map(|()| true),
         Command::Healthcheck => app::healthcheck(&Config::from_process()?).map(|()| true),
         Command::Keygen { output } => keygen(&output, out).map(|()| true),

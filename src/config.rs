@@ -5,8 +5,10 @@ mod access;
 mod drill;
 mod encoding;
 mod notify;
+mod metrics;
 mod pitr;
 mod replica;
+mod strength;
 mod variables;
 
 use std::collections::BTreeMap;
@@ -31,6 +33,7 @@ use crate::notify::Channels;
 
 pub use access::{Access, Algorithm, Key, PublicUrl, Secret};
 pub use drill::{Assertion, Drill};
+pub use metrics::Metrics;
 pub use pitr::Pitr;
 use replica::All;
 pub use replica::{Elsewhere, Listed, REPLICA_VARIABLES, Replica};
@@ -88,6 +91,10 @@ pub struct Config {
     pub downloads_per_minute: u32,
     /// Proxies whose `X-Forwarded-For` counts.
     pub trusted_proxies: Vec<IpNet>,
+    /// Figures for Prometheus.
+    pub metrics: Metrics,
+    /// Files that hold secrets.
+    pub secret_files: Vec<PathBuf>,
     /// Least severe level that is logged.
     pub log: Level,
     /// How log lines look.
@@ -99,7 +106,7 @@ pub struct Config {
 }
 
 /// Log levels.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs)]
 pub enum Level {
@@ -220,6 +227,8 @@ struct Environment {
     replicas: BTreeMap<String, String>,
     /// Keys whose value came from a file: never shown.
     hidden: Vec<&'static str>,
+    /// Those of these files that hold secrets.
+    secret_files: Vec<PathBuf>,
 }
 
 impl Environment {
@@ -229,6 +238,7 @@ impl Environment {
             assertions: BTreeMap::new(),
             replicas: BTreeMap::new(),
             hidden: Vec::new(),
+            secret_files: environment.iter().filter_map(|(name, path)| secret_file(name, path)).collect(),
         };
         for (name, value) in environment.iter().filter(|(name, _)| name.starts_with("BACKUP_") && *name != CONFIG_FILE)
         {
@@ -256,6 +266,15 @@ impl Environment {
         }
         Ok(read)
     }
+}
+
+/// The file that a variable names, if what is in it may be secret.
+fn secret_file(name: &str, path: &str) -> Option<PathBuf> {
+    let named = name.strip_suffix("_FILE")?;
+    let is_secret =
+        Variable::find(named).is_some_and(|variable| variable.secret) || named.starts_with(replica::VARIABLE);
+    // That key is for anyone to see.
+    (is_secret && !named.ends_with("PUBLIC_KEY")).then(|| PathBuf::from(path))
 }
 
 /// A secret's file: its text without the line end that editors add.
@@ -391,6 +410,8 @@ impl Values {
             downloads_per_minute: self
                 .parse("downloads_per_minute", |text| whole(text).filter(|count| (1..=1000).contains(count)))?,
             trusted_proxies: self.optional("trusted_proxies", networks)?.unwrap_or_default(),
+            metrics: self.metrics()?,
+            secret_files: self.env.secret_files.clone(),
             log: self.parse("log", level)?,
             log_format: self.parse("log_format", log_format)?,
             origins: VARIABLES.iter().map(|variable| (variable.key, self.origin(variable.key))).collect(),

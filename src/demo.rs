@@ -48,7 +48,7 @@ pub fn run(directory: &Path, bind: SocketAddr, control: &Control) -> anyhow::Res
         ("BACKUP_JWT_SECRET".to_owned(), hex(&disk::random::<32>()?)),
         ("BACKUP_JWT_AUDIENCE".to_owned(), "attendance-backup-demo".to_owned()),
     ]);
-    let engine = app::engine_of(Config::load(&environment)?)?;
+    let engine = app::serving_engine(Config::load(&environment)?)?;
     let service = Service::bind(&engine, control)?;
     let create = Create { tier: Tier::Daily, reason: Some("the demo's first".to_owned()), accept_shrink: false };
     let call = Call { control: control.clone(), ..Call::new(Actor::cli()) };

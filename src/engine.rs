@@ -13,6 +13,7 @@ mod handout;
 mod journal;
 mod memo;
 mod notices;
+pub mod metrics;
 mod offline;
 mod outlook;
 mod past;
@@ -21,6 +22,7 @@ mod plan;
 mod preview;
 mod read;
 mod rebuild;
+pub mod record;
 mod recording;
 mod recovery;
 mod remove;
@@ -37,7 +39,7 @@ pub mod status;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
@@ -76,6 +78,7 @@ pub use settings::{Change, Changed};
 pub use staging::{Staged, Staging};
 
 use memo::Memo;
+use metrics::Metrics;
 use permit::{Permit, Refusal};
 use recovery::UNBEGUN;
 use running::Running;
@@ -114,6 +117,9 @@ pub struct Engine {
     /// The journals that this process writes.
     journals: Arc<Mutex<BTreeMap<DatabaseName, Journal>>>,
     catalog: Memo<Arc<Catalog>>,
+    /// What was counted since this process began.
+    metrics: Arc<Metrics>,
+    said: record::Said,
     /// What the audit log says of failures.
     failures: Memo<status::Failures>,
     /// What it says of rehearsals.
@@ -138,6 +144,8 @@ impl Engine {
             running: Running::default(),
             journals: Arc::default(),
             catalog: Memo::default(),
+            metrics: Arc::default(),
+            said: record::Said::default(),
             failures: Memo::default(),
             drills: Memo::default(),
             unusable: Memo::default(),
@@ -343,16 +351,17 @@ impl Engine {
         self.assert_expected()?;
         self.store.make_dirs()?;
         let line = Entry { ok: Some(true), details, ..entry(Kind::Outcome, operation, actor, None) };
-        self.audit.append(self.clock.now(), line)?;
+        self.append_first(line)?;
         Ok(())
     }
 
     fn append_refusal(&self, entry: Entry) {
         // Where the volume has gone, nothing is written into the folder that it leaves.
         if let Err(error) = self.assert_expected() {
+            self.tell(&entry);
             return tracing::warn!(%error, "a refusal could not be recorded");
         }
-        if let Err(error) = self.audit.append(self.clock.now(), entry) {
+        if let Err(error) = self.append(entry) {
             tracing::warn!(%error, "a refusal could not be recorded");
         }
     }
@@ -415,13 +424,18 @@ impl Session<'_> {
         work: impl FnOnce(&mut Self) -> Result<(T, Map<String, Value>), Error>,
     ) -> Result<T, Error> {
         let intent = Entry { details: planned, ..entry(Kind::Intent, self.operation, &self.call.actor, subject) };
-        self.record(intent, unrecorded)?;
+        self.record(intent, unrecorded).inspect_err(|error| {
+            let outcome = entry(Kind::Outcome, self.operation, &self.call.actor, subject);
+            self.engine.tell(&failure(Entry { ok: Some(false), ..outcome }, error));
+        })?;
+        let begun = Instant::now();
         let result = work(self);
         let outcome = entry(Kind::Outcome, self.operation, &self.call.actor, subject);
-        let outcome = match &result {
+        let mut outcome = match &result {
             Ok((_, details)) => Entry { ok: Some(true), details: details.clone(), ..outcome },
             Err(error) => failure(Entry { ok: Some(false), ..outcome }, error),
         };
+        outcome.details.insert(record::SECONDS.to_owned(), record::seconds(begun).into());
         // What is done is done: an outcome that can't be written is told, not undone.
         if let Err(error) = self.record(outcome, Unrecorded::IsRefused) {
             tracing::warn!(%error, operation = self.operation, "going on without an audit line");
@@ -439,7 +453,7 @@ impl Session<'_> {
     }
 
     fn record(&self, entry: Entry, unrecorded: Unrecorded) -> Result<(), Error> {
-        match self.engine.audit.append(self.engine.clock.now(), entry) {
+        match self.engine.append(entry) {
             Ok(_) => Ok(()),
             Err(error) if unrecorded == Unrecorded::GoesOn => {
                 tracing::warn!(%error, operation = self.operation, "going on without an audit line");

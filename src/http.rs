@@ -13,6 +13,7 @@ mod health;
 mod limits;
 mod log;
 mod notify;
+mod metrics;
 pub mod openapi;
 mod pages;
 pub mod problem;
@@ -35,7 +36,7 @@ use std::time::{Duration, Instant};
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{Server, ServiceFactory, ServiceRequest, ServiceResponse};
 use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use actix_web::http::{KeepAlive, Method};
+use actix_web::http::{KeepAlive, Method, StatusCode};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{App, HttpResponse, HttpServer, Resource, ResponseError, Route, guard, web};
 use futures_util::FutureExt;
@@ -100,6 +101,9 @@ type Told = (Instant, (String, BackupId, Option<String>), Range<u64>);
 impl State {
     /// Nothing was asked for yet.
     pub fn new(engine: Engine, keyring: Keyring, sessions: Sessions, control: &Control) -> Self {
+        if engine.config().metrics.enabled {
+            engine.count_from_here();
+        }
         Self {
             limits: Limits::new(engine.config().downloads_per_minute),
             document: openapi::text(engine.config().public_url.as_ref()).into(),
@@ -265,6 +269,7 @@ fn routes(limits: &Limits) -> Vec<Resource> {
     vec![
         resource("/healthz", [(get(), web::to(health::alive))]),
         resource("/readyz", [(get(), web::to(health::ready))]),
+        resource("/metrics", [(get(), web::to(metrics::metrics))]),
         resource("/api/openapi.json", [(get(), web::to(openapi::document))]),
         resource("/assets/{file}", [(get(), web::to(assets::asset))]),
         resource(
@@ -282,6 +287,7 @@ fn routes(limits: &Limits) -> Vec<Resource> {
         resource("/api/backup/restore", [(post(), web::to(api::restore))]),
         resource("/api/backup/preview", [(get(), web::to(api::preview_point))]),
         resource("/api/backup/status", [(get(), web::to(api::status))]),
+        resource("/api/backup/doctor", [(get(), web::to(api::doctor))]),
         resource("/api/backup/config", [(get(), web::to(api::config)), (put(), web::to(api::configure))]),
         resource("/api/backup/audit", [(get(), web::to(api::audit))]),
         resource("/api/backup/acknowledge", [(post(), web::to(api::acknowledge))]),
@@ -352,10 +358,14 @@ async fn finish<B: MessageBody + 'static>(
     next: Next<B>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let id = log::request_id(&request);
+    let count = metrics::counting(&request);
     let answered = AssertUnwindSafe(next.call(request)).catch_unwind().await;
     let mut response = match answered {
-        Ok(response) => response?.map_into_boxed_body(),
+        Ok(response) => {
+            response.inspect_err(|error| count(error.as_response_error().status_code()))?.map_into_boxed_body()
+        }
         Err(_) => {
+            count(StatusCode::INTERNAL_SERVER_ERROR);
             let problem = Problem::internal(&"a panic while the request was answered");
             return Err(id.into_iter().fold(problem, |problem, id| problem.header(log::REQUEST_ID, id)).into());
         }
@@ -363,6 +373,7 @@ async fn finish<B: MessageBody + 'static>(
     let told = |kind: &HeaderValue| kind == problem::MEDIA_TYPE || kind == shown::HTML;
     let is_told = response.headers().get(CONTENT_TYPE).is_some_and(told);
     let status = response.status();
+    count(status);
     if (status.is_client_error() || status.is_server_error()) && !is_told {
         let allowed = response.headers().get(ALLOW).cloned();
         let mut answer = Problem::of_status(status).error_response();

@@ -80,12 +80,12 @@ fn keep_up(engine: &Engine, name: &ReplicaName, control: &Control) {
         if failed.is_some_and(|at| at.elapsed() < PAUSE) {
             continue;
         }
-        let text = match consider(engine, name, control) {
-            Ok(()) => None,
-            Err(error) => Some((error.code(), error.to_string())),
+        let (text, said) = match consider(engine, name, control) {
+            Ok(()) => (None, false),
+            Err(error) => (Some((error.code(), error.to_string())), engine.has_told(&error)),
         };
         // A standing trouble is said once.
-        if let Some((code, detail)) = text.as_ref().filter(|text| told.as_ref() != Some(*text)) {
+        if let Some((code, detail)) = text.as_ref().filter(|text| !said && told.as_ref() != Some(*text)) {
             tracing::error!(code, replica = %name, "{detail}");
         }
         failed = text.is_some().then(Instant::now);
@@ -111,9 +111,6 @@ fn consider(engine: &Engine, name: &ReplicaName, control: &Control) -> Result<()
         Err(Error::ReplicaBusy { .. } | Error::Sqlite(sqlite::Error::Cancelled)) => Ok(()),
         Err(error) => Err(error),
         Ok(done) => {
-            if !done.sent.is_empty() || !done.dropped.is_empty() {
-                tracing::info!(replica = %name, sent = done.sent.len(), dropped = done.dropped.len(), bytes = done.bytes, "replicated");
-            }
             for key in &done.removed {
                 tracing::warn!(replica = %name, key, "a leftover was removed");
             }

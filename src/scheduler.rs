@@ -55,7 +55,7 @@ impl Asked {
             Ok(()) => (self.trouble, self.failed) = (None, None),
             Err(error) => {
                 let text = error.to_string();
-                if self.trouble.as_ref() != Some(&text) {
+                if self.trouble.as_ref() != Some(&text) && !engine.has_told(&error) {
                     tracing::error!(code = error.code(), "{text}");
                 }
                 (self.trouble, self.failed) = (Some(text), Some(Instant::now()));
@@ -84,12 +84,7 @@ impl Asked {
             drilled => drilled,
         };
         self.drilled = Some(engine.clock().now());
-        let drilled = drilled?;
-        match drilled.failure() {
-            None => tracing::info!(backups = drilled.backups.len(), seconds = drilled.seconds, "rehearsed a restore"),
-            Some((_, reason)) => tracing::error!(code = "drill-failed", "the rehearsal failed: {reason}"),
-        }
-        Ok(())
+        drilled.map(drop)
     }
 }
 
@@ -118,12 +113,6 @@ pub fn consider(engine: &Engine, control: &Control) -> Result<(), Error> {
         Err(Error::Held(_)) => return Ok(()),
         created => created?,
     };
-    tracing::info!(
-        id = %created.backup.id,
-        bytes = created.backup.stored_size(),
-        held_us = created.barrier.as_micros() as u64,
-        "backup taken"
-    );
     for finding in &created.backup.findings {
         tracing::warn!(id = %created.backup.id, "{finding}");
     }

@@ -316,10 +316,21 @@ pub fn open_finished(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// The journal mode that a live file's header names: `wal`, or `rollback` for all others. Asked through an immutable
-/// connection, which takes no lock and lets nothing appear beside the file; the app may have it locked.
-pub fn peek_mode(path: &Path) -> rusqlite::Result<&'static str> {
-    Ok(if is_wal(&open_finished(path)?)? { "wal" } else { "rollback" })
+/// What a live file's header says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Peeked {
+    /// Its journal mode is WAL, and no other.
+    pub is_wal: bool,
+    /// Bytes a page.
+    pub page_size: u32,
+}
+
+/// Asks it through an immutable connection, which takes no lock and lets nothing appear beside the file; the app may have it
+/// locked.
+pub fn peek(path: &Path) -> rusqlite::Result<Peeked> {
+    let connection = open_finished(path)?;
+    let page_size = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
+    Ok(Peeked { is_wal: is_wal(&connection)?, page_size })
 }
 
 /// By its header: an immutable connection takes no part in a WAL and says `delete`.
@@ -342,6 +353,11 @@ pub fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(ending);
     name.into()
+}
+
+/// Bytes of the WAL beside that database, looked at by path; of one that isn't there, none.
+pub fn wal_size(path: &Path) -> u64 {
+    std::fs::metadata(beside(path, "-wal")).map_or(0, |meta| meta.len())
 }
 
 /// What lies in a database is data: its schema may not run functions with side effects, nor its pages lie unseen.

@@ -8,9 +8,10 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Level, LogFormat};
 
-/// Starts logging; the first call counts.
-pub fn start(level: Level, format: LogFormat) {
-    let filter = filter(level);
+/// Starts logging; the first call counts. Lines with the target `left_out` are for whoever looks for a fault.
+pub fn start(level: Level, format: LogFormat, left_out: Option<&'static str>) {
+    let left_out = left_out.filter(|_| level < Level::Debug).map(|target| (target, LevelFilter::OFF));
+    let filter = filter(level).with_targets(left_out);
     let lines = tracing_subscriber::fmt::layer().with_target(false).with_writer(std::io::stderr);
     // It would tell of a stderr that can't be written on stderr, and panic: a full disk of log lines ends no backup.
     let lines = lines.log_internal_errors(false);

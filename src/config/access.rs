@@ -12,7 +12,7 @@ const SECRET_BYTES: std::ops::RangeInclusive<usize> = 32..=1024;
 /// A secret of fewer different bytes was typed, not drawn.
 const DIFFERENT_BYTES: usize = 10;
 /// What examples and templates put where a secret belongs.
-const PLACEHOLDERS: [&str; 10] = [
+pub(super) const PLACEHOLDERS: [&str; 10] = [
     "change",
     "example",
     "secret",
@@ -60,7 +60,7 @@ impl Access {
 
     /// Whatever else the app signs with the shared secret would do for a token.
     pub fn admits_all_tokens(&self) -> bool {
-        let shared = self.key.as_ref().is_some_and(|key| key.algorithm == Algorithm::Hs256);
+        let shared = self.key.as_ref().is_some_and(Key::is_shared);
         shared && self.audience.is_none()
     }
 }
@@ -74,6 +74,13 @@ pub struct Key {
     pub current: Secret,
     /// The key before, and until when it counts.
     pub previous: Option<(Secret, DateTime<Utc>)>,
+}
+
+impl Key {
+    /// The app has it too, and signs with it.
+    pub fn is_shared(&self) -> bool {
+        self.algorithm == Algorithm::Hs256
+    }
 }
 
 /// Signatures of RFC 7518 and RFC 8037.
@@ -91,6 +98,10 @@ pub enum Algorithm {
 pub struct Secret(String);
 
 impl Secret {
+    pub(super) fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
     /// The text, for whoever signs or checks with it.
     pub fn reveal(&self) -> &str {
         &self.0

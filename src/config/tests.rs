@@ -109,6 +109,8 @@ fn bad_values_are_refused_by_name() {
         ("BACKUP_HEALTHCHECK_URL", &["", "hc.example/ping", "gopher://hc.example"]),
         ("BACKUP_NOTIFY_PRIVATE", &["", "yes", "1"]),
         ("BACKUP_NOTIFY_CA", &["", "a file", "-----BEGIN PRIVATE KEY-----"]),
+        ("BACKUP_METRICS", &["yes", ""]),
+        ("BACKUP_METRICS_TOKEN", &["", "only-15-letters", "sixteen letters and spaces"]),
         ("BACKUP_LOG", &["loud", "info,sqlite=debug"]),
         ("BACKUP_LOG_FORMAT", &["xml"]),
     ];

@@ -24,6 +24,7 @@ const fn secret(env: &'static str, key: &'static str, allowed: &'static str) -> 
 
 const SIGNING_SECRET: &str =
     "a random text of 32 to 1024 bytes that no example shows; `openssl rand -hex 32` makes one";
+const METRICS_TOKEN: &str = "a random text of 16 to 1024 visible ASCII characters; `openssl rand -hex 16` makes one";
 const PUBLIC_KEY: &str = "a public key in PEM (-----BEGIN PUBLIC KEY-----)";
 const HTTP_URL: &str = "an address such as https://hooks.school.example/backup";
 const CLAIM: &str = "a name of 1 to 64 letters, digits, _, -, ., : or /";
@@ -135,6 +136,8 @@ pub const VARIABLES: &[Variable] = &[
     secret("BACKUP_HEALTHCHECK_URL", "healthcheck_url", HTTP_URL),
     variable("BACKUP_NOTIFY_PRIVATE", "notify.private", "false", "true or false"),
     variable("BACKUP_NOTIFY_CA", "notify.ca", "", "certificates in PEM (-----BEGIN CERTIFICATE-----)"),
+    variable("BACKUP_METRICS", "metrics.enabled", "false", "true or false"),
+    secret("BACKUP_METRICS_TOKEN", "metrics.token", METRICS_TOKEN),
     variable("BACKUP_LOG", "log", "info", "error, warn, info, debug or trace"),
     variable("BACKUP_LOG_FORMAT", "log_format", "text", "text or json"),
 ];

@@ -17,6 +17,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::encode::{AllStored, Stored};
+use super::record::{BARRIER, WAL_GROWN};
 use super::{Call, Engine, Error, LIVE_DATA, Session, Unrecorded};
 use crate::audit::Kind;
 use crate::backup::retention::{Plan, Step, free_id};
@@ -65,6 +66,8 @@ pub struct Created {
     pub rotation: Plan,
     /// How long the app's writers were held.
     pub barrier: Duration,
+    /// Bytes that the `-wal` of each database grew by while it was copied.
+    pub wal_grown: BTreeMap<DatabaseName, u64>,
 }
 
 impl Engine {
@@ -139,11 +142,12 @@ impl Session<'_> {
             taken => taken?,
         };
         let barrier = snapshot.barrier;
+        let wal_grown = snapshot.copies.iter().map(|copy| (copy.name.clone(), copy.wal_grown)).collect();
         let (backup, partials) = self.entry(create, id, snapshot, stored)?;
         let rotation = self.publish(&backup, partials)?;
         // From here on the backup exists.
         self.finish_deletions();
-        Ok(Created { backup, rotation, barrier })
+        Ok(Created { backup, rotation, barrier, wal_grown })
     }
 
     /// Step 2.
@@ -386,7 +390,8 @@ impl Session<'_> {
             ("size".to_owned(), backup.stored_size().into()),
             ("reason".to_owned(), backup.reason.clone().into()),
             ("createdBy".to_owned(), backup.created_by.clone().into()),
-            ("barrierMicros".to_owned(), (created.barrier.as_micros() as u64).into()),
+            (BARRIER.to_owned(), (created.barrier.as_micros() as u64).into()),
+            (WAL_GROWN.to_owned(), serde_json::to_value(&created.wal_grown).unwrap_or_default()),
             ("checksums".to_owned(), Value::Object(checksums.collect())),
             ("flags".to_owned(), serde_json::to_value(&backup.flags).unwrap_or_default()),
             ("findings".to_owned(), backup.findings.clone().into()),
@@ -403,7 +408,7 @@ fn record(
     stored: Option<Stored>,
     backup: &mut Backup,
 ) -> ((DatabaseName, DatabaseCopy), Partial) {
-    let snapshot::Copy { name, partial, content, facts, report } = copy;
+    let snapshot::Copy { name, partial, content, facts, report, .. } = copy;
     match &report.verdict {
         Verdict::Whole => {}
         Verdict::NotCheckable(tables) => {

@@ -3,6 +3,7 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde_json::Map;
 use sha2::{Digest, Sha256};
@@ -10,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::decode::{Fault, locked, undecodable};
 use super::handout::{Body, Handed, Leaves, SUMS, tar_header};
 use super::read::{OpenFile, Opened, Share, other_bytes};
+use super::record::{SECONDS, seconds};
 use super::{Call, Engine, Error, entry, failure};
 use crate::audit::{Entry, Kind};
 use crate::backup::{Backup, BackupId, DatabaseName, hex};
@@ -84,13 +86,16 @@ impl Engine {
             line
         };
         // Data that leaves is recorded first, or it doesn't leave.
-        self.audit.append(self.clock.now(), line(Kind::Intent))?;
+        self.append_first(line(Kind::Intent))?;
+        let begun = Instant::now();
         let result = self.copy_out(&backup, chosen, download, &call.control);
-        let outcome = match &result {
+        let mut outcome = match &result {
             Ok(_) => Entry { ok: Some(true), ..line(Kind::Outcome) },
             Err(error) => failure(Entry { ok: Some(false), ..line(Kind::Outcome) }, error),
         };
-        self.audit.append(self.clock.now(), outcome)?;
+        outcome.details.insert(SECONDS.to_owned(), seconds(begun).into());
+        outcome.details.extend(result.as_ref().ok().map(|bytes| ("bytes".to_owned(), (*bytes).into())));
+        self.append(outcome)?;
         result
     }
 

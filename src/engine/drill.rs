@@ -22,6 +22,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::read::Share;
+use super::record::{SECONDS, seconds};
 use super::staging::Copies;
 use super::{Actor, Call, Engine, Error, Session, Unrecorded, entry, failure};
 use crate::audit::{Entry, Kind};
@@ -167,13 +168,8 @@ fn outcome(line: Entry, result: &Result<Drilled, Error>, begun: Instant, call: &
     if call.actor == Actor::scheduler() && call.control.is_cancelled_alone() {
         line.details.insert(history::UNWANTED.to_owned(), true.into());
     }
-    line.details.insert(history::SECONDS.to_owned(), seconds(begun).into());
+    line.details.insert(SECONDS.to_owned(), seconds(begun).into());
     line
-}
-
-/// To the millisecond.
-fn seconds(begun: Instant) -> f64 {
-    begun.elapsed().as_millis() as f64 / 1000.0
 }
 
 impl Session<'_> {

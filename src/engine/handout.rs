@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -10,6 +11,7 @@ use utoipa::ToSchema;
 
 use super::download::chosen;
 use super::read::{OpenFile, Opened};
+use super::record::{SECONDS, seconds};
 use super::{Actor, Call, Engine, Error, entry};
 use crate::audit::{Entry, Kind};
 use crate::backup::{Backup, BackupId, DatabaseCopy, DatabaseName, Form};
@@ -67,6 +69,9 @@ pub(super) struct Usable {
 pub struct Leaving {
     engine: Engine,
     line: Entry,
+    begun: Instant,
+    /// Of the request that asked for it.
+    span: tracing::Span,
 }
 
 impl Engine {
@@ -106,8 +111,9 @@ impl Engine {
         let names: Vec<_> = handout.files.iter().map(|it| it.name.as_str()).collect();
         line.details = details;
         line.details.insert("databases".to_owned(), names.join(",").into());
-        self.audit.append(self.clock.now(), line.clone())?;
-        Ok(Leaving { engine: self.clone(), line: Entry { kind: Kind::Outcome, ..line } })
+        self.append_first(line.clone())?;
+        let line = Entry { kind: Kind::Outcome, ..line };
+        Ok(Leaving { engine: self.clone(), line, begun: Instant::now(), span: tracing::Span::current() })
     }
 }
 
@@ -134,13 +140,16 @@ impl Broken {
 impl Leaving {
     /// Records how it ended: bytes that left, and why not all of them did.
     pub fn ended(mut self, sent: u64, broken: Option<Broken>) {
+        let span = self.span.clone();
+        let _request = span.enter();
         self.line.details.insert("bytes".to_owned(), sent.into());
+        self.line.details.insert(SECONDS.to_owned(), seconds(self.begun).into());
         self.line.ok = Some(broken.is_none());
         if let Some((code, reason)) = broken.map(Broken::told) {
             self.line.code = Some(code.to_owned());
             self.line.reason = Some(reason);
         }
-        if let Err(error) = self.engine.audit.append(self.engine.clock.now(), self.line) {
+        if let Err(error) = self.engine.append(self.line) {
             tracing::warn!(%error, "the end of a download could not be recorded");
         }
     }

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use chrono::{DateTime, Utc};
 use rusqlite::Connection;
@@ -64,7 +65,9 @@ type OpenedCopy = (DatabaseName, Result<Connection, Error>);
 impl Engine {
     /// What a restore would change.
     pub fn preview(&self, subject: Subject, call: &Call) -> Result<Preview, Error> {
-        self.previewed(subject, call).inspect_err(|error| {
+        let begun = Instant::now();
+        let previewed = self.previewed(subject, call);
+        if let Err(error) = &previewed {
             use sqlite::Error::Locked;
             if matches!(
                 error,
@@ -77,8 +80,11 @@ impl Engine {
                     | Error::Sqlite(Locked { .. })
             ) {
                 self.refused("preview", call, Some(subject), error);
+                return previewed;
             }
-        })
+        }
+        self.tell_read("preview", Some(subject), call, begun, &previewed, |_| None);
+        previewed
     }
 
     fn previewed(&self, subject: Subject, call: &Call) -> Result<Preview, Error> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -187,17 +187,21 @@ impl Engine {
 
     /// Whether there is a proven backup (checked and read back) that is young enough.
     pub fn is_ready(&self) -> Result<bool, Error> {
-        let proven = |backup: &&Backup| backup.checked.ok && backup.verified.ok && !backup.came_from_elsewhere();
-        let backups = self.list()?;
-        // The newest that is, so that no more than one is looked at as a rule.
-        let mut proven: Vec<&Backup> = backups.iter().filter(proven).collect();
-        proven.sort_by_key(|backup| std::cmp::Reverse(backup.sequence));
-        let newest = proven.into_iter().find(|backup| self.store.is_there(backup).unwrap_or(false));
+        let newest = self.newest_proven()?;
         let now = self.clock.now();
         // Of one from the future nobody knows how old it is.
         let dated = newest.filter(|backup| backup.timestamp <= now + CLOCKS_DIFFER);
         let age = dated.map(|backup| (now - backup.timestamp).to_std().unwrap_or_default());
         Ok(age.is_some_and(|age| age <= self.config.stale_after))
+    }
+
+    /// The newest backup that was checked and read back here, and whose files are there.
+    pub(super) fn newest_proven(&self) -> Result<Option<Backup>, Error> {
+        let proven = |backup: &Backup| backup.checked.ok && backup.verified.ok && !backup.came_from_elsewhere();
+        let mut proven: Vec<Backup> = self.list()?.into_iter().filter(proven).collect();
+        // The newest first, so that no more than one is looked at as a rule.
+        proven.sort_by_key(|backup| std::cmp::Reverse(backup.sequence));
+        Ok(proven.into_iter().find(|backup| self.store.is_there(backup).unwrap_or(false)))
     }
 
     /// Lines of the audit log, newest first.
@@ -223,6 +227,19 @@ impl Engine {
     /// as well, where that can be done. The result goes into the catalog
     /// if the directory can be had for that moment.
     pub fn verify(&self, id: &BackupId, call: &Call) -> Result<Verification, Error> {
+        let begun = Instant::now();
+        let verified = self.verified(id, call);
+        self.tell_read("verify", Some((*id).into()), call, begun, &verified, |found| {
+            let wrong = |(name, verdict): (&DatabaseName, &DatabaseVerdict)| {
+                Some(format!("{name}: {}", verdict.reason.as_ref()?))
+            };
+            let reasons: Vec<_> = found.databases.iter().filter_map(wrong).collect();
+            (!found.ok).then(|| (if found.is_damaged() { "damaged" } else { "disk" }, reasons.join("; ")))
+        });
+        verified
+    }
+
+    fn verified(&self, id: &BackupId, call: &Call) -> Result<Verification, Error> {
         let Opened { backup, files } = self.opened(id)?;
         let mut databases = BTreeMap::new();
         let mut share = Share { before: 0, total: backup.stored_size() };

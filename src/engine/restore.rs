@@ -26,6 +26,7 @@ use utoipa::ToSchema;
 use super::create::OVERHEAD;
 use super::past::{Origin, Past};
 use super::plan::Planned;
+use super::record::HELD;
 use super::replace::Done;
 use super::settle::Settled;
 use super::staging::Staged;
@@ -102,7 +103,7 @@ impl Restored {
         let mut details = Map::from_iter([
             ("preRestore".to_owned(), serde_json::to_value(self.pre_restore).unwrap_or_default()),
             ("databases".to_owned(), serde_json::to_value(&self.databases).unwrap_or_default()),
-            ("heldMillis".to_owned(), self.held_millis.into()),
+            (HELD.to_owned(), self.held_millis.into()),
             ("apartMicros".to_owned(), self.apart_micros.into()),
         ]);
         if !self.notes.is_empty() {

@@ -59,7 +59,7 @@ impl Engine {
     pub fn cancel_by(&self, holder: Holder, control: &Control, call: &Call) -> Result<Holder, Error> {
         let mut line = Entry { ok: Some(true), ..entry(Kind::Outcome, "cancel", &call.actor, None) };
         line.details.insert("cancelled".to_owned(), format!("{} by {}", holder.operation, holder.by).into());
-        self.audit.append(self.clock.now(), line)?;
+        self.append_first(line)?;
         control.cancel();
         Ok(holder)
     }

@@ -24,8 +24,8 @@ use crate::config::PublicUrl;
 use crate::engine::Actor;
 use crate::token::{Caller, Refused};
 
-/// What anyone may read, by GET or HEAD, under exactly these paths.
-pub const OPEN: [&str; 3] = ["/healthz", "/readyz", "/api/openapi.json"];
+/// What anyone may read, by GET or HEAD, under exactly these paths; `/metrics` has a token of its own.
+pub const OPEN: [&str; 4] = ["/healthz", "/readyz", "/metrics", "/api/openapi.json"];
 /// Where anyone may knock: the page by GET, the rest by POST.
 pub const SIGN_IN: &str = "/sign-in";
 /// Bytes of all header names and values.

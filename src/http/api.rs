@@ -15,6 +15,7 @@ use super::{State, id, replica};
 use crate::backup::retention::{Fate, Step};
 use crate::backup::settings::Saved;
 use crate::backup::{Backup, BackupId, Moment, Subject, Tier, reason};
+use crate::engine::doctor::Finding;
 use crate::engine::status::{ConfigView, Operation, Status};
 use crate::engine::{
     AuditPage, AuditQuery, Change, Create, Drilled, Elsewhere, Engine, Preview, ReplicaVerification, Restore, Restored,
@@ -283,6 +284,21 @@ pub async fn preview_point(
     responses((status = 200, description = "How things stand", body = Status), openapi::OfStatus))]
 pub async fn status(state: web::Data<State>, _: User) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().json(state.read(Engine::status).await?))
+}
+
+/// `GET /api/backup/doctor`.
+#[derive(Serialize, ToSchema)]
+pub struct Findings {
+    /// What was looked at, good or bad.
+    findings: Vec<Finding>,
+}
+
+/// What tends to be wrong around backups: user, mounts, file systems, space, clock, secrets, proxies; one fix a finding.
+#[utoipa::path(get, path = "/api/backup/doctor", tag = "service",
+    responses((status = 200, description = "What was found", body = Findings), openapi::OfDoctor))]
+pub async fn doctor(state: web::Data<State>, _: Superuser) -> Result<HttpResponse, Problem> {
+    let findings = state.read(|engine| Ok(engine.doctor())).await?;
+    Ok(HttpResponse::Ok().json(Findings { findings }))
 }
 
 /// The settings, and where each comes from.

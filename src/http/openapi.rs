@@ -14,7 +14,7 @@ use utoipa::openapi::{Components, OpenApi as Document, PathItem, Ref, RefOr, Req
 use utoipa::{Modify, OpenApi};
 
 use super::problem::{KINDS, ProblemBody};
-use super::{State, api, download, health, log, notify, sign_in};
+use super::{State, api, download, health, log, metrics, notify, sign_in};
 use crate::config::PublicUrl;
 
 pub use answers::*;
@@ -30,7 +30,7 @@ pub use parameters::*;
         license(name = "GPL-3.0-or-later", identifier = "GPL-3.0-or-later")
     ),
     paths(
-        health::alive, health::ready, document, api::list, api::create, api::restore, api::status, api::config, api::configure,
+        health::alive, health::ready, metrics::metrics, document, api::list, api::create, api::restore, api::status, api::doctor, api::config, api::configure,
         api::audit, api::acknowledge, api::cancel, api::verify, api::verify_replica, api::drill, notify::test, download::download, api::preview, api::preview_point, api::get, api::patch, api::delete,
         sign_in::way_in, sign_in::sign_in, sign_in::sign_out
     ),

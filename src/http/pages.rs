@@ -22,7 +22,7 @@ use super::admit::{Superuser, address};
 use super::problem::Problem;
 use super::shown::{Shown, changed, html};
 use super::views::list::Chosen;
-use super::views::{self, Overview, Shelf, Site, Tab, card, delete, errand, list, strip};
+use super::views::{self, Overview, Shelf, Site, Tab, card, checks, delete, errand, list, strip};
 use super::{State, notify, resource};
 use crate::backup::{BackupId, Tier};
 use crate::engine::{Engine, Error};
@@ -161,7 +161,7 @@ impl Shows {
 /// `GET /settings/backups`.
 async fn overview(Visit { state, request, .. }: Visit, shows: web::Query<Shows>) -> Result<HttpResponse, Problem> {
     let (site, overview) = state.overview(&request).await?;
-    let recovery = state.read(Engine::recovery).await?;
+    let (recovery, checks) = state.read(|engine| Ok((engine.recovery()?, engine.checks()))).await?;
     let begun = shows.errand.as_ref().map(|number| state.errands.find(number));
     let outcome = match &begun {
         Some(Some(begun)) => errand::errand(&site, begun),
@@ -177,6 +177,7 @@ async fn overview(Visit { state, request, .. }: Visit, shows: web::Query<Shows>)
         (card::card(&site, &overview, &outcome))
         (strip::strip(&site, &overview.shelf, false))
         @if let Some(recovery) = &recovery { (views::point::point(&site, recovery)) }
+        (checks::checks(&checks))
         (list::list(&site, &overview.shelf, shows.chosen()))
     };
     Ok(html(views::page(&site, "Backups", Some(Tab::Backups), &main, runs)))

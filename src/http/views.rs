@@ -5,6 +5,7 @@ pub mod acknowledge;
 pub mod activity;
 pub mod backup;
 pub mod card;
+pub mod checks;
 pub mod delete;
 pub mod errand;
 pub mod icons;

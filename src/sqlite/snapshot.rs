@@ -18,7 +18,7 @@ use rusqlite::{Connection, ErrorCode};
 
 use super::check::{self, Report, Verdict};
 use super::pages::{self, Content, Fingerprint, Share, joined};
-use super::{Control, Error, Identity, Source, code, identify, is_wal, open_finished, open_live, situation};
+use super::{Control, Error, Identity, Source, code, identify, is_wal, open_finished, open_live, situation, wal_size};
 use crate::backup::{CheckKind, DatabaseName};
 use crate::clock::Clock;
 use crate::disk::{self, Partial};
@@ -73,6 +73,8 @@ pub struct Copy {
     pub facts: Facts,
     /// The look at its structure.
     pub report: Report,
+    /// Bytes that its `-wal` grew by while readers were pinned: nobody can begin it anew meanwhile.
+    pub wal_grown: u64,
 }
 
 /// What SQLite says of a database.
@@ -152,6 +154,25 @@ struct Pinned {
     copy: Connection,
     check: Connection,
     facts: Facts,
+    wal: Wal,
+}
+
+/// The `-wal` of a database.
+struct Wal {
+    /// That of the database.
+    path: PathBuf,
+    /// Bytes of the WAL when the readers were pinned.
+    before: u64,
+}
+
+impl Wal {
+    fn of(source: &Source) -> Self {
+        Self { path: source.path.clone(), before: wal_size(&source.path) }
+    }
+
+    fn grown(&self) -> u64 {
+        wal_size(&self.path).saturating_sub(self.before)
+    }
 }
 
 impl Pinned {
@@ -197,9 +218,9 @@ impl Trio {
         }
     }
 
-    fn pinned(self) -> Result<Pinned, Error> {
+    fn pinned(self, source: &Source) -> Result<Pinned, Error> {
         let facts = facts(&self.copy).map_err(|error| situation(&self.name, error))?;
-        Ok(Pinned { name: self.name, copy: self.copy, check: self.check, facts })
+        Ok(Pinned { name: self.name, copy: self.copy, check: self.check, facts, wal: Wal::of(source) })
     }
 }
 
@@ -228,7 +249,8 @@ fn pin(sources: &[Source], options: &Options, clock: &Clock, control: &Control) 
         let busy = match fix_instant(&trios, clock) {
             Ok((at, since)) => {
                 let barrier = since.elapsed();
-                let pinned = trios.into_iter().map(Trio::pinned).collect::<Result<_, _>>()?;
+                let pinned = trios.into_iter().zip(sources).map(|(trio, source)| trio.pinned(source));
+                let pinned = pinned.collect::<Result<_, _>>()?;
                 return Ok(Fixed { at, barrier, since, pinned });
             }
             Err((at, error)) => {
@@ -297,6 +319,7 @@ struct Copied {
     target: Partial,
     written: Fingerprint,
     facts: Facts,
+    wal_grown: u64,
 }
 
 /// Step 5 for a rollback-journal database: nothing but the copy, while its writers wait.
@@ -313,7 +336,7 @@ fn copy_held(
         Error::TooSlow { name, .. } => Error::HeldTooLong { name, hold: options.rollback_hold },
         other => other,
     })?;
-    Ok(Copied { name: pinned.name, target, written, facts: pinned.facts })
+    Ok(Copied { name: pinned.name, target, written, facts: pinned.facts, wal_grown: pinned.wal.grown() })
 }
 
 /// Step 6 for it, and the check that the others had in step 5.
@@ -333,7 +356,7 @@ fn copy_and_check(
     options: &Options,
     control: &Control,
 ) -> Result<Copy, Error> {
-    let Pinned { name, mut copy, mut check, facts } = pinned;
+    let Pinned { name, mut copy, mut check, facts, wal } = pinned;
     let (control, named, file) = (&patient(&facts, control), &name, &target);
     let (written, content, report) = std::thread::scope(|scope| {
         let looker = scope.spawn(move || check::look(&mut check, named, options.check, control));
@@ -354,7 +377,8 @@ fn copy_and_check(
         let (written, content, references) = written?;
         Ok::<_, Error>((written, content, report?.with(references)))
     })?;
-    judged(Copied { name, target, written, facts }, content, report, options)
+    let wal_grown = wal.grown();
+    judged(Copied { name, target, written, facts, wal_grown }, content, report, options)
 }
 
 /// The time that reading and checking a database may take.
@@ -364,9 +388,9 @@ pub fn patient(facts: &Facts, control: &Control) -> Control {
 
 /// A corrupt copy is kept, and is no copy, unless it is wanted as it is.
 fn judged(copied: Copied, content: Content, report: Report, options: &Options) -> Result<Copy, Error> {
-    let Copied { name, target, facts, .. } = copied;
+    let Copied { name, target, facts, wal_grown, .. } = copied;
     if options.corrupt_too && matches!(report.verdict, Verdict::Corrupt(_)) {
-        return Ok(Copy { name, partial: target, content, facts, report });
+        return Ok(Copy { name, partial: target, content, facts, report, wal_grown });
     }
     if let Verdict::Corrupt(findings) = report.verdict {
         // That the data is corrupt counts, whether or not a copy of it can be kept.
@@ -376,7 +400,7 @@ fn judged(copied: Copied, content: Content, report: Report, options: &Options) -
         return Err(Error::Corrupt { name, findings, kept });
     }
     opens_as(&name, &target, &facts)?;
-    Ok(Copy { name, partial: target, content, facts, report })
+    Ok(Copy { name, partial: target, content, facts, report, wal_grown })
 }
 
 /// fsync, then every byte read back [P8].

@@ -24,6 +24,8 @@ enum Who {
 const ROUTES: &[(&str, &str, Who, u16)] = &[
     ("GET", "/healthz", Anyone, 200),
     ("GET", "/readyz", Anyone, 200),
+    // Switched off; tests/suite/metrics.rs has it on.
+    ("GET", "/metrics", Anyone, 404),
     ("GET", "/api/openapi.json", Anyone, 200),
     ("GET", "/assets/{file}", Anyone, 404),
     ("GET", "/sign-in", Anyone, 200),
@@ -36,6 +38,7 @@ const ROUTES: &[(&str, &str, Who, u16)] = &[
     ("POST", "/api/backup/restore", Superuser, 400),
     ("GET", "/api/backup/preview", Superuser, 400),
     ("GET", "/api/backup/status", User, 200),
+    ("GET", "/api/backup/doctor", Superuser, 200),
     ("GET", "/api/backup/config", User, 200),
     ("PUT", "/api/backup/config", Superuser, 428),
     ("GET", "/api/backup/audit", Superuser, 200),

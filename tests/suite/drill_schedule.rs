@@ -42,7 +42,7 @@ fn the_schedule_rehearses_once_a_week_after_the_backup() {
     // A Monday; the first backup of all, and then the first rehearsal.
     let server = serve(&place, "2026-11-09 15:00:00");
     eventually("the rehearsal", || (scheduled(&place).len() == 2).then_some(()));
-    assert!(server.stop().contains("rehearsed a restore"));
+    assert!(server.stop().contains("done operation=\"drill\""));
     assert_eq!(scheduled(&place), told(&[("create", true), ("drill", true)]));
     // Neither on Sunday …
     let server = serve(&place, "2026-11-15 15:00:00");
@@ -152,10 +152,10 @@ fn one_that_can_not_be_recorded_is_not_repeated() {
         assert!(Command::new("mount").args(args).args([&log, &log]).status().unwrap().success());
     }
     let server = serve(&disk.place, "2026-11-09 15:00:00");
-    eventually("the rehearsal", || server.log().contains("rehearsed a restore").then_some(()));
+    eventually("the rehearsal", || server.log().contains("done operation=\"drill\"").then_some(()));
     rings();
     let said = server.stop();
-    assert_eq!(said.matches("rehearsed a restore").count(), 1, "{said}");
+    assert_eq!(said.matches("done operation=\"drill\"").count(), 1, "{said}");
     assert!(said.contains("going on without an audit line"), "{said}");
 }
 

@@ -75,6 +75,7 @@ const BAD: &[(&str, &[&str], &str)] = &[
     ("BACKUP_WEBHOOK_FORM", &["", "teams", "JSON"], "auto, json, ntfy, slack or discord"),
     ("BACKUP_NOTIFY_PRIVATE", &["", "yes", "1"], "true or false"),
     ("BACKUP_NOTIFY_CA", &["", "a file", "-----BEGIN PRIVATE KEY-----"], "certificates in PEM"),
+    ("BACKUP_METRICS", &["yes", "", "1"], "true or false"),
     ("BACKUP_LOG", &["loud", "INFO", ""], "error, warn, info, debug or trace"),
     ("BACKUP_LOG_FORMAT", &["xml", "JSON"], "text or json"),
 ];
@@ -95,6 +96,7 @@ const BAD_SECRETS: &[(&str, &[&str], &str)] = &[
         ],
         "a random text of 32 to 1024 bytes",
     ),
+    ("BACKUP_METRICS_TOKEN", &["only-15-letters", "sixteen letters and spaces"], "a random text of 16 to 1024"),
     ("BACKUP_JWT_PREVIOUS_SECRET", &["short"], "a random text of 32 to 1024 bytes"),
     ("BACKUP_JWT_PUBLIC_KEY", &["", "ssh-ed25519 AAAA", PRIVATE_KEY], "a public key in PEM"),
     ("BACKUP_JWT_PREVIOUS_PUBLIC_KEY", &["", PRIVATE_KEY], "a public key in PEM"),

@@ -10,11 +10,10 @@ use crate::audit::{Kind, Line};
 use crate::backup::schedule::{self, DrillSchedule};
 use crate::backup::settings::Settings;
 use crate::backup::{Backup, BackupId, timestamp};
+use crate::engine::record::SECONDS;
 use crate::engine::{Engine, Error};
 
-/// In the details of an outcome: how long it took.
-pub(super) const SECONDS: &str = "seconds";
-/// There too: what was found of the journal.
+/// In the details of an outcome: what was found of the journal.
 pub(super) const JOURNAL: &str = "journal";
 /// There too: somebody wanted this very rehearsal of the schedule to stop.
 pub(super) const UNWANTED: &str = "unwanted";

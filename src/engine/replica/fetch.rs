@@ -168,7 +168,7 @@ impl Engine {
                 (UNBEGUN, true.into()),
             ]);
             let line = Entry { ok: Some(true), details: told, ..entry(Kind::Outcome, PULL, &call.actor, None) };
-            self.audit.append(self.clock.now(), line)?;
+            self.append_first(line)?;
             adopted.save(self.store.root())?;
         }
         Ok(())

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -17,6 +18,7 @@ use crate::backup::{Backup, BackupId, ReplicaName, hex};
 use crate::catalog::Catalog;
 use crate::disk;
 use crate::engine::permit::{Holder, Permit, Refusal};
+use crate::engine::record::{SECONDS, seconds};
 use crate::engine::{Call, Engine, Error, entry, failure};
 use crate::{remote, sqlite};
 
@@ -326,15 +328,17 @@ impl Writable<'_> {
         }
         let intent = Entry { details: planned, ..entry(Kind::Intent, REPLICATE, &call.actor, None) };
         // What leaves this machine, and what is deleted, isn't done unrecorded.
-        engine.audit.append(engine.clock.now(), intent)?;
+        engine.append_first(intent)?;
+        let begun = Instant::now();
         let result = self.carry_out(plan, orphans, call, done);
         let outcome = Entry { details: done.details(&self.name), ..entry(Kind::Outcome, REPLICATE, &call.actor, None) };
-        let outcome = match (&result, done.not_sent.first()) {
+        let mut outcome = match (&result, done.not_sent.first()) {
             (Ok(()), None) => Entry { ok: Some(true), ..outcome },
             (Ok(()), Some(not)) => failure(Entry { ok: Some(false), ..outcome }, &not.error(&self.name)),
             (Err(error), _) => failure(Entry { ok: Some(false), ..outcome }, error),
         };
-        if let Err(error) = engine.audit.append(engine.clock.now(), outcome) {
+        outcome.details.insert(SECONDS.to_owned(), seconds(begun).into());
+        if let Err(error) = engine.append(outcome) {
             tracing::warn!(%error, operation = REPLICATE, "going on without an audit line");
         }
         result
@@ -357,7 +361,7 @@ impl Writable<'_> {
                 details: details([("replica", self.name.to_string().into())]),
                 ..entry(Kind::Outcome, REPLICATE, &call.actor, None)
             };
-            engine.audit.append(engine.clock.now(), outcome)?;
+            engine.append(outcome)?;
         }
         Ok(())
     }

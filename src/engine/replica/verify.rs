@@ -3,7 +3,7 @@
 use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -107,6 +107,20 @@ type Moved = BTreeSet<Origin>;
 impl Engine {
     /// Reads a replica back, or one backup of it. What is found damaged is remembered, and sent again with the next replication.
     pub fn verify_replica(
+        &self,
+        from: &Elsewhere,
+        id: Option<BackupId>,
+        call: &Call,
+    ) -> Result<ReplicaVerification, Error> {
+        let begun = Instant::now();
+        let verified = self.replica_verified(from, id, call);
+        self.tell_read("verify-replica", id.map(Into::into), call, begun, &verified, |found| {
+            (!found.ok).then(|| ("replica-damaged", "not every byte there is as it was sent".to_owned()))
+        });
+        verified
+    }
+
+    fn replica_verified(
         &self,
         from: &Elsewhere,
         id: Option<BackupId>,

@@ -4,8 +4,8 @@
 mod access;
 mod drill;
 mod encoding;
-mod notify;
 mod metrics;
+mod notify;
 mod pitr;
 mod replica;
 mod strength;

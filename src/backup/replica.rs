@@ -621,6 +621,10 @@ impl ReplicaEntry {
         let backup = &self.backup;
         let sizes =
             |copy: &DatabaseCopy| copy.size <= MAX_SIZE && copy.free_pages <= MAX_SIZE && copy.page_size <= 1 << 16;
+        let leads_to = |(name, it): (&DatabaseName, &HeldDatabase)| match (it.ltx, backup.databases.get(name)) {
+            (Some(segment), Some(copy)) => segment.size == copy.size,
+            (segment, _) => segment.is_none(),
+        };
         let texts = [Some(&backup.created_by), backup.reason.as_ref()];
         let texts = texts.into_iter().flatten().chain(&backup.findings);
         self.version <= VERSION
@@ -628,6 +632,7 @@ impl ReplicaEntry {
             && Origin::of(backup) == held.origin
             && backup.databases.keys().eq(held.databases.keys())
             && backup.databases.values().all(sizes)
+            && held.databases.iter().all(leads_to)
             && texts.into_iter().all(|text| is_text(text))
             && backup.flags.iter().all(|flag| is_text(&flag.to_string()))
     }

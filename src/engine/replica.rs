@@ -22,6 +22,7 @@ mod journal;
 mod rebuild;
 mod report;
 mod segment;
+mod rebuilders;
 mod send;
 mod site;
 mod squeeze;

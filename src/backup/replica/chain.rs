@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use super::{Folder, Held, HeldDatabase, MAX_NUMBER, Nonce, Origin};
+use super::{Folder, Held, HeldDatabase, MAX_NUMBER, MAX_SIZE, Nonce, Origin};
 use crate::backup::{DatabaseName, Form};
 
 /// A chain that is longer is none that was ever made.
@@ -29,6 +29,8 @@ pub struct Segment {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<Origin>,
 }
+    /// Bytes of the database that it leads to: no more is ever made of it, whatever the segment says.
+    pub size: u64,
 
 /// Who can read a segment: the recipients to whom it is encrypted, as the first 16 hex digits of a SHA-256.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -95,6 +97,11 @@ impl Step<'_> {
     }
 
     /// Under which key it lies.
+    /// Bytes of the database that it leads to.
+    pub fn size(&self) -> u64 {
+        self.held.ltx.map_or(0, |segment| segment.size)
+    }
+
     pub fn key(&self, name: &DatabaseName) -> String {
         self.folder.database(name, self.held.form, true)
     }
@@ -193,7 +200,8 @@ impl<'a> Chains<'a> {
             for (name, held) in node.databases {
                 let Some(segment) = held.ltx else { continue };
                 let what = format!("{name} of sequence {}", origin.sequence);
-                if !held.form.is_compressed() || origin.sequence == 0 {
+                let can_be = (1..=MAX_SIZE).contains(&segment.size) && origin.sequence > 0;
+                if !held.form.is_compressed() || !can_be {
                     return Err(format!("{what} is no segment that was ever made"));
                 }
                 let before = match segment.base {
@@ -261,7 +269,7 @@ pub fn relief(backups: &[Held], left: &[Remnant], origin: Origin, base: Option<O
     for held in after.iter_mut().filter(|held| held.origin == origin) {
         for it in held.databases.values_mut() {
             own.push(it.object.size);
-            it.ltx = Some(Segment { base });
+            it.ltx = Some(Segment { base, size: it.ltx.map_or(0, |segment| segment.size) });
         }
     }
     let staying = remnants(&after, left.to_vec());

@@ -150,7 +150,7 @@ impl Writable<'_> {
         base: Option<Origin>,
         control: &Control,
     ) -> Result<(HeldDatabase, Vec<String>), Error> {
-        let Leaving { folder, backup, name, before, .. } = *leaving;
+        let Leaving { folder, backup, name, copy, before } = *leaving;
         let codec = self.engine.codec_of_segments();
         let form = Form::of(true, codec.encrypts);
         let to: Vec<String> = codec.recipients.iter().map(Recipient::to_string).collect();
@@ -166,7 +166,7 @@ impl Writable<'_> {
         };
         let encoder = change.write(engine, encoder, &mut tick)?.map_err(|error| broken(&link, error))?;
         let object = encoder.finish().map_err(|error| broken(&link, error))?.finish(&link, &key)?;
-        let segment = Segment { base: base.filter(|_| change.old.is_some()) };
+        let segment = Segment { base: base.filter(|_| change.old.is_some()), size: copy.size };
         let held = HeldDatabase {
             form,
             ltx: Some(segment),

@@ -48,7 +48,7 @@ pub(super) struct Leaving<'a> {
     pub(super) folder: Folder,
     pub(super) backup: &'a Backup,
     pub(super) name: &'a DatabaseName,
-    copy: &'a DatabaseCopy,
+    pub(super) copy: &'a DatabaseCopy,
     /// Bytes of the backup before it.
     pub(super) before: u64,
 }

@@ -14,7 +14,8 @@
 //! 7. The lease is given back, the outcome recorded.
 //!
 //! Cut short anywhere, the newest whole catalog there is true: each object that it names was there before it, and is removed only
-//! after a later one is there that doesn't name it.
+//! after a later one is there that doesn't name it. So is the one before it, which stays: what is superseded goes when neither of the
+//! two names it any more, for which the newest is written once more.
 
 mod collapse;
 mod fetch;

@@ -83,6 +83,7 @@ mod replica_scene;
 mod replica_secrecy;
 mod replica_stores;
 mod replica_writers;
+mod replica_torn;
 mod restore_app;
 mod restore_crash;
 mod restore_faults;

@@ -87,7 +87,7 @@ impl Wrongs {
         let (wrongs, objects) = (Self::default(), objects.clone());
         let noted = wrongs.clone();
         proxy.watch(move |target| {
-            let found = objects.wrongs();
+            let found = [objects.wrongs(), objects.wrongs_before()].concat();
             if !found.is_empty() {
                 noted.0.lock().unwrap().push(format!("after {target}: {found:?}"));
             }

@@ -381,6 +381,7 @@ impl Writable<'_> {
             call.control.check()?;
             self.hold(false)?;
             self.site.link.at(self.site.link.remote.delete(orphan))?;
+            self.settle()?;
             done.removed.push(orphan.clone());
         }
         Ok(())
@@ -476,6 +477,7 @@ impl Writable<'_> {
     }
 }
 
+            self.settle()?;
 /// Until the catalog is amended a backup that has its id here may be there under that of another.
 fn name_apart(backups: &mut [Held], held: &Held) {
     let taken: BTreeSet<BackupId> = backups.iter().map(|other| other.id).collect();

@@ -31,7 +31,7 @@ use super::{
     Backup, BackupId, CheckKind, Checked, DatabaseCopy, DatabaseName, Flag, Form, Tier, Verified, hex, timestamp,
 };
 
-pub use chain::{Chains, Readers, Relief, Remnant, Segment, Step, relief, remnants};
+pub use chain::{Chains, ChainsThere, Readers, Relief, Remnant, Segment, Step, relief, remnants};
 pub use plan::{Plan, Sending, Wishes, is_sendable, plan};
 
 /// The format of entries, and of a catalog without segments.

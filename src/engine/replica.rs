@@ -20,10 +20,11 @@
 mod collapse;
 mod fetch;
 mod journal;
+mod merge;
 mod rebuild;
+mod rebuilders;
 mod report;
 mod segment;
-mod rebuilders;
 mod send;
 mod site;
 mod squeeze;
@@ -38,7 +39,7 @@ use crate::backup::{BackupId, ReplicaName};
 use crate::remote::{self, Pace, Place, Remote};
 use crate::sqlite::Control;
 
-pub use fetch::{Brought, Pulled, Which};
+pub use fetch::{Brought, Holding, Pulled, Which};
 pub use journal::{FetchedPoint, JournalThere, JournalVerdict, Shipping};
 pub use report::{LastError, ReplicaStatus};
 pub use sync::{NotSent, Replicated};
@@ -132,3 +133,6 @@ fn ids(ids: &[BackupId]) -> Value {
 fn details<const N: usize>(of: [(&str, Value); N]) -> Map<String, Value> {
     of.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,7 +26,7 @@ use super::site::{Link, Site};
 use super::verify::Unopened;
 use super::{Elsewhere, NotSent, Target, details};
 use crate::audit::{Entry, Kind};
-use crate::backup::replica::{Held, HeldDatabase, Origin, ReplicaCatalog, ReplicaEntry};
+use crate::backup::replica::{ChainsThere, Held, HeldDatabase, Origin, ReplicaCatalog, ReplicaEntry};
 use crate::backup::retention::free_id;
 use crate::backup::{Backup, BackupId, CAME_FROM, DatabaseCopy, DatabaseName, Form, Tier, Verified, hex};
 use crate::catalog::Catalog;
@@ -78,6 +78,15 @@ impl fmt::Display for Which {
     }
 }
 
+/// What a replica holds.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Holding {
+    /// Its backups, the newest first.
+    pub backups: Vec<Held>,
+    /// How far they stand on each other; null where each stands by itself.
+    pub chains: Option<ChainsThere>,
+}
+
 /// A backup that was brought.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Pulled {
@@ -101,14 +110,14 @@ pub struct Brought {
 }
 
 impl Engine {
-    /// What a replica holds, the newest first. What stands on something damaged is so too.
-    pub fn list_replica(&self, from: &Elsewhere, control: &Control) -> Result<Vec<Held>, Error> {
+    /// What a replica holds. What stands on something damaged is so too.
+    pub fn list_replica(&self, from: &Elsewhere, control: &Control) -> Result<Holding, Error> {
         let site = Site::look(&self.target(from)?, control)?;
         let catalog = site.catalog()?;
         let (mut backups, unsound) = (catalog.backups.clone(), catalog.chains().unsound());
         backups.iter_mut().for_each(|held| held.damaged = unsound.contains(&held.origin));
         backups.sort_by_key(|held| std::cmp::Reverse(held.origin));
-        Ok(backups)
+        Ok(Holding { chains: ChainsThere::of(&backups, &catalog.remnants), backups })
     }
 
     /// Brings backups from a replica into the backup directory. The directory is held only while each is put in its place.
@@ -216,7 +225,7 @@ impl Engine {
             return Err(error);
         }
         let held = now.backups().iter().find(|it| it.origin == held.origin);
-        held.map(|held| self.pull_one(&now, held, call)).transpose()
+        held.map(|held| self.pull_one(&now, held, None, call)).transpose()
     }
 
     /// Brings one backup, unless it is here and whole.
@@ -290,15 +299,6 @@ fn chosen(site: &Site, which: Which) -> Result<Vec<&Held>, Error> {
     })
 }
 
-/// What is wrong with one backup is in no other's way.
-fn is_of_one(error: &Error) -> bool {
-    matches!(error, Error::ReplicaDamaged { .. } | Error::ReplicaNeedsIdentity { .. })
-}
-
-/// The same snapshot, whichever store it came from.
-fn is_twin(catalog: &Catalog, backup: &Backup, theirs: &str, held: &Held) -> bool {
-    let origin = match backup.extra.get(CAME_FROM) {
-        Some(from) => return *from == came_from(theirs, held.origin),
 /// In a directory of the same store each has its place, and the newest is wanted most: it comes first, and the others after it, the
 /// newest before the oldest unless they stand on each other. In another the newest comes last, since it is to be the newest there too.
 fn in_order(chosen: &mut [&Held], is_same_store: bool) {
@@ -310,6 +310,15 @@ fn in_order(chosen: &mut [&Held], is_same_store: bool) {
     }
 }
 
+/// What is wrong with one backup is in no other's way.
+fn is_of_one(error: &Error) -> bool {
+    matches!(error, Error::ReplicaDamaged { .. } | Error::ReplicaNeedsIdentity { .. })
+}
+
+/// The same snapshot, whichever store it came from.
+fn is_twin(catalog: &Catalog, backup: &Backup, theirs: &str, held: &Held) -> bool {
+    let origin = match backup.extra.get(CAME_FROM) {
+        Some(from) => return *from == came_from(theirs, held.origin),
         None => Origin::of(backup),
     };
     catalog.store_id == theirs && origin == held.origin

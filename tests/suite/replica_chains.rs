@@ -154,8 +154,8 @@ fn the_lease_is_renewed_while_copies_here_are_read() {
     clock.runs(4000);
     assert!(command.status().unwrap().success());
     let renewed = proxy.seen().iter().filter(|it| it.method == "PUT" && it.target.contains("lease.json")).count();
-    println!("{renewed} leases");
-    assert!(renewed >= 10, "{renewed} leases");
+    // Each as soon as it is due; without that there are as many as requests.
+    assert!(renewed >= 40, "{renewed} leases");
     store.objects.assert_complete(&place);
 }
 

@@ -70,7 +70,7 @@ pub use read::{AuditPage, AuditQuery, DatabaseVerdict, Verification};
 pub use rebuild::Rebuilt;
 pub use recording::{Doubts, Recording, Tending};
 pub use replica::{
-    BackupVerdict, Brought, Elsewhere, FetchedPoint, JournalThere, JournalVerdict, LastError, NotSent, Pulled,
+    BackupVerdict, Brought, Elsewhere, FetchedPoint, Holding, JournalThere, JournalVerdict, LastError, NotSent, Pulled,
     ReplicaStatus, ReplicaVerification, Replicated, Shipping, Which,
 };
 pub use restore::{Offline, Restore, Restored, RestoredDatabase};

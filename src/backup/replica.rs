@@ -15,7 +15,10 @@
 //! destroys none. Stores that take no long bodies have an object in parts, `….00001`
 //! and on; one after the other they are the file.
 
+mod catalog;
 mod chain;
+mod entry;
+mod keys;
 mod plan;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,38 +30,26 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::{
-    Backup, BackupId, CheckKind, Checked, DatabaseCopy, DatabaseName, Flag, Form, Tier, Verified, hex, timestamp,
-};
+use super::{Backup, BackupId, CheckKind, Checked, DatabaseName, Flag, Form, Verified, hex, timestamp};
 
-pub use chain::{Chains, Readers, Relief, Remnant, Segment, Step, relief, remnants};
+pub use catalog::{HeldJournal, ReplicaCatalog};
+pub use chain::{Chains, ChainsThere, Readers, Relief, Remnant, Segment, Step, relief, remnants};
+pub use entry::ReplicaEntry;
+pub use keys::{
+    BACKUPS, CATALOGS, Folder, LEASE, catalog_key, is_ours, is_unfinished_catalog, parse_catalog_key, part,
+};
 pub use plan::{Plan, Sending, Wishes, is_sendable, plan};
 
 /// The format of entries, and of a catalog without segments.
 pub const VERSION: u32 = 1;
 /// The format of a catalog with segments: who doesn't know them must not touch it.
 pub const WITH_SEGMENTS: u32 = 2;
-/// Who writes there.
-pub const LEASE: &str = "lease.json";
-/// Below it lie the backups.
-pub const BACKUPS: &str = "backups/";
-/// Below it lie the catalogs.
-pub const CATALOGS: &str = "catalog/";
 /// Far below what the catalog of a backup directory holds, so that whatever comes from a replica leaves room above it.
 const MAX_NUMBER: u64 = 1 << 48;
 /// Bytes; SQLite's largest database has fewer (limits.html).
 const MAX_SIZE: u64 = 1 << 50;
 /// The smallest piece that an object is cut into.
 const LEAST_PART: u64 = 1 << 20;
-/// Of all objects of a replica together.
-const MAX_ALL_PARTS: u64 = 2_000_000;
-/// One is begun when a directory is put back or lies elsewhere, and goes with the window.
-const MAX_JOURNALS: usize = 1000;
-/// Texts in entries are for people.
-const MAX_TEXT: usize = 2000;
-/// How the second of an instant is written in a key.
-const SECOND: &str = "%Y%m%dT%H%M%SZ";
-
 /// The short name of a replica: `[a-z0-9]{1,32}`. Variables, routes and file names are built from it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
@@ -172,101 +163,6 @@ impl Nonce {
         let nonce = Self(u64::from_str_radix(text, 16).ok()?.to_be_bytes());
         (hex(&nonce.0) == text).then_some(nonce)
     }
-}
-
-/// Where a backup lies in a replica.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Folder {
-    /// Which backup.
-    pub origin: Origin,
-    /// Which sending of it.
-    pub nonce: Nonce,
-}
-
-impl fmt::Display for Folder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Origin { sequence, timestamp } = self.origin;
-        write!(f, "{BACKUPS}{}-{sequence:010}-{}", timestamp.format(SECOND), hex(&self.nonce.0))
-    }
-}
-
-impl Folder {
-    /// Where a database of it lies, as a segment or whole.
-    pub fn database(self, name: &DatabaseName, form: Form, is_segment: bool) -> String {
-        format!("{self}/{name}.{}", if is_segment { chain::ending(form) } else { form.ending() })
-    }
-
-    /// Where its entry lies.
-    pub fn entry(self, encrypted: bool) -> String {
-        format!("{self}/{}", if encrypted { ENCRYPTED_ENTRY } else { PLAIN_ENTRY })
-    }
-}
-
-const PLAIN_ENTRY: &str = "entry.json";
-const ENCRYPTED_ENTRY: &str = "entry.json.age";
-
-/// A part of an object, counted from 1.
-pub fn part(key: &str, number: u32) -> String {
-    format!("{key}.{number:05}")
-}
-
-/// Whether a key is one that we give to what belongs to a backup, or to what becomes it in a folder: nothing else is ever removed.
-pub fn is_ours(key: &str) -> bool {
-    let parsed = || {
-        let key = &finished(key);
-        let (folder, file) = key.strip_prefix(BACKUPS)?.split_once('/')?;
-        let (second, rest) = folder.split_once('-')?;
-        let (sequence, nonce) = rest.split_once('-')?;
-        let timestamp = chrono::NaiveDateTime::parse_from_str(second, SECOND).ok()?.and_utc();
-        let folder =
-            Folder { origin: Origin { sequence: sequence.parse().ok()?, timestamp }, nonce: Nonce::parse(nonce)? };
-        let whole = match file.rsplit_once('.') {
-            Some((whole, number)) if number.len() == 5 && number.bytes().all(|b| b.is_ascii_digit()) => whole,
-            _ => file,
-        };
-        let of = |ending| whole.strip_suffix(ending)?.strip_suffix('.')?.parse().ok();
-        let ends = |form: &Form| Some((of(form.ending())?, *form, false));
-        let segments = |form: &Form| Some((of(chain::ending(*form))?, *form, true));
-        let printed = match whole {
-            PLAIN_ENTRY => folder.entry(false),
-            ENCRYPTED_ENTRY => folder.entry(true),
-            _ => {
-                let found = Form::ALL.iter().find_map(ends).or_else(|| Form::ALL.iter().find_map(segments));
-                let (name, form, is_segment): (DatabaseName, Form, bool) = found?;
-                folder.database(&name, form, is_segment)
-            }
-        };
-        Some(key.strip_suffix(&file[whole.len()..])? == printed)
-    };
-    parsed() == Some(true)
-}
-
-/// The key that a file gets which is being written in a folder; any other is its own.
-fn finished(key: &str) -> String {
-    let Some((folder, file)) = key.rsplit_once('/') else { return key.to_owned() };
-    match file.strip_prefix('.').and_then(|file| file.strip_suffix(".partial")) {
-        Some(file) => format!("{folder}/{file}"),
-        None => key.to_owned(),
-    }
-}
-
-/// Whether a key is that of a catalog which was not written to its end in a folder.
-pub fn is_unfinished_catalog(key: &str) -> bool {
-    let finished = finished(key);
-    finished != key && parse_catalog_key(&finished).is_some()
-}
-
-/// The key of a catalog: its generation, and the first 16 hex digits of the SHA-256 of its bytes.
-pub fn catalog_key(generation: u64, sha256: &str) -> String {
-    format!("{CATALOGS}{generation:010}-{}.json", &sha256[..16.min(sha256.len())])
-}
-
-/// Generation and digits of a catalog's key, if it is one.
-pub fn parse_catalog_key(key: &str) -> Option<(u64, &str)> {
-    let (generation, digits) = key.strip_prefix(CATALOGS)?.strip_suffix(".json")?.split_once('-')?;
-    let hex = digits.len() == 16 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    let parsed = generation.parse().ok().filter(|generation| hex && *generation <= MAX_NUMBER)?;
-    (catalog_key(parsed, digits) == key).then_some((parsed, digits))
 }
 
 /// An object as it lies in a replica.
@@ -426,226 +322,8 @@ fn objects(
     databases.iter().map(move |(name, it)| (folder.database(name, it.form, it.ltx.is_some()), &it.object))
 }
 
-/// The catalog of a replica: plain JSON, so that it can be kept with public keys alone. What is in the databases, why a backup was
-/// taken and by whom stands in the entries.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ReplicaCatalog {
-    /// The format.
-    pub version: u32,
-    /// Whose backups they are.
-    pub store_id: String,
-    /// One more than that of the catalog before.
-    pub generation: u64,
-    /// When it was written.
-    #[serde(with = "timestamp")]
-    pub written_at: DateTime<Utc>,
-    /// On which host.
-    pub host: String,
-    /// What it holds, by sequence.
-    pub backups: Vec<Held>,
-    /// The journals that lie there and count, in the order in which they were begun.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub journals: Vec<HeldJournal>,
-    /// What stays of those that were dropped, by sequence.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub remnants: Vec<Remnant>,
-    /// What else a newer version recorded.
-    #[serde(flatten)]
-    pub extra: Map<String, Value>,
-}
-
-/// The journal of one directory, whose states are numbered without a second meaning.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct HeldJournal {
-    /// What tells it from all others.
-    pub lineage: Nonce,
-    /// When it was begun.
-    #[serde(with = "timestamp")]
-    pub since: DateTime<Utc>,
-}
-
-impl ReplicaCatalog {
-    /// Reads one, and looks whether it is one. The reason says what is wrong.
-    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let value: Value = serde_json::from_slice(bytes).map_err(|error| format!("it is no JSON: {error}"))?;
-        if let Some(version) = value.get("version").and_then(Value::as_u64).filter(|it| *it > WITH_SEGMENTS.into()) {
-            return Err(format!(
-                "it is of format {version}, and this program knows {WITH_SEGMENTS}; use the program that wrote it"
-            ));
-        }
-        let catalog: Self = serde_json::from_value(value).map_err(|error| format!("it is no catalog: {error}"))?;
-        catalog.validate().map(|()| catalog)
-    }
-
-    /// As it is written. One with segments names many objects, and is written each day: it goes without spaces.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let bytes = match self.version {
-            VERSION => serde_json::to_vec_pretty(self),
-            _ => serde_json::to_vec(self),
-        };
-        bytes.unwrap_or_default()
-    }
-
-    /// What serde can't say.
-    pub fn validate(&self) -> Result<(), String> {
-        if !is_store_id(&self.store_id) || self.generation > MAX_NUMBER {
-            return Err("its storeId or its generation is none that was ever given".to_owned());
-        }
-        let (mut ids, mut origins, mut parts) = (BTreeSet::new(), BTreeSet::new(), 0);
-        for held in &self.backups {
-            let id = held.id;
-            if held.origin.sequence > MAX_NUMBER {
-                return Err(format!("the sequence of {id} is larger than any that was given"));
-            }
-            if !ids.insert(id) || !origins.insert(held.origin) {
-                return Err(format!("{id} is there twice"));
-            }
-            if held.databases.is_empty() {
-                return Err(format!("{id} has no database"));
-            }
-            if !held.objects().all(|(_, object)| object.can_be()) {
-                return Err(format!("{id} has an object that can't be"));
-            }
-            parts += held.objects().map(|(_, object)| u64::from(object.parts).max(1)).sum::<u64>();
-            if !held.flags.iter().all(|flag| is_text(&flag.to_string())) {
-                return Err(format!("{id} has a flag that is no word"));
-            }
-        }
-        for remnant in &self.remnants {
-            let sequence = remnant.origin.sequence;
-            if !origins.insert(remnant.origin) {
-                return Err(format!("sequence {sequence} is there twice"));
-            }
-            if !remnant.databases.values().all(|it| it.object.can_be()) {
-                return Err(format!("what is left of sequence {sequence} has an object that can't be"));
-            }
-            parts += remnant.databases.values().map(|it| u64::from(it.object.parts).max(1)).sum::<u64>();
-        }
-        if parts > MAX_ALL_PARTS {
-            return Err("it names more objects than any replica has".to_owned());
-        }
-        let lineages: BTreeSet<Nonce> = self.journals.iter().map(|journal| journal.lineage).collect();
-        if lineages.len() < self.journals.len() || lineages.len() > MAX_JOURNALS {
-            return Err(format!("it names a journal twice, or more than {MAX_JOURNALS}"));
-        }
-        self.chains().validate(&self.remnants)
-    }
-
-    /// What stands on what.
-    pub fn chains(&self) -> Chains<'_> {
-        Chains::of(&self.backups, &self.remnants)
-    }
-
-    /// Each object with its key, and to what it belongs.
-    pub fn objects(&self) -> impl Iterator<Item = (Origin, String, &Object)> {
-        let held = self.backups.iter().flat_map(|it| it.objects().map(|(key, object)| (it.origin, key, object)));
-        let left = self
-            .remnants
-            .iter()
-            .flat_map(|it| objects(it.folder(), &it.databases).map(|(key, object)| (it.origin, key, object)));
-        held.chain(left)
-    }
-
-    /// The keys of what it says is damaged; the entry of a backup isn't told apart from the backup.
-    pub fn damaged(&self) -> BTreeSet<String> {
-        let entries = self.backups.iter().filter(|held| held.damaged);
-        let entries = entries.map(|held| held.folder().entry(held.entry.encrypted));
-        let held = self.backups.iter().map(|held| (held.folder(), &held.databases));
-        let left = self.remnants.iter().map(|left| (left.folder(), &left.databases));
-        let databases = held.chain(left).flat_map(|(folder, databases)| {
-            let damaged = databases.iter().filter(|(_, it)| it.damaged);
-            damaged.map(move |(name, it)| folder.database(name, it.form, it.ltx.is_some()))
-        });
-        entries.chain(databases).collect()
-    }
-
-    /// All keys that it names.
-    pub fn keys(&self) -> BTreeSet<String> {
-        self.objects().flat_map(|(_, key, object)| object.keys(&key)).collect()
-    }
-
-    /// The format that it needs.
-    pub fn format_of(backups: &[Held], remnants: &[Remnant]) -> u32 {
-        let is_plain = remnants.is_empty() && !backups.iter().any(Held::has_segments);
-        if is_plain { VERSION } else { WITH_SEGMENTS }
-    }
-
-    /// The backup of that id.
-    pub fn get(&self, id: &BackupId) -> Option<&Held> {
-        self.backups.iter().find(|held| held.id == *id)
-    }
-
-    /// The newest that can be relied on, older than one if that is given. What a restore had replaced is the last to be taken:
-    /// somebody wanted to be rid of it.
-    pub fn latest(&self, before: Option<Origin>) -> Option<&Held> {
-        let unsound = self.chains().unsound();
-        let good = |held: &&Held| !unsound.contains(&held.origin) && !held.flags.contains(&Flag::Shrunk);
-        let older = |held: &&Held| before.is_none_or(|before| held.origin < before);
-        self.backups
-            .iter()
-            .filter(good)
-            .filter(older)
-            .max_by_key(|held| (held.id.tier() != Tier::PreRestore, held.origin))
-    }
-}
-
 /// Parts are numbered by five digits.
 pub const MAX_PARTS: u32 = 99_999;
-
-/// What lies beside the databases of a backup: its entry in the catalog that it came from, and to whom the objects are encrypted.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ReplicaEntry {
-    /// The format.
-    pub version: u32,
-    /// Whose backup it is.
-    pub store_id: String,
-    /// The entry.
-    pub backup: Backup,
-    /// To whom each database is encrypted.
-    pub recipients: BTreeMap<DatabaseName, Vec<String>>,
-}
-
-impl ReplicaEntry {
-    /// Of a backup. Texts that were made from what is in a database, such as the names of its tables, become such as every reader
-    /// takes.
-    pub fn new(store_id: String, mut backup: Backup, recipients: BTreeMap<DatabaseName, Vec<String>>) -> Self {
-        let texts = backup.findings.iter_mut().chain(&mut backup.reason).chain([&mut backup.created_by]);
-        texts.for_each(|text| *text = as_text(text));
-        Self { version: VERSION, store_id, backup, recipients }
-    }
-
-    /// Whether it is of that backup, of that store, and says nothing that can't be.
-    pub fn is_of(&self, held: &Held, store_id: &str) -> bool {
-        let backup = &self.backup;
-        let sizes =
-            |copy: &DatabaseCopy| copy.size <= MAX_SIZE && copy.free_pages <= MAX_SIZE && copy.page_size <= 1 << 16;
-        let texts = [Some(&backup.created_by), backup.reason.as_ref()];
-        let texts = texts.into_iter().flatten().chain(&backup.findings);
-        self.version <= VERSION
-            && self.store_id == store_id
-            && Origin::of(backup) == held.origin
-            && backup.databases.keys().eq(held.databases.keys())
-            && backup.databases.values().all(sizes)
-            && texts.into_iter().all(|text| is_text(text))
-            && backup.flags.iter().all(|flag| is_text(&flag.to_string()))
-    }
-}
-
-fn is_store_id(text: &str) -> bool {
-    (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-}
-
-fn as_text(text: &str) -> String {
-    let mut plain: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    plain.truncate(plain.floor_char_boundary(MAX_TEXT));
-    plain
-}
-
-fn is_text(text: &str) -> bool {
-    text.len() <= MAX_TEXT && !text.chars().any(char::is_control)
-}
 
 /// Who writes to a replica just now.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

@@ -63,7 +63,7 @@ pub(super) fn operate(
     match command {
         ReplicaCommand::List { from: None } => out.replicas(&engine.replicas()?, engine)?,
         ReplicaCommand::List { from: Some(from) } => {
-            let backups = engine.list_replica(&from, &control)?;
+            let holding = engine.list_replica(&from, &control)?;
             let window = match engine.window_there(&from, &control) {
                 // The backups are shown all the same.
                 Err(error @ Error::ReplicaJournalLocked { .. }) => {
@@ -72,7 +72,7 @@ pub(super) fn operate(
                 }
                 window => window?,
             };
-            out.held(&backups, window.as_ref(), engine)?;
+            out.held(&holding, window.as_ref(), engine)?;
         }
         ReplicaCommand::Verify { from, id } => {
             let verification = engine.verify_replica(&from, id, &call(Duration::from_secs(10)))?;

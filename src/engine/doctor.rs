@@ -10,6 +10,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Engine;
+use crate::backup::ReplicaName;
+use crate::backup::replica::ChainsThere;
 use crate::sqlite::{self, Source, identify, peek, situation};
 
 use place::Mounts;
@@ -41,12 +43,18 @@ pub struct Finding {
     pub fix: Option<String>,
 }
 
+/// Segments that make up a database in a replica: where runs of remnants are merged there are fewer.
+const LONG: usize = 200;
+
 impl Engine {
     /// All that is checked, and what the status warns of.
     pub fn doctor(&self) -> Vec<Finding> {
         let mut findings = self.checks();
         match self.status() {
-            Ok(status) => findings.extend(status.warnings.into_iter().map(|it| warning(it.code, it.detail, None))),
+            Ok(status) => {
+                findings.extend(status.warnings.into_iter().map(|it| warning(it.code, it.detail, None)));
+                findings.extend(status.replicas.iter().filter_map(|it| long(&it.name, it.chains?)));
+            }
             Err(error) => findings.push(problem("backups", error.to_string(), None)),
         }
         findings
@@ -110,6 +118,17 @@ impl Engine {
     }
 }
 
+/// As long as it is, each segment is one more that may be lost, and one more to be read before anything is back.
+fn long(name: &ReplicaName, ChainsThere { longest, remnants, bytes: size }: ChainsThere) -> Option<Finding> {
+    let found = format!(
+        "up to {longest} segments make up a database there, and {} of dropped backups are kept for it in {remnants} remnants",
+        bytes(size)
+    );
+    let fix = "let an identity be at hand (BACKUP_ENCRYPTION_IDENTITY_FILE), so that they can be merged where a backup isn't here any more; \
+               or keep no more there than here; a new chain begins after 400";
+    (longest > LONG).then(|| warning(&format!("replica `{name}`"), found, Some(fix.to_owned())))
+}
+
 fn library() -> Finding {
     let found = format!("SQLite {}", rusqlite::version());
     match sqlite::assert_version() {
@@ -133,4 +152,18 @@ fn warning(about: &str, found: String, fix: Option<String>) -> Finding {
 
 fn problem(about: &str, found: String, fix: Option<String>) -> Finding {
     Finding { severity: Severity::Problem, about: about.to_owned(), found, fix }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_chain_wants_a_look() {
+        let of = |longest| long(&"offsite".parse().unwrap(), ChainsThere { longest, remnants: 180, bytes: 3_000_000 });
+        assert_eq!(of(LONG), None);
+        let finding = of(LONG + 1).unwrap();
+        assert!(finding.severity == Severity::Warning && finding.about.contains("offsite"), "{finding:?}");
+        assert!(["201", "180", "3.00 MB"].iter().all(|it| finding.found.contains(it)), "{finding:?}");
+    }
 }

@@ -14,12 +14,15 @@
 //! 7. The lease is given back, the outcome recorded.
 //!
 //! Cut short anywhere, the newest whole catalog there is true: each object that it names was there before it, and is removed only
-//! after a later one is there that doesn't name it.
+//! after a later one is there that doesn't name it. So is the one before it, which stays: what is superseded goes when neither of the
+//! two names it any more, for which the newest is written once more.
 
 mod collapse;
 mod fetch;
 mod journal;
+mod merge;
 mod rebuild;
+mod rebuilders;
 mod report;
 mod segment;
 mod send;
@@ -36,7 +39,7 @@ use crate::backup::{BackupId, ReplicaName};
 use crate::remote::{self, Pace, Place, Remote};
 use crate::sqlite::Control;
 
-pub use fetch::{Brought, Pulled, Which};
+pub use fetch::{Brought, Holding, Pulled, Which};
 pub use journal::{FetchedPoint, JournalThere, JournalVerdict, Shipping};
 pub use report::{LastError, ReplicaStatus};
 pub use sync::{NotSent, Replicated};
@@ -130,3 +133,6 @@ fn ids(ids: &[BackupId]) -> Value {
 fn details<const N: usize>(of: [(&str, Value); N]) -> Map<String, Value> {
     of.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
+
+#[cfg(test)]
+mod tests;

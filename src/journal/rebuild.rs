@@ -49,8 +49,8 @@ pub struct Piece<'a> {
     pub txids: (Txid, Txid),
     /// The time of the state that it ends with.
     pub millis: u64,
-    /// Bytes that there is room for.
-    pub room: u64,
+    /// Bytes of the database that it leads to.
+    pub size: u64,
 }
 
 /// Leads the database in `target` from the state `before`, or from nothing, to the next by what is read from `piece`. The caller
@@ -65,9 +65,8 @@ pub fn advance(
     let (min, max) = piece.txids;
     let source = Source::begin(from, piece.called.to_owned(), (min, max, piece.millis))?;
     let header = source.header();
-    let needed = u64::from(header.pages) * u64::from(header.page_size);
-    if needed > piece.room {
-        return Err(Error::NoRoom { folder: target.1.to_owned(), needed, free: piece.room });
+    if u64::from(header.pages) * u64::from(header.page_size) != piece.size {
+        return Err(source.damaged("it leads to a database of another size than was recorded"));
     }
     apply(source, before, &mut Target { file: target.0, path: target.1 }, control)
 }

@@ -113,6 +113,15 @@ impl Objects {
         wrongs
     }
 
+    /// What the catalog before the newest names and isn't there: should the newest one be lost, that one counts.
+    pub fn wrongs_before(&self) -> Vec<String> {
+        let Some((key, catalog)) = self.catalogs().into_iter().rev().nth(1) else { return Vec::new() };
+        let lists = ["backups", "remnants"].map(|list| catalog[list].as_array().cloned().unwrap_or_default());
+        let named = lists.concat().iter().flat_map(objects_of).collect::<Vec<_>>();
+        let gone = named.iter().flat_map(|(key, object)| keys_of(key, object)).filter(|key| !self.path(key).exists());
+        gone.map(|gone| format!("{gone} is named by {key} and isn't there")).collect()
+    }
+
     #[track_caller]
     pub fn assert_true(&self) {
         assert_eq!(self.wrongs(), [""; 0], "in {:?}", self.catalogs().pop());

@@ -14,6 +14,7 @@ use crate::harness::{Place, sha256};
 use crate::objects::{Objects, key_of};
 use crate::replica_hostile::{forge, machine, plain_place};
 use crate::replica_scene::{another, pushes};
+use crate::restore_app::id;
 use crate::scene::Context;
 use crate::stores::Store;
 
@@ -41,14 +42,21 @@ fn put(objects: &Objects, last: &Value, bytes: &[u8]) {
     });
 }
 
-/// Nothing comes of it, and nothing is left.
+/// Nothing comes of the last one, which is said of that one by these words, and nothing is left.
 #[track_caller]
-fn comes_to_nothing(store: &Store) {
+fn comes_to_nothing(store: &Store, words: &[&str]) {
     let begun = Instant::now();
     let machine = machine(store);
-    machine.run(&["replica", "verify", "offsite"]).refused(1, &[]);
+    let verified = machine.run(&["replica", "verify", "offsite", "--json"]);
+    verified.refused(1, &[]);
+    let verdict: Value = serde_json::from_str(&verified.stdout).unwrap_or_else(|_| panic!("{}", verified.stderr));
+    let held = store.objects.held();
+    let of = |at: usize| &verdict["backups"][id(&held[at])];
+    assert!(of(0)["ok"] == true && of(1)["ok"] == true && of(2)["ok"] == false, "{verdict}");
+    let reason = of(2)["reason"].as_str().unwrap();
+    assert!(words.iter().all(|word| reason.contains(word)), "{words:?}: {reason}");
     let run = machine.run(&["restore", "latest", "--from", "offsite", "--confirm", "latest"]);
-    run.refused(1, &[]);
+    run.refused(1, words);
     assert!(!run.stderr.contains("panicked"), "{}", run.stderr);
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     assert!(machine.ids().is_empty() && !machine.live("auth").exists());
@@ -70,13 +78,15 @@ fn nothing(count: u64) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// As it has to begin, but for how many pages the database then has.
-fn of_pages(last: &Value, pages: u32) -> Vec<u8> {
+/// As it has to begin, but for how many pages the database then has, of which so many are there.
+fn of_pages(last: &Value, pages: u32, there: u32) -> Vec<u8> {
     let at: DateTime<Utc> = last["timestamp"].as_str().unwrap().parse().unwrap();
     let txid = Txid::new(last["sequence"].as_u64().unwrap()).unwrap();
     let millis = at.timestamp_millis().unsigned_abs();
     let header = Header { page_size: 4096, pages, min: txid, max: txid, millis };
-    compressed(&Encoder::new(Vec::new(), header).unwrap().finish().unwrap())
+    let mut encoder = Encoder::new(Vec::new(), header).unwrap();
+    (1..=there).for_each(|number| encoder.page(number, &[0; 4096]).unwrap());
+    compressed(&encoder.finish().unwrap())
 }
 
 #[test]
@@ -90,13 +100,14 @@ fn forged_segments_lead_nowhere() {
         ("one that was cut short", last[..last.len() - 1].to_vec()),
         ("no LTX", compressed(b"holiday")),
         ("nothing", Vec::new()),
-        ("more pages than any disk has", of_pages(&held[2], u32::MAX)),
-        ("pages that it does not have", of_pages(&held[2], 1000)),
+        ("more pages than any disk has", of_pages(&held[2], u32::MAX, 0)),
+        ("pages that it does not have", of_pages(&held[2], 1000, 0)),
+        ("pages that nobody backed up", of_pages(&held[2], 5000, 5000)),
         ("2 GiB of nothing", nothing(2048)),
     ] {
         let context = Context(name.to_owned());
         put(&store.objects, &held[2], &bytes);
-        comes_to_nothing(&store);
+        comes_to_nothing(&store, &[&key(&held[2])]);
         drop(context);
     }
     put(&store.objects, &held[2], &last);
@@ -112,5 +123,18 @@ fn another_base_is_found_out() {
         let base = &mut it["backups"][2]["databases"]["auth"]["ltx"]["base"];
         (base["sequence"], base["timestamp"]) = (held[0]["sequence"].clone(), held[0]["timestamp"].clone());
     });
-    comes_to_nothing(&store);
+    comes_to_nothing(&store, &[&key(&held[2])]);
+}
+
+/// Both say what they like: what the entry says of the database counts.
+#[test]
+fn no_more_is_made_of_it_than_was_backed_up() {
+    let store = Store::folder();
+    let (_place, held) = scene(&store);
+    let pages = 1 << 20;
+    put(&store.objects, &held[2], &of_pages(&held[2], pages, 0));
+    forge(&store.objects, |it| {
+        it["backups"][2]["databases"]["auth"]["ltx"]["size"] = (u64::from(pages) << 12).into();
+    });
+    comes_to_nothing(&store, &["entry.json", "says what can't be"]);
 }

@@ -149,10 +149,13 @@ fn the_mode_may_change() {
         assert_eq!(store.objects.catalog().unwrap()["version"], version, "{mode}");
         place.ok(&["replica", "verify", "offsite"]);
     }
-    let bases: Vec<_> = store.objects.held().iter().map(|it| it["databases"]["auth"]["ltx"].clone()).collect();
-    let on = |n: usize| json!({ "base": { "sequence": n, "timestamp": store.objects.held()[n - 1]["timestamp"] } });
-    let none = Value::Null;
-    assert_eq!(bases, [none.clone(), none.clone(), json!({}), on(3), none.clone(), none, on(4), on(7)]);
+    let held = store.objects.held();
+    let bases =
+        held.iter().map(|it| it["databases"]["auth"]["ltx"].as_object().map(|it| it.get("base")?["sequence"].as_u64()));
+    assert_eq!(
+        bases.collect::<Vec<_>>(),
+        [None, None, Some(None), Some(Some(3)), None, None, Some(Some(4)), Some(Some(7))]
+    );
     place.set("BACKUP_RETENTION_MANUAL", "2").set("BACKUP_REPLICA_OFFSITE_MODE", "full");
     for _ in 0..2 {
         another(&place);
@@ -329,7 +332,7 @@ fn the_key_may_change() {
     assert_eq!(depth(&store.objects, &newest, "auth"), 0);
 }
 
-/// Where it keeps more than is here nothing can be made anew; where it keeps less it is.
+/// Where it keeps more than is here what is left goes by what lies there; where it keeps less, by what is here.
 #[test]
 fn it_may_keep_other_numbers() {
     let store = Store::folder();
@@ -340,7 +343,7 @@ fn it_may_keep_other_numbers() {
         place.ok(&PUSH);
         store.objects.assert_tidy();
     }
-    assert_eq!((store.objects.held().len(), store.objects.remnants().len()), (4, 8));
+    assert!(store.objects.held().len() == 4 && store.objects.remnants().len() <= 5, "{:?}", store.objects.catalog());
     place.ok(&["replica", "verify", "offsite"]);
     place.set("BACKUP_RETENTION_MANUAL", "5").set("BACKUP_REPLICA_OFFSITE_RETENTION_MANUAL", "1");
     for _ in 0..5 {

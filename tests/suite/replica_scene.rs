@@ -87,7 +87,7 @@ impl Wrongs {
         let (wrongs, objects) = (Self::default(), objects.clone());
         let noted = wrongs.clone();
         proxy.watch(move |target| {
-            let found = objects.wrongs();
+            let found = [objects.wrongs(), objects.wrongs_before()].concat();
             if !found.is_empty() {
                 noted.0.lock().unwrap().push(format!("after {target}: {found:?}"));
             }
@@ -116,8 +116,17 @@ impl Clock {
 
     /// So many seconds past the time of the day.
     pub fn put_on(&self, seconds: u64) {
+        self.set(&format!("+{seconds}s\n"));
+    }
+
+    /// So many times as fast.
+    pub fn runs(&self, times: u64) {
+        self.set(&format!("+0s x{times}\n"));
+    }
+
+    fn set(&self, text: &str) {
         let new = self.0.with_extension("new");
-        std::fs::write(&new, format!("+{seconds}s\n")).unwrap();
+        std::fs::write(&new, text).unwrap();
         std::fs::rename(new, &self.0).unwrap();
     }
 }

@@ -15,8 +15,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 
-use super::{Folder, Held, HeldDatabase, MAX_NUMBER, Nonce, Origin};
+use super::{Folder, Held, HeldDatabase, MAX_NUMBER, MAX_SIZE, Nonce, Origin};
 use crate::backup::{DatabaseName, Form};
 
 /// A chain that is longer is none that was ever made.
@@ -28,6 +29,8 @@ pub struct Segment {
     /// What it stands on; without one it has every page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<Origin>,
+    /// Bytes of the database that it leads to: no more is ever made of it, whatever the segment says.
+    pub size: u64,
 }
 
 /// Who can read a segment: the recipients to whom it is encrypted, as the first 16 hex digits of a SHA-256.
@@ -94,9 +97,36 @@ impl Step<'_> {
         self.held.ltx.and_then(|segment| segment.base)
     }
 
+    /// Bytes of the database that it leads to.
+    pub fn size(&self) -> u64 {
+        self.held.ltx.map_or(0, |segment| segment.size)
+    }
+
     /// Under which key it lies.
     pub fn key(&self, name: &DatabaseName) -> String {
         self.folder.database(name, self.held.form, true)
+    }
+}
+
+/// How far backups in a replica stand on each other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct ChainsThere {
+    /// The most segments that make up a database: so many are read when it is wanted back.
+    #[schema(value_type = u64)]
+    pub longest: usize,
+    /// Backups that were dropped, and on which others stand.
+    #[schema(value_type = u64)]
+    pub remnants: usize,
+    /// Bytes that are left of these.
+    pub bytes: u64,
+}
+
+impl ChainsThere {
+    /// Of these backups, and what is left of others. None where nothing lies there as segments.
+    pub fn of(backups: &[Held], remnants: &[Remnant]) -> Option<Self> {
+        let bytes = remnants.iter().map(Remnant::size).fold(0, u64::saturating_add);
+        let longest = Chains::of(backups, remnants).longest();
+        (longest > 0).then_some(Self { longest, remnants: remnants.len(), bytes })
     }
 }
 
@@ -186,6 +216,18 @@ impl<'a> Chains<'a> {
         unsound
     }
 
+    /// The most segments that make up a database.
+    fn longest(&self) -> usize {
+        let mut lengths = BTreeMap::new();
+        for (origin, node) in &self.0 {
+            for (name, segment) in node.databases.iter().filter_map(|(name, it)| Some((name, it.ltx?))) {
+                let before = segment.base.and_then(|base| lengths.get(&(base, name)).copied());
+                lengths.insert((*origin, name), before.unwrap_or(0) + 1);
+            }
+        }
+        lengths.into_values().max().unwrap_or(0)
+    }
+
     /// What can't be in a catalog.
     pub(super) fn validate(&self, remnants: &[Remnant]) -> Result<(), String> {
         let mut lengths: BTreeMap<(Origin, &DatabaseName), usize> = BTreeMap::new();
@@ -193,7 +235,8 @@ impl<'a> Chains<'a> {
             for (name, held) in node.databases {
                 let Some(segment) = held.ltx else { continue };
                 let what = format!("{name} of sequence {}", origin.sequence);
-                if !held.form.is_compressed() || origin.sequence == 0 {
+                let can_be = (1..=MAX_SIZE).contains(&segment.size) && origin.sequence > 0;
+                if !held.form.is_compressed() || !can_be {
                     return Err(format!("{what} is no segment that was ever made"));
                 }
                 let before = match segment.base {
@@ -261,7 +304,7 @@ pub fn relief(backups: &[Held], left: &[Remnant], origin: Origin, base: Option<O
     for held in after.iter_mut().filter(|held| held.origin == origin) {
         for it in held.databases.values_mut() {
             own.push(it.object.size);
-            it.ltx = Some(Segment { base });
+            it.ltx = Some(Segment { base, size: it.ltx.map_or(0, |segment| segment.size) });
         }
     }
     let staying = remnants(&after, left.to_vec());

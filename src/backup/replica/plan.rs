@@ -157,6 +157,7 @@ impl Future<'_> {
                 deleted.into_iter().map(|origin| (origin, "it was deleted in the backup directory".to_owned())),
             );
         }
+        gone.extend(self.overdue());
         let backups: Vec<Backup> = self.items.iter().map(|item| item.as_backup.clone()).collect();
         for step in retention::plan(&backups, self.wishes.retention, self.wishes.freeze).steps {
             let (Step::Promote { from: id, .. } | Step::Drop { id, .. }) = step;
@@ -174,6 +175,27 @@ impl Future<'_> {
             }
         }
         gone
+    }
+
+    /// Takes out what is damaged there and can't be sent again, once it would go if it were whole. It counts for nothing: no good one goes
+    /// for it, and what may read well again one day has its time.
+    fn overdue(&mut self) -> Vec<(Origin, String)> {
+        let as_if_whole = |item: &Item| {
+            let mut backup = item.as_backup.clone();
+            backup.verified.ok = true;
+            backup
+        };
+        let backups: Vec<Backup> = self.items.iter().map(as_if_whole).collect();
+        let mut overdue = Vec::new();
+        for step in retention::plan(&backups, self.wishes.retention, self.wishes.freeze).steps {
+            let Step::Drop { id, why } = step else { continue };
+            let is_damaged = |item: &Item| !item.as_backup.verified.ok && item.as_backup.id == id;
+            let follows = |item: &Item| !self.wishes.own && self.local.contains_key(&item.origin);
+            if let Some(at) = self.items.iter().position(|item| is_damaged(item) && !follows(item)) {
+                overdue.push((self.items.remove(at).origin, format!("{why}; it was found damaged there")));
+            }
+        }
+        overdue
     }
 
     /// Where nothing good is left, it is not the time to delete elsewhere.

@@ -201,6 +201,39 @@ fn what_is_damaged_there_is_sent_again_where_it_is_whole_here() {
     assert!(plan(&damaged, &there, wishes).send.is_empty());
 }
 
+/// It has the time that it would have if it were whole, whoever rotates there, and costs no good one its place.
+#[test]
+fn what_is_damaged_there_and_nowhere_else_goes_in_its_time() {
+    let retention = Retention { manual: 3, ..Retention::default() };
+    for own in [true, false] {
+        let old: Vec<_> = (1..=4).map(|number| backup(number, Tier::Manual, day(number))).collect();
+        let (mut there, mut known) = (old.iter().map(held).collect::<Vec<_>>(), BTreeSet::new());
+        there[1..].iter_mut().for_each(|held| held.damaged = true);
+        there[3].pinned = true;
+        let mut here = Vec::new();
+        let mut left = Vec::new();
+        for number in 5..=9 {
+            here.push(backup(number, Tier::Manual, day(number)));
+            carry_out(&here, &mut there, &mut known, &retention, own);
+            left.push(there.iter().map(|held| held.origin.sequence).filter(|it| *it < 5).collect::<Vec<_>>());
+        }
+        // Of the good ones the newest three, and the damaged ones as long as not three others are newer.
+        assert_eq!(left, [vec![1, 2, 3, 4], vec![1, 3, 4], vec![4], vec![4], vec![4]], "{own}");
+    }
+}
+
+/// While it isn't the time to drop anything good it isn't the time for them either.
+#[test]
+fn what_is_damaged_there_stays_while_rotation_stands_still() {
+    let all: Vec<_> = (1..=9).map(|number| backup(number, Tier::Daily, day(number))).collect();
+    let mut there: Vec<_> = all.iter().map(held).collect();
+    there.iter_mut().for_each(|held| held.damaged = true);
+    let (retention, known) = (Retention { weekly: 0, monthly: 0, ..Retention::default() }, BTreeSet::new());
+    let wishes = Wishes { retention: &retention, own: true, encrypts: true, known: &known, freeze: None };
+    assert_eq!(plan(&[], &there, wishes).drop.len(), 2);
+    assert!(plan(&[], &there, Wishes { freeze: Some("the live data is gone"), ..wishes }).drop.is_empty());
+}
+
 #[test]
 fn what_lies_there_plain_is_sent_again_once_it_can_be_encrypted() {
     let here = [backup(1, Tier::Daily, day(1))];

@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::{Output, bytes, local};
 use crate::backup::ReplicaName;
-use crate::backup::replica::Held;
-use crate::engine::{Brought, Engine, ReplicaStatus, ReplicaVerification, Replicated, Window};
+use crate::backup::replica::ChainsThere;
+use crate::engine::{Brought, Engine, Holding, ReplicaStatus, ReplicaVerification, Replicated, Window};
 
 impl Output {
     pub fn replicas(&self, replicas: &[ReplicaStatus], engine: &Engine) -> anyhow::Result<()> {
@@ -42,6 +42,9 @@ impl Output {
                     journal.last_error.as_ref().map(|error| format!("; ! {}", error.detail)).unwrap_or_default();
                 self.line(&format!("{}: the journal, {until}{error}", it.name))?;
             }
+            if let Some(chains) = &it.chains {
+                self.line(&format!("{}: {}", it.name, stands(chains)))?;
+            }
             if let Some(error) = &it.last_error {
                 let next = it.next_try.map(|at| format!("; next try at {}", local(at, zone))).unwrap_or_default();
                 self.line(&format!("! {}: {} (since {}{next})", it.name, error.detail, local(error.since, zone)))?;
@@ -50,9 +53,10 @@ impl Output {
         Ok(())
     }
 
-    pub fn held(&self, backups: &[Held], window: Option<&Window>, engine: &Engine) -> anyhow::Result<()> {
+    pub fn held(&self, holding: &Holding, window: Option<&Window>, engine: &Engine) -> anyhow::Result<()> {
+        let Holding { backups, chains } = holding;
         if self.json {
-            return self.json(&json!({ "backups": backups, "journal": window }));
+            return self.json(&json!({ "backups": backups, "chains": chains, "journal": window }));
         }
         let zone = engine.settings()?.schedule.timezone;
         if let Some(window) = window {
@@ -80,7 +84,8 @@ impl Output {
             let taken = local(held.origin.timestamp, zone);
             [held.id.to_string(), taken, bytes(held.size()), state.join(", "), names.join(", ")]
         });
-        self.table(["ID", "TAKEN", "SIZE", "STATE", "DATABASES"], rows.collect())
+        self.table(["ID", "TAKEN", "SIZE", "STATE", "DATABASES"], rows.collect())?;
+        Ok(chains.iter().try_for_each(|chains| self.line(&stands(chains)))?)
     }
 
     pub fn replica_verified(&self, verification: &ReplicaVerification) -> anyhow::Result<()> {
@@ -156,6 +161,10 @@ impl Output {
         }
         Ok(())
     }
+}
+
+fn stands(ChainsThere { longest, remnants, bytes: size }: &ChainsThere) -> String {
+    format!("up to {longest} segments make up a database; remnants of dropped backups: {remnants}, {}", bytes(*size))
 }
 
 fn exact(at: DateTime<Utc>, zone: Tz) -> String {

@@ -6,6 +6,7 @@
 //! - A run is looked at when it has grown to twice of what it had the last time: so looking costs little, however often rotation
 //!   drops something. Where the store fails in between, it is looked at again with the next replication.
 //! - A run of very many goes anyway, unless what is sent would be more.
+//! - What isn't here any more is had from there, where it can be read (`merge`).
 
 use std::collections::BTreeSet;
 
@@ -27,11 +28,8 @@ impl Writable<'_> {
     /// A run is worth a look.
     pub(super) fn has_run(&self) -> Result<bool, Error> {
         let here = self.engine.list()?;
-        let is_due = |origin| {
-            let on = self.bases(origin, &here).first().map(|(base, _)| *base);
-            self.run_before(origin, on).is_some()
-        };
-        Ok(self.after_runs(&here).into_iter().any(is_due))
+        let is_due = |origin| self.way(origin, &here).is_some_and(|way| self.run_before(origin, way.on()).is_some());
+        Ok(self.after_runs().into_iter().any(is_due))
     }
 
     /// Looks at each run that has become longer.
@@ -41,7 +39,7 @@ impl Writable<'_> {
         }
         let left: BTreeSet<u64> = self.site.remnants().iter().map(|left| left.origin.sequence).collect();
         self.state.collapsing.retain(|oldest, _| left.contains(oldest));
-        for origin in self.after_runs(&self.engine.list()?) {
+        for origin in self.after_runs() {
             match self.collapse_before(origin, call, done) {
                 // Nothing is lost by that: it is tried again with the next replication.
                 Err(error) if is_of_one_there(&error) => {
@@ -54,18 +52,26 @@ impl Writable<'_> {
         Ok(())
     }
 
-    /// Backups right after a run, as far as they are here: what isn't can't be sent again.
-    fn after_runs(&self, here: &[Backup]) -> Vec<Origin> {
-        if !self.is_incremental() {
-            return Vec::new();
-        }
+    /// Backups right after a run.
+    fn after_runs(&self) -> Vec<Origin> {
         let left: BTreeSet<Origin> = self.site.remnants().iter().map(|left| left.origin).collect();
-        let here: BTreeSet<Origin> = here.iter().filter(|backup| is_sendable(backup)).map(Origin::of).collect();
-        let is_after = |held: &&Held| {
-            let mut bases = held.databases.values().filter_map(|it| it.ltx?.base);
-            here.contains(&held.origin) && bases.any(|base| left.contains(&base))
-        };
-        self.site.backups().iter().filter(is_after).map(|held| held.origin).collect()
+        let is_after =
+            |held: &&Held| held.databases.values().filter_map(|it| it.ltx?.base).any(|base| left.contains(&base));
+        let after = self.site.backups().iter().filter(|_| self.is_incremental());
+        after.filter(is_after).map(|held| held.origin).collect()
+    }
+
+    /// How a backup can be sent again, if it can.
+    fn way(&self, origin: Origin, here: &[Backup]) -> Option<Way> {
+        let on_here = self.bases(origin, here).first().map(|(base, _)| *base);
+        let on_there = self.bases_there(origin).first().copied();
+        let is_here = here.iter().any(|backup| is_sendable(backup) && Origin::of(backup) == origin);
+        match is_here {
+            true if on_here == on_there => Some(Way::FromHere(on_here)),
+            _ if self.reads(origin) => Some(Way::FromThere(on_there)),
+            true => Some(Way::FromHere(on_here)),
+            false => None,
+        }
     }
 
     /// The run between a backup and the one on which it could be sent again, if it is worth a look.
@@ -77,11 +83,11 @@ impl Writable<'_> {
     }
 
     fn collapse_before(&mut self, origin: Origin, call: &Call, done: &mut Replicated) -> Result<(), Error> {
-        let base = self.base_of(origin)?;
-        let Some(run) = self.run_before(origin, base.as_ref().map(|base| base.origin)) else { return Ok(()) };
-        let sent = match self.measure(origin, base.as_ref(), run.most, call) {
-            Ok(Some(_)) => self.sent_again(origin, call),
-            measured => measured.map(|_| None),
+        let Some(way) = self.way(origin, &self.engine.list()?) else { return Ok(()) };
+        let Some(run) = self.run_before(origin, way.on()) else { return Ok(()) };
+        let sent = match way {
+            Way::FromHere(_) => self.remade(origin, run.most, call),
+            Way::FromThere(on) => self.merged(origin, on, run.most, call),
         };
         match sent {
             Ok(Some((id, bytes))) => {
@@ -92,7 +98,7 @@ impl Writable<'_> {
                 self.state.collapsing.insert(run.oldest, run.remnants);
             }
             // What is wrong with a copy here is recorded once all is done, and it is passed over then.
-            Err(error) if is_of_one_here(&error) => {
+            Err(error) if is_of_one_here(&error) || matches!(error, Error::Full { .. }) => {
                 tracing::debug!(%error, "a run of remnants stays");
                 self.doubts(&error);
                 self.state.collapsing.insert(run.oldest, run.remnants);
@@ -102,11 +108,32 @@ impl Writable<'_> {
         Ok(())
     }
 
-    fn sent_again(&mut self, origin: Origin, call: &Call) -> Result<Option<(BackupId, u64)>, Error> {
+    /// From the copies here.
+    fn remade(&mut self, origin: Origin, most: u64, call: &Call) -> Result<Option<(BackupId, u64)>, Error> {
+        let base = self.base_of(origin)?;
+        let Some(opened) = self.opened(origin)? else { return Ok(None) };
+        if self.measure(&opened, base.as_ref(), most, call)?.is_none() {
+            return Ok(None);
+        }
         let held = self.site.backups().iter().find(|held| held.origin == origin);
         let Some(Held { id, promoted_from, .. }) = held else { return Ok(None) };
         let sending = Sending { origin, id: *id, promoted_from: *promoted_from };
         Ok(self.sent(&sending, call)?.map(|bytes| (sending.id, bytes)))
+    }
+}
+
+/// How a backup is sent again, and on what.
+enum Way {
+    /// Both are here.
+    FromHere(Option<Origin>),
+    /// Both are rebuilt from what lies there.
+    FromThere(Option<Origin>),
+}
+
+impl Way {
+    fn on(&self) -> Option<Origin> {
+        let (Way::FromHere(on) | Way::FromThere(on)) = self;
+        *on
     }
 }
 

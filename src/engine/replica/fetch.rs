@@ -20,12 +20,13 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::rebuild::room_for;
+use super::rebuilders::Rebuilders;
 use super::send::{Coming, MAX_ENTRY, gone};
 use super::site::{Link, Site};
 use super::verify::Unopened;
 use super::{Elsewhere, NotSent, Target, details};
 use crate::audit::{Entry, Kind};
-use crate::backup::replica::{Held, HeldDatabase, Origin, ReplicaCatalog, ReplicaEntry};
+use crate::backup::replica::{ChainsThere, Held, HeldDatabase, Origin, ReplicaCatalog, ReplicaEntry};
 use crate::backup::retention::free_id;
 use crate::backup::{Backup, BackupId, CAME_FROM, DatabaseCopy, DatabaseName, Form, Tier, Verified, hex};
 use crate::catalog::Catalog;
@@ -77,6 +78,15 @@ impl fmt::Display for Which {
     }
 }
 
+/// What a replica holds.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Holding {
+    /// Its backups, the newest first.
+    pub backups: Vec<Held>,
+    /// How far they stand on each other; null where each stands by itself.
+    pub chains: Option<ChainsThere>,
+}
+
 /// A backup that was brought.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Pulled {
@@ -100,14 +110,14 @@ pub struct Brought {
 }
 
 impl Engine {
-    /// What a replica holds, the newest first. What stands on something damaged is so too.
-    pub fn list_replica(&self, from: &Elsewhere, control: &Control) -> Result<Vec<Held>, Error> {
+    /// What a replica holds. What stands on something damaged is so too.
+    pub fn list_replica(&self, from: &Elsewhere, control: &Control) -> Result<Holding, Error> {
         let site = Site::look(&self.target(from)?, control)?;
         let catalog = site.catalog()?;
         let (mut backups, unsound) = (catalog.backups.clone(), catalog.chains().unsound());
         backups.iter_mut().for_each(|held| held.damaged = unsound.contains(&held.origin));
         backups.sort_by_key(|held| std::cmp::Reverse(held.origin));
-        Ok(backups)
+        Ok(Holding { chains: ChainsThere::of(&backups, &catalog.remnants), backups })
     }
 
     /// Brings backups from a replica into the backup directory. The directory is held only while each is put in its place.
@@ -117,18 +127,16 @@ impl Engine {
         let site = Site::look(&target, &call.control).inspect_err(refused)?;
         let mut chosen = chosen(&site, which).inspect_err(refused)?;
         self.adopt(site.catalog()?, call).inspect_err(refused)?;
-        // In a directory of the same store each has its place, and the newest is wanted most. In another the newest comes last, since
-        // it is to be the newest there too.
-        chosen.sort_by_key(|held| held.origin);
-        if self
-            .standing_catalog()?
-            .is_some_and(|here| site.catalog().is_ok_and(|there| there.store_id == here.store_id))
-        {
-            chosen.reverse();
-        }
+        let here = self.standing_catalog()?;
+        in_order(
+            &mut chosen,
+            here.is_some_and(|here| site.catalog().is_ok_and(|there| there.store_id == here.store_id)),
+        );
+        let chains = site.chains();
+        let mut along = (which == Which::All).then(|| Rebuilders::new(self, &site.link, &chains));
         let mut brought = Brought::default();
         for held in chosen {
-            match self.pull_as_it_is(&target, &site, held, call) {
+            match self.pull_as_it_is(&target, &site, held, along.as_mut(), call) {
                 Ok(Some(pulled)) => brought.pulled.push(pulled),
                 Ok(None) if which == Which::All => {}
                 Ok(None) => return Err(Error::NotFound(held.id)),
@@ -200,8 +208,15 @@ impl Engine {
     }
 
     /// Brings one backup. What was replaced while it was read is no damage: it is read once more as it is now. Nothing if it was dropped.
-    fn pull_as_it_is(&self, target: &Target, site: &Site, held: &Held, call: &Call) -> Result<Option<Pulled>, Error> {
-        let error = match self.pull_one(site, held, call) {
+    fn pull_as_it_is(
+        &self,
+        target: &Target,
+        site: &Site,
+        held: &Held,
+        along: Option<&mut Rebuilders<'_>>,
+        call: &Call,
+    ) -> Result<Option<Pulled>, Error> {
+        let error = match self.pull_one(site, held, along, call) {
             Err(error @ Error::ReplicaDamaged { .. }) => error,
             done => return done.map(Some),
         };
@@ -210,11 +225,17 @@ impl Engine {
             return Err(error);
         }
         let held = now.backups().iter().find(|it| it.origin == held.origin);
-        held.map(|held| self.pull_one(&now, held, call)).transpose()
+        held.map(|held| self.pull_one(&now, held, None, call)).transpose()
     }
 
     /// Brings one backup, unless it is here and whole.
-    fn pull_one(&self, site: &Site, held: &Held, call: &Call) -> Result<Pulled, Error> {
+    fn pull_one(
+        &self,
+        site: &Site,
+        held: &Held,
+        along: Option<&mut Rebuilders<'_>>,
+        call: &Call,
+    ) -> Result<Pulled, Error> {
         let theirs = &site.catalog()?.store_id;
         let here = self.standing_catalog()?;
         let twins = || {
@@ -225,7 +246,7 @@ impl Engine {
                 return Ok(Pulled { from: held.id, id: twin.id, was_here: true });
             }
         }
-        let arrived = self.receive(site, held, call)?;
+        let arrived = self.receive(site, held, along, call)?;
         let mut session = self.begin(PULL, call)?;
         let id = session.place_for(held, theirs).inspect_err(|error| session.record_failure(error))?;
         let planned = details([("from", site.link.label().into()), ("theirId", held.id.to_string().into())]);
@@ -236,7 +257,13 @@ impl Engine {
     }
 
     /// Its files in a private folder, each read back and compared. No lock is held: it may take hours.
-    fn receive(&self, site: &Site, held: &Held, call: &Call) -> Result<Arrived, Error> {
+    fn receive(
+        &self,
+        site: &Site,
+        held: &Held,
+        mut along: Option<&mut Rebuilders<'_>>,
+        call: &Call,
+    ) -> Result<Arrived, Error> {
         let entry = match self.entry_there(site, held)? {
             Ok(entry) => entry,
             Err(Unopened::Damaged(reason)) => return Err(site.link.damaged(format!("{}: {reason}", held.id))),
@@ -254,7 +281,7 @@ impl Engine {
             let arriving = Arriving { link: &site.link, held, name, it, before, control: &call.control };
             let file = match it.ltx {
                 None => arriving.whole(self, folder.path(), copy, recipients)?,
-                Some(_) => arriving.rebuilt(self, site.catalog()?, folder.path(), copy)?,
+                Some(_) => arriving.rebuilt(self, site.catalog()?, along.as_deref_mut(), folder.path(), copy)?,
             };
             before += it.object.size;
             files.insert(name.clone(), file);
@@ -270,6 +297,17 @@ fn chosen(site: &Site, which: Which) -> Result<Vec<&Held>, Error> {
         Which::Latest => vec![catalog.latest(None).ok_or_else(|| Error::ReplicaEmpty { at: site.link.label() })?],
         Which::All => catalog.backups.iter().collect(),
     })
+}
+
+/// In a directory of the same store each has its place, and the newest is wanted most: it comes first, and the others after it, the
+/// newest before the oldest unless they stand on each other. In another the newest comes last, since it is to be the newest there too.
+fn in_order(chosen: &mut [&Held], is_same_store: bool) {
+    chosen.sort_by_key(|held| held.origin);
+    match (is_same_store, chosen.iter().any(|held| held.has_segments())) {
+        (true, true) => chosen.rotate_right(1),
+        (true, false) => chosen.reverse(),
+        (false, _) => {}
+    }
 }
 
 /// What is wrong with one backup is in no other's way.

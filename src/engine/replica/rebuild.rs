@@ -8,11 +8,13 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::fetch::Arriving;
+use super::rebuilders::Rebuilders;
 use super::send::{Coming, Tick, drain, gone};
 use super::site::Link;
 use crate::backup::replica::{Chains, Held, HeldDatabase, Origin, ReplicaCatalog, ReplicaEntry, Step};
 use crate::backup::{BackupId, DatabaseCopy, DatabaseName, Form};
 use crate::codec;
+use crate::disk::block::{Block, Direct};
 use crate::disk::{self, Context};
 use crate::engine::create::OVERHEAD;
 use crate::engine::decode::undecodable;
@@ -124,6 +126,25 @@ impl Read for Noted<'_> {
     }
 }
 
+/// The same, and what is to be done again and again while it comes: its error ends it, and says nothing of what is read.
+struct Ticking<'a, 'b> {
+    from: &'a mut Noted<'b>,
+    tick: Tick<'a>,
+    stopped: Option<Error>,
+}
+
+impl Read for Ticking<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match (self.tick)() {
+            Ok(()) => self.from.read(buffer),
+            Err(error) => {
+                self.stopped = Some(error);
+                Err(io::Error::other("it was to stop"))
+            }
+        }
+    }
+}
+
 /// A database in a private file, led from state to state.
 pub(super) struct Rebuilder<'a> {
     engine: &'a Engine,
@@ -156,12 +177,35 @@ impl<'a> Rebuilder<'a> {
         (&self.file, &self.path)
     }
 
-    /// Whether a database of that size can lie in the file, before anything of it is fetched.
-    pub(super) fn assert_room(&self, size: u64) -> Result<(), Error> {
+    /// Whether a database of that size can lie in the file.
+    fn assert_room(&self, size: u64) -> Result<(), Error> {
         let taken = self.file.metadata().to("look at", &self.path)?.len();
         let needed = size.saturating_add(OVERHEAD).saturating_sub(taken);
         let free = disk::free_space(&self.path)?;
         if free < needed { Err(Error::Full { needed, free }) } else { Ok(()) }
+    }
+
+    /// A copy of its own, while it is led elsewhere.
+    pub(super) fn copied(&self, to: &Path, tick: Tick<'_>) -> Result<(File, PathBuf), Error> {
+        let size = self.file.metadata().to("look at", &self.path)?.len();
+        let (needed, free) = (size.saturating_add(OVERHEAD), disk::free_space(&self.path)?);
+        if free < needed {
+            return Err(Error::Full { needed, free });
+        }
+        let file = disk::create_private(to)?;
+        let (from, into) = (Direct::cached(&self.file), Direct::cached(&file));
+        let (mut block, mut done) = (Block::new(), 0);
+        loop {
+            tick()?;
+            block.fill(&from, done).to("read", &self.path)?;
+            if block.is_empty() {
+                break;
+            }
+            into.write(&block).to("write", to)?;
+            done += block.bytes().len() as u64;
+        }
+        drop(into);
+        Ok((file, to.to_owned()))
     }
 
     /// The same, for good.
@@ -174,7 +218,7 @@ impl<'a> Rebuilder<'a> {
     pub(super) fn reach(
         &mut self,
         (origin, id): (Origin, BackupId),
-        control: &Control,
+        tick: Tick<'_>,
         mut read: impl FnMut(String),
     ) -> Result<Result<(), Broken>, Error> {
         let Some(steps) = self.chains.steps(origin, &self.name) else {
@@ -189,10 +233,15 @@ impl<'a> Rebuilder<'a> {
             self.at = None;
             self.file.set_len(0).to("set the length of", &self.path)?;
         }
-        for step in &steps[at.map_or(0, |at| at + 1)..] {
+        let steps = &steps[at.map_or(0, |at| at + 1)..];
+        // Before anything of it is fetched, and also for what is larger on the way.
+        if let Some(most) = steps.iter().map(Step::size).max() {
+            self.assert_room(most)?;
+        }
+        for step in steps {
             // What a failure leaves in the file is no state.
             let before = self.at.take().map(|(_, header)| header);
-            match self.step(step, before, control)? {
+            match self.step(step, before, tick)? {
                 Ok(header) => self.at = Some((step.origin, header)),
                 Err(unfit) => {
                     if let Unfit::Damaged(reason) = &unfit {
@@ -206,32 +255,29 @@ impl<'a> Rebuilder<'a> {
         Ok(Ok(()))
     }
 
-    fn step(&self, step: &Step<'_>, before: Option<Header>, control: &Control) -> Result<Result<Header, Unfit>, Error> {
+    fn step(&self, step: &Step<'_>, before: Option<Header>, tick: Tick<'_>) -> Result<Result<Header, Unfit>, Error> {
         let key = step.key(&self.name);
         let txid = |sequence: u64| Txid::new(sequence).unwrap_or(Txid::FIRST);
         let min = step.base().map_or(Txid::FIRST, |base| txid(base.sequence).next());
-        let free = disk::free_space(&self.path)?;
-        let taken = before.map_or(0, |it| u64::from(it.pages) * u64::from(it.page_size));
         let piece = Piece {
             called: Path::new(&key),
             txids: (min, txid(step.origin.sequence)),
             millis: step.origin.timestamp.timestamp_millis().unsigned_abs(),
-            room: free.saturating_sub(OVERHEAD).saturating_add(taken),
+            size: step.size(),
         };
         let target = (&self.file, self.path.as_path());
-        let mut tick = || Ok(control.check()?);
-        self.engine.segment_there(self.link, &key, step.held, &mut tick, |from, _| {
-            match advance(&mut *from, piece, before, target, control) {
-                Ok(header) => Ok(Ok(header)),
-                Err(journal::Error::Damaged { reason, .. }) => Ok(Err(reason.to_owned())),
-                Err(journal::Error::Stopped(error)) => Err(error.into()),
-                // Which says nothing of what is there.
-                Err(journal::Error::NoRoom { needed, free, .. }) => Err(Error::Full { needed, free }),
-                Err(error) => match (from.error.take(), error) {
-                    (Some(reason), _) => Ok(Err(reason)),
-                    (None, journal::Error::Disk(error)) => Err(error.into()),
-                    (None, error) => Err(error.into()),
-                },
+        self.engine.segment_there(self.link, &key, step.held, tick, |from, tick| {
+            let mut ticking = Ticking { from, tick, stopped: None };
+            let error = match advance(&mut ticking, piece, before, target, &Control::default()) {
+                Ok(header) => return Ok(Ok(header)),
+                Err(error) => error,
+            };
+            match (ticking.stopped.take(), ticking.from.error.take(), error) {
+                (Some(error), ..) => Err(error),
+                (None, _, journal::Error::Damaged { reason, .. }) => Ok(Err(reason.to_owned())),
+                (None, Some(reason), _) => Ok(Err(reason)),
+                (None, None, journal::Error::Disk(error)) => Err(error.into()),
+                (None, None, error) => Err(error.into()),
             }
         })
     }
@@ -243,22 +289,25 @@ impl Arriving<'_> {
         &self,
         engine: &Engine,
         there: &ReplicaCatalog,
+        along: Option<&mut Rebuilders<'_>>,
         folder: &Path,
         copy: &DatabaseCopy,
     ) -> Result<(File, PathBuf, DatabaseCopy), Error> {
-        let (chains, id, name, control) = (there.chains(), self.held.id, self.name, self.control);
+        let (id, name, control) = (self.held.id, self.name, self.control);
         self.control.tell(Progress { database: name, done: self.before, total: self.held.size() });
-        let mut rebuilder = Rebuilder::new(engine, self.link, &chains, name, folder)?;
-        match rebuilder.reach((self.held.origin, id), control, |_| ())? {
-            Ok(()) => {}
-            Err(Broken { unfit: Unfit::Damaged(reason), .. }) => {
-                return Err(self.link.damaged(format!("{id}: {reason}")));
+        let (file, path) = match along {
+            None => {
+                let chains = there.chains();
+                let mut alone = Rebuilder::new(engine, self.link, &chains, name, folder)?;
+                self.lead(&mut alone)?;
+                alone.into_file()
             }
-            Err(Broken { unfit: Unfit::Locked, .. }) => {
-                return Err(Error::ReplicaNeedsIdentity { at: self.link.label(), id });
+            Some(along) => {
+                let rebuilder = along.of(name)?;
+                self.lead(rebuilder)?;
+                rebuilder.copied(&folder.join(format!("{name}.db")), &mut || Ok(control.check()?))?
             }
-        }
-        let (file, path) = rebuilder.into_file();
+        };
         file.sync_all().to("sync", &path)?;
         let content = read_back(&file, &path, control)?;
         if content.size() != copy.size || content.checksum != copy.checksum {
@@ -285,6 +334,15 @@ impl Arriving<'_> {
         disk::remove(&path)?;
         let copy = stored(&as_stored.content, as_stored.recipients);
         Ok((encoded, target, copy))
+    }
+
+    fn lead(&self, rebuilder: &mut Rebuilder<'_>) -> Result<(), Error> {
+        let (id, control) = (self.held.id, self.control);
+        match rebuilder.reach((self.held.origin, id), &mut || Ok(control.check()?), |_| ())? {
+            Ok(()) => Ok(()),
+            Err(Broken { unfit: Unfit::Damaged(reason), .. }) => Err(self.link.damaged(format!("{id}: {reason}"))),
+            Err(Broken { unfit: Unfit::Locked, .. }) => Err(Error::ReplicaNeedsIdentity { at: self.link.label(), id }),
+        }
     }
 }
 

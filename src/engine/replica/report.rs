@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::JournalThere;
 use super::state::State;
 use super::sync::pending;
-use crate::backup::replica::Mode;
+use crate::backup::replica::{ChainsThere, Mode};
 use crate::backup::{Backup, ReplicaName, timestamp};
 use crate::engine::status::Warning;
 use crate::engine::{Engine, Error};
@@ -42,6 +42,9 @@ pub struct ReplicaStatus {
     pub held: usize,
     /// Bytes that these take there.
     pub size: u64,
+    /// How far these stand on each other; null where each stands by itself.
+    #[schema(required = true)]
+    pub chains: Option<ChainsThere>,
     /// Backups that are here and still to be sent.
     #[schema(value_type = u64)]
     pub pending: usize,
@@ -120,6 +123,7 @@ impl Engine {
                     under_way: self.replicating(name).is_some(),
                     held: state.held.len(),
                     size: state.size,
+                    chains: state.chains,
                     pending: pending.len(),
                     pending_since: pending.iter().map(|backup| backup.timestamp).min(),
                     last_success: state.last_success,

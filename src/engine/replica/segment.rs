@@ -55,6 +55,14 @@ struct Side<'a> {
     path: &'a Path,
 }
 
+impl Base {
+    pub(super) fn of(Opened { backup, files }: Opened) -> Self {
+        let files = files.into_iter().filter(|it| it.file.is_ok());
+        let files = files.map(|it| (it.name.clone(), it)).collect();
+        Self { origin: Origin::of(&backup), id: backup.id, files }
+    }
+}
+
 impl Writable<'_> {
     /// It is sent what has changed.
     pub(super) fn is_incremental(&self) -> bool {
@@ -65,16 +73,24 @@ impl Writable<'_> {
     pub(super) fn base_of(&self, origin: Origin) -> Result<Option<Base>, Error> {
         for (base, id) in self.bases(origin, &self.engine.list()?) {
             // By another name by now, or none: an older one will do.
-            let Some(Opened { backup, files }) = self.opened_as(base, &id)? else { continue };
-            let files = files.into_iter().filter(|it| it.file.is_ok());
-            let files: BTreeMap<_, _> = files.map(|it| (it.name.clone(), it)).collect();
-            return Ok(Some(Base { origin: base, id: backup.id, files }));
+            if let Some(opened) = self.opened_as(base, &id)? {
+                return Ok(Some(Base::of(opened)));
+            }
         }
         Ok(None)
     }
 
     /// All that it can be sent on, the newest first, as they are called here.
     pub(super) fn bases(&self, origin: Origin, here: &[Backup]) -> Vec<(Origin, BackupId)> {
+        let is_base = |backup: &&Backup, base: Origin| {
+            Origin::of(backup) == base && is_sendable(backup) && !self.doubted.contains(&backup.id)
+        };
+        let named = |base: Origin| here.iter().find(|backup| is_base(backup, base)).map(|backup| (base, backup.id));
+        self.bases_there(origin).into_iter().filter_map(named).take(BASES).collect()
+    }
+
+    /// The same wherever they are kept.
+    pub(super) fn bases_there(&self, origin: Origin) -> Vec<Origin> {
         if !self.is_incremental() {
             return Vec::new();
         }
@@ -84,8 +100,7 @@ impl Writable<'_> {
         let chains = self.site.chains();
         there.sort_by_key(|held| std::cmp::Reverse(held.origin));
         let is_older = |base: Origin| base < origin && base.sequence < origin.sequence;
-        let recipients: Vec<_> = self.engine.config.codec.recipients.iter().map(Recipient::to_string).collect();
-        let readers = Readers::of(&recipients);
+        let readers = Readers::of(&self.recipients());
         // Of what lies there whole nothing is asked: nothing stands on it.
         let is_readable = |held: &Held| {
             let mut segments = held.databases.iter().filter(|(_, it)| it.ltx.is_some());
@@ -94,12 +109,12 @@ impl Writable<'_> {
         let can_be = |held: &&Held| {
             held.has_segments() && is_older(held.origin) && !unsound.contains(&held.origin) && is_readable(held)
         };
-        let is_base = |backup: &&Backup, held: &Held| {
-            Origin::of(backup) == held.origin && is_sendable(backup) && !self.doubted.contains(&backup.id)
-        };
-        let named =
-            |held: &Held| here.iter().find(|backup| is_base(backup, held)).map(|backup| (held.origin, backup.id));
-        there.iter().filter(can_be).filter_map(named).take(BASES).collect()
+        there.iter().filter(can_be).map(|held| held.origin).collect()
+    }
+
+    /// To whom what is sent is encrypted.
+    pub(super) fn recipients(&self) -> Vec<String> {
+        self.engine.config.codec.recipients.iter().map(Recipient::to_string).collect()
     }
 
     /// How a database leaves as a segment; nothing if it goes as it lies.
@@ -150,7 +165,7 @@ impl Writable<'_> {
         base: Option<Origin>,
         control: &Control,
     ) -> Result<(HeldDatabase, Vec<String>), Error> {
-        let Leaving { folder, backup, name, before, .. } = *leaving;
+        let Leaving { folder, backup, name, copy, before } = *leaving;
         let codec = self.engine.codec_of_segments();
         let form = Form::of(true, codec.encrypts);
         let to: Vec<String> = codec.recipients.iter().map(Recipient::to_string).collect();
@@ -166,7 +181,7 @@ impl Writable<'_> {
         };
         let encoder = change.write(engine, encoder, &mut tick)?.map_err(|error| broken(&link, error))?;
         let object = encoder.finish().map_err(|error| broken(&link, error))?.finish(&link, &key)?;
-        let segment = Segment { base: base.filter(|_| change.old.is_some()) };
+        let segment = Segment { base: base.filter(|_| change.old.is_some()), size: copy.size };
         let held = HeldDatabase {
             form,
             ltx: Some(segment),
@@ -193,16 +208,15 @@ impl Writable<'_> {
     /// Bytes that a backup would take as segments on that base; nothing if they are more than `most`.
     pub(super) fn measure(
         &mut self,
-        origin: Origin,
+        Opened { backup, files }: &Opened,
         base: Option<&Base>,
         most: u64,
         call: &Call,
     ) -> Result<Option<u64>, Error> {
-        let Some(Opened { backup, files }) = self.opened(origin)? else { return Ok(None) };
         let (engine, mut size) = (self.engine, 0);
-        for OpenFile { name, copy, path, file } in &files {
+        for OpenFile { name, copy, path, file } in files {
             let Ok(file) = file else { return Ok(None) };
-            let Some(change) = self.change(&backup, name, (copy, file, path), base)? else { return Ok(None) };
+            let Some(change) = self.change(backup, name, (copy, file, path), base)? else { return Ok(None) };
             let codec = Codec { encrypts: false, ..engine.codec_of_segments() };
             let encoder = Squeeze::new(&codec, Scale { size, most });
             let mut tick = |_| {

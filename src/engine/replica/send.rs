@@ -48,7 +48,7 @@ pub(super) struct Leaving<'a> {
     pub(super) folder: Folder,
     pub(super) backup: &'a Backup,
     pub(super) name: &'a DatabaseName,
-    copy: &'a DatabaseCopy,
+    pub(super) copy: &'a DatabaseCopy,
     /// Bytes of the backup before it.
     pub(super) before: u64,
 }
@@ -76,17 +76,28 @@ impl Writable<'_> {
     }
 
     fn send_on(&mut self, sending: &Sending, base: Option<&Base>, control: &Control) -> Result<Option<Held>, Error> {
-        let Some(Opened { backup, files }) = self.opened(sending.origin)? else { return Ok(None) };
+        let Some(opened) = self.opened(sending.origin)? else { return Ok(None) };
+        self.send_opened(sending, &opened, base, control).map(Some)
+    }
+
+    /// Wherever its files come from.
+    pub(super) fn send_opened(
+        &mut self,
+        sending: &Sending,
+        Opened { backup, files }: &Opened,
+        base: Option<&Base>,
+        control: &Control,
+    ) -> Result<Held, Error> {
         let folder = Folder { origin: sending.origin, nonce: Nonce(disk::random()?) };
         let (mut databases, mut recipients, mut before) = (BTreeMap::new(), BTreeMap::new(), 0);
         let mut leave = Vec::new();
         // What can't leave keeps the others from being sent for nothing.
-        for OpenFile { name, copy, path, file } in &files {
+        for OpenFile { name, copy, path, file } in files {
             let file = file.as_ref().map_err(|error| Error::NotSent { reason: error.to_string() })?;
-            leave.push((file, self.change(&backup, name, (copy, file, path), base)?));
+            leave.push((file, self.change(backup, name, (copy, file, path), base)?));
         }
         for (OpenFile { name, copy, path, .. }, (file, change)) in files.iter().zip(leave) {
-            let leaving = Leaving { folder, backup: &backup, name, copy, before };
+            let leaving = Leaving { folder, backup, name, copy, before };
             let (held, to) = match change {
                 Some(change) => self.send_segment(&leaving, &change, base.map(|base| base.origin), control)?,
                 None => self.send_file(&leaving, BlockReader::new(Direct::new(file)), path, control)?,
@@ -95,20 +106,20 @@ impl Writable<'_> {
             recipients.insert(name.clone(), to);
             databases.insert(name.clone(), held);
         }
-        let entry = self.send_entry(folder, &backup, recipients)?;
-        Ok(Some(Held {
+        let entry = self.send_entry(folder, backup, recipients)?;
+        Ok(Held {
             origin: sending.origin,
             nonce: folder.nonce,
             id: sending.id,
             local_date: backup.local_date,
             promoted_from: sending.promoted_from,
             pinned: backup.pinned,
-            flags: backup.flags,
+            flags: backup.flags.clone(),
             damaged: false,
             entry,
             databases,
             extra: serde_json::Map::new(),
-        }))
+        })
     }
 
     /// Nothing, if it is gone from here. Where rotation gives it another name meanwhile it is looked for again.

@@ -210,6 +210,8 @@ pub(super) struct Writable<'e> {
     pub(super) journal: Option<OwnJournal>,
     /// Copies here that have turned out to read badly.
     pub(super) doubted: BTreeSet<BackupId>,
+    /// The catalog before the one that counts names nothing that this one doesn't: what neither names may go.
+    is_settled: bool,
     lease: Option<Lease>,
 }
 
@@ -268,6 +270,7 @@ impl<'e> Writable<'e> {
             journals,
             journal,
             doubted: BTreeSet::new(),
+            is_settled: false,
             lease: None,
         })
     }
@@ -413,12 +416,20 @@ impl<'e> Writable<'e> {
         self.state.journal.clone_from(&self.journal);
         self.save()?;
         self.is_others = false;
+        let before = self.site.named();
         (self.site.catalog, self.site.mark) = (Some(catalog), Some(mark));
+        self.is_settled = before.is_subset(&self.site.named());
         self.thin_catalogs()
     }
 }
 
 impl Writable<'_> {
+    /// Before anything is removed that the catalog doesn't name: the one before it doesn't either, or is replaced by the same once more.
+    /// Should the store lose the newest catalog, the other one still finds all that it names.
+    pub(super) fn settle(&mut self) -> Result<(), Error> {
+        if self.is_settled { Ok(()) } else { self.write(self.site.backups().to_vec()) }
+    }
+
     /// Removes the catalogs that nobody needs any more.
     pub(super) fn thin_catalogs(&mut self) -> Result<(), Error> {
         for key in self.site.superfluous() {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::report::LastError;
-use crate::backup::replica::{Chains, Held, HeldDatabase, Nonce, Origin, Remnant};
+use crate::backup::replica::{Chains, ChainsThere, Held, HeldDatabase, Nonce, Origin, Remnant};
 use crate::backup::retention::Retention;
 use crate::backup::{DatabaseName, ReplicaName, hex};
 use crate::disk::{self, Context};
@@ -74,6 +74,8 @@ pub(super) struct State {
     pub(super) plain: usize,
     /// How many of these are damaged there, as its catalog says.
     pub(super) damaged: usize,
+    /// How far these stand on each other.
+    pub(super) chains: Option<ChainsThere>,
     /// Found damaged there, and its catalog doesn't say so yet.
     pub(super) found_damaged: BTreeSet<Origin>,
     /// Which of their databases, where it isn't the entry.
@@ -151,6 +153,7 @@ impl State {
         let unsound = Chains::of(backups, remnants).unsound();
         let sizes = backups.iter().map(Held::size).chain(remnants.iter().map(Remnant::size));
         self.held = backups.iter().map(|held| held.origin).collect();
+        self.chains = ChainsThere::of(backups, remnants);
         self.size = sizes.fold(0, u64::saturating_add);
         self.plain = backups.iter().filter(|held| !held.entry.encrypted).count();
         self.damaged = backups.iter().filter(|held| unsound.contains(&held.origin)).count();

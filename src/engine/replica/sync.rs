@@ -231,8 +231,10 @@ impl Writable<'_> {
         if done.not_sent.is_empty() && is_sound {
             self.state.is_done(here, wanted.catalog.lineage.as_deref(), wanted.retention, &wanted.digest);
         }
-        // What could be sent again has been, and the catalog there says what is damaged still.
-        self.state.found_is_told();
+        // What could be sent again has been, and the catalog there says what is damaged still; what was found since is told next time.
+        if self.marked(&[]) == self.site.backups() && self.remnants() == self.site.remnants() {
+            self.state.found_is_told();
+        }
         Ok(done)
     }
 
@@ -383,6 +385,7 @@ impl Writable<'_> {
         let named = self.site.named();
         for orphan in orphans.iter().filter(|key| !named.contains(*key)) {
             call.control.check()?;
+            self.settle()?;
             self.hold(false)?;
             self.site.link.at(self.site.link.remote.delete(orphan))?;
             done.removed.push(orphan.clone());
@@ -439,7 +442,12 @@ impl Writable<'_> {
     /// One backup.
     pub(super) fn sent(&mut self, sending: &Sending, call: &Call) -> Result<Option<u64>, Error> {
         let Some(held) = self.send(sending, call)? else { return Ok(None) };
-        let (bytes, origin, before) = (held.size(), held.origin, self.site.named());
+        self.put(held).map(Some)
+    }
+
+    /// What was sent takes its place in the catalog.
+    pub(super) fn put(&mut self, held: Held) -> Result<u64, Error> {
+        let (id, bytes, origin, before) = (held.id, held.size(), held.origin, self.site.named());
         let mut backups = self.marked(&[]);
         backups.retain(|other| other.origin != origin);
         name_apart(&mut backups, &held);
@@ -449,8 +457,8 @@ impl Writable<'_> {
         self.state.found_damaged.remove(&origin);
         self.state.found_databases.retain(|(other, _)| *other != origin);
         self.remove_objects(&before)?;
-        tracing::debug!(replica = %self.name, id = %sending.id, bytes, "sent and read back");
-        Ok(Some(bytes))
+        tracing::debug!(replica = %self.name, %id, bytes, "sent and read back");
+        Ok(bytes)
     }
 
     /// Step 5. Nothing goes as long as something is missing that was to come.
@@ -473,6 +481,7 @@ impl Writable<'_> {
     /// Of the objects that were named before, those that the catalog doesn't name any more.
     fn remove_objects(&mut self, before: &BTreeSet<String>) -> Result<(), Error> {
         for key in before.difference(&self.site.named()) {
+            self.settle()?;
             self.hold(false)?;
             self.site.link.at(self.site.link.remote.delete(key))?;
         }

@@ -1,23 +1,20 @@
 //! Reading a replica back: every byte of every object [P8].
 
-use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::rebuild::{Broken, Rebuilder, Unfit};
+use super::rebuild::{Broken, Unfit};
+use super::rebuilders::Rebuilders;
 use super::send::Tick;
 use super::site::Site;
 use super::state::State;
 use super::{Elsewhere, JournalVerdict};
 use crate::backup::replica::{Chains, Held, Origin, ReplicaCatalog, ReplicaEntry};
 use crate::backup::{BackupId, DatabaseCopy, DatabaseName};
-use crate::disk;
 use crate::engine::read::Share;
-use crate::engine::staging::Staging;
 use crate::engine::{Call, Engine, Error};
 use crate::sqlite::pages::read_back;
 use crate::sqlite::{Control, Progress};
@@ -170,7 +167,8 @@ impl Engine {
         let chosen: Vec<&Held> = site.backups().iter().filter(|held| wanted.contains(&held.origin)).collect();
         let total = chosen.iter().fold(0, |sum: u64, held| sum.saturating_add(held.size()));
         let (mut share, chains) = (Share { before: 0, total }, site.catalog()?.chains());
-        let mut reading = Reading { engine: self, site, chains: &chains, rebuilders: BTreeMap::new(), folder: None };
+        let rebuilders = Rebuilders::new(self, &site.link, &chains);
+        let mut reading = Reading { engine: self, site, chains: &chains, rebuilders };
         let (mut moved, mut gone) = (Moved::new(), BTreeSet::new());
         for held in chosen {
             let (verdict, culprit) = reading.verdict(held, share, found, control)?;
@@ -229,8 +227,7 @@ struct Reading<'a> {
     site: &'a Site,
     chains: &'a Chains<'a>,
     /// Databases that are led from backup to backup.
-    rebuilders: BTreeMap<DatabaseName, Rebuilder<'a>>,
-    folder: Option<Room>,
+    rebuilders: Rebuilders<'a>,
 }
 
 impl<'a> Reading<'a> {
@@ -298,19 +295,9 @@ impl<'a> Reading<'a> {
         found: &mut Findings,
         control: &Control,
     ) -> Result<Rebuilt, Error> {
-        if self.folder.is_none() {
-            self.folder = Some(Room::make(self.engine.store.root())?);
-        }
-        let rebuilder = match (self.rebuilders.entry(name.clone()), &self.folder) {
-            (Slot::Occupied(slot), _) => slot.into_mut(),
-            (Slot::Vacant(slot), Some(folder)) => {
-                slot.insert(Rebuilder::new(self.engine, &self.site.link, self.chains, name, folder.staging.path())?)
-            }
-            (Slot::Vacant(_), None) => return Ok(Rebuilt::Locked),
-        };
-        rebuilder.assert_room(copy.size)?;
+        let rebuilder = self.rebuilders.of(name)?;
         let whole = |key| found.whole.extend([key]);
-        match rebuilder.reach((held.origin, held.id), control, whole)? {
+        match rebuilder.reach((held.origin, held.id), &mut || Ok(control.check()?), whole)? {
             Ok(()) => {}
             Err(Broken { unfit: Unfit::Locked, .. }) => return Ok(Rebuilt::Locked),
             Err(Broken { origin, unfit: Unfit::Damaged(reason) }) => {
@@ -359,29 +346,6 @@ impl<'a> Reading<'a> {
             found.whole.insert(key);
         }
         Ok(None)
-    }
-}
-
-/// A private folder; where there is no backup directory yet, one goes with it.
-struct Room {
-    staging: Staging,
-    _made: Option<Made>,
-}
-
-/// A backup directory that was made for a look, and goes if nothing else has come.
-struct Made(PathBuf);
-
-impl Room {
-    fn make(root: &Path) -> Result<Self, Error> {
-        let made = (!root.exists()).then(|| Made(root.to_owned()));
-        disk::make_dirs(root)?;
-        Ok(Self { staging: Staging::create(root)?, _made: made })
-    }
-}
-
-impl Drop for Made {
-    fn drop(&mut self) {
-        disk::remove_empty_dir(&self.0);
     }
 }
 

@@ -30,7 +30,7 @@ fn segment(backup: &Backup, base: Option<Origin>) -> Held {
     let mut held = held(backup);
     let size = if base.is_some() { 100 } else { 1000 };
     for it in held.databases.values_mut() {
-        (it.ltx, it.object) = (Some(Segment { base }), object(size, 0));
+        (it.ltx, it.object) = (Some(Segment { base, size: 8192 }), object(size, 0));
     }
     held
 }
@@ -134,7 +134,8 @@ fn what_stands_on_damage_is_unsound() {
     let auth: DatabaseName = "auth".parse().unwrap();
     let last = there.backups.len() - 1;
     for (at, base) in [(0, None), (last, Some(there.backups[0].origin))] {
-        let segment = HeldDatabase { ltx: Some(Segment { base }), ..there.backups[at].databases[&name()].clone() };
+        let segment =
+            HeldDatabase { ltx: Some(Segment { base, size: 8192 }), ..there.backups[at].databases[&name()].clone() };
         there.backups[at].databases.insert(auth.clone(), segment);
     }
     there.validate().unwrap();
@@ -177,10 +178,10 @@ fn chains_that_cannot_be_are_refused() {
         &mut of["databases"]["attendance"]
     }
     fn itself(of: &Value) -> Value {
-        json!({ "base": { "sequence": of["sequence"], "timestamp": of["timestamp"] } })
+        json!({ "base": { "sequence": of["sequence"], "timestamp": of["timestamp"] }, "size": 8192 })
     }
     type Change = fn(&mut Value);
-    let changes: [(Change, &str); 13] = [
+    let changes: [(Change, &str); 14] = [
         (|it| first(&mut it["backups"][0])["ltx"] = itself(&it["backups"][0].clone()), "isn't older"),
         (|it| first(&mut it["backups"][0])["ltx"] = itself(&it["backups"][2].clone()), "isn't older"),
         (|it| first(&mut it["remnants"][0])["ltx"] = itself(&it["remnants"][2].clone()), "isn't older"),
@@ -194,6 +195,7 @@ fn chains_that_cannot_be_are_refused() {
         (|it| it["remnants"][1] = it["remnants"][0].clone(), "there twice"),
         (|it| first(&mut it["remnants"][1])["size"] = u64::MAX.into(), "can't be"),
         (|it| it["backups"][0]["sequence"] = 0.into(), "no segment"),
+        (|it| first(&mut it["remnants"][0])["ltx"]["size"] = (1_u64 << 51).into(), "no segment"),
     ];
     for (at, (change, expected)) in changes.into_iter().enumerate() {
         let mut value = json.clone();

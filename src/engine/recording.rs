@@ -175,10 +175,14 @@ impl Engine {
 
     /// What isn't known to have been right at any time wasn't at all.
     pub(super) fn begin_journal_anew<'a>(&self, names: impl IntoIterator<Item = &'a DatabaseName>, why: &str) {
-        let root = self.store.root();
-        let since = names.into_iter().map(|name| timeline::right(root, name).unwrap_or_default()).min();
+        let right = |name| timeline::right(self.store.root(), name).unwrap_or_default();
+        self.begin_journal_anew_since(names.into_iter().map(right).min().unwrap_or_default(), why);
+    }
+
+    /// The same where it is known that all before that instant is right.
+    pub(super) fn begin_journal_anew_since(&self, since: DateTime<Utc>, why: &str) {
         self.note_wrong(why);
-        if let Err(error) = timeline::tell_wrong(root, since.unwrap_or_default()) {
+        if let Err(error) = timeline::tell_wrong(self.store.root(), since) {
             tracing::error!(%error, "whoever writes the journal can't be told that it is wrong");
         }
     }

@@ -154,7 +154,7 @@ impl Packs {
         let Some(last) = last.or_else(|| self.begin()) else { return newest() };
         let files = here.level(Level::CAPTURED);
         let at = files.partition_point(|file| file.name.min <= last);
-        let follows = files.get(at).is_some_and(|file| file.name.min == last.next());
+        let follows = files.get(at).is_some_and(|file| file.name.min == last.next() && !here.is_damaged(file));
         let is_all = here.last().is_none_or(|point| point.txid <= last);
         // A snapshot may be the next state itself, where the journal began anew.
         let begins = here.level(Level::SNAPSHOT).iter().find(|file| file.name.max == last.next());
@@ -165,7 +165,7 @@ impl Packs {
         }
     }
 
-    /// The first files after `from` that follow each other and are in no pack.
+    /// The first files after `from` that follow each other and are in no pack, without those that are damaged.
     fn run_after(&self, here: &Index, from: Txid) -> Option<Vec<LtxFile>> {
         let files = here.level(Level::CAPTURED);
         let (mut at, mut covered) = (files.partition_point(|file| file.name.min <= from), from);
@@ -175,19 +175,22 @@ impl Packs {
             while let Some(pack) = packs.next_if(|pack| pack.span.min <= first.name.min) {
                 covered = covered.max(pack.span.max);
             }
-            if covered < first.name.min {
+            if covered >= first.name.min {
+                at = files.partition_point(|file| file.name.min <= covered);
+            } else if here.is_damaged(first) {
+                at += 1;
+            } else {
                 let until = packs.peek().map(|pack| pack.span.min);
-                return Some(run(&files[at..], until));
+                return Some(run(here, &files[at..], until));
             }
-            at = files.partition_point(|file| file.name.min <= covered);
         }
     }
 
     /// The other files that are to be sent: snapshots, the newest first, then levels 2 and 3. Level 1 is made of few files.
     pub fn lacks_larger(&self, here: &Index) -> Option<LtxFile> {
         let snapshots = here.level(Level::SNAPSHOT);
-        let Some(begin) = self.begin() else { return snapshots.last().copied() };
-        let is_missing = |file: &&LtxFile| self.find(file.name).is_none();
+        let Some(begin) = self.begin() else { return snapshots.last().filter(|file| !here.is_damaged(file)).copied() };
+        let is_missing = |file: &&LtxFile| self.find(file.name).is_none() && !here.is_damaged(file);
         let missing = snapshots.iter().rev().filter(|file| file.name.max >= begin).find(is_missing);
         let larger =
             || Level::PACKED.into_iter().flat_map(|level| here.level(level)).filter(|file| file.name.min > begin);
@@ -247,7 +250,7 @@ impl Packs {
     }
 }
 
-/// The files of which a pack was made, as long as all of them are here.
+/// The files of which a pack was made, as long as all of them are here and whole.
 pub fn made_of(span: &Span, here: &Index) -> Option<Vec<LtxFile>> {
     let files = here.level(span.level);
     let from = files.partition_point(|file| file.name.min < span.min);
@@ -259,16 +262,17 @@ pub fn made_of(span: &Span, here: &Index) -> Option<Vec<LtxFile>> {
     let is_all = span.level != Level::CAPTURED || files.len() as u64 == span.max.get() - span.min.get() + 1;
     let is_same =
         (first.name.min, last.name.max, first.millis, last.millis) == (span.min, span.max, span.first, span.last);
-    (is_all && is_same).then_some(files)
+    let is_whole = !files.iter().any(|file| here.is_damaged(file));
+    (is_all && is_same && is_whole).then_some(files)
 }
 
 /// The files at the front that follow each other, before the state `until`.
-fn run(files: &[LtxFile], until: Option<Txid>) -> Vec<LtxFile> {
+fn run(here: &Index, files: &[LtxFile], until: Option<Txid>) -> Vec<LtxFile> {
     let (mut run, mut bytes): (Vec<LtxFile>, u64) = (Vec::new(), 0);
     for file in files {
         let follows = run.last().is_none_or(|last| last.name.max.next() == file.name.min);
         let fits = run.is_empty() || run.len() < MOST_FILES && bytes + file.size <= MOST_BYTES;
-        if !follows || !fits || until.is_some_and(|until| file.name.min >= until) {
+        if !follows || !fits || here.is_damaged(file) || until.is_some_and(|until| file.name.min >= until) {
             break;
         }
         bytes += file.size;

@@ -50,6 +50,7 @@ mod journal_format;
 mod journal_live;
 mod journal_replica;
 mod journal_replica_faults;
+mod journal_replica_here;
 mod journal_replica_hostile;
 mod journal_restore;
 mod journal_soak;

@@ -110,6 +110,32 @@ fn the_newest_seconds_are_sent_first_and_then_what_is_missing() {
 }
 
 #[test]
+fn what_is_damaged_here_is_sent_by_nobody() {
+    let lacks = |there: &[(&str, u64, u64)], here: &Index| numbers(packs(there).lacks(here));
+    let mut journal = here(&[1], 2..=20);
+    assert!(journal.note_damaged(FileName::captured(txid(8))) && !journal.note_damaged(FileName::captured(txid(8))));
+    assert!(!journal.goes_on_without(FileName::captured(txid(8))));
+    assert_eq!(lacks(&[("9", 1, 1)], &journal), Some((2, 7)));
+    assert_eq!(lacks(&[("9", 1, 1), ("0", 2, 7)], &journal), Some((9, 20)));
+    assert_eq!(lacks(&[("9", 1, 1), ("0", 2, 7), ("0", 9, 20)], &journal), None);
+    // The journal has begun anew because of it.
+    let mut anew = here(&[1, 21], (2..=20).chain(22..=30));
+    anew.note_damaged(FileName::captured(txid(8)));
+    assert!(anew.goes_on_without(FileName::captured(txid(8))));
+    assert_eq!(lacks(&[("9", 1, 1), ("0", 2, 7)], &anew), Some((22, 30)));
+    assert_eq!(lacks(&[("9", 1, 1), ("0", 2, 7), ("0", 22, 30)], &anew), Some((9, 20)));
+    assert_eq!(lacks(&[("9", 1, 1), ("0", 2, 7), ("0", 9, 20), ("0", 22, 30)], &anew), None);
+    assert_eq!(packs(&[("9", 1, 1)]).lacks_larger(&anew).unwrap().name, FileName::snapshot(txid(21)));
+    anew.note_damaged(FileName::snapshot(txid(21)));
+    assert_eq!(packs(&[("9", 1, 1)]).lacks_larger(&anew), None);
+    assert!(!anew.goes_on_without(FileName::snapshot(txid(21))) && !anew.goes_on_without(FileName::captured(txid(8))));
+    // Nor as a part of something else, and none of it once it has gone.
+    assert!(made_of(&pack("0", 2, 7).span, &anew).is_some() && made_of(&pack("0", 2, 9).span, &anew).is_none());
+    anew.remove(&[FileName::captured(txid(8))]);
+    assert!(anew.note_damaged(FileName::captured(txid(8))));
+}
+
+#[test]
 fn larger_files_are_sent_one_by_one() {
     let mut journal: Vec<LtxFile> = here(&[1, 10, 30], 2..=40).files().copied().collect();
     let merged =

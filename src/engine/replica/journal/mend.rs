@@ -2,6 +2,7 @@
 //! small packs of an hour become one. Until that one was read back, the small ones stay.
 
 use super::listing::keys_of;
+use super::send::Sent;
 use super::shipping::{Ready, Shipping, There, delete};
 use crate::backup::DatabaseName;
 use crate::engine::replica::site::Link;
@@ -33,7 +34,11 @@ impl Engine {
                 if pack.parts > 0 {
                     self.remove_pack(shipping, ready, link, (&database, &pack), control)?;
                 }
-                self.send_pack(shipping, ready, link, (&database, journal), &files, control)?;
+                let sent = self.send_pack(shipping, ready, link, (&database, journal), &files, control)?;
+                if sent == Sent::Damaged && pack.parts == 0 {
+                    // It is damaged in both places: what is whole of it here is sent by itself.
+                    self.remove_pack(shipping, ready, link, (&database, &pack), control)?;
+                }
             }
             locked(&shipping.shared.mended).insert(key.clone());
         }
@@ -82,8 +87,10 @@ impl Engine {
                 there.as_ref()?.listing.packs.get(name)?.joinable(&journal.index(), now)
             };
             while let Some((files, packs)) = joinable() {
-                if !self.send_pack(shipping, ready, link, (name, journal), &files, control)? {
-                    break;
+                match self.send_pack(shipping, ready, link, (name, journal), &files, control)? {
+                    Sent::Whole => {}
+                    Sent::Damaged => continue,
+                    Sent::Gone => break,
                 }
                 for pack in &packs {
                     self.remove_pack(shipping, ready, link, (name, pack), control)?;

@@ -3,22 +3,22 @@
 //! 1. `alive` is read, and then what is the newest state of each database: all up to the first is in the second.
 //! 2. Is there anything to send, or is what the replica says of `until` old? Else nothing is asked of it.
 //! 3. The newest catalog there is the one that this directory wrote; else nothing is sent, and the next replication says why.
-//! 4. Of each database the files that gathered, as one pack or several, each noted here before, and read back to its last byte.
+//! 4. Of each database the files that gathered, as one pack or several, each noted here before, and read back to its last byte. What is
+//!    damaged here isn't sent (`here`).
 //! 5. Until when what 1. saw can be rebuilt from what is there is written beside it.
 
 use std::collections::BTreeMap;
-use std::io::{BufReader, Read, Write};
-use std::path::Path;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 
+use super::here::hand_on;
 use super::shipping::{Ready, Shipping};
 use crate::backup::replica::{MAX_PARTS, Object};
 use crate::backup::{DatabaseName, Form, Moment};
 use crate::codec::Codec;
-use crate::disk::{self, Context};
 use crate::engine::replica::send::{Sum, Summed, broken};
 use crate::engine::replica::site::Link;
 use crate::engine::{Engine, Error, locked};
@@ -33,8 +33,17 @@ use crate::sqlite::Control;
 const QUIET: Duration = Duration::from_secs(60);
 /// Packs of one database in a round, so that `until` follows also where much is lacking.
 const MOST_PACKS: usize = 8;
-/// Bytes that are read and encoded at once.
-const PIECE: usize = 256 << 10;
+
+/// What came of a pack that was to be sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Sent {
+    /// It is there, and was read back.
+    Whole,
+    /// One of its files has gone meanwhile.
+    Gone,
+    /// One of its files is damaged here, and nothing is there of it.
+    Damaged,
+}
 
 impl Engine {
     /// One round. Says whether more is to be sent at once.
@@ -72,10 +81,12 @@ impl Engine {
                     more = true;
                     break;
                 }
-                if !self.send_pack(shipping, &ready, &link, (name, journal), &files, control)? {
-                    break;
+                match self.send_pack(shipping, &ready, &link, (name, journal), &files, control)? {
+                    Sent::Whole => sent = true,
+                    // What is whole of it is chosen next.
+                    Sent::Damaged => {}
+                    Sent::Gone => break,
                 }
-                sent = true;
             }
         }
         if sent || is_old {
@@ -90,7 +101,7 @@ impl Engine {
         !is_known || ready.journals.iter().any(|(name, journal)| lacking(shipping, ready, name, journal).is_some())
     }
 
-    /// Step 4, of one pack. `false` if one of its files has gone meanwhile.
+    /// Step 4, of one pack.
     pub(super) fn send_pack(
         &self,
         shipping: &Shipping,
@@ -99,9 +110,9 @@ impl Engine {
         (name, journal): (&DatabaseName, &Journal),
         files: &[LtxFile],
         control: &Control,
-    ) -> Result<bool, Error> {
+    ) -> Result<Sent, Error> {
         let encrypted = !self.config.codec.recipients.is_empty();
-        let (Some(first), Some(last)) = (files.first(), files.last()) else { return Ok(false) };
+        let (Some(first), Some(last)) = (files.first(), files.last()) else { return Ok(Sent::Gone) };
         let (level, min, max) = (first.name.level, first.name.min, last.name.max);
         let span = Span { level, min, max, first: first.millis, last: last.millis };
         let timeless = || link.damaged("the journal here is of a time that no pack can have; is the clock wrong?");
@@ -114,7 +125,11 @@ impl Engine {
         locked(&shipping.shared.busy).remove(&key);
         let object = match sent {
             // Retention took a file away meanwhile: the next round has others.
-            Err(Error::Journal(journal::Error::Gone { .. })) => return Ok(false),
+            Err(Error::Journal(journal::Error::Gone { .. })) => return Ok(Sent::Gone),
+            Err(Error::Journal(error @ journal::Error::Damaged { .. })) => {
+                self.is_damaged_here((name, journal), files, &error);
+                return Ok(Sent::Damaged);
+            }
             sent => sent?,
         };
         noted?;
@@ -123,7 +138,7 @@ impl Engine {
             there.listing.packs.entry(name.clone()).or_default().insert(pack);
         }
         tracing::debug!(replica = %shipping.name, key, bytes = object.size, "sent and read back");
-        Ok(true)
+        Ok(Sent::Whole)
     }
 
     fn send_files(
@@ -140,7 +155,7 @@ impl Engine {
         let mut write = |bytes: &[u8]| encoder.write_all(bytes).map_err(|error| broken(link, error));
         for file in files {
             write(&tarball::head(name, file))?;
-            copy(&file.name.path(journal.folder()), file.size, control, &mut write)?;
+            hand_on(&file.name.path(journal.folder()), file, control, &mut write)?;
             write(tarball::padding(file.size))?;
         }
         write(&tarball::END)?;
@@ -252,33 +267,5 @@ fn lacking(shipping: &Shipping, ready: &Ready, name: &DatabaseName, journal: &Jo
     match there.listing.packs.get(name) {
         Some(packs) => packs.lacks(&journal.index()),
         None => Packs::default().lacks(&journal.index()),
-    }
-}
-
-/// Reads a file of the journal, which is as long as the index says.
-fn copy(
-    path: &Path,
-    size: u64,
-    control: &Control,
-    write: &mut impl FnMut(&[u8]) -> Result<(), Error>,
-) -> Result<(), Error> {
-    let opened = match disk::open_regular(path) {
-        Err(error) if error.is_missing() => return Err(journal::Error::Gone { path: path.to_owned() }.into()),
-        opened => opened?,
-    };
-    let (mut file, mut left) = (BufReader::with_capacity(PIECE, opened).take(size), size);
-    let mut piece = vec![0; PIECE.min(size as usize + 1)];
-    loop {
-        control.check()?;
-        let length = file.read(&mut piece).to("read", path)?;
-        if length == 0 {
-            break;
-        }
-        write(&piece[..length])?;
-        left -= length as u64;
-    }
-    match left {
-        0 => Ok(()),
-        _ => Err(journal::Error::Damaged { path: path.to_owned(), reason: "it is shorter than it was" }.into()),
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 
+use super::send::Sent;
 use super::shipping::{Ready, Shipping, delete};
 use crate::backup::DatabaseName;
 use crate::backup::replica::Nonce;
@@ -50,8 +51,10 @@ impl Engine {
         let Some(link) = self.link_to_own(shipping, ready.lineage, control)? else { return Ok(false) };
         if let Some((name, file)) = &next {
             let Some(journal) = ready.journals.get(name) else { return Ok(false) };
-            if !self.send_pack(shipping, &ready, &link, (name, journal), &[*file], control)? {
-                return Ok(false);
+            match self.send_pack(shipping, &ready, &link, (name, journal), &[*file], control)? {
+                Sent::Whole => {}
+                Sent::Damaged => return Ok(true),
+                Sent::Gone => return Ok(false),
             }
         }
         if is_due {

@@ -10,6 +10,8 @@ use super::chain;
 use super::index::{Index, LtxFile, Point};
 use super::name::{FileName, Level, Txid};
 use super::pack::Span;
+use super::timeline::Gap;
+use crate::backup::Moment;
 
 /// Bytes and files that one pack has at most, unless a single file has more.
 const MOST_BYTES: u64 = 8 << 20;
@@ -48,6 +50,14 @@ pub struct Reach {
     pub to: Point,
     /// When a state was after which others are missing, and when the next one was: milliseconds since 1970.
     pub holes: Vec<(u64, u64)>,
+}
+
+impl Reach {
+    /// Its holes.
+    pub fn gaps(&self) -> impl Iterator<Item = Gap> {
+        let at = |millis| Moment::of_millis(millis).map(Moment::at);
+        self.holes.iter().filter_map(move |(from, to)| Some(Gap { from: at(*from)?, to: at(*to)? }))
+    }
 }
 
 impl Packs {

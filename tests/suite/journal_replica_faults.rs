@@ -323,6 +323,11 @@ fn states_that_are_missing_are_a_gap_and_are_sent_again() {
     store.objects.put(other, &bytes);
     std::fs::remove_file(store.objects.path(&packs[at])).unwrap();
     let (_, to, _) = window(&machine);
+    let verified = place.run(&["replica", "verify", "offsite", "--json"]);
+    let told: Value = serde_json::from_str(&verified.stdout).unwrap();
+    let missing = format!("attendance: states after {} were sent and are missing", text(to));
+    assert!(verified.code == 1 && told["journal"]["damaged"] == serde_json::json!([]), "{told}");
+    assert!(told["journal"]["missing"][0].as_str().unwrap().starts_with(&missing), "{told}");
     assert!(seen[0].1 <= to && to < seen[1].1, "{to} {seen:?}");
     assert_eq!(numbers_at(&machine, seen[0].1), [1, 1]);
     for (_, at) in &seen[1..] {
@@ -331,6 +336,7 @@ fn states_that_are_missing_are_a_gap_and_are_sent_again() {
     let server = Server::start(&place);
     eventually("it is sent again", || packs_of(&store, "/attendance/0/").contains(&packs[at]).then_some(()));
     kill_server(server);
+    assert_eq!(machine.json(&["replica", "verify", "offsite"])["ok"], true);
     for (n, at) in seen {
         assert_eq!(numbers_at(&machine, at), [n, n]);
     }

@@ -98,9 +98,14 @@ impl Output {
             }
         }
         if let Some(journal) = &verification.journal {
-            let found = if journal.ok { "every file is whole" } else { "DAMAGED" };
+            let found = match (journal.ok, journal.damaged.is_empty()) {
+                (true, _) => "every file is whole",
+                (false, true) => "NOT ALL IS THERE",
+                (false, false) => "DAMAGED",
+            };
             self.line(&format!("the journal: {} packs were read, {found}", journal.packs))?;
-            journal.damaged.iter().try_for_each(|reason| self.line(&format!("  {reason}")))?;
+            let mut wrong = journal.damaged.iter().chain(&journal.missing);
+            wrong.try_for_each(|reason| self.line(&format!("  {reason}")))?;
             if journal.ciphertext_only {
                 self.line(&format!("  note: {}", super::CIPHERTEXT_ONLY))?;
             }

@@ -194,7 +194,8 @@ impl Engine {
         if from > alive || shipping.remembered().until.is_some_and(|until| until >= alive) {
             return Ok(());
         }
-        let gaps = gaps.into_iter().filter(|gap| gap.to > from).collect();
+        // What isn't there now and comes later is no gap then.
+        let gaps = gaps.into_iter().chain(reaches.values().flat_map(Reach::gaps)).filter(|gap| gap.to > from).collect();
         let bytes = self.sealed(&Until::new(oldest, alive, gaps, &newest).to_bytes());
         let bytes = bytes.map_err(|error| broken(link, error))?;
         let mut digits = [0; 8];

@@ -97,7 +97,7 @@ impl Engine {
     }
 
     /// The newest that is whole. One that went meanwhile was followed by another, which says more.
-    fn until_there(&self, link: &Link, lineage: Nonce, listing: &Listing) -> Result<Option<Until>, Error> {
+    pub(super) fn until_there(&self, link: &Link, lineage: Nonce, listing: &Listing) -> Result<Option<Until>, Error> {
         for (_, key, _) in listing.untils.iter().rev() {
             if let Some(until) = self.until_of(link, key)? {
                 return Ok(Some(until));
@@ -143,13 +143,11 @@ impl Engine {
 
 /// Of one database.
 fn window(reach: &Reach, until: &Until, name: &DatabaseName) -> Option<Window> {
-    let at = |millis| Moment::of_millis(millis).map(Moment::at);
     let from = reach.from.at()?.max(until.from);
     // Where a state is missing that was sent, nobody knows for how long the one before was the newest. What lies beyond is later.
     let is_all = until.databases.get(name).is_some_and(|newest| reach.to.txid.get() >= *newest);
     let to = if is_all { until.alive } else { reach.to.at()?.min(until.alive) };
-    let holes = reach.holes.iter().filter_map(|(from, to)| Some(Gap { from: at(*from)?, to: at(*to)? }));
-    (from <= to).then(|| Window::of(from, to, until.gaps.iter().copied().chain(holes)))
+    (from <= to).then(|| Window::of(from, to, until.gaps.iter().copied().chain(reach.gaps())))
 }
 
 /// All instants that one of them has.

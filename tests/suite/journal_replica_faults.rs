@@ -265,6 +265,17 @@ fn a_journal_that_was_begun_anew_is_another() {
     assert_eq!(numbers_at(&machine, first), [1, 1]);
     assert_eq!(numbers_at(&machine, second), [2, 2]);
     refused_at(&machine, gaps[0].0 + TimeDelta::milliseconds(1), &[&text(gaps[0].0), &text(gaps[0].1)]);
+    // Somebody removes all that is there of one database in the older one.
+    let lost = format!("/{}/auth/", lineages(&store)[0]);
+    packs_of(&store, &lost).iter().for_each(|key| std::fs::remove_file(store.objects.path(key)).unwrap());
+    let near = format!("next to it can be had: {}", text(gaps[0].1));
+    refused_at(&machine, first, &["nothing of `auth` can be rebuilt from what is left there", &near]);
+    assert_eq!(numbers_at(&machine, second), [2, 2]);
+    let verified = place.run(&["replica", "verify", "offsite"]);
+    assert!(verified.code == 1 && verified.stdout.contains("auth: states after 20"), "{}", verified.stdout);
+    // And in the newer one too.
+    packs_of(&store, "/auth/").iter().for_each(|key| std::fs::remove_file(store.objects.path(key)).unwrap());
+    refused_at(&machine, second, &["nothing of `auth` can be rebuilt", "take a backup"]);
 }
 
 /// The machine that came back goes on in place of the one that was lost; should that one still live, it sends nothing more.

@@ -253,9 +253,12 @@ impl Packs {
     }
 
     /// What goes when states since `oldest_millis` are to be kept: snapshots, the oldest first, and then what leads nowhere without them.
-    pub fn expired(&self, oldest_millis: u64) -> Vec<Pack> {
-        let Some(expired) = chain::expired(&self.index(), oldest_millis) else { return Vec::new() };
-        let gone = expired.snapshots.iter().chain(&expired.others);
+    /// What stays begins with none that is known to be damaged, as long as there is an older one.
+    pub fn expired(&self, oldest_millis: u64, damaged: &BTreeSet<Span>) -> Vec<Pack> {
+        let of = |packs: &Self| chain::expired(&packs.index(), oldest_millis);
+        let sound = Self { packs: self.packs.iter().filter(|pack| !damaged.contains(&pack.span)).copied().collect() };
+        let by_base = of(self).into_iter().chain(of(&sound)).min_by_key(|expired| expired.base.name.max);
+        let gone = by_base.iter().flat_map(|expired| expired.snapshots.iter().chain(&expired.others));
         gone.filter_map(|file| self.find(file.name).copied()).collect()
     }
 }

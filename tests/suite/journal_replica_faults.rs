@@ -375,12 +375,22 @@ fn a_damaged_pack_is_named_with_what_can_be_had_and_sent_again() {
     let whole = store.objects.get(&snapshot).unwrap();
     store.objects.put(&snapshot, &whole[..whole.len() - 20]);
     refused_at(&machine, seen[0].1, &[&snapshot, "can't be rebuilt without it"]);
+    // And one of which nothing lies here.
+    let millis = snapshot.rsplit('-').next().unwrap().split('.').next().unwrap();
+    let stray = snapshot.replace(millis, &format!("{:015}", millis.parse::<u64>().unwrap() - 1));
+    store.objects.put(&stray, &whole);
     let verified = place.run(&["replica", "verify", "offsite", "--json"]);
     assert_eq!(verified.code, 1);
     let verified: Value = serde_json::from_str(&verified.stdout).unwrap();
     let damaged = verified["journal"]["damaged"].as_array().unwrap();
-    assert!(damaged.len() == 2 && damaged[1].as_str().unwrap().starts_with(last.as_str()), "{verified}");
+    assert!(damaged.len() == 3 && damaged[2].as_str().unwrap().starts_with(last.as_str()), "{verified}");
     let server = Server::start(&place);
+    let lost = || -> Value {
+        let remembered = std::fs::read(place.backups().join("replicas/offsite-journal.json")).unwrap();
+        serde_json::from_slice::<Value>(&remembered).unwrap()["lost"].clone()
+    };
+    eventually("what can't be sent again is remembered", || (lost() == serde_json::json!([stray])).then_some(()));
+    std::fs::remove_file(store.objects.path(&stray)).unwrap();
     eventually("it is sent again", || store.objects.get(last).filter(|now| !now.is_empty() && *now != bytes));
     eventually("and read back", || place.run(&["replica", "verify", "offsite"]).code.eq(&0).then_some(()));
     kill_server(server);

@@ -179,10 +179,17 @@ fn what_was_sent_from_elsewhere_is_noticed() {
 fn what_expires_leaves_every_later_state() {
     let all =
         packs(&[("9", 1, 1), ("0", 2, 10), ("0", 11, 20), ("2", 2, 20), ("9", 1, 15), ("9", 1, 30), ("0", 21, 40)]);
-    let gone = |oldest| spans(Some(all.expired(oldest))).unwrap();
+    let gone = |oldest| spans(Some(all.expired(oldest, &BTreeSet::new()))).unwrap();
     assert_eq!(gone(14_999), []);
     assert_eq!(gone(15_000), [(1, 1), (2, 10)]);
     assert_eq!(gone(99_000), [(1, 1), (1, 15), (2, 10), (11, 20), (2, 20)]);
+    // A snapshot that is known to be damaged stands for nothing that was before it.
+    let without = |oldest, max| spans(Some(all.expired(oldest, &[pack("9", 1, max).span].into()))).unwrap();
+    assert_eq!(without(15_000, 15), []);
+    assert_eq!(without(99_000, 15), [(1, 1), (1, 15), (2, 10), (11, 20), (2, 20)]);
+    assert_eq!(without(99_000, 30), [(1, 1), (2, 10)]);
+    assert_eq!(without(15_000, 1), [(1, 1), (2, 10)], "nor does it stay for ever");
+    assert_eq!(without(14_000, 1), [], "and where there is no other, nothing goes");
 }
 
 #[test]

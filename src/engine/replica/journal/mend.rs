@@ -14,7 +14,7 @@ use crate::journal::timeline::Timeline;
 use crate::sqlite::Control;
 
 impl Engine {
-    /// Sends again what was found damaged. What is here no more stays, damaged as it is.
+    /// Sends again what was found damaged. What is here no more stays, damaged as it is, and is remembered: nothing older goes on its word.
     pub(super) fn mend(&self, shipping: &Shipping, ready: &Ready, link: &Link, control: &Control) -> Result<(), Error> {
         if ready.damaged.is_empty() {
             return Ok(());
@@ -29,16 +29,24 @@ impl Engine {
             let packs = there.as_ref().and_then(|there| there.listing.packs.get(&database));
             let pack = packs.and_then(|packs| packs.all().iter().find(|pack| pack.span == span)).copied();
             drop(there);
-            if let (Some(files), Some(pack)) = (made_of, pack) {
+            let Some(pack) = pack else { continue };
+            let mut is_mended = false;
+            if let Some(files) = made_of {
                 // A whole object is written over; of parts some could stay.
                 if pack.parts > 0 {
                     self.remove_pack(shipping, ready, link, (&database, &pack), control)?;
                 }
                 let sent = self.send_pack(shipping, ready, link, (&database, journal), &files, control)?;
+                is_mended = sent != Sent::Gone;
                 if sent == Sent::Damaged && pack.parts == 0 {
                     // It is damaged in both places: what is whole of it here is sent by itself.
                     self.remove_pack(shipping, ready, link, (&database, &pack), control)?;
                 }
+            }
+            if !is_mended {
+                let mut remembered = shipping.remembered();
+                remembered.lost.insert(key.clone());
+                remembered.save(self.store.root(), &shipping.name)?;
             }
             locked(&shipping.shared.mended).insert(key.clone());
         }

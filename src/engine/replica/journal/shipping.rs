@@ -257,7 +257,10 @@ impl Engine {
                 locked(&shipping.shared.busy).insert(key.to_owned());
                 remembered.sending.insert(key.to_owned())
             }
-            false => remembered.sending.remove(key),
+            false => {
+                remembered.lost.remove(key);
+                remembered.sending.remove(key)
+            }
         };
         remembered.save(self.store.root(), &shipping.name)
     }

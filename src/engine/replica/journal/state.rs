@@ -33,6 +33,8 @@ pub(super) struct Remembered {
     pub(super) until: Option<DateTime<Utc>>,
     /// Keys of what was begun and not yet read back.
     pub(super) sending: BTreeSet<String>,
+    /// Keys of packs that were found damaged there and lie here no more.
+    pub(super) lost: BTreeSet<String>,
     /// What went wrong last with the newest seconds, if nothing went well since.
     pub(super) last_error: Option<LastError>,
     /// The same with snapshots and larger steps.

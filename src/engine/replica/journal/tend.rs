@@ -1,7 +1,7 @@
 //! What is in no hurry: snapshots and larger steps, each file a pack of its own, and what is older than the window, or of a lineage that
 //! the catalog names no more. A large snapshot holds up no seconds, since this is a thread of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
@@ -14,7 +14,7 @@ use crate::engine::replica::Elsewhere;
 use crate::engine::replica::site::{Link, Site};
 use crate::engine::{Engine, Error};
 use crate::journal::LtxFile;
-use crate::journal::pack::{JOURNALS, Key};
+use crate::journal::pack::{JOURNALS, Key, Span};
 use crate::journal::packs::Packs;
 use crate::journal::timeline::Timeline;
 use crate::sqlite::Control;
@@ -81,7 +81,10 @@ impl Engine {
         };
         for (name, packs) in there {
             let expired = match ready.journals.get(&name) {
-                Some(journal) => packs.expired(oldest.min(journal.index().oldest().map_or(0, |point| point.millis))),
+                Some(journal) => {
+                    let oldest = oldest.min(journal.index().oldest().map_or(0, |point| point.millis));
+                    packs.expired(oldest, &damaged(shipping, ready, &name))
+                }
                 // A database that isn't kept any more goes as a whole.
                 None if packs.all().iter().all(|pack| pack.span.last < oldest) => packs.all().to_vec(),
                 None => Vec::new(),
@@ -90,7 +93,26 @@ impl Engine {
                 self.remove_pack(shipping, ready, link, (&name, &pack), control)?;
             }
         }
-        Ok(())
+        self.forget_lost(shipping)
+    }
+
+    /// Of what has gone there it needn't be known any more that it was damaged.
+    fn forget_lost(&self, shipping: &Shipping) -> Result<(), Error> {
+        let is_there = |key: &String| match (Key::parse(key), shipping.there().as_ref()) {
+            (Some(Key::Pack { lineage, database, span, .. }), Some(there)) if lineage == there.lineage => {
+                let packs = there.listing.packs.get(&database);
+                packs.is_some_and(|packs| packs.all().iter().any(|pack| pack.span == span))
+            }
+            (_, there) => there.is_none(),
+        };
+        let lost = shipping.remembered().lost.clone();
+        let gone: Vec<_> = lost.iter().filter(|key| !is_there(key)).collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let mut remembered = shipping.remembered();
+        remembered.lost.retain(|key| !gone.contains(&key));
+        remembered.save(self.store.root(), &shipping.name)
     }
 
     /// Objects of lineages that the catalog names no more.
@@ -108,6 +130,17 @@ impl Engine {
             None => Ok(()),
         }
     }
+}
+
+/// Which packs of a database are known to be damaged there.
+fn damaged(shipping: &Shipping, ready: &Ready, of: &DatabaseName) -> BTreeSet<Span> {
+    let remembered = shipping.remembered();
+    let keys = ready.damaged.iter().chain(&remembered.lost).filter_map(|key| Key::parse(key));
+    let span = |key| match key {
+        Key::Pack { lineage, database, span, .. } if lineage == ready.lineage && database == *of => Some(span),
+        _ => None,
+    };
+    keys.filter_map(span).collect()
 }
 
 /// The next file that is a pack of its own.

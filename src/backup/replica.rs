@@ -53,7 +53,7 @@ const LEAST_PART: u64 = 1 << 20;
 /// Of all objects of a replica together.
 const MAX_ALL_PARTS: u64 = 2_000_000;
 /// One is begun when a directory is put back or lies elsewhere, and goes with the window.
-const MAX_JOURNALS: usize = 1000;
+pub const MAX_JOURNALS: usize = 1000;
 /// Texts in entries are for people.
 const MAX_TEXT: usize = 2000;
 /// How the second of an instant is written in a key.

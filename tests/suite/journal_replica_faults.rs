@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::client::Server;
 use crate::fault::{Fault, When};
-use crate::harness::{Place, eventually, kill};
+use crate::harness::{PROGRAM, Place, eventually, kill};
 use crate::journal_live::{Stamper, stamps, ticked};
 use crate::journal_replica::{
     assert_was, journal_keys, kill_server, number, numbers_at, refused_at, shipping, text, until,
@@ -313,6 +313,42 @@ fn only_one_directory_sends() {
     let machine = empty_machine(&place, &store);
     assert_eq!(numbers_at(&machine, first), [1, 1]);
     assert_eq!(numbers_at(&machine, after), [7, 7]);
+}
+
+/// As a container is called that was made anew over the same volume: it goes on with its journal, unless somebody else has meanwhile.
+#[test]
+fn a_machine_with_another_name_goes_on() {
+    let store = Store::folder();
+    let place = shipping(&store);
+    let start = |name: &str| {
+        let mut command = place.command_of("unshare");
+        let root = std::fs::read_to_string("/proc/self/status").unwrap().contains("Uid:\t0\t0");
+        command.args(if root { &["--uts"][..] } else { &["--uts", "--map-root-user"] });
+        command.args(["sh", "-c", "hostname \"$0\" && exec \"$@\"", name, PROGRAM, "serve"]);
+        Server::of(command.env("BACKUP_ENABLED", "false"), place.path("serve.log"))
+    };
+    let mut seen = Vec::new();
+    for (n, name) in [(1, "c4f1a9"), (2, "77b0de"), (3, "09aa3c")] {
+        let server = start(name);
+        seen.push((n, number(&place, n)));
+        server.stop();
+        assert_eq!(store.objects.catalog().unwrap()["host"], name);
+    }
+    let [lineage] = lineages(&store).try_into().unwrap();
+    // One that was copied with its disk has sent more of it.
+    let newest = packs_of(&store, "/until/").pop().unwrap();
+    let millis = newest.rsplit('/').next().unwrap().split('-').next().unwrap();
+    let later = newest.replace(millis, &format!("{:015}", millis.parse::<u64>().unwrap() + 1));
+    store.objects.put(&later, &store.objects.get(&newest).unwrap());
+    let server = start("e2d5f0");
+    seen.push((4, number(&place, 4)));
+    server.stop();
+    let [first, _] = lineages(&store).try_into().unwrap();
+    assert_eq!(first, lineage);
+    let machine = empty_machine(&place, &store);
+    for (n, at) in seen {
+        assert_eq!(numbers_at(&machine, at), [n, n]);
+    }
 }
 
 /// What lies there between two instants, and went.

@@ -203,6 +203,10 @@ impl Engine {
         let millis = u64::try_from(alive.timestamp_millis()).unwrap_or_default();
         let encrypted = !self.config.codec.recipients.is_empty();
         let key = Key::Until { lineage: ready.lineage, millis, digits, encrypted }.to_string();
+        let mut remembered = shipping.remembered();
+        remembered.writing = Some(alive);
+        remembered.save(self.store.root(), &shipping.name)?;
+        drop(remembered);
         link.at(link.remote.put(&key, &bytes))?;
         if link.at(link.remote.get(&key, Until::MAX_BYTES))?.as_ref() != Some(&bytes) {
             return Err(link.damaged(format!("{key} is not there as it was sent; it is sent again")));
@@ -219,7 +223,7 @@ impl Engine {
         };
         *locked(&shipping.shared.written) = Some(Instant::now());
         let mut remembered = shipping.remembered();
-        (remembered.from, remembered.until) = (Some(from), Some(alive));
+        (remembered.from, remembered.until, remembered.writing) = (Some(from), Some(alive), None);
         remembered.save(self.store.root(), &shipping.name)?;
         drop(remembered);
         older.iter().try_for_each(|key: &String| link.at(link.remote.delete(key)))

@@ -31,6 +31,9 @@ pub(super) struct Remembered {
     /// The last one.
     #[serde(with = "optional")]
     pub(super) until: Option<DateTime<Utc>>,
+    /// The one that may have been written since.
+    #[serde(with = "optional")]
+    pub(super) writing: Option<DateTime<Utc>>,
     /// Keys of what was begun and not yet read back.
     pub(super) sending: BTreeSet<String>,
     /// Keys of packs that were found damaged there and lie here no more.
@@ -86,7 +89,7 @@ impl Remembered {
     /// Of another lineage nothing is known but what was begun.
     pub(super) fn is_of(&mut self, lineage: Nonce) {
         if self.lineage != Some(lineage) {
-            (self.lineage, self.from, self.until) = (Some(lineage), None, None);
+            (self.lineage, self.from, self.until, self.writing) = (Some(lineage), None, None, None);
         }
     }
 }

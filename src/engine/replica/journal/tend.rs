@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::send::Sent;
 use super::shipping::{Ready, Shipping, delete};
-use crate::backup::DatabaseName;
+use crate::backup::{DatabaseName, Moment};
 use crate::backup::replica::Nonce;
 use crate::engine::replica::Elsewhere;
 use crate::engine::replica::site::{Link, Site};
@@ -20,7 +20,7 @@ use crate::journal::timeline::Timeline;
 use crate::sqlite::Control;
 
 /// Between two looks at what is too old, and at what is there at all.
-const EVERY: Duration = Duration::from_secs(3600);
+pub(super) const EVERY: Duration = Duration::from_secs(3600);
 
 impl Engine {
     /// Sends the next snapshot or larger step, if one is lacking, and removes what is too old. Says whether more is to be sent at once.
@@ -60,7 +60,7 @@ impl Engine {
         if is_due {
             self.retain_shipped(shipping, &ready, &link, control)?;
             self.join_shipped(shipping, &ready, &link, control)?;
-            self.remove_strangers(shipping, control)?;
+            self.look_over(shipping, control)?;
             *looked = Some(Instant::now());
             if listed.elapsed() >= EVERY {
                 *shipping.there() = None;
@@ -115,21 +115,37 @@ impl Engine {
         remembered.save(self.store.root(), &shipping.name)
     }
 
-    /// Objects of lineages that the catalog names no more.
-    fn remove_strangers(&self, shipping: &Shipping, control: &Control) -> Result<(), Error> {
+    /// All that lies there: what can be read by whoever holds it is counted, and what belongs to a lineage that the catalog names no
+    /// more goes.
+    fn look_over(&self, shipping: &Shipping, control: &Control) -> Result<(), Error> {
         let site = Site::look(&self.target(&Elsewhere::Name(shipping.name.clone()))?, control)?;
         let listed = site.link.at(site.link.remote.list(JOURNALS))?;
         let is_named = |lineage: Nonce| site.journals().iter().any(|held| held.lineage == lineage);
         let lineage = |key: &str| Key::parse_part(key).map(|(key, _)| key.lineage());
+        let plain = plain(listed.iter().map(|it| it.key.as_str()));
         let strangers: Vec<String> =
             listed.into_iter().map(|it| it.key).filter(|key| lineage(key).is_some_and(|it| !is_named(it))).collect();
         // Nothing is removed on the word of another's catalog.
         let Some(ready) = self.ready(shipping)?.filter(|ready| is_named(ready.lineage)) else { return Ok(()) };
+        let mut remembered = shipping.remembered();
+        (remembered.plain, remembered.plain_to) = plain;
+        remembered.save(self.store.root(), &shipping.name)?;
+        drop(remembered);
         match self.link_to_own(shipping, ready.lineage, control)? {
             Some(link) => delete(&link, strangers, control),
             None => Ok(()),
         }
     }
+}
+
+/// How many packs aren't encrypted, and the last instant in them.
+fn plain<'a>(keys: impl Iterator<Item = &'a str>) -> (u64, Option<DateTime<Utc>>) {
+    let last = |key: &str| match Key::parse_part(key)? {
+        (Key::Pack { span, encrypted: false, .. }, 0 | 1) => Some(span.last),
+        _ => None,
+    };
+    let (count, to) = keys.filter_map(last).fold((0, 0), |(count, to), last| (count + 1, last.max(to)));
+    (count, (count > 0).then(|| Moment::of_millis(to).map(Moment::at)).flatten())
 }
 
 /// Which packs of a database are known to be damaged there.

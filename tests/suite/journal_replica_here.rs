@@ -11,6 +11,7 @@ use crate::client::Server;
 use crate::harness::{Place, eventually};
 use crate::journal_live::{index, ticked, timeline};
 use crate::journal_replica::{kill_server, number, numbers_at, refused_at, shipping, text, until};
+use crate::journal_states::falsify;
 use crate::replica_scene::empty_machine;
 use crate::stores::Store;
 
@@ -63,4 +64,20 @@ fn a_damaged_file_is_not_sent_and_the_journal_begins_anew() {
     assert_eq!(numbers_at(&machine, last), [n + 1, n + 1]);
     let verified = machine.json(&["replica", "verify", "offsite"]);
     assert_eq!(verified["ok"], true, "{verified}");
+}
+
+#[test]
+fn a_whole_file_that_is_not_the_one_that_was_written_is_found_out_there_too() {
+    let store = Store::folder();
+    let place = shipping(&store);
+    let server = Server::start(&place);
+    let first = number(&place, 1);
+    let (_, changed) = spoiled(&place, 2, falsify);
+    eventually("it is sent", || until(&place).filter(|until| *until >= changed));
+    kill_server(server);
+    let machine = empty_machine(&place, &store);
+    assert_eq!(machine.json(&["replica", "verify", "offsite"])["ok"], true, "each file is whole");
+    refused_at(&machine, changed, &["don't come to what the database was", "choose another instant, or a backup"]);
+    assert!(!machine.live("attendance").exists() && !machine.backups().join("restoring").exists());
+    assert_eq!(numbers_at(&machine, first), [1, 1]);
 }

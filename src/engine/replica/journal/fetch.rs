@@ -20,10 +20,10 @@ use crate::engine::replica::Elsewhere;
 use crate::engine::replica::site::{Link, Site};
 use crate::engine::staging::Staging;
 use crate::engine::{Call, Engine, Error};
-use crate::journal::FileName;
 use crate::journal::folder::folder;
 use crate::journal::pack::Span;
 use crate::journal::packs::{Pack, Packs};
+use crate::journal::{FileName, states};
 use crate::sqlite::{Control, Progress};
 
 /// An instant, and what leads there, brought from a replica.
@@ -145,7 +145,9 @@ impl Bringing<'_> {
         }
         let (link, lineage, database) = (self.link, self.lineage.held.lineage, self.name);
         let packed = Packed { link, lineage, database, pack: *pack, control: self.control };
-        packed.read(self.engine, &|name: FileName| Some(name.path(folder)))
+        let read = packed.read(self.engine, &|name: FileName| Some(name.path(folder)))?;
+        // What is rebuilt from it is compared with that.
+        Ok(read.map(|told| states::note(folder, &told)))
     }
 
     /// What can't be rebuilt without what is damaged, and what can.

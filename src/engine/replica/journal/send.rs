@@ -26,7 +26,7 @@ use crate::journal::pack::{Key, Span};
 use crate::journal::packs::{Pack, Packs, Reach};
 use crate::journal::timeline::{Gap, Timeline};
 use crate::journal::until::Until;
-use crate::journal::{self, Journal, Level, LtxFile, Txid, tarball};
+use crate::journal::{self, Journal, Level, LtxFile, Point, Txid, states, tarball};
 use crate::sqlite::Control;
 
 /// While nothing changes, what the replica says of `until` is at most this old.
@@ -153,8 +153,9 @@ impl Engine {
         let out = Summed { out: link.at(link.remote.upload(&key))?, sum: Sum::default() };
         let mut encoder = codec.encode(out, tarball::size(files)).map_err(|error| broken(link, error))?;
         let mut write = |bytes: &[u8]| encoder.write_all(bytes).map_err(|error| broken(link, error));
-        for file in files {
-            write(&tarball::head(name, file))?;
+        let points: Vec<_> = files.iter().map(Point::from).collect();
+        for (file, whole) in files.iter().zip(states::find_all(journal.folder(), &points)) {
+            write(&tarball::head(name, file, whole))?;
             hand_on(&file.name.path(journal.folder()), file, control, &mut write)?;
             write(tarball::padding(file.size))?;
         }

@@ -82,7 +82,7 @@ impl Engine {
     fn look_into(&self, packed: &Packed<'_>, verdict: &mut JournalVerdict) -> Result<Option<String>, Error> {
         verdict.packs += 1;
         match packed.read(self, &|_| None)? {
-            Ok(()) => Ok(None),
+            Ok(_) => Ok(None),
             Err(Bad::Damaged(reason)) => Ok(Some(reason)),
             Err(Bad::Locked) => {
                 verdict.ciphertext_only = true;

@@ -10,6 +10,7 @@ use crate::client::{Server, superuser};
 use crate::harness::{Place, Writer, eventually, kill, python3, thoroughness};
 use crate::journal_live::{index, live, place, rebuilt, ticked, timeline};
 use crate::journal_states::falsify;
+use crate::replica_scene::Clock;
 use crate::visitor::{Visitor, between, words};
 
 /// What a rehearsal says, with its exit code.
@@ -170,6 +171,33 @@ fn a_journal_that_is_wrong_fails_it_and_begins_anew() {
     let good = right(&place.backups(), &"attendance".parse().unwrap()).unwrap();
     assert!(good >= gap.to);
     assert_eq!((bases("attendance"), timeline(&place).gaps.len()), (2, 1));
+    stop(server);
+}
+
+/// Whoever makes snapshots finds that what leads to the newest state isn't right.
+#[test]
+fn where_no_snapshot_can_be_made_of_the_newest_state_it_begins_anew() {
+    let mut place = place("200ms");
+    place.set("BACKUP_PITR_SNAPSHOT_EVERY", "1m").create();
+    let mut command = place.command(&["serve"]);
+    let clock = Clock::of(&place, command.env("BACKUP_ENABLED", "false"));
+    let server = Server::of(&mut command, place.path("serve.log"));
+    ticked(&place);
+    place.sql("attendance", "INSERT INTO people (name) VALUES ('Dora')");
+    let written = ticked(&place);
+    let journal = folder(&place.backups(), &"attendance".parse().unwrap());
+    falsify(&index(&place, "attendance").level(Level::CAPTURED)[0].name.path(&journal));
+    clock.put_on(120);
+    place.sql("attendance", "INSERT INTO people (name) VALUES ('Emil')");
+    let bases = |name| index(&place, name).level(Level::SNAPSHOT).len();
+    eventually("new bases", || (bases("attendance") == 2 && bases("auth") == 2).then_some(()));
+    eventually("that it is seen to", || (!place.backups().join("journal/wrong").exists()).then_some(()));
+    let wrong = place.audit().into_iter().find(|line| line["code"] == "journal-wrong").unwrap();
+    let reason = wrong["reason"].as_str().unwrap();
+    assert!(reason.contains("don't come to what the database was") && reason.ends_with("a new base follows"), "{wrong}");
+    assert!(timeline(&place).gaps.iter().any(|gap| gap.holds(written)), "{:?}", timeline(&place).gaps);
+    let alive = timeline(&place).alive.unwrap();
+    assert_eq!(rebuilt(&place, "attendance", alive), live(&place, "attendance"));
     stop(server);
 }
 

@@ -56,7 +56,7 @@ impl Reach {
     /// Its holes.
     pub fn gaps(&self) -> impl Iterator<Item = Gap> {
         let at = |millis| Moment::of_millis(millis).map(Moment::at);
-        self.holes.iter().filter_map(move |(from, to)| Some(Gap { from: at(*from)?, to: at(*to)? }))
+        self.holes.iter().filter_map(move |(from, to)| Some(Gap::new(at(*from)?, at(*to)?)))
     }
 }
 
@@ -147,21 +147,25 @@ impl Packs {
     /// with the newest snapshot, and so does what comes after a time that lies here no more.
     pub fn lacks(&self, here: &Index) -> Option<Vec<LtxFile>> {
         let from = self.tail(here)?;
-        self.run_after(here, from).or_else(|| self.run_after(here, self.begin()?))
+        self.run_after(here, from).or_else(|| self.run_after(here, self.begin(here)?))
     }
 
-    /// Where the states begin that were ever to be here: with a snapshot, also where that one is missing.
-    fn begin(&self) -> Option<Txid> {
+    /// Where the states begin that were ever to be here: with a snapshot, also where that one is missing. Where all went that led from it,
+    /// with the newest that still lies here.
+    fn begin(&self, here: &Index) -> Option<Txid> {
         let snapshot = self.level(Level::SNAPSHOT).first().map(|pack| pack.span.max);
         let captured = self.level(Level::CAPTURED).first().and_then(|pack| Txid::new(pack.span.min.get() - 1));
-        snapshot.into_iter().chain(captured).min()
+        let begin = snapshot.into_iter().chain(captured).min()?;
+        let before = |file: &&LtxFile| file.name.max <= begin && !here.is_damaged(file);
+        let base = || here.level(Level::SNAPSHOT).iter().rfind(before).map(|file| file.name.max);
+        Some(base().filter(|_| snapshot != Some(begin)).unwrap_or(begin))
     }
 
     /// After which state the newest ones follow.
     fn tail(&self, here: &Index) -> Option<Txid> {
         let newest = || here.level(Level::SNAPSHOT).last().map(|file| file.name.max);
         let last = self.level(Level::CAPTURED).iter().map(|pack| pack.span.max).max();
-        let Some(last) = last.or_else(|| self.begin()) else { return newest() };
+        let Some(last) = last.or_else(|| self.begin(here)) else { return newest() };
         let files = here.level(Level::CAPTURED);
         let at = files.partition_point(|file| file.name.min <= last);
         let follows = files.get(at).is_some_and(|file| file.name.min == last.next() && !here.is_damaged(file));
@@ -199,7 +203,9 @@ impl Packs {
     /// The other files that are to be sent: snapshots, the newest first, then levels 2 and 3. Level 1 is made of few files.
     pub fn lacks_larger(&self, here: &Index) -> Option<LtxFile> {
         let snapshots = here.level(Level::SNAPSHOT);
-        let Some(begin) = self.begin() else { return snapshots.last().filter(|file| !here.is_damaged(file)).copied() };
+        let Some(begin) = self.begin(here) else {
+            return snapshots.last().filter(|file| !here.is_damaged(file)).copied();
+        };
         let is_missing = |file: &&LtxFile| self.find(file.name).is_none() && !here.is_damaged(file);
         let missing = snapshots.iter().rev().filter(|file| file.name.max >= begin).find(is_missing);
         let larger =

@@ -44,8 +44,9 @@ impl Until {
     ) -> Self {
         gaps.sort_unstable_by_key(|gap| gap.from);
         let over = gaps.len().saturating_sub(MAX_GAPS);
-        if let Some(oldest) = gaps.drain(..over).next() {
-            gaps[0].from = oldest.from;
+        let oldest = gaps.drain(..over).next();
+        if let Some(oldest) = oldest {
+            gaps[0] = oldest.and(gaps[0]);
         }
         let databases = newest.iter().map(|(name, txid)| (name.clone(), txid.get())).collect();
         Self { version: VERSION, from, alive, gaps, databases }
@@ -116,7 +117,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_nothing_else() {
         let at = |text: &str| format!("2026-11-26T{text}Z").parse::<DateTime<Utc>>().unwrap();
-        let gaps = vec![Gap { from: at("09:00:00.250"), to: at("09:05:00") }];
+        let gaps = vec![Gap { wrong: true, ..Gap::new(at("09:00:00.250"), at("09:05:00")) }];
         let newest = [("auth".parse().unwrap(), Txid::FIRST)].into();
         let until = Until::new(at("08:00:00"), at("09:14:05.123"), gaps, &newest);
         let bytes = until.to_bytes();
@@ -147,7 +148,7 @@ mod tests {
         let name = "auth".parse().unwrap();
         let newest = [("auth".parse().unwrap(), Txid::new(30).unwrap())].into();
         let until = |gaps: &[(i64, i64)]| {
-            let gaps = gaps.iter().map(|(from, to)| Gap { from: at(*from), to: at(*to) }).collect();
+            let gaps = gaps.iter().map(|(from, to)| Gap::new(at(*from), at(*to))).collect();
             Until::new(at(1), at(60), gaps, &newest)
         };
         let missing = |gaps: &[(i64, i64)], of: &[(&str, u64, u64)]| {
@@ -166,7 +167,7 @@ mod tests {
         assert_eq!(missing(&[(10, 20)], &hole), []);
         assert_eq!(missing(&[(15, 25), (9, 15)], &hole), [], "gaps that go on");
         assert_eq!(missing(&[(9, 14), (15, 25)], &hole), [(10, Some(20))], "gaps that don't");
-        let many = (0..MAX_GAPS as i64 + 2).map(|n| Gap { from: at(10 * n), to: at(10 * n + 5) }).rev().collect();
+        let many = (0..MAX_GAPS as i64 + 2).map(|n| Gap::new(at(10 * n), at(10 * n + 5))).rev().collect();
         let Until { gaps, .. } = Until::new(at(1), at(60), many, &newest);
         assert_eq!((gaps.len(), gaps[0].from, gaps[0].to), (MAX_GAPS, at(0), at(25)));
     }

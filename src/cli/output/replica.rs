@@ -59,7 +59,9 @@ impl Output {
             let (from, to) = (exact(window.from, zone), exact(window.to, zone));
             self.line(&format!("any second from {from} to {to} ({zone})"))?;
             for gap in &window.gaps {
-                self.line(&format!("  but none between {} and {}", exact(gap.from, zone), exact(gap.to, zone)))?;
+                let (from, to) = (exact(gap.from, zone), exact(gap.to, zone));
+                let why = if gap.wrong { ", which was found wrong" } else { "" };
+                self.line(&format!("  but none between {from} and {to}{why}"))?;
             }
         }
         if backups.is_empty() {
@@ -163,6 +165,6 @@ impl Output {
     }
 }
 
-fn exact(at: DateTime<Utc>, zone: Tz) -> String {
+pub(super) fn exact(at: DateTime<Utc>, zone: Tz) -> String {
     at.with_timezone(&zone).format("%Y-%m-%d %H:%M:%S%.3f").to_string()
 }

@@ -189,10 +189,11 @@ fn plain(replica: &ReplicaStatus) -> Option<String> {
         ));
     }
     if let Some(journal) = replica.journal.as_ref().filter(|journal| journal.plain > 0) {
-        let until = journal.plain_until.map_or_else(String::new, |at| format!(", by {} at the latest", timestamp::text(at)));
+        let until =
+            journal.plain_until.map_or_else(String::new, |at| format!(", by {} at the latest", timestamp::text(at)));
         told.push(format!(
-            "{} objects of its journal; they go as the window moves on{until}, or now, and the instants in them with them, if you remove those \
-             below journal/ there whose names have no .age",
+            "{} objects of its journal; they go as the window moves on{until}, or now if you remove those below journal/ there whose names have \
+             no .age, and most of the instants before this with them",
             journal.plain
         ));
     }

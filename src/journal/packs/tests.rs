@@ -105,6 +105,9 @@ fn the_newest_seconds_are_sent_first_and_then_what_is_missing() {
     assert_eq!(lacks(&[("9", 1, 1), ("0", 2, 10)], &later), Some((81, 99)));
     assert_eq!(lacks(&[("9", 1, 1), ("0", 2, 10), ("0", 81, 99)], &later), Some((51, 80)));
     assert_eq!(lacks(&[("9", 1, 1), ("0", 2, 10), ("0", 51, 99)], &later), None);
+    // The snapshot went, and what led from it.
+    assert_eq!(lacks(&[("0", 15, 20)], &journal), Some((11, 14)));
+    assert_eq!(lacks(&[("0", 15, 20)], &here(&[1, 18], 2..=20)), Some((2, 14)));
     // A pack has so many files.
     assert_eq!(lacks(&[("9", 1, 1)], &here(&[1], 2..=2000)), Some((2, 257)));
 }
@@ -156,6 +159,7 @@ fn larger_files_are_sent_one_by_one() {
     // What was sent follows a snapshot, which isn't there yet, or went.
     assert_eq!(lacks(&[("0", 31, 40)]).unwrap(), "9 30");
     assert_eq!(lacks(&[("9", 1, 30), ("0", 11, 40)]).unwrap(), "9 10");
+    assert_eq!(lacks(&[("9", 1, 30), ("0", 15, 40)]).unwrap(), "9 10");
     let all = [("9", 1, 1), ("9", 1, 10), ("9", 1, 30)];
     assert_eq!(lacks(&all).unwrap(), "2 20");
     assert_eq!(lacks(&[&all[..], &[("2", 2, 20), ("2", 21, 38)]].concat()).unwrap(), "3 38");

@@ -63,7 +63,8 @@ impl Writable<'_> {
 
 /// How many of them go, the oldest first: those whose successor is older than the window, and those that no catalog has room for.
 fn over(journals: &[HeldJournal], oldest: Option<DateTime<Utc>>) -> usize {
-    let is_over = |next: Option<&HeldJournal>| next.is_some_and(|next| oldest.is_some_and(|oldest| next.since < oldest));
+    let is_over =
+        |next: Option<&HeldJournal>| next.is_some_and(|next| oldest.is_some_and(|oldest| next.since < oldest));
     let over = (0..journals.len()).take_while(|at| is_over(journals.get(at + 1))).count();
     over.max(journals.len().saturating_sub(MAX_JOURNALS))
 }

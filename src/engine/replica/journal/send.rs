@@ -58,7 +58,9 @@ impl Engine {
         // Before the gaps: those that end before it may be forgotten.
         let oldest = ready.journals.values().filter_map(|journal| journal.index().oldest()?.at()).min();
         let Some(oldest) = oldest else { return Ok(false) };
-        let Timeline { alive: Some(alive), gaps } = Timeline::read(self.store.root())? else { return Ok(false) };
+        // What was found wrong waits for the new beginning.
+        let timeline = Timeline::read(self.store.root())?;
+        let Timeline { alive: Some(alive), gaps, wrong_since: None } = timeline else { return Ok(false) };
         let newest: BTreeMap<_, _> = ready
             .journals
             .iter()

@@ -89,7 +89,7 @@ impl LineagesThere {
 }
 
 /// The instants of a window next to one that can't be had, before and after it.
-fn nearest(window: Option<&Window>, moment: Moment) -> impl Iterator<Item = Moment> {
+fn nearest(window: Option<&Window>, moment: Moment) -> impl Iterator<Item = Moment> + use<> {
     let (spans, at) = (window.map(known).unwrap_or_default(), moment.at());
     let before = spans.iter().filter(|span| span.0 <= at).map(|span| span.1.min(at)).filter(|it| *it < at).max();
     let after = spans.iter().map(|span| span.0).filter(|from| *from > at).min();
@@ -202,7 +202,7 @@ fn window(reach: &Reach, until: &Until, name: &DatabaseName) -> Option<Window> {
     // Where a state is missing that was sent, nobody knows for how long the one before was the newest. What lies beyond is later.
     let is_all = until.databases.get(name).is_some_and(|newest| reach.to.txid.get() >= *newest);
     let to = if is_all { until.alive } else { reach.to.at()?.min(until.alive) };
-    (from <= to).then(|| Window::of(from, to, until.gaps.iter().copied().chain(reach.gaps())))
+    Window::of(from, to, until.gaps.iter().copied().chain(reach.gaps()))
 }
 
 /// All instants that one of them has.
@@ -217,8 +217,12 @@ pub(super) fn joined(lineages: &[LineageThere]) -> Option<Window> {
         }
     }
     let (first, last) = (joined.first()?, joined.last()?);
-    let gaps = joined.windows(2).map(|pair| Gap { from: pair[0].1, to: pair[1].0 });
-    Some(Window::of(first.0, last.1, gaps))
+    let found = || lineages.iter().flat_map(|it| &it.window.gaps).filter(|gap| gap.wrong);
+    let gaps = joined.windows(2).map(|pair| {
+        let (from, to) = (pair[0].1, pair[1].0);
+        Gap { from, to, wrong: found().any(|gap| gap.from < to && from < gap.to) }
+    });
+    Window::of(first.0, last.1, gaps)
 }
 
 /// What lies between its gaps, with both ends.
@@ -237,18 +241,18 @@ mod tests {
     }
 
     fn lineage(from: u32, to: u32, gaps: &[(u32, u32)]) -> LineageThere {
-        let gaps = gaps.iter().map(|(from, to)| Gap { from: at(*from), to: at(*to) });
+        let gaps = gaps.iter().map(|(from, to)| Gap::new(at(*from), at(*to)));
         let held = HeldJournal { lineage: Nonce([0; 8]), since: at(from) };
         let until = Until::new(at(from), at(to), Vec::new(), &BTreeMap::new());
-        LineageThere { held, packs: BTreeMap::new(), window: Window::of(at(from), at(to), gaps), until }
+        LineageThere { held, packs: BTreeMap::new(), window: Window::of(at(from), at(to), gaps).unwrap(), until }
     }
 
     #[test]
     fn an_instant_that_any_lineage_has_is_one() {
         let joined =
             joined(&[lineage(10, 30, &[(15, 20)]), lineage(17, 18, &[]), lineage(25, 28, &[]), lineage(40, 50, &[])]);
-        let gap = |from, to| Gap { from: at(from), to: at(to) };
-        assert_eq!(joined, Some(Window::of(at(10), at(50), [gap(15, 17), gap(18, 20), gap(30, 40)])));
+        let gap = |from, to| Gap::new(at(from), at(to));
+        assert_eq!(joined, (Window::of(at(10), at(50), [gap(15, 17), gap(18, 20), gap(30, 40)])));
         assert_eq!(super::joined(&[]), None);
     }
 }

@@ -8,8 +8,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::send::Sent;
 use super::shipping::{Ready, Shipping, delete};
-use crate::backup::{DatabaseName, Moment};
 use crate::backup::replica::Nonce;
+use crate::backup::{DatabaseName, Moment};
 use crate::engine::replica::Elsewhere;
 use crate::engine::replica::site::{Link, Site};
 use crate::engine::{Engine, Error};

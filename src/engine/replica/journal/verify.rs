@@ -129,7 +129,9 @@ impl Engine {
                 Some(before) => format!("between {} and {}", at(after), at(before)),
                 None => format!("after {}", at(after)),
             };
-            format!("{name}: states {when} were sent and are missing; what of them lies here is sent again within an hour")
+            format!(
+                "{name}: states {when} were sent and are missing; what of them lies here is sent again within an hour"
+            )
         };
         let of = |name| until.missing(name, listing.packs.get(name)).into_iter().map(move |it| told(name, it));
         Ok(until.databases.keys().flat_map(of).collect())

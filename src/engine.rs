@@ -68,7 +68,7 @@ pub use permit::Holder;
 pub use preview::{DatabasePreview, Preview};
 pub use read::{AuditPage, AuditQuery, DatabaseVerdict, Verification};
 pub use rebuild::Rebuilt;
-pub use recording::{Doubts, Recording, Tending};
+pub use recording::{Recording, Tending};
 pub use replica::{
     BackupVerdict, Brought, Elsewhere, FetchedPoint, Holding, JournalThere, JournalVerdict, LastError, NotSent, Pulled,
     ReplicaStatus, ReplicaVerification, Replicated, Shipping, Which,

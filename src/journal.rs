@@ -169,6 +169,11 @@ impl<R: Read> Source<R> {
     }
 }
 
+/// Reads a file of a journal to its end from whatever hands it on, and compares all its checksums.
+pub fn read_whole(from: impl Read, file: &LtxFile, path: &Path) -> Result<(), Error> {
+    Source::begin(from, path.to_owned(), (file.name.min, file.name.max, file.millis))?.finish()
+}
+
 fn unreadable(error: ltx::Error, path: &Path) -> Error {
     match error {
         ltx::Error::Malformed(reason) => Error::Damaged { path: path.to_owned(), reason },

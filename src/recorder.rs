@@ -95,10 +95,9 @@ fn keep(engine: &Engine, mut recording: Recording, control: &Control, told: &mut
                         tracing::warn!(from = %gap.from, to = %gap.to, "nothing is known of this time");
                     }
                     for check in tick.checks {
-                        let doubts = recording.doubts();
                         scope.spawn(move || {
                             let name = check.name().clone();
-                            match engine.check_journal(&doubts, check, ends).map(|checked| checked.difference) {
+                            match engine.check_journal(check, ends).map(|checked| checked.difference) {
                                 Ok(None) => tracing::debug!(database = %name, "the journal is what the database was"),
                                 Ok(Some(difference)) => tracing::error!(code = "journal-wrong", database = %name, "the journal was wrong: {difference}"),
                                 Err(error) => tracing::warn!(database = %name, %error, "the journal could not be checked"),

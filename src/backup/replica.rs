@@ -32,7 +32,7 @@ use utoipa::ToSchema;
 
 use super::{Backup, BackupId, CheckKind, Checked, DatabaseName, Flag, Form, Verified, hex, timestamp};
 
-pub use catalog::{HeldJournal, ReplicaCatalog};
+pub use catalog::{HeldJournal, MAX_JOURNALS, ReplicaCatalog};
 pub use chain::{Chains, ChainsThere, Readers, Relief, Remnant, Segment, Step, relief, remnants};
 pub use entry::ReplicaEntry;
 pub use keys::{

@@ -313,7 +313,12 @@ impl Output {
                 .map_or("never complete".to_owned(), |at| format!("complete at {}", local(at, zone)));
             let pending = if replica.pending > 0 { format!(", {} to send", replica.pending) } else { String::new() };
             let (name, held) = (replica.name.as_str(), replica.held);
-            self.line(&format!("replica       {name}: {held} backups, {success}{pending}"))?;
+            let journal = replica.journal.as_ref().map(|journal| match journal.until {
+                Some(until) => format!("; any second until {}", replica::exact(until, zone)),
+                None => "; nothing of the journal yet".to_owned(),
+            });
+            let journal = journal.unwrap_or_default();
+            self.line(&format!("replica       {name}: {held} backups, {success}{pending}{journal}"))?;
         }
         // A failed backup and a failed drill stand among the warnings.
         let told = ["create", "drill"];

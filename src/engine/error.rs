@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Holder, bytes};
 use crate::backup::{BackupId, DatabaseName, Moment, ReplicaName, Subject};
+use crate::journal::timeline::Gap;
 use crate::sqlite::kind::Misfit;
 use crate::{audit, catalog, disk, journal, remote, sqlite};
 
@@ -156,7 +157,7 @@ pub enum Error {
     },
     /// Nobody knows what the databases held at that instant.
     #[error(
-        "{moment} can't be restored: nothing was recorded after {before} and before {after}. Take one of these two, or another time"
+        "{moment} can't be restored: {}. Take one of these two, or another time", Gap::why(*wrong, before, after)
     )]
     PointInGap {
         /// What was asked for.
@@ -165,6 +166,8 @@ pub enum Error {
         before: Moment,
         /// The first one after it.
         after: Moment,
+        /// Something was recorded, and was found wrong.
+        wrong: bool,
     },
     /// The live database can't be restored while the app has it open.
     #[error(

@@ -1,6 +1,5 @@
 //! The journal in the hands of `serve`: ticks on one thread, and on another what makes it small and quick to read.
 
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -37,14 +36,10 @@ pub struct Recording {
     next_check: Instant,
     /// A restore was made, and the new bases after it are asked for.
     renewing: bool,
-    /// The first instant of all.
-    since: Option<DateTime<Utc>>,
-    /// Since when a check says that something may be wrong.
-    doubts: Arc<Mutex<Option<DateTime<Utc>>>>,
-    /// The same, until it is recorded.
+    /// No tick has come to its end yet.
+    first: bool,
+    /// The journal was found wrong since then, and the new bases after that are asked for.
     wrong_since: Option<DateTime<Utc>>,
-    /// The new bases after what somebody else has found are asked for.
-    mending: bool,
     tending: Tending,
 }
 
@@ -86,10 +81,8 @@ impl Engine {
             capture: Capture::new(tracks, keeper, options),
             next_check: Instant::now() + FIRST_CHECK,
             renewing: false,
-            since: None,
-            doubts: Arc::default(),
+            first: true,
             wrong_since: None,
-            mending: false,
             tending,
         })
     }
@@ -117,7 +110,10 @@ impl Engine {
             }
         }
         let Some(at) = tick.at else { return Ok(tick) };
-        recording.since.get_or_insert(at);
+        if std::mem::take(&mut recording.first) {
+            // All were compared when the journal was taken up, and with the databases just now.
+            self.are_right(at);
+        }
         if restored {
             recording.capture.keeper().restored_is_known()?;
             recording.renewing = false;
@@ -130,15 +126,22 @@ impl Engine {
         Ok(tick)
     }
 
-    /// The new bases are there. What was kept since the journal was last right isn't offered any more.
+    /// The new bases are there, and the gap before them is recorded: that is seen to.
     fn settle_doubt(&self, recording: &mut Recording, at: DateTime<Utc>) -> Result<(), Error> {
-        if let Some(from) = recording.wrong_since {
-            recording.capture.keeper().gap(Gap { from, to: at })?;
-            self.config.databases.keys().for_each(|name| self.note_right(name, at));
-            recording.capture.keeper().wrong_is_known()?;
-            (recording.wrong_since, recording.mending) = (None, false);
+        let Some(since) = recording.wrong_since else { return Ok(()) };
+        let keeper = recording.capture.keeper();
+        // What was told meanwhile is of what was before them too.
+        if let Some(from) = keeper.wrong_since().filter(|from| *from < since) {
+            keeper.gap(Gap { wrong: true, ..Gap::new(from, at) })?;
         }
+        self.are_right(at);
+        keeper.wrong_is_known()?;
+        recording.wrong_since = None;
         Ok(())
+    }
+
+    fn are_right(&self, at: DateTime<Utc>) {
+        self.config.databases.keys().for_each(|name| self.note_right(name, at));
     }
 
     fn forget_gaps(&self, recording: &mut Recording) -> Result<(), Error> {
@@ -151,16 +154,13 @@ impl Engine {
 
     /// Holds what the journal comes to against a database as it was at the tick. A difference is recorded, what was kept since it was
     /// last known to be right isn't offered any more, and a new base follows.
-    pub fn check_journal(&self, doubts: &Doubts, check: Check, control: &Control) -> Result<Checked, Error> {
+    pub fn check_journal(&self, check: Check, control: &Control) -> Result<Checked, Error> {
         let checked = check.run(control)?;
         match &checked.difference {
             None => self.note_right(&checked.name, checked.at),
             Some(difference) => {
-                let right = timeline::right(self.store.root(), &checked.name).max(doubts.since);
-                let mut wrong = locked(&doubts.wrong);
-                *wrong = wrong.into_iter().chain(right).min();
-                drop(wrong);
-                self.note_wrong(&format!("the journal of `{}` is wrong: {difference}", checked.name));
+                let why = format!("the journal of `{}` is wrong: {difference}", checked.name);
+                self.begin_journal_anew([&checked.name], &why);
             }
         }
         Ok(checked)
@@ -175,10 +175,14 @@ impl Engine {
 
     /// What isn't known to have been right at any time wasn't at all.
     pub(super) fn begin_journal_anew<'a>(&self, names: impl IntoIterator<Item = &'a DatabaseName>, why: &str) {
-        let root = self.store.root();
-        let since = names.into_iter().map(|name| timeline::right(root, name).unwrap_or_default()).min();
+        let right = |name| timeline::right(self.store.root(), name).unwrap_or_default();
+        self.begin_journal_anew_since(names.into_iter().map(right).min().unwrap_or_default(), why);
+    }
+
+    /// The same where it is known that all before that instant is right.
+    pub(super) fn begin_journal_anew_since(&self, since: DateTime<Utc>, why: &str) {
         self.note_wrong(why);
-        if let Err(error) = timeline::tell_wrong(root, since.unwrap_or_default()) {
+        if let Err(error) = timeline::tell_wrong(self.store.root(), since) {
             tracing::error!(%error, "whoever writes the journal can't be told that it is wrong");
         }
     }
@@ -222,36 +226,20 @@ fn line() -> Entry {
     entry(Kind::Outcome, JOURNAL, &Actor::scheduler(), None)
 }
 
-/// What checks have found.
-#[derive(Clone)]
-pub struct Doubts {
-    /// Since when something may be wrong.
-    wrong: Arc<Mutex<Option<DateTime<Utc>>>>,
-    /// When all were compared at the start.
-    since: Option<DateTime<Utc>>,
-}
-
 impl Recording {
-    /// Asks for new bases where a check of ours, or somebody else, has found the journal wrong.
+    /// Asks for new bases where somebody has found the journal wrong.
     fn doubt(&mut self) {
-        let wrong = locked(&self.doubts).take();
-        // At the start of this process all were compared.
-        let told = self.capture.keeper().wrong_since().map(|from| Some(from).max(self.since).unwrap_or(from));
-        if wrong.is_some() || (told.is_some() && !self.mending) {
+        let Some(told) = self.capture.keeper().wrong_since() else { return };
+        if self.wrong_since.is_none() {
             self.capture.renew("it was found to differ from the database");
-            self.mending = told.is_some();
         }
-        self.wrong_since = self.wrong_since.into_iter().chain(wrong).chain(told).min();
+        self.capture.doubt(told);
+        self.wrong_since = Some(self.wrong_since.map_or(told, |since| since.min(told)));
     }
 
     /// For the thread that tends the journal.
     pub fn tending(&self) -> Tending {
         self.tending.clone()
-    }
-
-    /// For the threads that check it.
-    pub fn doubts(&self) -> Doubts {
-        Doubts { wrong: Arc::clone(&self.doubts), since: self.since }
     }
 }
 

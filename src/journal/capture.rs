@@ -8,7 +8,7 @@
 //!    pages do. Its reader is let go.
 //! 4. When all are read, each file is published, durable: the database's next state. Nobody waits for the disk. What all pages
 //!    come to is noted beside it (`states`).
-//! 5. Where the time since the last look isn't known, the gap is recorded.
+//! 5. Where the time since the last look isn't known, the gap is recorded, and so is what was found wrong, since the new bases are there.
 //! 6. `alive`: the instant can be restored. A crash before leaves files that are of a gap, and no point.
 //!
 //! What is known is what the published files say, never more: an error leaves it as it was, and the next tick compares with that.
@@ -120,6 +120,8 @@ pub struct Capture {
     options: Options,
     /// Not all files of the last tick were published, so that what it saw is no instant.
     torn: bool,
+    /// The journal was found wrong since then, and that isn't recorded yet.
+    wrong_since: Option<DateTime<Utc>>,
     /// No tick of this process has come to its end yet.
     first: bool,
     /// The newest state of any database when this began.
@@ -130,7 +132,7 @@ impl Capture {
     /// Nothing is looked at yet.
     pub fn new(tracks: Vec<Track>, keeper: Keeper, options: Options) -> Self {
         let before = newest(&tracks);
-        Self { tracks, keeper, options, torn: false, first: true, before }
+        Self { tracks, keeper, options, torn: false, wrong_since: None, first: true, before }
     }
 
     /// Until when it is known what the databases held, and when not.
@@ -146,6 +148,11 @@ impl Capture {
     /// The next states of all are whole snapshots.
     pub fn renew(&mut self, why: &'static str) {
         self.tracks.iter_mut().for_each(|track| track.renew = Some(why));
+    }
+
+    /// The journal was found wrong since then: what was kept since isn't known once the new bases are there, which were asked for.
+    pub fn doubt(&mut self, since: DateTime<Utc>) {
+        self.wrong_since = Some(self.wrong_since.map_or(since, |earlier| earlier.min(since)));
     }
 
     /// One look. `unsettled` tells whether a restore is under way; with `check` the journal is to be held against the databases.
@@ -238,12 +245,16 @@ impl Capture {
             // After a start it is known that nothing has changed, where nothing had to be written, nor was by a tick that didn't end.
             let unknown = if self.first { !tick.written.is_empty() || self.before > Some(from) } else { away };
             if self.torn || unknown {
-                tick.gap = Some(Gap { from, to: at });
+                tick.gap = Some(Gap::new(from, at));
             }
         }
         if let Some(gap) = tick.gap {
             self.keeper.gap(gap)?;
         }
+        if let Some(since) = self.wrong_since.filter(|since| *since < at) {
+            self.keeper.gap(Gap { wrong: true, ..Gap::new(since, at) })?;
+        }
+        self.wrong_since = None;
         self.keeper.alive(at)?;
         (self.torn, self.first, tick.at) = (false, false, Some(at));
         Ok(tick)

@@ -3,6 +3,7 @@
 //! A file's time is its mtime, as litestream has it. Tools that copy without times ruin that, so the first and the last file of
 //! each level are compared with their headers, and the times must ascend; else the headers of the whole level are read.
 
+use std::collections::BTreeSet;
 use std::fs::{DirEntry, read_dir};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -53,6 +54,8 @@ impl From<&LtxFile> for Point {
 pub struct Index {
     /// As [`Level::ALL`] has them; each in order of names.
     levels: [Vec<LtxFile>; Level::ALL.len()],
+    /// Those that turned out to be damaged.
+    damaged: BTreeSet<FileName>,
 }
 
 impl Index {
@@ -104,6 +107,22 @@ impl Index {
         self.levels.iter().filter_map(|files| files.last()).max_by_key(|file| file.name.max).map(Point::from)
     }
 
+    /// A file turned out to be damaged. Says whether that is new.
+    pub fn note_damaged(&mut self, name: FileName) -> bool {
+        self.damaged.insert(name)
+    }
+
+    /// Whether it turned out so.
+    pub fn is_damaged(&self, file: &LtxFile) -> bool {
+        self.damaged.contains(&file.name)
+    }
+
+    /// Whether what came last can be rebuilt without that file: a snapshot stands for it.
+    pub fn goes_on_without(&self, name: FileName) -> bool {
+        let stands = |file: &LtxFile| file.name != name && file.name.max >= name.max && !self.is_damaged(file);
+        self.level(Level::SNAPSHOT).iter().any(stands)
+    }
+
     /// The number of the next state.
     pub fn next(&self) -> Txid {
         self.last().map_or(Txid::FIRST, |last| last.txid.next())
@@ -119,6 +138,7 @@ impl Index {
     /// Forgets these, which are in order of names.
     pub(super) fn remove(&mut self, names: &[FileName]) {
         self.levels.iter_mut().for_each(|files| files.retain(|file| names.binary_search(&file.name).is_err()));
+        self.damaged.retain(|name| names.binary_search(name).is_err());
     }
 }
 

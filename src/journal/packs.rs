@@ -10,6 +10,8 @@ use super::chain;
 use super::index::{Index, LtxFile, Point};
 use super::name::{FileName, Level, Txid};
 use super::pack::Span;
+use super::timeline::Gap;
+use crate::backup::Moment;
 
 /// Bytes and files that one pack has at most, unless a single file has more.
 const MOST_BYTES: u64 = 8 << 20;
@@ -48,6 +50,14 @@ pub struct Reach {
     pub to: Point,
     /// When a state was after which others are missing, and when the next one was: milliseconds since 1970.
     pub holes: Vec<(u64, u64)>,
+}
+
+impl Reach {
+    /// Its holes.
+    pub fn gaps(&self) -> impl Iterator<Item = Gap> {
+        let at = |millis| Moment::of_millis(millis).map(Moment::at);
+        self.holes.iter().filter_map(move |(from, to)| Some(Gap::new(at(*from)?, at(*to)?)))
+    }
 }
 
 impl Packs {
@@ -137,24 +147,28 @@ impl Packs {
     /// with the newest snapshot, and so does what comes after a time that lies here no more.
     pub fn lacks(&self, here: &Index) -> Option<Vec<LtxFile>> {
         let from = self.tail(here)?;
-        self.run_after(here, from).or_else(|| self.run_after(here, self.begin()?))
+        self.run_after(here, from).or_else(|| self.run_after(here, self.begin(here)?))
     }
 
-    /// Where the states begin that were ever to be here: with a snapshot, also where that one is missing.
-    fn begin(&self) -> Option<Txid> {
+    /// Where the states begin that were ever to be here: with a snapshot, also where that one is missing. Where all went that led from it,
+    /// with the newest that still lies here.
+    fn begin(&self, here: &Index) -> Option<Txid> {
         let snapshot = self.level(Level::SNAPSHOT).first().map(|pack| pack.span.max);
         let captured = self.level(Level::CAPTURED).first().and_then(|pack| Txid::new(pack.span.min.get() - 1));
-        snapshot.into_iter().chain(captured).min()
+        let begin = snapshot.into_iter().chain(captured).min()?;
+        let before = |file: &&LtxFile| file.name.max <= begin && !here.is_damaged(file);
+        let base = || here.level(Level::SNAPSHOT).iter().rfind(before).map(|file| file.name.max);
+        Some(base().filter(|_| snapshot != Some(begin)).unwrap_or(begin))
     }
 
     /// After which state the newest ones follow.
     fn tail(&self, here: &Index) -> Option<Txid> {
         let newest = || here.level(Level::SNAPSHOT).last().map(|file| file.name.max);
         let last = self.level(Level::CAPTURED).iter().map(|pack| pack.span.max).max();
-        let Some(last) = last.or_else(|| self.begin()) else { return newest() };
+        let Some(last) = last.or_else(|| self.begin(here)) else { return newest() };
         let files = here.level(Level::CAPTURED);
         let at = files.partition_point(|file| file.name.min <= last);
-        let follows = files.get(at).is_some_and(|file| file.name.min == last.next());
+        let follows = files.get(at).is_some_and(|file| file.name.min == last.next() && !here.is_damaged(file));
         let is_all = here.last().is_none_or(|point| point.txid <= last);
         // A snapshot may be the next state itself, where the journal began anew.
         let begins = here.level(Level::SNAPSHOT).iter().find(|file| file.name.max == last.next());
@@ -165,7 +179,7 @@ impl Packs {
         }
     }
 
-    /// The first files after `from` that follow each other and are in no pack.
+    /// The first files after `from` that follow each other and are in no pack, without those that are damaged.
     fn run_after(&self, here: &Index, from: Txid) -> Option<Vec<LtxFile>> {
         let files = here.level(Level::CAPTURED);
         let (mut at, mut covered) = (files.partition_point(|file| file.name.min <= from), from);
@@ -175,19 +189,24 @@ impl Packs {
             while let Some(pack) = packs.next_if(|pack| pack.span.min <= first.name.min) {
                 covered = covered.max(pack.span.max);
             }
-            if covered < first.name.min {
+            if covered >= first.name.min {
+                at = files.partition_point(|file| file.name.min <= covered);
+            } else if here.is_damaged(first) {
+                at += 1;
+            } else {
                 let until = packs.peek().map(|pack| pack.span.min);
-                return Some(run(&files[at..], until));
+                return Some(run(here, &files[at..], until));
             }
-            at = files.partition_point(|file| file.name.min <= covered);
         }
     }
 
     /// The other files that are to be sent: snapshots, the newest first, then levels 2 and 3. Level 1 is made of few files.
     pub fn lacks_larger(&self, here: &Index) -> Option<LtxFile> {
         let snapshots = here.level(Level::SNAPSHOT);
-        let Some(begin) = self.begin() else { return snapshots.last().copied() };
-        let is_missing = |file: &&LtxFile| self.find(file.name).is_none();
+        let Some(begin) = self.begin(here) else {
+            return snapshots.last().filter(|file| !here.is_damaged(file)).copied();
+        };
+        let is_missing = |file: &&LtxFile| self.find(file.name).is_none() && !here.is_damaged(file);
         let missing = snapshots.iter().rev().filter(|file| file.name.max >= begin).find(is_missing);
         let larger =
             || Level::PACKED.into_iter().flat_map(|level| here.level(level)).filter(|file| file.name.min > begin);
@@ -240,14 +259,17 @@ impl Packs {
     }
 
     /// What goes when states since `oldest_millis` are to be kept: snapshots, the oldest first, and then what leads nowhere without them.
-    pub fn expired(&self, oldest_millis: u64) -> Vec<Pack> {
-        let Some(expired) = chain::expired(&self.index(), oldest_millis) else { return Vec::new() };
-        let gone = expired.snapshots.iter().chain(&expired.others);
+    /// What stays begins with none that is known to be damaged, as long as there is an older one.
+    pub fn expired(&self, oldest_millis: u64, damaged: &BTreeSet<Span>) -> Vec<Pack> {
+        let of = |packs: &Self| chain::expired(&packs.index(), oldest_millis);
+        let sound = Self { packs: self.packs.iter().filter(|pack| !damaged.contains(&pack.span)).copied().collect() };
+        let by_base = of(self).into_iter().chain(of(&sound)).min_by_key(|expired| expired.base.name.max);
+        let gone = by_base.iter().flat_map(|expired| expired.snapshots.iter().chain(&expired.others));
         gone.filter_map(|file| self.find(file.name).copied()).collect()
     }
 }
 
-/// The files of which a pack was made, as long as all of them are here.
+/// The files of which a pack was made, as long as all of them are here and whole.
 pub fn made_of(span: &Span, here: &Index) -> Option<Vec<LtxFile>> {
     let files = here.level(span.level);
     let from = files.partition_point(|file| file.name.min < span.min);
@@ -259,16 +281,17 @@ pub fn made_of(span: &Span, here: &Index) -> Option<Vec<LtxFile>> {
     let is_all = span.level != Level::CAPTURED || files.len() as u64 == span.max.get() - span.min.get() + 1;
     let is_same =
         (first.name.min, last.name.max, first.millis, last.millis) == (span.min, span.max, span.first, span.last);
-    (is_all && is_same).then_some(files)
+    let is_whole = !files.iter().any(|file| here.is_damaged(file));
+    (is_all && is_same && is_whole).then_some(files)
 }
 
 /// The files at the front that follow each other, before the state `until`.
-fn run(files: &[LtxFile], until: Option<Txid>) -> Vec<LtxFile> {
+fn run(here: &Index, files: &[LtxFile], until: Option<Txid>) -> Vec<LtxFile> {
     let (mut run, mut bytes): (Vec<LtxFile>, u64) = (Vec::new(), 0);
     for file in files {
         let follows = run.last().is_none_or(|last| last.name.max.next() == file.name.min);
         let fits = run.is_empty() || run.len() < MOST_FILES && bytes + file.size <= MOST_BYTES;
-        if !follows || !fits || until.is_some_and(|until| file.name.min >= until) {
+        if !follows || !fits || here.is_damaged(file) || until.is_some_and(|until| file.name.min >= until) {
             break;
         }
         bytes += file.size;

@@ -180,12 +180,55 @@ pub fn find(folder: &Path, point: Point) -> Option<Whole> {
     let mut found = None;
     let read = each(At { file: &file, offset: LENGTH as u64 }, |record| {
         if record[..16] == key[..16] && is_whole(record) {
-            let pages = number(record, 16);
-            found = Some(Whole { pages: (pages >> 32) as u32, page_size: pages as u32, total: number(record, 24) });
+            found = Some(whole_of(record));
         }
         Ok(())
     });
     read.to("read", &path).inspect_err(|error| unread(error)).ok().and(found)
+}
+
+/// What of these states is known, in the order of their numbers. A look at what was noted since the first of them: it is the newest that
+/// are asked for, mostly.
+pub fn find_all(folder: &Path, points: &[Point]) -> Vec<Option<Whole>> {
+    let mut found = vec![None; points.len()];
+    let (Some(first), path) = (points.first(), folder.join(FILE)) else { return found };
+    let Some(file) = disk::open_regular(&path).ok().filter(is_ours) else { return found };
+    let records = file.metadata().map_or(0, |meta| meta.len()) / LENGTH as u64;
+    let from = At { file: &file, offset: since(&file, records, first.txid) * LENGTH as u64 };
+    let read = each(from, |record| {
+        let (txid, millis) = (number(record, 0), number(record, 8));
+        let at = points.partition_point(|point| point.txid.get() < txid);
+        if points.get(at).is_some_and(|point| (point.txid.get(), point.millis) == (txid, millis)) && is_whole(record) {
+            found[at] = Some(whole_of(record));
+        }
+        Ok(())
+    });
+    if let Err(error) = read.to("read", &path) {
+        tracing::warn!("nothing is said of what was noted: {error}");
+    }
+    found
+}
+
+/// Which record is the first of that number or a later one. Where numbers don't ascend, as after an older copy was put back, it may be too late.
+fn since(file: &File, records: u64, txid: Txid) -> u64 {
+    let (mut from, mut to) = (1, records);
+    while from < to {
+        let (middle, mut record) = (from + (to - from) / 2, [0; LENGTH]);
+        let read = file.read_exact_at(&mut record, middle * LENGTH as u64);
+        if read.is_ok() && number(&record, 0) < txid.get() { from = middle + 1 } else { to = middle }
+    }
+    from
+}
+
+fn whole_of(record: &Record) -> Whole {
+    let pages = number(record, 16);
+    Whole { pages: (pages >> 32) as u32, page_size: pages as u32, total: number(record, 24) }
+}
+
+/// Notes what states were as a whole in the folder of a journal that was brought from elsewhere.
+pub fn note(folder: &Path, brought: &[(Point, Whole)]) {
+    let mut states = States::open(folder);
+    brought.iter().for_each(|(point, whole)| states.append(*point, *whole));
 }
 
 /// That what files come to is what was captured, where that is known. Their last one has this header.
@@ -279,6 +322,23 @@ mod tests {
         states.append(point(3), whole(333));
         assert_eq!(find(dir.path(), point(3)), Some(whole(333)));
         assert_eq!(find(dir.path(), point(6)), None);
+    }
+
+    #[test]
+    fn many_are_found_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(find_all(dir.path(), &[point(1)]), [None]);
+        let mut states = written(dir.path(), 1..=5);
+        let again = Point { millis: point(6).millis + 1, ..point(6) };
+        states.append(again, whole(66));
+        note(dir.path(), &[(point(8), whole(8)), (point(9), whole(9))]);
+        let found = |points: &[Point]| find_all(dir.path(), points);
+        assert_eq!(found(&[]), []);
+        assert_eq!(found(&[point(1), point(3)]), [Some(whole(1)), Some(whole(3))]);
+        assert_eq!(found(&[point(5), point(6), point(7), point(9)]), [Some(whole(5)), None, None, Some(whole(9))]);
+        assert_eq!(found(&[again, point(8), point(10)]), [Some(whole(66)), Some(whole(8)), None]);
+        std::fs::write(dir.path().join(FILE), "[]").unwrap();
+        assert_eq!(found(&[point(1)]), [None]);
     }
 
     #[test]

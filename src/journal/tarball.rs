@@ -1,5 +1,6 @@
 //! A pack's tar: its files as they lie here, `attendance/ltx/0/<txid>-<txid>.ltx`, each with its time to the millisecond before it (a pax
-//! header), so that what GNU tar makes of it is a folder that litestream reads.
+//! header), so that what GNU tar makes of it is a folder that litestream reads. What the state that a file ends with was as a whole
+//! (`states`) stands beside the time as a comment, which other tools pass over; packs of older programs have none.
 //!
 //! What is read is untrusted: nothing but the very files that the pack's name promises, in their order, with no links, no other
 //! paths, and nothing after them.
@@ -12,15 +13,16 @@ use super::index::LtxFile;
 use super::ltx;
 use super::name::{FileName, Level, Txid};
 use super::pack::Span;
+use super::sums::Whole;
 use crate::backup::DatabaseName;
 
 const BLOCK: usize = 512;
 /// What a tar ends with.
 pub const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
 
-/// The bytes before a file: when it is of, how it is called, how long it is.
-pub fn head(database: &DatabaseName, file: &LtxFile) -> Vec<u8> {
-    let record = record(file.millis);
+/// The bytes before a file: when it is of, what its state was as a whole where that is known, how it is called, how long it is.
+pub fn head(database: &DatabaseName, file: &LtxFile, whole: Option<Whole>) -> Vec<u8> {
+    let record = records(file.millis, whole);
     let mut bytes = header("PaxHeader", EntryType::XHeader, record.len() as u64, file.millis).as_bytes().to_vec();
     bytes.extend_from_slice(record.as_bytes());
     bytes.resize(2 * BLOCK, 0);
@@ -59,18 +61,28 @@ fn header(path: &str, kind: EntryType, size: u64, millis: u64) -> Header {
     header
 }
 
-/// As pax has it: its own length, what it is, and the value, with seconds as a decimal fraction.
-fn record(millis: u64) -> String {
-    let rest = format!(" mtime={}.{:03}\n", millis / 1000, millis % 1000);
-    // Two digits: it has from 13 to 33 bytes.
-    format!("{}{rest}", rest.len() + 2)
+/// As pax has them: each its own length, what it is, and the value, with seconds as a decimal fraction.
+fn records(millis: u64, whole: Option<Whole>) -> String {
+    // Two digits: one has from 13 to 54 bytes.
+    let record = |rest: String| format!("{}{rest}", rest.len() + 2);
+    let time = record(format!(" mtime={}.{:03}\n", millis / 1000, millis % 1000));
+    let told = |it: Whole| record(format!(" comment={} {} {:016x}\n", it.page_size, it.pages, it.total));
+    time + &whole.map(told).unwrap_or_default()
 }
 
-fn millis_of(record: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(record).ok()?;
-    let (seconds, millis) = text.strip_suffix('\n')?.split_once(" mtime=")?.1.split_once('.')?;
+fn of_records(bytes: &[u8]) -> Option<(u64, Option<Whole>)> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let (time, rest) = text.split_once('\n')?;
+    let (seconds, millis) = time.split_once(" mtime=")?.1.split_once('.')?;
     let millis = seconds.parse::<u64>().ok()?.checked_mul(1000)?.checked_add(millis.parse().ok()?)?;
-    (self::record(millis) == text).then_some(millis)
+    let told = || {
+        let told = rest.strip_suffix('\n')?.split_once(" comment=")?.1;
+        let [page_size, pages, total] = told.split(' ').collect::<Vec<_>>()[..] else { return None };
+        let total = u64::from_str_radix(total, 16).ok()?;
+        Some(Whole { page_size: page_size.parse().ok()?, pages: pages.parse().ok()?, total })
+    };
+    let whole = told();
+    (records(millis, whole) == text).then_some((millis, whole))
 }
 
 /// Reads a pack, file by file; between two of them its bytes are read from itself.
@@ -80,6 +92,8 @@ pub struct Unpacker<'a, R> {
     span: Span,
     /// The one before.
     before: Option<LtxFile>,
+    /// What its state was as a whole, where the pack says so.
+    whole: Option<Whole>,
     /// Bytes of the current file that weren't read yet.
     left: u64,
     padding: usize,
@@ -88,7 +102,7 @@ pub struct Unpacker<'a, R> {
 impl<'a, R: Read> Unpacker<'a, R> {
     /// Of a pack with these files.
     pub fn new(input: R, database: &'a DatabaseName, span: Span) -> Self {
-        Self { input, database, span, before: None, left: 0, padding: 0 }
+        Self { input, database, span, before: None, whole: None, left: 0, padding: 0 }
     }
 
     /// The next file; the one before was read to its end. Nothing after the last, and then the pack is whole.
@@ -106,7 +120,7 @@ impl<'a, R: Read> Unpacker<'a, R> {
         let length = checked(&block, EntryType::XHeader)?.entry_size().unwrap_or(u64::MAX);
         self.exact(&mut block)?;
         let record = usize::try_from(length).ok().and_then(|length| block.get(..length));
-        let millis = record.and_then(millis_of).ok_or(ltx::Error::Malformed("a file in it has no time"))?;
+        let (millis, whole) = record.and_then(of_records).ok_or(ltx::Error::Malformed("a file in it has no time"))?;
         let Some(name) = self.expected() else { return malformed("it has more files than its name says") };
         self.exact(&mut block)?;
         let header = checked(&block, EntryType::Regular)?;
@@ -120,8 +134,13 @@ impl<'a, R: Read> Unpacker<'a, R> {
             return malformed("the time of a file in it isn't what its name says");
         }
         let file = LtxFile { name, millis, size };
-        (self.before, self.left, self.padding) = (Some(file), size, padding(size).len());
+        (self.before, self.whole, self.left, self.padding) = (Some(file), whole, size, padding(size).len());
         Ok(Some(file))
+    }
+
+    /// What the state that the current file ends with was as a whole, where the pack says so.
+    pub fn whole(&self) -> Option<Whole> {
+        self.whole
     }
 
     /// What has to follow.
@@ -196,10 +215,16 @@ mod tests {
         Span { level, min, max, first: first.millis, last: last.millis }
     }
 
+    /// Of every other state it isn't known.
+    fn whole(file: &LtxFile) -> Option<Whole> {
+        let total = u64::MAX / file.name.max.get();
+        file.name.max.get().is_multiple_of(2).then_some(Whole { page_size: 65536, pages: u32::MAX, total })
+    }
+
     fn packed(files: &[LtxFile]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for it in files {
-            bytes.extend(head(&"auth".parse().unwrap(), it));
+            bytes.extend(head(&"auth".parse().unwrap(), it, whole(it)));
             bytes.extend(vec![7; it.size as usize]);
             bytes.extend(padding(it.size));
         }
@@ -212,6 +237,9 @@ mod tests {
         let name = "auth".parse().unwrap();
         let (mut unpacker, mut found) = (Unpacker::new(bytes, &name, span), Vec::new());
         while let Some(file) = unpacker.next_file().map_err(|error| error.to_string())? {
+            if unpacker.whole() != whole(&file) {
+                return Err("another whole".to_owned());
+            }
             let mut content = Vec::new();
             unpacker.read_to_end(&mut content).unwrap();
             if content != vec![7; file.size as usize] {
@@ -257,7 +285,7 @@ mod tests {
 
     #[test]
     fn a_byte_of_a_head_that_is_another_is_noticed() {
-        let files = [file(5, 1_764_147_600_007, 600)];
+        let files = [file(6, 1_764_147_600_007, 600)];
         let (bytes, whole) = (packed(&files), span(&files));
         for at in (0..3 * BLOCK).filter(|at| bytes[*at] != 0) {
             let mut other = bytes.clone();
@@ -274,8 +302,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let tar = dir.path().join("pack.tar");
         std::fs::write(&tar, packed(&files)).unwrap();
-        let done = std::process::Command::new("tar").arg("xf").arg(&tar).arg("-C").arg(dir.path()).status().unwrap();
-        assert!(done.success());
+        let done = std::process::Command::new("tar").arg("xf").arg(&tar).arg("-C").arg(dir.path()).output().unwrap();
+        assert!(done.status.success() && done.stderr.is_empty(), "{}", String::from_utf8_lossy(&done.stderr));
         for it in files {
             let meta = it.name.path(&dir.path().join("auth")).metadata().unwrap();
             let millis = meta.mtime() as u64 * 1000 + meta.mtime_nsec() as u64 / 1_000_000;

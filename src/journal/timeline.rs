@@ -4,9 +4,10 @@
 //! that nobody waits for. After a power cut it may be older than the journal, never newer than what is durable of it.
 //! A gap is recorded, durably, before `alive` goes beyond it.
 //!
-//! Others leave word for whoever writes it, in a file each: that the databases were `restored`, and that the journal was found `wrong`. When a
-//! database's was last found `right` stands in its folder.
+//! Others leave word for whoever writes it, in a file each: that the databases were `restored`, and that the journal was found `wrong`. From
+//! then on nothing is known since it was right, until the gap is recorded. When a database's was last found `right` stands in its folder.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -44,9 +45,31 @@ pub struct Gap {
     /// The first one after it.
     #[serde(with = "timestamp")]
     pub to: DateTime<Utc>,
+    /// Something was recorded, and was found wrong.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub wrong: bool,
 }
 
 impl Gap {
+    /// In which nothing was recorded.
+    pub fn new(from: DateTime<Utc>, to: DateTime<Utc>) -> Self {
+        Self { from, to, wrong: false }
+    }
+
+    /// Why it isn't known, its ends as they are given.
+    pub fn why(wrong: bool, from: impl Display, to: impl Display) -> String {
+        match wrong {
+            false => format!("nothing was recorded after {from} and before {to}"),
+            true => format!("what was recorded after {from} and before {to} was found wrong"),
+        }
+    }
+
+    /// With another one, which it meets.
+    pub fn and(self, other: Self) -> Self {
+        let (from, to) = (self.from.min(other.from), self.to.max(other.to));
+        Self { from, to, wrong: self.wrong || other.wrong }
+    }
+
     /// Whether that instant isn't known.
     pub fn holds(&self, at: DateTime<Utc>) -> bool {
         self.from < at && at < self.to
@@ -60,6 +83,8 @@ pub struct Timeline {
     pub alive: Option<DateTime<Utc>>,
     /// In order.
     pub gaps: Vec<Gap>,
+    /// Nothing is known since then, for the journal was found wrong, and hasn't begun anew yet.
+    pub wrong_since: Option<DateTime<Utc>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -73,15 +98,23 @@ impl Timeline {
     pub fn read(root: &Path) -> Result<Self, Error> {
         let folder = root.join(FOLDER);
         let alive = contents(&folder.join(ALIVE))?.and_then(|text| text.trim_end().parse().ok());
+        // Before the gaps: one is recorded before that is over.
+        let wrong_since = wrong_since(root);
         let path = folder.join(GAPS);
-        let Some(text) = contents(&path)? else { return Ok(Self { alive, gaps: Vec::new() }) };
+        let Some(text) = contents(&path)? else { return Ok(Self { alive, gaps: Vec::new(), wrong_since }) };
         let damaged = |reason: String| Error::Timeline { path: path.clone(), reason };
         let read: Gaps = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
         if read.version != VERSION {
             return Err(damaged(format!("its version is {}", read.version)));
         }
-        Ok(Self { alive, gaps: read.gaps })
+        Ok(Self { alive, gaps: read.gaps, wrong_since })
     }
+}
+
+/// Since when the journal may be wrong, as somebody has found since that was last seen to. Where that can't be read, since ever.
+fn wrong_since(root: &Path) -> Option<DateTime<Utc>> {
+    let text = contents(&root.join(FOLDER).join(WRONG)).unwrap_or_else(|_| Some(String::new()))?;
+    Some(text.trim_end().parse().unwrap_or(DateTime::UNIX_EPOCH))
 }
 
 fn contents(path: &Path) -> Result<Option<String>, disk::Error> {
@@ -101,8 +134,9 @@ pub fn tell_restored(root: &Path) -> Result<(), disk::Error> {
 }
 
 /// Tells whoever writes the journal, if anybody does, that it isn't what the databases are, and since when that may be so: it begins
-/// anew, and that time is a gap.
+/// anew, and that time is a gap. What was told and isn't seen to yet counts too.
 pub fn tell_wrong(root: &Path, since: DateTime<Utc>) -> Result<(), disk::Error> {
+    let since = wrong_since(root).into_iter().fold(since, DateTime::min);
     disk::write_durable(&root.join(FOLDER).join(WRONG), text(since).as_bytes())
 }
 
@@ -130,6 +164,7 @@ fn text(at: DateTime<Utc>) -> String {
 
 /// The timeline in the hands of whoever writes the journal.
 pub struct Keeper {
+    root: PathBuf,
     folder: PathBuf,
     alive: File,
     timeline: Timeline,
@@ -151,7 +186,7 @@ impl Keeper {
             read => read?,
         };
         let alive = disk::open_shared(&folder.join(ALIVE))?;
-        Ok(Self { folder, alive, timeline })
+        Ok(Self { root: root.to_owned(), folder, alive, timeline })
     }
 
     /// As it stands.
@@ -169,10 +204,9 @@ impl Keeper {
         disk::remove(&self.folder.join(RESTORED))
     }
 
-    /// Since when the journal may be wrong, as somebody has found since that was last seen to. Where that can't be read, since ever.
+    /// Since when the journal may be wrong, as somebody has found since that was last seen to.
     pub fn wrong_since(&self) -> Option<DateTime<Utc>> {
-        let text = contents(&self.folder.join(WRONG)).unwrap_or_else(|_| Some(String::new()))?;
-        Some(text.trim_end().parse().unwrap_or(DateTime::UNIX_EPOCH))
+        wrong_since(&self.root)
     }
 
     /// It is seen to.
@@ -186,7 +220,7 @@ impl Keeper {
         gaps.push(gap);
         if gaps.len() > MAX_GAPS {
             let oldest = gaps.remove(0);
-            gaps[0].from = oldest.from;
+            gaps[0] = oldest.and(gaps[0]);
         }
         self.write(gaps)
     }
@@ -227,11 +261,11 @@ mod tests {
         assert_eq!(Timeline::read(dir.path()).unwrap(), Timeline::default());
         let mut keeper = Keeper::open(dir.path()).unwrap();
         keeper.alive(at("09:00:00.250")).unwrap();
-        let gap = Gap { from: at("09:00:00.250"), to: at("09:05:00") };
+        let gap = Gap::new(at("09:00:00.250"), at("09:05:00"));
         keeper.gap(gap).unwrap();
         keeper.alive(at("09:05:00")).unwrap();
         let read = Timeline::read(dir.path()).unwrap();
-        assert_eq!(read, Timeline { alive: Some(at("09:05:00")), gaps: vec![gap] });
+        assert_eq!(read, Timeline { alive: Some(at("09:05:00")), gaps: vec![gap], wrong_since: None });
         assert!(gap.holds(at("09:01:00")) && !gap.holds(gap.from) && !gap.holds(gap.to));
         keeper.forget_before(at("09:04:00")).unwrap();
         assert_eq!(Timeline::read(dir.path()).unwrap().gaps.len(), 1);
@@ -254,6 +288,8 @@ mod tests {
         assert_eq!((keeper.wrong_since(), keeper.was_restored()), (None, false));
         tell_wrong(root, at("09:00:00.250")).unwrap();
         assert_eq!(keeper.wrong_since(), Some(at("09:00:00.250")));
+        tell_wrong(root, at("09:30:00")).unwrap();
+        assert_eq!(Timeline::read(root).unwrap().wrong_since, Some(at("09:00:00.250")), "the earlier one counts");
         std::fs::write(root.join("journal/wrong"), "2026-").unwrap();
         assert_eq!(keeper.wrong_since(), Some(DateTime::UNIX_EPOCH));
         keeper.wrong_is_known().unwrap();
@@ -274,11 +310,12 @@ mod tests {
         let mut keeper = Keeper::open(dir.path()).unwrap();
         let gap = |minute: i64| {
             let from = at("00:00:00") + chrono::TimeDelta::minutes(2 * minute);
-            Gap { from, to: from + chrono::TimeDelta::minutes(1) }
+            Gap { wrong: minute == 0, ..Gap::new(from, from + chrono::TimeDelta::minutes(1)) }
         };
         keeper.write((0..MAX_GAPS as i64).map(gap).collect()).unwrap();
         keeper.gap(gap(MAX_GAPS as i64)).unwrap();
         let gaps = Timeline::read(dir.path()).unwrap().gaps;
-        assert_eq!((gaps.len(), gaps[0]), (MAX_GAPS, Gap { from: gap(0).from, to: gap(1).to }));
+        assert_eq!((gaps.len(), gaps[0]), (MAX_GAPS, gap(0).and(gap(1))));
+        assert!(gaps[0].wrong && !gaps[1].wrong && gaps[0].from == gap(0).from && gaps[0].to == gap(1).to);
     }
 }

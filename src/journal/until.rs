@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::name::Txid;
+use super::name::{Level, Txid};
+use super::packs::{Pack, Packs};
 use super::timeline::{Gap, MAX_GAPS};
 use crate::backup::{DatabaseName, timestamp};
 
@@ -24,7 +25,7 @@ pub struct Until {
     /// The databases were looked at then, and all that had changed has been sent.
     #[serde(with = "timestamp")]
     pub alive: DateTime<Utc>,
-    /// Spans before it of which nobody knows what they held.
+    /// Spans before it of which nobody knows what they held, or whose states aren't there.
     pub gaps: Vec<Gap>,
     /// Whose journal it is, and the number of the newest state that was sent: without that one, nobody knows what they held.
     pub databases: BTreeMap<DatabaseName, u64>,
@@ -34,15 +35,47 @@ impl Until {
     /// Larger ones are none.
     pub const MAX_BYTES: u64 = 8 << 20;
 
-    /// Of these.
+    /// Of these. Of too many gaps the oldest become one.
     pub fn new(
         from: DateTime<Utc>,
         alive: DateTime<Utc>,
-        gaps: Vec<Gap>,
+        mut gaps: Vec<Gap>,
         newest: &BTreeMap<DatabaseName, Txid>,
     ) -> Self {
+        gaps.sort_unstable_by_key(|gap| gap.from);
+        let over = gaps.len().saturating_sub(MAX_GAPS);
+        let oldest = gaps.drain(..over).next();
+        if let Some(oldest) = oldest {
+            gaps[0] = oldest.and(gaps[0]);
+        }
         let databases = newest.iter().map(|(name, txid)| (name.clone(), txid.get())).collect();
         Self { version: VERSION, from, alive, gaps, databases }
+    }
+
+    /// What it says is there of a database, and isn't.
+    pub fn missing(&self, name: &DatabaseName, there: Option<&Packs>) -> Vec<Missing> {
+        let (from, sent) = (millis(self.from), self.databases.get(name).copied().unwrap_or_default());
+        let Some(reach) = there.and_then(Packs::reach) else { return vec![Missing { after: from, before: None }] };
+        let mut missing = Vec::new();
+        let leads_there = |pack: &&Pack| pack.span.max <= reach.from.txid && pack.span.last >= from;
+        // What was to be rebuilt from an older snapshot is still there.
+        if there.is_some_and(|packs| packs.level(Level::CAPTURED).iter().any(|pack| leads_there(&pack))) {
+            missing.push(Missing { after: from, before: Some(reach.from.millis) });
+        }
+        let holes = reach.holes.iter().filter(|(after, before)| !self.knows(*after, *before));
+        missing.extend(holes.map(|(after, before)| Missing { after: *after, before: Some(*before) }));
+        if reach.to.txid.get() < sent {
+            missing.push(Missing { after: reach.to.millis, before: None });
+        }
+        missing
+    }
+
+    /// Whether all between two instants is in its gaps.
+    fn knows(&self, after: u64, before: u64) -> bool {
+        let mut gaps: Vec<_> = self.gaps.iter().map(|gap| (millis(gap.from), millis(gap.to))).collect();
+        gaps.sort_unstable();
+        let known = gaps.into_iter().fold(after, |at, (from, to)| if from <= at { at.max(to) } else { at });
+        before <= known
     }
 
     /// Reads one. The reason says what is wrong.
@@ -63,14 +96,28 @@ impl Until {
     }
 }
 
+/// States that are missing: after that time, and before that one, or all that follow; milliseconds since 1970.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Missing {
+    /// When the last one before them was.
+    pub after: u64,
+    /// When the first one after them was.
+    pub before: Option<u64>,
+}
+
+fn millis(at: DateTime<Utc>) -> u64 {
+    u64::try_from(at.timestamp_millis()).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::pack::Span;
 
     #[test]
     fn what_is_written_is_read_and_nothing_else() {
         let at = |text: &str| format!("2026-11-26T{text}Z").parse::<DateTime<Utc>>().unwrap();
-        let gaps = vec![Gap { from: at("09:00:00.250"), to: at("09:05:00") }];
+        let gaps = vec![Gap { wrong: true, ..Gap::new(at("09:00:00.250"), at("09:05:00")) }];
         let newest = [("auth".parse().unwrap(), Txid::FIRST)].into();
         let until = Until::new(at("08:00:00"), at("09:14:05.123"), gaps, &newest);
         let bytes = until.to_bytes();
@@ -82,5 +129,46 @@ mod tests {
             let other = text.replace(old, new);
             assert!(other != text && Until::parse(other.as_bytes()).is_err(), "{other}");
         }
+    }
+    #[test]
+    fn what_it_says_and_is_not_there_is_missing() {
+        let at = |second: i64| DateTime::from_timestamp(second, 0).unwrap();
+        let span = |level: &str, min, max| {
+            let level: Level = level.parse().unwrap();
+            let [min, max] = [min, max].map(|number| Txid::new(number).unwrap());
+            let first = if level == Level::CAPTURED { min } else { max };
+            Span { level, min, max, first: 1000 * first.get(), last: 1000 * max.get() }
+        };
+        let packs = |of: &[(&str, u64, u64)]| {
+            let mut packs = Packs::default();
+            let pack = |span| Pack { span, size: 1, parts: 0, encrypted: false };
+            of.iter().for_each(|(level, min, max)| packs.insert(pack(span(level, *min, *max))));
+            packs
+        };
+        let name = "auth".parse().unwrap();
+        let newest = [("auth".parse().unwrap(), Txid::new(30).unwrap())].into();
+        let until = |gaps: &[(i64, i64)]| {
+            let gaps = gaps.iter().map(|(from, to)| Gap::new(at(*from), at(*to))).collect();
+            Until::new(at(1), at(60), gaps, &newest)
+        };
+        let missing = |gaps: &[(i64, i64)], of: &[(&str, u64, u64)]| {
+            let missing = until(gaps).missing(&name, Some(&packs(of)));
+            missing.iter().map(|it| (it.after / 1000, it.before.map(|it| it / 1000))).collect::<Vec<_>>()
+        };
+        let whole = [("9", 1, 1), ("0", 2, 20), ("9", 1, 20), ("0", 21, 30)];
+        assert_eq!(missing(&[], &whole), []);
+        assert_eq!(missing(&[], &whole[..3]), [(20, None)]);
+        assert_eq!(missing(&[], &whole[1..]), [(1, Some(20))], "what leads nowhere without its snapshot");
+        assert_eq!(missing(&[], &whole[2..]), [], "it went by its age");
+        assert_eq!(missing(&[], &[]), [(1, None)]);
+        assert_eq!(until(&[]).missing(&name, None).len(), 1);
+        let hole = [("9", 1, 1), ("0", 2, 10), ("9", 1, 20), ("2", 2, 20), ("0", 21, 30)];
+        assert_eq!(missing(&[], &hole), [(10, Some(20))]);
+        assert_eq!(missing(&[(10, 20)], &hole), []);
+        assert_eq!(missing(&[(15, 25), (9, 15)], &hole), [], "gaps that go on");
+        assert_eq!(missing(&[(9, 14), (15, 25)], &hole), [(10, Some(20))], "gaps that don't");
+        let many = (0..MAX_GAPS as i64 + 2).map(|n| Gap::new(at(10 * n), at(10 * n + 5))).rev().collect();
+        let Until { gaps, .. } = Until::new(at(1), at(60), many, &newest);
+        assert_eq!((gaps.len(), gaps[0].from, gaps[0].to), (MAX_GAPS, at(0), at(25)));
     }
 }

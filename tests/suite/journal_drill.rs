@@ -3,13 +3,14 @@
 
 use attendance_backup::journal::Level;
 use attendance_backup::journal::folder::folder;
-use attendance_backup::journal::timeline::right;
+use attendance_backup::journal::timeline::{Timeline, right};
 use serde_json::{Value, json};
 
 use crate::client::{Server, superuser};
 use crate::harness::{Place, Writer, eventually, kill, python3, thoroughness};
 use crate::journal_live::{index, live, place, rebuilt, ticked, timeline};
 use crate::journal_states::falsify;
+use crate::replica_scene::Clock;
 use crate::visitor::{Visitor, between, words};
 
 /// What a rehearsal says, with its exit code.
@@ -155,13 +156,18 @@ fn a_journal_that_is_wrong_fails_it_and_begins_anew() {
     assert_eq!((&status["lastDrill"]["ok"], &status["lastDrill"]["journal"]), (&json!(false), &json!(false)));
     assert!(status["warnings"].to_string().contains("the journal begins anew"), "{status}");
     let bases = |name| index(&place, name).level(Level::SNAPSHOT).len();
-    eventually("new bases", || (bases("attendance") == 2 && bases("auth") == 2).then_some(()));
+    eventually("new bases", || {
+        // At no time is it offered from here on.
+        let Timeline { gaps, wrong_since, .. } = timeline(&place);
+        assert!(wrong_since.is_some_and(|since| since < written) || gaps.iter().any(|gap| gap.holds(written)));
+        (bases("attendance") == 2 && bases("auth") == 2).then_some(())
+    });
     eventually("that it is seen to", || (!place.backups().join("journal/wrong").exists()).then_some(()));
     let gaps = timeline(&place).gaps;
     let [gap] = &gaps[..] else { panic!("{gaps:?}") };
     assert!(gap.from <= before && gap.to > written && gap.holds(written), "{gap:?}");
     let at = written.to_rfc3339();
-    place.run(&["restore", "--at", &at, "--confirm", &at]).refused(1, &["nothing was recorded after"]);
+    place.run(&["restore", "--at", &at, "--confirm", &at]).refused(1, &["what was recorded after", "was found wrong"]);
     let now = ticked(&place);
     assert_eq!(rebuilt(&place, "attendance", now), live(&place, "attendance"));
     let (code, drilled) = drill(&place);
@@ -170,6 +176,37 @@ fn a_journal_that_is_wrong_fails_it_and_begins_anew() {
     let good = right(&place.backups(), &"attendance".parse().unwrap()).unwrap();
     assert!(good >= gap.to);
     assert_eq!((bases("attendance"), timeline(&place).gaps.len()), (2, 1));
+    stop(server);
+}
+
+/// Whoever makes snapshots finds that what leads to the newest state isn't right.
+#[test]
+fn where_no_snapshot_can_be_made_of_the_newest_state_it_begins_anew() {
+    let mut place = place("200ms");
+    place.set("BACKUP_PITR_SNAPSHOT_EVERY", "1m").create();
+    let mut command = place.command(&["serve"]);
+    let clock = Clock::of(&place, command.env("BACKUP_ENABLED", "false"));
+    let server = Server::of(&mut command, place.path("serve.log"));
+    ticked(&place);
+    place.sql("attendance", "INSERT INTO people (name) VALUES ('Dora')");
+    let written = ticked(&place);
+    let journal = folder(&place.backups(), &"attendance".parse().unwrap());
+    falsify(&index(&place, "attendance").level(Level::CAPTURED)[0].name.path(&journal));
+    clock.put_on(120);
+    // It leaves that page as it was.
+    place.sql("attendance", "CREATE TABLE others (name TEXT)");
+    let bases = |name| index(&place, name).level(Level::SNAPSHOT).len();
+    eventually("new bases", || (bases("attendance") == 2 && bases("auth") == 2).then_some(()));
+    eventually("that it is seen to", || (!place.backups().join("journal/wrong").exists()).then_some(()));
+    let wrong = place.audit().into_iter().find(|line| line["code"] == "journal-wrong").unwrap();
+    let reason = wrong["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("don't come to what the database was") && reason.ends_with("a new base follows"),
+        "{wrong}"
+    );
+    assert!(timeline(&place).gaps.iter().any(|gap| gap.holds(written)), "{:?}", timeline(&place).gaps);
+    let alive = timeline(&place).alive.unwrap();
+    assert_eq!(rebuilt(&place, "attendance", alive), live(&place, "attendance"));
     stop(server);
 }
 
@@ -200,7 +237,7 @@ fn what_leads_to_the_newest_instant_is_damaged() {
     let server = Server::start(&place);
     let first = ticked(&place);
     place.sql("attendance", "INSERT INTO people (name) VALUES ('Dora')");
-    ticked(&place);
+    let written = ticked(&place);
     stop(server);
     let journal = folder(&place.backups(), &"attendance".parse().unwrap());
     falsify(&index(&place, "attendance").level(Level::CAPTURED)[0].name.path(&journal));
@@ -218,7 +255,8 @@ fn what_leads_to_the_newest_instant_is_damaged() {
     let server = Server::start(&place);
     ticked(&place);
     eventually("that it is seen to", || (!place.backups().join("journal/wrong").exists()).then_some(()));
-    assert!(timeline(&place).gaps.iter().any(|gap| gap.holds(first)), "{:?}", timeline(&place).gaps);
+    let gaps = timeline(&place).gaps;
+    assert!(gaps.iter().any(|gap| gap.wrong && gap.holds(written) && first < gap.to), "{gaps:?}");
     assert_eq!(drill(&place).0, 0);
     stop(server);
 }

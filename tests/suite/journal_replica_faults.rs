@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::client::Server;
 use crate::fault::{Fault, When};
-use crate::harness::{Place, eventually, kill};
+use crate::harness::{PROGRAM, Place, eventually, kill};
 use crate::journal_live::{Stamper, stamps, ticked};
 use crate::journal_replica::{
     assert_was, journal_keys, kill_server, number, numbers_at, refused_at, shipping, text, until,
@@ -265,6 +265,17 @@ fn a_journal_that_was_begun_anew_is_another() {
     assert_eq!(numbers_at(&machine, first), [1, 1]);
     assert_eq!(numbers_at(&machine, second), [2, 2]);
     refused_at(&machine, gaps[0].0 + TimeDelta::milliseconds(1), &[&text(gaps[0].0), &text(gaps[0].1)]);
+    // Somebody removes all that is there of one database in the older one.
+    let lost = format!("/{}/auth/", lineages(&store)[0]);
+    packs_of(&store, &lost).iter().for_each(|key| std::fs::remove_file(store.objects.path(key)).unwrap());
+    let near = format!("next to it can be had: {}", text(gaps[0].1));
+    refused_at(&machine, first, &["nothing of `auth` can be rebuilt from what is left there", &near]);
+    assert_eq!(numbers_at(&machine, second), [2, 2]);
+    let verified = place.run(&["replica", "verify", "offsite"]);
+    assert!(verified.code == 1 && verified.stdout.contains("auth: states after 20"), "{}", verified.stdout);
+    // And in the newer one too.
+    packs_of(&store, "/auth/").iter().for_each(|key| std::fs::remove_file(store.objects.path(key)).unwrap());
+    refused_at(&machine, second, &["nothing of `auth` can be rebuilt", "take a backup"]);
 }
 
 /// The machine that came back goes on in place of the one that was lost; should that one still live, it sends nothing more.
@@ -304,6 +315,42 @@ fn only_one_directory_sends() {
     assert_eq!(numbers_at(&machine, after), [7, 7]);
 }
 
+/// As a container is called that was made anew over the same volume: it goes on with its journal, unless somebody else has meanwhile.
+#[test]
+fn a_machine_with_another_name_goes_on() {
+    let store = Store::folder();
+    let place = shipping(&store);
+    let start = |name: &str| {
+        let mut command = place.command_of("unshare");
+        let root = std::fs::read_to_string("/proc/self/status").unwrap().contains("Uid:\t0\t0");
+        command.args(if root { &["--uts"][..] } else { &["--uts", "--map-root-user"] });
+        command.args(["sh", "-c", "hostname \"$0\" && exec \"$@\"", name, PROGRAM, "serve"]);
+        Server::of(command.env("BACKUP_ENABLED", "false"), place.path("serve.log"))
+    };
+    let mut seen = Vec::new();
+    for (n, name) in [(1, "c4f1a9"), (2, "77b0de"), (3, "09aa3c")] {
+        let server = start(name);
+        seen.push((n, number(&place, n)));
+        server.stop();
+        assert_eq!(store.objects.catalog().unwrap()["host"], name);
+    }
+    let [lineage] = lineages(&store).try_into().unwrap();
+    // One that was copied with its disk has sent more of it.
+    let newest = packs_of(&store, "/until/").pop().unwrap();
+    let millis = newest.rsplit('/').next().unwrap().split('-').next().unwrap();
+    let later = newest.replace(millis, &format!("{:015}", millis.parse::<u64>().unwrap() + 1));
+    store.objects.put(&later, &store.objects.get(&newest).unwrap());
+    let server = start("e2d5f0");
+    seen.push((4, number(&place, 4)));
+    server.stop();
+    let [first, _] = lineages(&store).try_into().unwrap();
+    assert_eq!(first, lineage);
+    let machine = empty_machine(&place, &store);
+    for (n, at) in seen {
+        assert_eq!(numbers_at(&machine, at), [n, n]);
+    }
+}
+
 /// What lies there between two instants, and went.
 #[test]
 fn states_that_are_missing_are_a_gap_and_are_sent_again() {
@@ -323,14 +370,21 @@ fn states_that_are_missing_are_a_gap_and_are_sent_again() {
     store.objects.put(other, &bytes);
     std::fs::remove_file(store.objects.path(&packs[at])).unwrap();
     let (_, to, _) = window(&machine);
-    assert!(seen[0].1 <= to && to < seen[1].1, "{to} {seen:?}");
-    assert_eq!(numbers_at(&machine, seen[0].1), [1, 1]);
+    let verified = place.run(&["replica", "verify", "offsite", "--json"]);
+    let told: Value = serde_json::from_str(&verified.stdout).unwrap();
+    let missing = format!("attendance: states after {} were sent and are missing", text(to));
+    assert!(verified.code == 1 && told["journal"]["damaged"] == serde_json::json!([]), "{told}");
+    assert!(told["journal"]["missing"][0].as_str().unwrap().starts_with(&missing), "{told}");
+    assert!(to < seen[1].1, "{to} {seen:?}");
+    // The other database may have got its number a tick later.
+    assert_eq!(numbers_at(&machine, to)[0], 1);
     for (_, at) in &seen[1..] {
         refused_at(&machine, *at, &[&text(to)]);
     }
     let server = Server::start(&place);
     eventually("it is sent again", || packs_of(&store, "/attendance/0/").contains(&packs[at]).then_some(()));
     kill_server(server);
+    assert_eq!(machine.json(&["replica", "verify", "offsite"])["ok"], true);
     for (n, at) in seen {
         assert_eq!(numbers_at(&machine, at), [n, n]);
     }
@@ -358,12 +412,22 @@ fn a_damaged_pack_is_named_with_what_can_be_had_and_sent_again() {
     let whole = store.objects.get(&snapshot).unwrap();
     store.objects.put(&snapshot, &whole[..whole.len() - 20]);
     refused_at(&machine, seen[0].1, &[&snapshot, "can't be rebuilt without it"]);
+    // And one of which nothing lies here.
+    let millis = snapshot.rsplit('-').next().unwrap().split('.').next().unwrap();
+    let stray = snapshot.replace(millis, &format!("{:015}", millis.parse::<u64>().unwrap() - 1));
+    store.objects.put(&stray, &whole);
     let verified = place.run(&["replica", "verify", "offsite", "--json"]);
     assert_eq!(verified.code, 1);
     let verified: Value = serde_json::from_str(&verified.stdout).unwrap();
     let damaged = verified["journal"]["damaged"].as_array().unwrap();
-    assert!(damaged.len() == 2 && damaged[1].as_str().unwrap().starts_with(last.as_str()), "{verified}");
+    assert!(damaged.len() == 3 && damaged[2].as_str().unwrap().starts_with(last.as_str()), "{verified}");
     let server = Server::start(&place);
+    let lost = || -> Value {
+        let remembered = std::fs::read(place.backups().join("replicas/offsite-journal.json")).unwrap();
+        serde_json::from_slice::<Value>(&remembered).unwrap()["lost"].clone()
+    };
+    eventually("what can't be sent again is remembered", || (lost() == serde_json::json!([stray])).then_some(()));
+    std::fs::remove_file(store.objects.path(&stray)).unwrap();
     eventually("it is sent again", || store.objects.get(last).filter(|now| !now.is_empty() && *now != bytes));
     eventually("and read back", || place.run(&["replica", "verify", "offsite"]).code.eq(&0).then_some(()));
     kill_server(server);

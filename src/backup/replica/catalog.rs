@@ -13,7 +13,7 @@ use crate::backup::{BackupId, Flag, Tier, timestamp};
 /// Of all objects of a replica together.
 const MAX_ALL_PARTS: u64 = 2_000_000;
 /// One is begun when a directory is put back or lies elsewhere, and goes with the window.
-const MAX_JOURNALS: usize = 1000;
+pub const MAX_JOURNALS: usize = 1000;
 
 /// The catalog of a replica: plain JSON, so that it can be kept with public keys alone. What is in the databases, why a backup was
 /// taken and by whom stands in the entries.

@@ -63,7 +63,9 @@ impl Output {
             let (from, to) = (exact(window.from, zone), exact(window.to, zone));
             self.line(&format!("any second from {from} to {to} ({zone})"))?;
             for gap in &window.gaps {
-                self.line(&format!("  but none between {} and {}", exact(gap.from, zone), exact(gap.to, zone)))?;
+                let (from, to) = (exact(gap.from, zone), exact(gap.to, zone));
+                let why = if gap.wrong { ", which was found wrong" } else { "" };
+                self.line(&format!("  but none between {from} and {to}{why}"))?;
             }
         }
         if backups.is_empty() {
@@ -103,9 +105,14 @@ impl Output {
             }
         }
         if let Some(journal) = &verification.journal {
-            let found = if journal.ok { "every file is whole" } else { "DAMAGED" };
+            let found = match (journal.ok, journal.damaged.is_empty()) {
+                (true, _) => "every file is whole",
+                (false, true) => "NOT ALL IS THERE",
+                (false, false) => "DAMAGED",
+            };
             self.line(&format!("the journal: {} packs were read, {found}", journal.packs))?;
-            journal.damaged.iter().try_for_each(|reason| self.line(&format!("  {reason}")))?;
+            let mut wrong = journal.damaged.iter().chain(&journal.missing);
+            wrong.try_for_each(|reason| self.line(&format!("  {reason}")))?;
             if journal.ciphertext_only {
                 self.line(&format!("  note: {}", super::CIPHERTEXT_ONLY))?;
             }
@@ -167,6 +174,6 @@ fn stands(ChainsThere { longest, remnants, bytes: size }: &ChainsThere) -> Strin
     format!("up to {longest} segments make up a database; remnants of dropped backups: {remnants}, {}", bytes(*size))
 }
 
-fn exact(at: DateTime<Utc>, zone: Tz) -> String {
+pub(super) fn exact(at: DateTime<Utc>, zone: Tz) -> String {
     at.with_timezone(&zone).format("%Y-%m-%d %H:%M:%S%.3f").to_string()
 }

@@ -111,7 +111,12 @@ impl Engine {
             looked = found;
             looked.to.map_or(Ok(()), |to| self.hold_journal_against(to, &looked, &mut databases, control))
         });
+        // As long as it waits for that, nothing of it is compared.
+        let waits = timeline::Timeline::read(self.store.root())?.wrong_since.is_some();
         let reason = match result.map_err(|error| (matches!(error, Error::Damaged { .. }), Fault::from(error))) {
+            Ok(()) if waits && databases.values().all(|found| found.ok) => {
+                Some("it was found wrong, and begins anew once `serve` runs".to_owned())
+            }
             Ok(()) => None,
             Err((_, Fault::Stopped(error))) => return Err(error),
             Err((wrong, Fault::Found(reason))) => {

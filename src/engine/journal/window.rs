@@ -29,19 +29,26 @@ pub struct Window {
 }
 
 impl Window {
-    /// What lies within it of the gaps, those that meet made one.
-    pub(in crate::engine) fn of(from: DateTime<Utc>, to: DateTime<Utc>, gaps: impl IntoIterator<Item = Gap>) -> Self {
-        let within = gaps.into_iter().map(|gap| Gap { from: gap.from.max(from), to: gap.to.min(to) });
-        let mut within: Vec<_> = within.filter(|gap| gap.from < gap.to).collect();
-        within.sort_unstable_by_key(|gap| gap.from);
+    /// What lies within it of the gaps, those that meet made one. An end that lies in a gap is none: that is the gap's. Nothing where all
+    /// of it lies in one.
+    pub(in crate::engine) fn of(
+        from: DateTime<Utc>,
+        to: DateTime<Utc>,
+        gaps: impl IntoIterator<Item = Gap>,
+    ) -> Option<Self> {
+        let mut apart: Vec<_> = gaps.into_iter().filter(|gap| gap.from < gap.to).collect();
+        apart.sort_unstable_by_key(|gap| gap.from);
         let mut gaps: Vec<Gap> = Vec::new();
-        for gap in within {
+        for gap in apart {
             match gaps.last_mut() {
-                Some(last) if gap.from < last.to => last.to = last.to.max(gap.to),
+                Some(last) if gap.from < last.to => *last = last.and(gap),
                 _ => gaps.push(gap),
             }
         }
-        Self { from, to, gaps }
+        let holds = |at| gaps.iter().find(|gap| gap.holds(at));
+        let (from, to) = (holds(from).map_or(from, |gap| gap.to), holds(to).map_or(to, |gap| gap.from));
+        gaps.retain(|gap| from < gap.to && gap.from < to);
+        (from <= to).then_some(Self { from, to, gaps })
     }
 
     /// The instants that all databases have; nothing if there is none.
@@ -49,7 +56,7 @@ impl Window {
         let from = recovery.values().map(|window| window.from).max()?;
         let to = recovery.values().map(|window| window.to).min()?;
         let gaps = recovery.values().flat_map(|window| window.gaps.iter().copied());
-        (from <= to).then(|| Self::of(from, to, gaps))
+        Self::of(from, to, gaps)
     }
 
     /// Why that instant can't be restored, if it can't.
@@ -60,7 +67,10 @@ impl Window {
             return Err(Error::PointOutside { moment, from, to });
         }
         match self.gaps.iter().find(|gap| gap.holds(at)) {
-            Some(gap) => Err(Error::PointInGap { moment, before: Moment::new(gap.from), after: Moment::new(gap.to) }),
+            Some(Gap { from, to, wrong }) => {
+                let [before, after] = [*from, *to].map(Moment::new);
+                Err(Error::PointInGap { moment, before, after, wrong: *wrong })
+            }
             None => Ok(()),
         }
     }
@@ -102,7 +112,9 @@ pub(super) fn window(index: &Index, timeline: &Timeline) -> Option<Window> {
     let from = index.oldest()?.at()?;
     // Where no tick is recorded, the last change is the last of which all is known.
     let to = timeline.alive.map(|alive| Moment::new(alive).at()).or_else(|| index.newest()?.at())?;
-    (from <= to).then(|| Window::of(from, to, timeline.gaps.iter().copied()))
+    // From then on nobody knows, though nobody has recorded that yet.
+    let to = timeline.wrong_since.map_or(to, |since| since.min(to));
+    Window::of(from, to, timeline.gaps.iter().copied())
 }
 
 #[cfg(test)]
@@ -114,24 +126,47 @@ mod tests {
     }
 
     fn span(from: u32, to: u32) -> Gap {
-        Gap { from: at(from), to: at(to) }
+        Gap::new(at(from), at(to))
     }
 
     #[test]
     fn gaps_are_cut_to_the_window_and_made_one_where_they_overlap() {
-        let window = Window::of(at(10), at(50), [span(40, 55), span(5, 12), span(20, 25), span(24, 30), span(1, 9)]);
-        assert_eq!(window.gaps, [span(10, 12), span(20, 30), span(40, 50)]);
+        let wrong = Gap { wrong: true, ..span(24, 30) };
+        let window =
+            Window::of(at(10), at(50), [span(40, 55), span(5, 12), span(20, 25), wrong, span(32, 33), span(1, 9)]);
+        let window = window.unwrap();
+        assert_eq!((window.from, window.to), (at(12), at(40)), "in a gap nothing is known");
+        assert_eq!(window.gaps, [Gap { wrong: true, ..span(20, 30) }, span(32, 33)]);
+        assert_eq!(Window::of(at(10), at(50), [span(5, 59)]), None);
+        assert_eq!(Window::of(at(10), at(50), [span(5, 10), span(50, 59)]).unwrap().gaps, []);
+    }
+
+    #[test]
+    fn what_was_found_wrong_is_not_offered_before_that_is_recorded() {
+        let point = |minute| journal::LtxFile {
+            name: journal::FileName::snapshot(journal::Txid::FIRST),
+            millis: at(minute).timestamp_millis() as u64,
+            size: 1,
+        };
+        let index: Index = [point(5)].into_iter().collect();
+        let timeline =
+            |since: Option<u32>| Timeline { alive: Some(at(50)), gaps: Vec::new(), wrong_since: since.map(at) };
+        let to = |since| window(&index, &timeline(since)).map(|window| window.to);
+        assert_eq!(
+            [to(None), to(Some(20)), to(Some(55)), to(Some(4))],
+            [Some(at(50)), Some(at(20)), Some(at(50)), None]
+        );
     }
 
     #[test]
     fn what_all_databases_have_is_what_can_be_restored() {
         let named = |name: &str, window| (name.parse().unwrap(), window);
         let recovery = Recovery::from([
-            named("a", Window::of(at(0), at(50), [span(20, 30)])),
-            named("b", Window::of(at(10), at(50), [])),
+            named("a", Window::of(at(0), at(50), [span(20, 30)]).unwrap()),
+            named("b", Window::of(at(10), at(50), []).unwrap()),
         ]);
         let common = Window::common(&recovery).unwrap();
-        assert_eq!(common, Window::of(at(10), at(50), [span(20, 30)]));
+        assert_eq!(Some(&common), Window::of(at(10), at(50), [span(20, 30)]).as_ref());
         let reaches = |minute| common.assert_reaches(Moment::new(at(minute)));
         for minute in [10, 20, 30, 50] {
             reaches(minute).unwrap();

@@ -11,6 +11,7 @@
 //! Coming back (`site`, `fetch`): of the lineages that the catalog names the latest that reaches the instant is taken.
 
 mod fetch;
+mod here;
 mod lineage;
 mod listing;
 mod mend;

@@ -170,20 +170,39 @@ pub(in crate::engine) fn warnings(
             );
             warn("replica-damaged", text);
         }
-        if !is_local(name) && (!replica.encrypted || replica.plain > 0) {
-            let text = match replica.encrypted {
-                false => format!(
-                    "what is sent to replica {name} can be read by whoever holds it; set BACKUP_ENCRYPTION_RECIPIENTS to what `keygen` prints"
-                ),
-                true => format!(
-                    "{} of the backups in replica {name} are from before encryption was turned on, and can be read by whoever holds it; what is here is sent again by itself, the others go by rotation",
-                    replica.plain
-                ),
-            };
+        if let Some(text) = plain(replica).filter(|_| !is_local(name)) {
             warn("replica-plain", text);
         }
     }
     warnings
+}
+
+/// What whoever holds it can read.
+fn plain(replica: &ReplicaStatus) -> Option<String> {
+    let name = &replica.name;
+    if !replica.encrypted {
+        return Some(format!(
+            "what is sent to replica {name} can be read by whoever holds it; set BACKUP_ENCRYPTION_RECIPIENTS to what `keygen` prints"
+        ));
+    }
+    let mut told = Vec::new();
+    if replica.plain > 0 {
+        told.push(format!(
+            "{} of its backups; what is here is sent again by itself, the others go by rotation",
+            replica.plain
+        ));
+    }
+    if let Some(journal) = replica.journal.as_ref().filter(|journal| journal.plain > 0) {
+        let until =
+            journal.plain_until.map_or_else(String::new, |at| format!(", by {} at the latest", timestamp::text(at)));
+        told.push(format!(
+            "{} objects of its journal; they go as the window moves on{until}, or now if you remove those below journal/ there whose names have \
+             no .age, and most of the instants before this with them",
+            journal.plain
+        ));
+    }
+    let text = "is from before encryption was turned on and can be read by whoever holds it";
+    (!told.is_empty()).then(|| format!("what lies in replica {name} {text}, in part: {}", told.join("; and ")))
 }
 
 /// The journal there lacks what is here for longer than sending takes.

@@ -42,6 +42,9 @@ pub(super) struct OwnJournal {
     pub(super) lineage: Nonce,
     /// This directory's name in leases.
     pub(super) writer: String,
+    /// What this directory is called whatever the machine is called: a container that is made anew gets another name.
+    #[serde(default)]
+    pub(super) directory: String,
     /// That of the journal in it.
     pub(super) id: String,
 }
@@ -132,6 +135,11 @@ impl State {
         Ok(read.filter(|state| state.place == place).unwrap_or_else(new))
     }
 
+    /// Where it was.
+    pub(super) fn place(&self) -> &str {
+        &self.place
+    }
+
     /// Durable when it returns.
     pub(super) fn save(&self, root: &Path, name: &ReplicaName) -> Result<(), Error> {
         write(&Self::path(root, name), self)
@@ -139,12 +147,21 @@ impl State {
 
     /// This directory's name in leases, which a copy of it has not: another machine, or another place on this one.
     pub(super) fn writer(&mut self, root: &Path) -> Result<String, Error> {
+        self.called(root, &host())
+    }
+
+    /// The same whatever the machine is called. The copy of a whole disk has it too.
+    pub(super) fn directory(&mut self, root: &Path) -> Result<String, Error> {
+        self.called(root, "")
+    }
+
+    fn called(&mut self, root: &Path, host: &str) -> Result<String, Error> {
         if self.secret.is_empty() {
             self.secret = hex(&disk::random::<16>()?);
         }
         let folder = root.join(FOLDER);
         let inode = folder.metadata().to("look at", &folder)?.ino();
-        let name = Sha256::digest(format!("{}\n{}\n{inode}", self.secret, host()));
+        let name = Sha256::digest(format!("{}\n{host}\n{inode}", self.secret));
         Ok(hex(&name[..16]))
     }
 

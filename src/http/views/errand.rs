@@ -141,7 +141,7 @@ fn replica_title(task: &Task, found: &ReplicaVerification) -> (Tone, String) {
     };
     let damaged = found.backups.values().filter(|verdict| !verdict.ok).count();
     match damaged {
-        0 if !found.ok => (Tone::Bad, format!("The journal in {what} is damaged")),
+        0 if !found.ok => (Tone::Bad, format!("The journal in {what} is not whole")),
         0 => (Tone::Good, format!("All that {what} holds is whole")),
         damaged => (Tone::Bad, format!("{damaged} of the {} backups in {what} are damaged", found.backups.len())),
     }
@@ -176,7 +176,7 @@ fn replica_verified(found: &ReplicaVerification) -> Markup {
                 @for (id, verdict) in damaged() {
                     li { (words::id(id)) ": " (words::text(verdict.reason.as_deref().unwrap_or_default())) }
                 }
-                @for reason in found.journal.iter().flat_map(|journal| &journal.damaged) { li { (words::text(reason)) } }
+                @for reason in found.journal.iter().flat_map(|journal| journal.damaged.iter().chain(&journal.missing)) { li { (words::text(reason)) } }
             }
             p { "What is whole here is sent again by itself. Look at that store: who else writes there, is it full, was something deleted?" }
         }

@@ -78,9 +78,8 @@ pub fn unreachable(site: &Site, window: &Window, moment: Moment) -> Option<Strin
     }
     let gap = window.gaps.iter().find(|gap| gap.holds(at))?;
     let (before, after) = (typed(gap.from), typed(gap.to));
-    Some(format!(
-        "{wanted} can't be restored: nothing was recorded after {before} and before {after}. Take one of these two, or another time"
-    ))
+    let why = Gap::why(gap.wrong, before, after);
+    Some(format!("{wanted} can't be restored: {why}. Take one of these two, or another time"))
 }
 
 /// The newest first.
@@ -90,7 +89,7 @@ fn gaps(site: &Site, gaps: &[Gap]) -> Markup {
         @if !gaps.is_empty() {
             ul.plain.gaps {
                 @for gap in gaps.iter().rev().take(LISTED) {
-                    li { "Nothing was recorded between " (second(site, gap.from.trunc_subsecs(0))) " and " (second(site, whole_second(gap.to))) "." }
+                    li { @if gap.wrong { "What was recorded was found wrong between " } @else { "Nothing was recorded between " } (second(site, gap.from.trunc_subsecs(0))) " and " (second(site, whole_second(gap.to))) "." }
                 }
                 @if hidden > 0 { li { (words::count(hidden as u64, "earlier gap")) "." } }
             }

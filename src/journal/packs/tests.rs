@@ -105,8 +105,37 @@ fn the_newest_seconds_are_sent_first_and_then_what_is_missing() {
     assert_eq!(lacks(&[("9", 1, 1), ("0", 2, 10)], &later), Some((81, 99)));
     assert_eq!(lacks(&[("9", 1, 1), ("0", 2, 10), ("0", 81, 99)], &later), Some((51, 80)));
     assert_eq!(lacks(&[("9", 1, 1), ("0", 2, 10), ("0", 51, 99)], &later), None);
+    // The snapshot went, and what led from it.
+    assert_eq!(lacks(&[("0", 15, 20)], &journal), Some((11, 14)));
+    assert_eq!(lacks(&[("0", 15, 20)], &here(&[1, 18], 2..=20)), Some((2, 14)));
     // A pack has so many files.
     assert_eq!(lacks(&[("9", 1, 1)], &here(&[1], 2..=2000)), Some((2, 257)));
+}
+
+#[test]
+fn what_is_damaged_here_is_sent_by_nobody() {
+    let lacks = |there: &[(&str, u64, u64)], here: &Index| numbers(packs(there).lacks(here));
+    let mut journal = here(&[1], 2..=20);
+    assert!(journal.note_damaged(FileName::captured(txid(8))) && !journal.note_damaged(FileName::captured(txid(8))));
+    assert!(!journal.goes_on_without(FileName::captured(txid(8))));
+    assert_eq!(lacks(&[("9", 1, 1)], &journal), Some((2, 7)));
+    assert_eq!(lacks(&[("9", 1, 1), ("0", 2, 7)], &journal), Some((9, 20)));
+    assert_eq!(lacks(&[("9", 1, 1), ("0", 2, 7), ("0", 9, 20)], &journal), None);
+    // The journal has begun anew because of it.
+    let mut anew = here(&[1, 21], (2..=20).chain(22..=30));
+    anew.note_damaged(FileName::captured(txid(8)));
+    assert!(anew.goes_on_without(FileName::captured(txid(8))));
+    assert_eq!(lacks(&[("9", 1, 1), ("0", 2, 7)], &anew), Some((22, 30)));
+    assert_eq!(lacks(&[("9", 1, 1), ("0", 2, 7), ("0", 22, 30)], &anew), Some((9, 20)));
+    assert_eq!(lacks(&[("9", 1, 1), ("0", 2, 7), ("0", 9, 20), ("0", 22, 30)], &anew), None);
+    assert_eq!(packs(&[("9", 1, 1)]).lacks_larger(&anew).unwrap().name, FileName::snapshot(txid(21)));
+    anew.note_damaged(FileName::snapshot(txid(21)));
+    assert_eq!(packs(&[("9", 1, 1)]).lacks_larger(&anew), None);
+    assert!(!anew.goes_on_without(FileName::snapshot(txid(21))) && !anew.goes_on_without(FileName::captured(txid(8))));
+    // Nor as a part of something else, and none of it once it has gone.
+    assert!(made_of(&pack("0", 2, 7).span, &anew).is_some() && made_of(&pack("0", 2, 9).span, &anew).is_none());
+    anew.remove(&[FileName::captured(txid(8))]);
+    assert!(anew.note_damaged(FileName::captured(txid(8))));
 }
 
 #[test]
@@ -130,6 +159,7 @@ fn larger_files_are_sent_one_by_one() {
     // What was sent follows a snapshot, which isn't there yet, or went.
     assert_eq!(lacks(&[("0", 31, 40)]).unwrap(), "9 30");
     assert_eq!(lacks(&[("9", 1, 30), ("0", 11, 40)]).unwrap(), "9 10");
+    assert_eq!(lacks(&[("9", 1, 30), ("0", 15, 40)]).unwrap(), "9 10");
     let all = [("9", 1, 1), ("9", 1, 10), ("9", 1, 30)];
     assert_eq!(lacks(&all).unwrap(), "2 20");
     assert_eq!(lacks(&[&all[..], &[("2", 2, 20), ("2", 21, 38)]].concat()).unwrap(), "3 38");
@@ -153,10 +183,17 @@ fn what_was_sent_from_elsewhere_is_noticed() {
 fn what_expires_leaves_every_later_state() {
     let all =
         packs(&[("9", 1, 1), ("0", 2, 10), ("0", 11, 20), ("2", 2, 20), ("9", 1, 15), ("9", 1, 30), ("0", 21, 40)]);
-    let gone = |oldest| spans(Some(all.expired(oldest))).unwrap();
+    let gone = |oldest| spans(Some(all.expired(oldest, &BTreeSet::new()))).unwrap();
     assert_eq!(gone(14_999), []);
     assert_eq!(gone(15_000), [(1, 1), (2, 10)]);
     assert_eq!(gone(99_000), [(1, 1), (1, 15), (2, 10), (11, 20), (2, 20)]);
+    // A snapshot that is known to be damaged stands for nothing that was before it.
+    let without = |oldest, max| spans(Some(all.expired(oldest, &[pack("9", 1, max).span].into()))).unwrap();
+    assert_eq!(without(15_000, 15), []);
+    assert_eq!(without(99_000, 15), [(1, 1), (1, 15), (2, 10), (11, 20), (2, 20)]);
+    assert_eq!(without(99_000, 30), [(1, 1), (2, 10)]);
+    assert_eq!(without(15_000, 1), [(1, 1), (2, 10)], "nor does it stay for ever");
+    assert_eq!(without(14_000, 1), [], "and where there is no other, nothing goes");
 }
 
 #[test]

@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::site::{LineageThere, joined};
+use super::site::{LineageThere, LineagesThere, instead};
 use super::unpack::{Bad, Packed};
 use crate::backup::{DatabaseName, Moment};
 use crate::disk;
@@ -20,10 +20,10 @@ use crate::engine::replica::Elsewhere;
 use crate::engine::replica::site::{Link, Site};
 use crate::engine::staging::Staging;
 use crate::engine::{Call, Engine, Error};
-use crate::journal::FileName;
 use crate::journal::folder::folder;
 use crate::journal::pack::Span;
 use crate::journal::packs::{Pack, Packs};
+use crate::journal::{FileName, states};
 use crate::sqlite::{Control, Progress};
 
 /// An instant, and what leads there, brought from a replica.
@@ -60,7 +60,7 @@ impl Engine {
         match self.fetched_of(&site, &lineages, moment, call) {
             Err(error @ Error::ReplicaDamaged { .. }) => {
                 let again = self.lineages_there(&site)?;
-                let packs = |of: &[LineageThere]| of.iter().map(|it| it.packs.clone()).collect::<Vec<_>>();
+                let packs = |of: &LineagesThere| of.found.iter().map(|it| it.packs.clone()).collect::<Vec<_>>();
                 if packs(&again) == packs(&lineages) {
                     Err(error)
                 } else {
@@ -74,15 +74,12 @@ impl Engine {
     fn fetched_of(
         &self,
         site: &Site,
-        lineages: &[LineageThere],
+        lineages: &LineagesThere,
         moment: Moment,
         call: &Call,
     ) -> Result<FetchedPoint, Error> {
         let link = &site.link;
-        let none = || Error::ReplicaNoJournal { at: link.label() };
-        joined(lineages).ok_or_else(none)?.assert_reaches(moment)?;
-        let reaches = |it: &&LineageThere| it.window.assert_reaches(moment).is_ok();
-        let lineage = lineages.iter().rev().find(reaches).ok_or_else(none)?;
+        let lineage = lineages.with(moment, link)?;
         self.adopt(site.catalog()?, call)?;
         let chosen = lineage.packs.values().filter_map(|packs| packs.choose(moment.millis(), &BTreeSet::new()));
         let total = chosen.flatten().fold(0, |sum: u64, pack| sum.saturating_add(pack.size));
@@ -148,7 +145,9 @@ impl Bringing<'_> {
         }
         let (link, lineage, database) = (self.link, self.lineage.held.lineage, self.name);
         let packed = Packed { link, lineage, database, pack: *pack, control: self.control };
-        packed.read(self.engine, &|name: FileName| Some(name.path(folder)))
+        let read = packed.read(self.engine, &|name: FileName| Some(name.path(folder)))?;
+        // What is rebuilt from it is compared with that.
+        Ok(read.map(|told| states::note(folder, &told)))
     }
 
     /// What can't be rebuilt without what is damaged, and what can.
@@ -157,10 +156,7 @@ impl Bringing<'_> {
             let text = "packs that lead there are missing";
             return self.link.damaged(format!("{text} for `{}`; take another time, or a backup", self.name));
         }
-        let near = self.lineage.nearest(self.name, damaged, self.moment);
-        let near = near.map(|at| at.to_string()).collect::<Vec<_>>().join(" and ");
-        let instead =
-            if near.is_empty() { "take a backup".to_owned() } else { format!("next to it can be had: {near}") };
-        self.link.damaged(format!("{reason}. {} can't be rebuilt without it; {instead}", self.moment))
+        let near = instead(self.lineage.nearest(self.name, damaged, self.moment));
+        self.link.damaged(format!("{reason}. {} can't be rebuilt without it; {near}", self.moment))
     }
 }

@@ -2,6 +2,7 @@
 //! small packs of an hour become one. Until that one was read back, the small ones stay.
 
 use super::listing::keys_of;
+use super::send::Sent;
 use super::shipping::{Ready, Shipping, There, delete};
 use crate::backup::DatabaseName;
 use crate::engine::replica::site::Link;
@@ -13,7 +14,7 @@ use crate::journal::timeline::Timeline;
 use crate::sqlite::Control;
 
 impl Engine {
-    /// Sends again what was found damaged. What is here no more stays, damaged as it is.
+    /// Sends again what was found damaged. What is here no more stays, damaged as it is, and is remembered: nothing older goes on its word.
     pub(super) fn mend(&self, shipping: &Shipping, ready: &Ready, link: &Link, control: &Control) -> Result<(), Error> {
         if ready.damaged.is_empty() {
             return Ok(());
@@ -28,12 +29,24 @@ impl Engine {
             let packs = there.as_ref().and_then(|there| there.listing.packs.get(&database));
             let pack = packs.and_then(|packs| packs.all().iter().find(|pack| pack.span == span)).copied();
             drop(there);
-            if let (Some(files), Some(pack)) = (made_of, pack) {
+            let Some(pack) = pack else { continue };
+            let mut is_mended = false;
+            if let Some(files) = made_of {
                 // A whole object is written over; of parts some could stay.
                 if pack.parts > 0 {
                     self.remove_pack(shipping, ready, link, (&database, &pack), control)?;
                 }
-                self.send_pack(shipping, ready, link, (&database, journal), &files, control)?;
+                let sent = self.send_pack(shipping, ready, link, (&database, journal), &files, control)?;
+                is_mended = sent != Sent::Gone;
+                if sent == Sent::Damaged && pack.parts == 0 {
+                    // It is damaged in both places: what is whole of it here is sent by itself.
+                    self.remove_pack(shipping, ready, link, (&database, &pack), control)?;
+                }
+            }
+            if !is_mended {
+                let mut remembered = shipping.remembered();
+                remembered.lost.insert(key.clone());
+                remembered.save(self.store.root(), &shipping.name)?;
             }
             locked(&shipping.shared.mended).insert(key.clone());
         }
@@ -82,8 +95,10 @@ impl Engine {
                 there.as_ref()?.listing.packs.get(name)?.joinable(&journal.index(), now)
             };
             while let Some((files, packs)) = joinable() {
-                if !self.send_pack(shipping, ready, link, (name, journal), &files, control)? {
-                    break;
+                match self.send_pack(shipping, ready, link, (name, journal), &files, control)? {
+                    Sent::Whole => {}
+                    Sent::Damaged => continue,
+                    Sent::Gone => break,
                 }
                 for pack in &packs {
                     self.remove_pack(shipping, ready, link, (name, pack), control)?;

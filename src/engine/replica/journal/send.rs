@@ -3,22 +3,22 @@
 //! 1. `alive` is read, and then what is the newest state of each database: all up to the first is in the second.
 //! 2. Is there anything to send, or is what the replica says of `until` old? Else nothing is asked of it.
 //! 3. The newest catalog there is the one that this directory wrote; else nothing is sent, and the next replication says why.
-//! 4. Of each database the files that gathered, as one pack or several, each noted here before, and read back to its last byte.
+//! 4. Of each database the files that gathered, as one pack or several, each noted here before, and read back to its last byte. What is
+//!    damaged here isn't sent (`here`).
 //! 5. Until when what 1. saw can be rebuilt from what is there is written beside it.
 
 use std::collections::BTreeMap;
-use std::io::{BufReader, Read, Write};
-use std::path::Path;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 
+use super::here::hand_on;
 use super::shipping::{Ready, Shipping};
 use crate::backup::replica::{MAX_PARTS, Object};
 use crate::backup::{DatabaseName, Form, Moment};
 use crate::codec::Codec;
-use crate::disk::{self, Context};
 use crate::engine::replica::send::{Sum, Summed, broken};
 use crate::engine::replica::site::Link;
 use crate::engine::{Engine, Error, locked};
@@ -26,15 +26,24 @@ use crate::journal::pack::{Key, Span};
 use crate::journal::packs::{Pack, Packs, Reach};
 use crate::journal::timeline::{Gap, Timeline};
 use crate::journal::until::Until;
-use crate::journal::{self, Journal, Level, LtxFile, Txid, tarball};
+use crate::journal::{self, Journal, Level, LtxFile, Point, Txid, states, tarball};
 use crate::sqlite::Control;
 
 /// While nothing changes, what the replica says of `until` is at most this old.
 const QUIET: Duration = Duration::from_secs(60);
 /// Packs of one database in a round, so that `until` follows also where much is lacking.
 const MOST_PACKS: usize = 8;
-/// Bytes that are read and encoded at once.
-const PIECE: usize = 256 << 10;
+
+/// What came of a pack that was to be sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Sent {
+    /// It is there, and was read back.
+    Whole,
+    /// One of its files has gone meanwhile.
+    Gone,
+    /// One of its files is damaged here, and nothing is there of it.
+    Damaged,
+}
 
 impl Engine {
     /// One round. Says whether more is to be sent at once.
@@ -49,7 +58,9 @@ impl Engine {
         // Before the gaps: those that end before it may be forgotten.
         let oldest = ready.journals.values().filter_map(|journal| journal.index().oldest()?.at()).min();
         let Some(oldest) = oldest else { return Ok(false) };
-        let Timeline { alive: Some(alive), gaps } = Timeline::read(self.store.root())? else { return Ok(false) };
+        // What was found wrong waits for the new beginning.
+        let timeline = Timeline::read(self.store.root())?;
+        let Timeline { alive: Some(alive), gaps, wrong_since: None } = timeline else { return Ok(false) };
         let newest: BTreeMap<_, _> = ready
             .journals
             .iter()
@@ -72,10 +83,12 @@ impl Engine {
                     more = true;
                     break;
                 }
-                if !self.send_pack(shipping, &ready, &link, (name, journal), &files, control)? {
-                    break;
+                match self.send_pack(shipping, &ready, &link, (name, journal), &files, control)? {
+                    Sent::Whole => sent = true,
+                    // What is whole of it is chosen next.
+                    Sent::Damaged => {}
+                    Sent::Gone => break,
                 }
-                sent = true;
             }
         }
         if sent || is_old {
@@ -90,7 +103,7 @@ impl Engine {
         !is_known || ready.journals.iter().any(|(name, journal)| lacking(shipping, ready, name, journal).is_some())
     }
 
-    /// Step 4, of one pack. `false` if one of its files has gone meanwhile.
+    /// Step 4, of one pack.
     pub(super) fn send_pack(
         &self,
         shipping: &Shipping,
@@ -99,9 +112,9 @@ impl Engine {
         (name, journal): (&DatabaseName, &Journal),
         files: &[LtxFile],
         control: &Control,
-    ) -> Result<bool, Error> {
+    ) -> Result<Sent, Error> {
         let encrypted = !self.config.codec.recipients.is_empty();
-        let (Some(first), Some(last)) = (files.first(), files.last()) else { return Ok(false) };
+        let (Some(first), Some(last)) = (files.first(), files.last()) else { return Ok(Sent::Gone) };
         let (level, min, max) = (first.name.level, first.name.min, last.name.max);
         let span = Span { level, min, max, first: first.millis, last: last.millis };
         let timeless = || link.damaged("the journal here is of a time that no pack can have; is the clock wrong?");
@@ -114,7 +127,11 @@ impl Engine {
         locked(&shipping.shared.busy).remove(&key);
         let object = match sent {
             // Retention took a file away meanwhile: the next round has others.
-            Err(Error::Journal(journal::Error::Gone { .. })) => return Ok(false),
+            Err(Error::Journal(journal::Error::Gone { .. })) => return Ok(Sent::Gone),
+            Err(Error::Journal(error @ journal::Error::Damaged { .. })) => {
+                self.is_damaged_here((name, journal), files, &error);
+                return Ok(Sent::Damaged);
+            }
             sent => sent?,
         };
         noted?;
@@ -123,7 +140,7 @@ impl Engine {
             there.listing.packs.entry(name.clone()).or_default().insert(pack);
         }
         tracing::debug!(replica = %shipping.name, key, bytes = object.size, "sent and read back");
-        Ok(true)
+        Ok(Sent::Whole)
     }
 
     fn send_files(
@@ -138,9 +155,10 @@ impl Engine {
         let out = Summed { out: link.at(link.remote.upload(&key))?, sum: Sum::default() };
         let mut encoder = codec.encode(out, tarball::size(files)).map_err(|error| broken(link, error))?;
         let mut write = |bytes: &[u8]| encoder.write_all(bytes).map_err(|error| broken(link, error));
-        for file in files {
-            write(&tarball::head(name, file))?;
-            copy(&file.name.path(journal.folder()), file.size, control, &mut write)?;
+        let points: Vec<_> = files.iter().map(Point::from).collect();
+        for (file, whole) in files.iter().zip(states::find_all(journal.folder(), &points)) {
+            write(&tarball::head(name, file, whole))?;
+            hand_on(&file.name.path(journal.folder()), file, control, &mut write)?;
             write(tarball::padding(file.size))?;
         }
         write(&tarball::END)?;
@@ -179,7 +197,8 @@ impl Engine {
         if from > alive || shipping.remembered().until.is_some_and(|until| until >= alive) {
             return Ok(());
         }
-        let gaps = gaps.into_iter().filter(|gap| gap.to > from).collect();
+        // What isn't there now and comes later is no gap then.
+        let gaps = gaps.into_iter().chain(reaches.values().flat_map(Reach::gaps)).filter(|gap| gap.to > from).collect();
         let bytes = self.sealed(&Until::new(oldest, alive, gaps, &newest).to_bytes());
         let bytes = bytes.map_err(|error| broken(link, error))?;
         let mut digits = [0; 8];
@@ -187,6 +206,10 @@ impl Engine {
         let millis = u64::try_from(alive.timestamp_millis()).unwrap_or_default();
         let encrypted = !self.config.codec.recipients.is_empty();
         let key = Key::Until { lineage: ready.lineage, millis, digits, encrypted }.to_string();
+        let mut remembered = shipping.remembered();
+        remembered.writing = Some(alive);
+        remembered.save(self.store.root(), &shipping.name)?;
+        drop(remembered);
         link.at(link.remote.put(&key, &bytes))?;
         if link.at(link.remote.get(&key, Until::MAX_BYTES))?.as_ref() != Some(&bytes) {
             return Err(link.damaged(format!("{key} is not there as it was sent; it is sent again")));
@@ -203,7 +226,7 @@ impl Engine {
         };
         *locked(&shipping.shared.written) = Some(Instant::now());
         let mut remembered = shipping.remembered();
-        (remembered.from, remembered.until) = (Some(from), Some(alive));
+        (remembered.from, remembered.until, remembered.writing) = (Some(from), Some(alive), None);
         remembered.save(self.store.root(), &shipping.name)?;
         drop(remembered);
         older.iter().try_for_each(|key: &String| link.at(link.remote.delete(key)))
@@ -252,33 +275,5 @@ fn lacking(shipping: &Shipping, ready: &Ready, name: &DatabaseName, journal: &Jo
     match there.listing.packs.get(name) {
         Some(packs) => packs.lacks(&journal.index()),
         None => Packs::default().lacks(&journal.index()),
-    }
-}
-
-/// Reads a file of the journal, which is as long as the index says.
-fn copy(
-    path: &Path,
-    size: u64,
-    control: &Control,
-    write: &mut impl FnMut(&[u8]) -> Result<(), Error>,
-) -> Result<(), Error> {
-    let opened = match disk::open_regular(path) {
-        Err(error) if error.is_missing() => return Err(journal::Error::Gone { path: path.to_owned() }.into()),
-        opened => opened?,
-    };
-    let (mut file, mut left) = (BufReader::with_capacity(PIECE, opened).take(size), size);
-    let mut piece = vec![0; PIECE.min(size as usize + 1)];
-    loop {
-        control.check()?;
-        let length = file.read(&mut piece).to("read", path)?;
-        if length == 0 {
-            break;
-        }
-        write(&piece[..length])?;
-        left -= length as u64;
-    }
-    match left {
-        0 => Ok(()),
-        _ => Err(journal::Error::Damaged { path: path.to_owned(), reason: "it is shorter than it was" }.into()),
     }
 }

@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use chrono::TimeDelta;
+
 use super::listing::{Listing, keys_of};
 use super::state::{JournalThere, Remembered};
+use super::tend::EVERY;
 use crate::backup::replica::{CATALOGS, Nonce, catalog_key, parse_catalog_key};
 use crate::backup::{DatabaseName, ReplicaName};
 use crate::engine::replica::report::LastError;
@@ -97,7 +100,11 @@ impl Engine {
         let Some(replica) = self.config.replicas.get(name).filter(|_| self.config.pitr.enabled) else {
             return Ok(None);
         };
-        Ok(Some(Remembered::load(self.store.root(), name, &replica.place.identity())?.into()))
+        let remembered = Remembered::load(self.store.root(), name, &replica.place.identity())?;
+        // What a snapshot begins with stays until the next one is as old as the window, which is looked at every hour.
+        let pitr = &self.config.pitr;
+        let kept = pitr.retention.saturating_add(pitr.snapshot_every).saturating_add(EVERY);
+        Ok(Some(JournalThere::of(remembered, TimeDelta::from_std(kept).unwrap_or(TimeDelta::MAX))))
     }
 
     /// Remembers what went wrong, or that nothing does any more.
@@ -257,7 +264,10 @@ impl Engine {
                 locked(&shipping.shared.busy).insert(key.to_owned());
                 remembered.sending.insert(key.to_owned())
             }
-            false => remembered.sending.remove(key),
+            false => {
+                remembered.lost.remove(key);
+                remembered.sending.remove(key)
+            }
         };
         remembered.save(self.store.root(), &shipping.name)
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -31,8 +31,18 @@ pub(super) struct Remembered {
     /// The last one.
     #[serde(with = "optional")]
     pub(super) until: Option<DateTime<Utc>>,
+    /// The one that may have been written since.
+    #[serde(with = "optional")]
+    pub(super) writing: Option<DateTime<Utc>>,
     /// Keys of what was begun and not yet read back.
     pub(super) sending: BTreeSet<String>,
+    /// Keys of packs that were found damaged there and lie here no more.
+    pub(super) lost: BTreeSet<String>,
+    /// Packs there that can be read by whoever holds it, when that was last looked at.
+    pub(super) plain: u64,
+    /// The last instant in these.
+    #[serde(with = "optional")]
+    pub(super) plain_to: Option<DateTime<Utc>>,
     /// What went wrong last with the newest seconds, if nothing went well since.
     pub(super) last_error: Option<LastError>,
     /// The same with snapshots and larger steps.
@@ -51,15 +61,23 @@ pub struct JournalThere {
     #[serde(serialize_with = "crate::engine::status::optional_timestamp")]
     #[schema(required = true)]
     pub until: Option<DateTime<Utc>>,
+    /// Objects of it that can be read by whoever holds it.
+    pub plain: u64,
+    /// The last of these goes then at the latest.
+    #[serde(serialize_with = "crate::engine::status::optional_timestamp")]
+    #[schema(required = true)]
+    pub plain_until: Option<DateTime<Utc>>,
     /// What went wrong last, if nothing went well since.
     #[schema(required = true)]
     pub last_error: Option<LastError>,
 }
 
-impl From<Remembered> for JournalThere {
-    fn from(remembered: Remembered) -> Self {
-        let Remembered { from, until, last_error, last_error_of_larger, .. } = remembered;
-        Self { from, until, last_error: last_error.or(last_error_of_larger) }
+impl JournalThere {
+    /// What an instant needs goes so long after it at the latest.
+    pub(super) fn of(remembered: Remembered, kept: TimeDelta) -> Self {
+        let Remembered { from, until, plain, plain_to, last_error, last_error_of_larger, .. } = remembered;
+        let plain_until = plain_to.and_then(|to| to.checked_add_signed(kept));
+        Self { from, until, plain, plain_until, last_error: last_error.or(last_error_of_larger) }
     }
 }
 
@@ -84,7 +102,7 @@ impl Remembered {
     /// Of another lineage nothing is known but what was begun.
     pub(super) fn is_of(&mut self, lineage: Nonce) {
         if self.lineage != Some(lineage) {
-            (self.lineage, self.from, self.until) = (Some(lineage), None, None);
+            (self.lineage, self.from, self.until, self.writing) = (Some(lineage), None, None, None);
         }
     }
 }

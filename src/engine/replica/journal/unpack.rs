@@ -16,8 +16,9 @@ use crate::engine::replica::site::Link;
 use crate::engine::{Engine, Error};
 use crate::journal::pack::Key;
 use crate::journal::packs::Pack;
+use crate::journal::sums::Whole;
 use crate::journal::tarball::Unpacker;
-use crate::journal::{FileName, LtxFile, ltx};
+use crate::journal::{FileName, LtxFile, Point, ltx};
 use crate::remote;
 use crate::sqlite::Control;
 
@@ -49,21 +50,22 @@ impl Packed<'_> {
         key.map_or_else(String::new, |key| key.to_string())
     }
 
-    /// Reads it to its end. Its files are written where `place` says, if it says so. An error is of the way, or of the disk here, and says
-    /// nothing of the pack.
+    /// Reads it to its end, and tells what its states were as a whole, as far as it says so. Its files are written where `place` says, if
+    /// it says so. An error is of the way, or of the disk here, and says nothing of the pack.
     pub(super) fn read(
         &self,
         engine: &Engine,
         place: &dyn Fn(FileName) -> Option<PathBuf>,
-    ) -> Result<Result<(), Bad>, Error> {
+    ) -> Result<Result<Vec<(Point, Whole)>, Bad>, Error> {
         let (key, link) = (self.key(), self.link);
         let object = Object { size: self.pack.size, checksum: String::new(), parts: self.pack.parts };
-        let is_gone = |error| Ok(gone(link, &key, &object, error)?.map_or(Ok(()), |reason| Err(Bad::Damaged(reason))));
+        let is_gone =
+            |error| Ok(gone(link, &key, &object, error)?.map_or(Ok(Vec::new()), |reason| Err(Bad::Damaged(reason))));
         let mut coming = match Coming::begin(link, &key, &object) {
             Err(error @ remote::Error::Absent(_)) => return is_gone(error),
             coming => link.at(coming)?,
         };
-        let mut written = Written { files: Vec::new(), place, control: self.control };
+        let mut written = Written { files: Vec::new(), states: Vec::new(), place, control: self.control };
         let unpacked = self.unpacked(engine, &mut coming, &mut written);
         let bad = match coming.error.take() {
             Some(error @ remote::Error::Absent(_)) => is_gone(error)?.err(),
@@ -71,7 +73,7 @@ impl Packed<'_> {
             None => unpacked?.err(),
         };
         match bad {
-            None => Ok(Ok(())),
+            None => Ok(Ok(written.states)),
             Some(bad) => {
                 // What is left of it counts for nothing.
                 written.files.iter().try_for_each(|path| disk::remove(path))?;
@@ -104,6 +106,7 @@ impl Packed<'_> {
             if let Err(error) = written.take(file, &mut unpacker)? {
                 return damaged(&error);
             }
+            written.states.extend(unpacker.whole().map(|whole| (Point::from(&file), whole)));
         }
     }
 }
@@ -111,6 +114,7 @@ impl Packed<'_> {
 /// What was written of a pack.
 struct Written<'a> {
     files: Vec<PathBuf>,
+    states: Vec<(Point, Whole)>,
     place: &'a dyn Fn(FileName) -> Option<PathBuf>,
     control: &'a Control,
 }

@@ -1,15 +1,18 @@
-//! Reading the journal in a replica back: every pack, and every file in it [P8].
+//! Reading the journal in a replica back: every pack, and every file in it [P8]; and whether all is there that was sent.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::listing::Listing;
 use super::unpack::{Bad, Packed};
-use crate::backup::replica::Object;
+use crate::backup::replica::{Nonce, Object};
+use crate::backup::{DatabaseName, Moment};
 use crate::engine::replica::site::{Link, Site};
 use crate::engine::{Engine, Error};
-use crate::journal::pack::Key;
+use crate::journal::pack::{Span, folder_of};
+use crate::journal::until::Missing;
 use crate::sqlite::{Control, Progress};
 
 /// So many damaged ones are named.
@@ -19,15 +22,25 @@ const MOST_NAMED: usize = 100;
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct JournalVerdict {
-    /// All of it is whole.
+    /// All of it is whole, and nothing is missing.
     pub ok: bool,
     /// Packs that were read.
     pub packs: u64,
     /// What is damaged, and how; the first hundred.
     pub damaged: Vec<String>,
+    /// What was sent and is there no more; the first hundred. A gap that is known is none of it.
+    pub missing: Vec<String>,
     /// No identity was at hand to decrypt it, so it was only read to its end.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub ciphertext_only: bool,
+}
+
+/// What is wrong with one lineage.
+#[derive(Default)]
+struct Wrong {
+    /// Packs: their keys, and how they are damaged.
+    damaged: BTreeMap<(DatabaseName, Span), (String, String)>,
+    missing: BTreeSet<String>,
 }
 
 impl Engine {
@@ -38,46 +51,44 @@ impl Engine {
         keys: &mut BTreeSet<String>,
         control: &Control,
     ) -> Result<Option<JournalVerdict>, Error> {
-        let mut verdict = JournalVerdict { ok: true, ..JournalVerdict::default() };
+        let mut verdict = JournalVerdict::default();
         for held in site.journals() {
-            let listing = self.listing_there(&site.link, held.lineage)?;
+            let (listing, mut wrong) = (self.listing_there(&site.link, held.lineage)?, Wrong::default());
+            wrong.missing = self.missing_there(&site.link, held.lineage, &listing)?;
             let total = listing.packs.values().flat_map(|packs| packs.all()).map(|pack| pack.size).sum();
             let mut done = 0;
             for (database, packs) in &listing.packs {
                 for pack in packs.all() {
                     control.tell(Progress { database, done, total });
                     let packed = Packed { link: &site.link, lineage: held.lineage, database, pack: *pack, control };
-                    self.look_into(&packed, &mut verdict, keys)?;
+                    if let Some(reason) = self.look_into(&packed, &mut verdict)? {
+                        wrong.damaged.insert((database.clone(), pack.span), (packed.key(), reason));
+                    }
                     done += pack.size;
                 }
             }
+            self.look_again(&site.link, held.lineage, &mut wrong);
+            keys.extend(wrong.damaged.values().map(|(key, _)| key.clone()).take(MOST_NAMED));
+            verdict.damaged.extend(wrong.damaged.into_values().map(|(_, reason)| reason));
+            verdict.missing.extend(wrong.missing);
         }
-        Ok((verdict.packs > 0).then_some(verdict))
+        verdict.ok = verdict.damaged.is_empty() && verdict.missing.is_empty();
+        verdict.damaged.truncate(MOST_NAMED);
+        verdict.missing.truncate(MOST_NAMED);
+        Ok((verdict.packs > 0 || !verdict.ok).then_some(verdict))
     }
 
-    fn look_into(
-        &self,
-        packed: &Packed<'_>,
-        verdict: &mut JournalVerdict,
-        keys: &mut BTreeSet<String>,
-    ) -> Result<(), Error> {
-        let reason = match packed.read(self, &|_| None)? {
-            Ok(()) => None,
-            Err(Bad::Damaged(reason)) => Some(reason),
+    /// Why it isn't what was sent.
+    fn look_into(&self, packed: &Packed<'_>, verdict: &mut JournalVerdict) -> Result<Option<String>, Error> {
+        verdict.packs += 1;
+        match packed.read(self, &|_| None)? {
+            Ok(_) => Ok(None),
+            Err(Bad::Damaged(reason)) => Ok(Some(reason)),
             Err(Bad::Locked) => {
                 verdict.ciphertext_only = true;
-                self.read_ciphertext(packed.link, &packed.key(), packed)?
+                self.read_ciphertext(packed.link, &packed.key(), packed)
             }
-        };
-        verdict.packs += 1;
-        // What has gone by its age meanwhile is no damage.
-        let Some(reason) = reason.filter(|_| self.is_still_there(packed).unwrap_or(true)) else { return Ok(()) };
-        verdict.ok = false;
-        if verdict.damaged.len() < MOST_NAMED {
-            keys.insert(packed.key());
-            verdict.damaged.push(reason);
         }
-        Ok(())
     }
 
     fn read_ciphertext(&self, link: &Link, key: &str, packed: &Packed<'_>) -> Result<Option<String>, Error> {
@@ -85,10 +96,44 @@ impl Engine {
         self.read_whole(link, key, &object, &mut || Ok(packed.control.check()?))
     }
 
-    fn is_still_there(&self, packed: &Packed<'_>) -> Result<bool, Error> {
-        let key = packed.key();
-        let Some(Key::Pack { lineage, database, span, .. }) = Key::parse(&key) else { return Ok(true) };
-        let listing = self.listing_there(packed.link, lineage)?;
-        Ok(listing.packs.get(&database).is_some_and(|packs| packs.all().iter().any(|pack| pack.span == span)))
+    /// What has gone by its age meanwhile, or has become a part of something else, is no damage; what lay elsewhere just then isn't
+    /// missing. Where it can't be looked at again, what was found stands.
+    fn look_again(&self, link: &Link, lineage: Nonce, wrong: &mut Wrong) {
+        if wrong.damaged.is_empty() && wrong.missing.is_empty() {
+            return;
+        }
+        let Ok(again) = self.listing_there(link, lineage) else { return };
+        let is_there = |database: &DatabaseName, span: &Span| {
+            again.packs.get(database).is_some_and(|packs| packs.all().iter().any(|pack| pack.span == *span))
+        };
+        wrong.damaged.retain(|(database, span), _| is_there(database, span));
+        if let Ok(missing) = self.missing_there(link, lineage, &again) {
+            wrong.missing.retain(|text| missing.contains(text));
+        }
+    }
+
+    /// What the replica says to have of that lineage, and doesn't.
+    fn missing_there(&self, link: &Link, lineage: Nonce, listing: &Listing) -> Result<BTreeSet<String>, Error> {
+        let until = match self.until_there(link, lineage, listing) {
+            // What it says can't be read without an identity.
+            Err(Error::ReplicaJournalLocked { .. }) => return Ok(BTreeSet::new()),
+            until => until?,
+        };
+        let Some(until) = until else {
+            let text = format!("{}until/: none of what says until when all is there can be read", folder_of(lineage));
+            return Ok((!listing.untils.is_empty()).then_some(text).into_iter().collect());
+        };
+        let told = |name: &DatabaseName, Missing { after, before }: Missing| {
+            let at = |millis| Moment::of_millis(millis).map_or_else(String::new, |at| at.to_string());
+            let when = match before {
+                Some(before) => format!("between {} and {}", at(after), at(before)),
+                None => format!("after {}", at(after)),
+            };
+            format!(
+                "{name}: states {when} were sent and are missing; what of them lies here is sent again within an hour"
+            )
+        };
+        let of = |name| until.missing(name, listing.packs.get(name)).into_iter().map(move |it| told(name, it));
+        Ok(until.databases.keys().flat_map(of).collect())
     }
 }

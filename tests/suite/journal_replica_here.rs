@@ -1,0 +1,83 @@
+//! The journal here goes bad before it is sent: what is damaged isn't sent for whole, and what is whole and not the one that was written
+//! is found out by whoever brings it back.
+
+use std::path::{Path, PathBuf};
+
+use attendance_backup::journal::Level;
+use attendance_backup::journal::folder::folder;
+use chrono::{DateTime, Utc};
+
+use crate::client::Server;
+use crate::harness::{Place, eventually};
+use crate::journal_live::{index, ticked, timeline};
+use crate::journal_replica::{kill_server, number, numbers_at, refused_at, shipping, text, until};
+use crate::journal_states::falsify;
+use crate::replica_scene::empty_machine;
+use crate::stores::Store;
+
+/// Numbers from `first` on, until one wasn't sent before its file of `attendance` was spoiled; which, and when that was.
+fn spoiled(place: &Place, first: u64, spoil: impl Fn(&Path)) -> (u64, DateTime<Utc>) {
+    for n in first.. {
+        for name in ["attendance", "auth"] {
+            place.sql(name, &format!("INSERT INTO stamps VALUES ({n}, '')"));
+        }
+        let at = ticked(place);
+        let before = until(place).unwrap();
+        spoil(&newest(place));
+        if before < at && until(place).unwrap() == before {
+            return (n, at);
+        }
+    }
+    unreachable!("each was sent at once")
+}
+
+fn newest(place: &Place) -> PathBuf {
+    let file = *index(place, "attendance").level(Level::CAPTURED).last().unwrap();
+    file.name.path(&folder(&place.backups(), &"attendance".parse().unwrap()))
+}
+
+fn flip(path: &Path) {
+    let (mut bytes, modified) = (std::fs::read(path).unwrap(), std::fs::metadata(path).unwrap().modified().unwrap());
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+    std::fs::File::options().write(true).open(path).unwrap().set_modified(modified).unwrap();
+}
+
+#[test]
+fn a_damaged_file_is_not_sent_and_the_journal_begins_anew() {
+    let store = Store::folder();
+    let place = shipping(&store);
+    let server = Server::start(&place);
+    let first = number(&place, 1);
+    let (n, lost) = spoiled(&place, 2, flip);
+    let wrong = eventually("it is told", || place.audit().into_iter().find(|line| line["code"] == "journal-wrong"));
+    assert!(wrong["reason"].as_str().unwrap().contains("is damaged"), "{wrong}");
+    eventually("that it is seen to", || (!place.backups().join("journal/wrong").exists()).then_some(()));
+    let last = number(&place, n + 1);
+    kill_server(server);
+    let gap = timeline(&place).gaps.into_iter().find(|gap| gap.holds(lost)).unwrap();
+    let machine = empty_machine(&place, &store);
+    refused_at(&machine, lost, &[&text(gap.to)]);
+    assert!(first <= gap.from, "what was before it is right: {gap:?}");
+    assert_eq!(numbers_at(&machine, first), [1, 1]);
+    assert_eq!(numbers_at(&machine, last), [n + 1, n + 1]);
+    let verified = machine.json(&["replica", "verify", "offsite"]);
+    assert_eq!(verified["ok"], true, "{verified}");
+}
+
+#[test]
+fn a_whole_file_that_is_not_the_one_that_was_written_is_found_out_there_too() {
+    let store = Store::folder();
+    let place = shipping(&store);
+    let server = Server::start(&place);
+    let first = number(&place, 1);
+    let (_, changed) = spoiled(&place, 2, falsify);
+    eventually("it is sent", || until(&place).filter(|until| *until >= changed));
+    kill_server(server);
+    let machine = empty_machine(&place, &store);
+    assert_eq!(machine.json(&["replica", "verify", "offsite"])["ok"], true, "each file is whole");
+    refused_at(&machine, changed, &["don't come to what the database was", "choose another instant, or a backup"]);
+    assert!(!machine.live("attendance").exists() && !machine.backups().join("restoring").exists());
+    assert_eq!(numbers_at(&machine, first), [1, 1]);
+}

@@ -9,7 +9,7 @@ mod user;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::Engine;
+use super::{Engine, bytes};
 use crate::backup::ReplicaName;
 use crate::backup::replica::ChainsThere;
 use crate::sqlite::{self, Source, identify, peek, situation};

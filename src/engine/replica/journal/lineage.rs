@@ -6,8 +6,8 @@ use crate::backup::ReplicaName;
 use crate::backup::replica::{HeldJournal, Nonce};
 use crate::disk;
 use crate::engine::journal::Window;
-use crate::engine::replica::site::Writable;
 use crate::engine::replica::state::{OwnJournal, State};
+use crate::engine::replica::writable::Writable;
 use crate::engine::{Call, Engine, Error};
 use crate::journal::folder::identity;
 

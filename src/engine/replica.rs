@@ -17,10 +17,13 @@
 //! after a later one is there that doesn't name it. So is the one before it, which stays: what is superseded goes when neither of the
 //! two names it any more, for which the newest is written once more.
 
+mod arriving;
+mod carry;
 mod collapse;
 mod fetch;
 mod journal;
 mod merge;
+mod passing;
 mod rebuild;
 mod rebuilders;
 mod report;
@@ -31,6 +34,7 @@ mod squeeze;
 mod state;
 mod sync;
 mod verify;
+mod writable;
 
 use serde_json::{Map, Value};
 

@@ -332,29 +332,6 @@ fn the_key_may_change() {
     assert_eq!(depth(&store.objects, &newest, "auth"), 0);
 }
 
-/// Where it keeps more than is here what is left goes by what lies there; where it keeps less, by what is here.
-#[test]
-fn it_may_keep_other_numbers() {
-    let store = Store::folder();
-    let mut place = scene(&store);
-    place.set("BACKUP_RETENTION_MANUAL", "2").set("BACKUP_REPLICA_OFFSITE_RETENTION_MANUAL", "4");
-    for _ in 0..12 {
-        another(&place);
-        place.ok(&PUSH);
-        store.objects.assert_tidy();
-    }
-    assert!(store.objects.held().len() == 4 && store.objects.remnants().len() <= 5, "{:?}", store.objects.catalog());
-    place.ok(&["replica", "verify", "offsite"]);
-    place.set("BACKUP_RETENTION_MANUAL", "5").set("BACKUP_REPLICA_OFFSITE_RETENTION_MANUAL", "1");
-    for _ in 0..5 {
-        another(&place);
-        place.ok(&PUSH);
-        store.objects.assert_tidy();
-    }
-    assert!(store.objects.held().len() == 1 && store.objects.remnants().len() < 8, "{:?}", store.objects.catalog());
-    place.ok(&["replica", "verify", "offsite"]);
-}
-
 /// Who reads a part of a backup knows nothing of the rest of it; who reads all of it does.
 #[test]
 fn what_was_found_damaged_is_so_until_all_of_it_was_read() {

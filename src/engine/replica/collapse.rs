@@ -11,8 +11,8 @@
 use std::collections::BTreeSet;
 
 use super::Replicated;
-use super::site::Writable;
-use super::sync::{is_of_one_here, is_of_one_there};
+use super::carry::{is_of_one_here, is_of_one_there};
+use super::writable::Writable;
 use crate::backup::replica::{Held, Origin, Relief, Sending, is_sendable, relief};
 use crate::backup::{Backup, BackupId};
 use crate::engine::{Call, Error};

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use super::rebuild::{Broken, Rebuilder, Unfit};
 use super::segment::Base;
-use super::site::Writable;
 use super::verify::Unopened;
+use super::writable::Writable;
 use crate::backup::replica::{Chains, Held, Origin, Readers, ReplicaEntry, Sending};
 use crate::backup::{Backup, BackupId, DatabaseCopy, DatabaseName, Form, Subject};
 use crate::engine::read::{OpenFile, Opened};

@@ -7,9 +7,9 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::fetch::Arriving;
+use super::arriving::Arriving;
+use super::passing::{Coming, Tick, drain, gone};
 use super::rebuilders::Rebuilders;
-use super::send::{Coming, Tick, drain, gone};
 use super::site::Link;
 use crate::backup::replica::{Chains, Held, HeldDatabase, Origin, ReplicaCatalog, ReplicaEntry, Step};
 use crate::backup::{BackupId, DatabaseCopy, DatabaseName, Form};

@@ -11,9 +11,10 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use super::send::{Leaving, Summed, Tick, broken};
-use super::site::Writable;
+use super::passing::{Summed, Tick};
+use super::send::{Leaving, broken};
 use super::squeeze::Squeeze;
+use super::writable::Writable;
 use crate::backup::replica::{Chains, Held, HeldDatabase, Mode, Origin, Readers, Segment, is_sendable};
 use crate::backup::{Backup, BackupId, DatabaseCopy, DatabaseName, Form};
 use crate::codec::{Codec, Decoder, Recipient};

@@ -8,11 +8,12 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use super::site::{Site, Writable, is_listed};
+use super::site::{Site, is_listed};
 use super::state::{FOLDER, State};
+use super::writable::Writable;
 use super::{Elsewhere, details, ids};
 use crate::audit::{Entry, Kind};
-use crate::backup::replica::{BACKUPS, Chains, Held, Origin, Plan, Sending, Wishes, is_ours, is_sendable, plan};
+use crate::backup::replica::{BACKUPS, Chains, Held, Origin, Plan, Wishes, is_ours, is_sendable, plan};
 use crate::backup::retention::{Retention, free_id};
 use crate::backup::{Backup, BackupId, ReplicaName, hex};
 use crate::catalog::Catalog;
@@ -20,7 +21,7 @@ use crate::disk;
 use crate::engine::permit::{Holder, Permit, Refusal};
 use crate::engine::record::{SECONDS, seconds};
 use crate::engine::{Call, Engine, Error, entry, failure};
-use crate::{remote, sqlite};
+use crate::sqlite;
 
 /// What it is called in the audit log.
 pub(in crate::engine) const REPLICATE: &str = "replicate";
@@ -368,146 +369,9 @@ impl Writable<'_> {
         Ok(())
     }
 
-    fn ids_of(&self, plan: &Plan) -> BTreeMap<Origin, BackupId> {
+    pub(super) fn ids_of(&self, plan: &Plan) -> BTreeMap<Origin, BackupId> {
         let id = |origin: &Origin| self.site.backups().iter().find(|held| held.origin == *origin).map(|held| held.id);
         plan.drop.iter().filter_map(|(origin, _)| Some((*origin, id(origin)?))).collect()
-    }
-
-    fn carry_out(&mut self, plan: &Plan, orphans: &[String], call: &Call, done: &mut Replicated) -> Result<(), Error> {
-        let going = self.ids_of(plan);
-        if self.site.catalog.is_none() {
-            // Before any object: whoever looks then knows what to make of it.
-            self.write(Vec::new())?;
-        }
-        self.send_all(plan, call, done)?;
-        self.amend(plan, &going, done)?;
-        self.collapse(call, done)?;
-        let named = self.site.named();
-        for orphan in orphans.iter().filter(|key| !named.contains(*key)) {
-            call.control.check()?;
-            self.settle()?;
-            self.hold(false)?;
-            self.site.link.at(self.site.link.remote.delete(orphan))?;
-            done.removed.push(orphan.clone());
-        }
-        Ok(())
-    }
-
-    /// Step 4. What is wrong with a backup here is in no other's way, and what the store has against one may be nothing against the
-    /// next: it has to refuse two in a row, or all, to count as a failure of the replica.
-    fn send_all(&mut self, plan: &Plan, call: &Call, done: &mut Replicated) -> Result<(), Error> {
-        let mut refused: Option<Error> = None;
-        for sending in &plan.send {
-            if self.is_healed(sending.origin) {
-                continue;
-            }
-            let error = match self.sent(sending, call) {
-                Ok(bytes) => {
-                    done.sent.extend(bytes.map(|_| sending.id));
-                    done.bytes += bytes.unwrap_or_default();
-                    refused = None;
-                    continue;
-                }
-                Err(error) => error,
-            };
-            let is_there = is_of_one_there(&error);
-            if !is_there && !is_of_one_here(&error) || is_there && refused.is_some() {
-                return Err(error);
-            }
-            tracing::error!(code = error.code(), replica = %self.name, id = %sending.id, "{error}");
-            done.not_sent.push(NotSent { id: sending.id, reason: error.to_string() });
-            if is_there {
-                refused = Some(error);
-            } else {
-                self.doubts(&error);
-            }
-        }
-        match refused {
-            Some(error) if done.sent.is_empty() => Err(error),
-            _ => Ok(()),
-        }
-    }
-
-    /// It is there, and was to be sent again for nothing but what it stands on, which is whole by now.
-    fn is_healed(&self, origin: Origin) -> bool {
-        let State { found_damaged, .. } = &self.state;
-        let held = self.site.backups().iter().find(|held| held.origin == origin);
-        let encrypts = !self.engine.config.codec.recipients.is_empty();
-        let is_wanted = |held: &Held| held.damaged || encrypts && !held.entry.encrypted;
-        held.is_some_and(|held| held.has_segments() && !is_wanted(held))
-            && !found_damaged.contains(&origin)
-            && !Chains::of(&self.marked(&[]), &self.remnants()).unsound().contains(&origin)
-    }
-
-    /// One backup.
-    pub(super) fn sent(&mut self, sending: &Sending, call: &Call) -> Result<Option<u64>, Error> {
-        let Some(held) = self.send(sending, call)? else { return Ok(None) };
-        self.put(held).map(Some)
-    }
-
-    /// What was sent takes its place in the catalog.
-    pub(super) fn put(&mut self, held: Held) -> Result<u64, Error> {
-        let (id, bytes, origin, before) = (held.id, held.size(), held.origin, self.site.named());
-        let mut backups = self.marked(&[]);
-        backups.retain(|other| other.origin != origin);
-        name_apart(&mut backups, &held);
-        backups.push(held);
-        self.write(backups)?;
-        // What was found of the one that is replaced is nothing of this one.
-        self.state.found_damaged.remove(&origin);
-        self.state.found_databases.retain(|(other, _)| *other != origin);
-        self.remove_objects(&before)?;
-        tracing::debug!(replica = %self.name, %id, bytes, "sent and read back");
-        Ok(bytes)
-    }
-
-    /// Step 5. Nothing goes as long as something is missing that was to come.
-    fn amend(&mut self, plan: &Plan, going: &BTreeMap<Origin, BackupId>, done: &mut Replicated) -> Result<(), Error> {
-        let may_go = done.not_sent.is_empty();
-        let goes = |held: &Held| may_go && going.contains_key(&held.origin);
-        let staying: Vec<Held> = self.marked(&plan.amend).into_iter().filter(|held| !goes(held)).collect();
-        let gone: Vec<Origin> = self.site.backups().iter().filter(|held| goes(held)).map(|held| held.origin).collect();
-        let before = self.site.named();
-        let is_another = staying != self.site.backups()
-            || self.remnants() != self.site.remnants()
-            || self.journals != self.site.journals();
-        if is_another || self.is_others {
-            self.write(staying)?;
-        }
-        done.dropped.extend(gone.iter().filter_map(|origin| going.get(origin)));
-        self.remove_objects(&before)
-    }
-
-    /// Of the objects that were named before, those that the catalog doesn't name any more.
-    fn remove_objects(&mut self, before: &BTreeSet<String>) -> Result<(), Error> {
-        for key in before.difference(&self.site.named()) {
-            self.settle()?;
-            self.hold(false)?;
-            self.site.link.at(self.site.link.remote.delete(key))?;
-        }
-        Ok(())
-    }
-}
-
-/// Until the catalog is amended a backup that has its id here may be there under that of another.
-fn name_apart(backups: &mut [Held], held: &Held) {
-    let taken: BTreeSet<BackupId> = backups.iter().map(|other| other.id).collect();
-    for other in backups.iter_mut().filter(|other| other.id == held.id) {
-        other.id = free_id(other.id, |id| taken.contains(id));
-    }
-}
-
-/// Of a backup here, and not of the replica.
-pub(super) fn is_of_one_here(error: &Error) -> bool {
-    matches!(error, Error::Damaged { .. } | Error::NotSent { .. } | Error::NotFound(_) | Error::NeedsIdentity { .. })
-}
-
-/// Of an object there, as far as one can tell.
-pub(super) fn is_of_one_there(error: &Error) -> bool {
-    match error {
-        Error::ReplicaDamaged { .. } => true,
-        Error::Replica { error, .. } => !error.is_temporary() && !matches!(error, remote::Error::Full(_)),
-        _ => false,
     }
 }
 

@@ -1,8 +1,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::site::{Site, Writable};
+use super::site::Site;
 use super::state::State;
+use super::writable::Writable;
 use super::*;
 use crate::backup::Tier;
 use crate::backup::replica::Origin;

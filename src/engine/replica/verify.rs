@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::passing::Tick;
 use super::rebuild::{Broken, Unfit};
 use super::rebuilders::Rebuilders;
-use super::send::Tick;
 use super::site::Site;
 use super::state::State;
 use super::{Elsewhere, JournalVerdict};

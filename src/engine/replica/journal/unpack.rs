@@ -11,7 +11,7 @@ use crate::backup::replica::{Nonce, Object};
 use crate::codec;
 use crate::disk::{self, Context};
 use crate::engine::create::OVERHEAD;
-use crate::engine::replica::send::{Coming, gone};
+use crate::engine::replica::passing::{Coming, gone};
 use crate::engine::replica::site::Link;
 use crate::engine::{Engine, Error};
 use crate::journal::pack::Key;

@@ -2,11 +2,11 @@
 
 .PHONY: demo test ci bench faults soak docs
 
-# Two sample databases, an app that writes to them, a first backup, and what to try next.
+# Two sample databases, an app that writes to them, a first backup, and what to try next. BIND=127.0.0.1:8081 is another address.
 demo:
 	scripts/setup build
 	cargo build --release
-	target/release/attendance-backup demo
+	target/release/attendance-backup demo $(if $(BIND),--bind $(BIND))
 
 # Format, lints and all tests, from a clean checkout. Those of the journal and of replicas wait for clocks and stores most of the
 # time: more of them go at once. Those that hold the program to so much memory come last, by themselves.

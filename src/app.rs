@@ -10,6 +10,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::engine::doctor::Finding;
 use crate::engine::permit::Permit;
 use crate::engine::{Actor, Call, Engine};
 use crate::http::{self, OnDrop};
@@ -136,6 +137,9 @@ fn announce(engine: &Engine, address: SocketAddr) {
             "any token without an audience that the app's secret signs is taken, whatever it was meant for; set \
              BACKUP_JWT_AUDIENCE, and let the app put that `aud` into the tokens for this service"
         );
+    }
+    for Finding { found, fix, .. } in engine.hazards() {
+        tracing::error!("{found}; {}", fix.unwrap_or_default());
     }
 }
 

@@ -1,5 +1,7 @@
 //! `doctor`: looks at everything around the backups that tends to be wrong, one fix a finding. Changes nothing.
 
+mod user;
+
 use std::path::Path;
 
 use serde::Serialize;
@@ -47,6 +49,13 @@ const NETWORK: [(i64, &str); 6] = [
 ];
 
 impl Engine {
+    /// What of it can harm the app: another user, a single file as a mount. Looked at whenever `serve` starts.
+    pub fn hazards(&self) -> Vec<Finding> {
+        let alone = |source: &Source| mounted_alone(&format!("database `{}`", source.name), &source.path);
+        let mounts = self.sources().iter().filter_map(alone).collect::<Vec<_>>();
+        std::iter::once(self.user()).chain(mounts).filter(|finding| finding.severity != Severity::Ok).collect()
+    }
+
     /// Looks at uid, time zone, SQLite, keys, the live databases, the backup directory, space and the catalog.
     pub fn doctor(&self) -> Vec<Finding> {
         let mut findings = vec![self.user(), self.zone(), library(), self.access()];
@@ -61,26 +70,6 @@ impl Engine {
             Err(error) => findings.push(problem("backups", error.to_string(), None)),
         }
         findings
-    }
-
-    fn user(&self) -> Finding {
-        use std::os::unix::fs::MetadataExt;
-        let uid = rustix::process::geteuid().as_raw();
-        let owners = self.sources().into_iter().filter_map(|source| Some((source.name, source.path.metadata().ok()?)));
-        for (name, meta) in owners {
-            if meta.uid() != uid {
-                let found = format!("this runs as uid {uid}, and `{name}` belongs to uid {}", meta.uid());
-                let fix = format!(
-                    "run the service as the app's user, in compose: user: \"{}:{}\"; another uid makes -wal and -shm \
-                     files that the app can't write",
-                    meta.uid(),
-                    meta.gid()
-                );
-                // Root with its capabilities hands the files to the database's owner; SQLite does that itself.
-                return if uid == 0 { warning("user", found, Some(fix)) } else { problem("user", found, Some(fix)) };
-            }
-        }
-        ok("user", format!("uid {uid}, the owner of the live databases"))
     }
 
     fn access(&self) -> Finding {
@@ -154,10 +143,7 @@ impl Engine {
         use std::os::unix::fs::MetadataExt;
         let about = "backup directory";
         let root = self.store.root();
-        let Ok(meta) = root.metadata() else {
-            let found = format!("{} isn't there yet", root.display());
-            return findings.push(warning(about, found, Some("the first backup makes it".to_owned())));
-        };
+        let Ok(meta) = root.metadata() else { return findings.push(not_yet(about, root)) };
         let writable = rustix::fs::access(root, rustix::fs::Access::WRITE_OK).to("write in", root);
         findings.push(match writable {
             Err(error) => problem(
@@ -248,6 +234,20 @@ impl Engine {
                 ),
             ),
         }
+    }
+}
+
+/// The folder in which it is to be made may be somebody else's.
+fn not_yet(about: &str, root: &Path) -> Finding {
+    let found = format!("{} isn't there yet", root.display());
+    let there = root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    match rustix::fs::access(there, rustix::fs::Access::WRITE_OK).to("write in", there) {
+        Ok(()) => warning(about, found, Some("the first backup makes it".to_owned())),
+        Err(error) => problem(
+            about,
+            format!("{found}, and {error}"),
+            Some(format!("make it, and chown it to the user of the service: {}", root.display())),
+        ),
     }
 }
 

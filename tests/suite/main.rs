@@ -104,3 +104,4 @@ mod together;
 mod tokens;
 mod turned_away;
 mod waiting;
+mod wrong_user;

@@ -1,6 +1,6 @@
 # The commands of the README, and what stands behind them.
 
-.PHONY: demo test ci bench faults soak
+.PHONY: demo test ci bench faults soak image deb
 
 # Two sample databases, an app that writes to them, a first backup, and what to try next.
 demo:
@@ -42,3 +42,13 @@ bench:
 	scripts/bench_http
 	scripts/bench_replica
 	scripts/bench_journal
+
+# The image, built by docker, podman or buildah, and tried as docker-compose.yml runs it. IMAGE_OPTIONS go to the engine's build.
+image:
+	scripts/image $(IMAGE_OPTIONS)
+
+# The Debian package, in target/debian.
+deb:
+	scripts/setup build
+	cargo build --release --locked
+	scripts/deb

@@ -36,6 +36,7 @@ mod contract;
 mod crash;
 mod cross_site;
 mod damage;
+mod deploying;
 mod disk_full;
 mod docs;
 mod doctor;

@@ -1,6 +1,6 @@
 # The commands of the README, and what stands behind them.
 
-.PHONY: demo test ci bench faults soak docs
+.PHONY: demo test ci bench faults soak docs image deb
 
 # Two sample databases, an app that writes to them, a first backup, and what to try next. BIND=127.0.0.1:8081 is another address.
 demo:
@@ -47,3 +47,13 @@ bench:
 docs:
 	cargo install --locked --quiet --root target/tools mdbook --version 0.5.4 --no-default-features --features search
 	target/tools/bin/mdbook build
+
+# The image, built by docker, podman or buildah, and tried as docker-compose.yml runs it. IMAGE_OPTIONS go to the engine's build.
+image:
+	scripts/image $(IMAGE_OPTIONS)
+
+# The Debian package, in target/debian.
+deb:
+	scripts/setup build
+	cargo build --release --locked
+	scripts/deb

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -23,6 +23,16 @@ use crate::{notifier, recorder, replicator, scheduler, telemetry};
 const HEALTH_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the end of a download may take to be recorded when the service stops.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Which program this is: its version, the commit that it was built from where that is known, and the SQLite that it brings.
+pub fn version() -> &'static str {
+    static VERSION: LazyLock<String> = LazyLock::new(|| {
+        let commit =
+            option_env!("ATTENDANCE_BACKUP_COMMIT").map(|commit| format!("commit {commit}, ")).unwrap_or_default();
+        format!("{} ({commit}SQLite {})", env!("CARGO_PKG_VERSION"), rusqlite::version())
+    });
+    &VERSION
+}
 
 /// An engine of the process's configuration, for one command: how that ended is told by the command itself.
 pub fn engine() -> anyhow::Result<Engine> {
@@ -129,7 +139,7 @@ fn announce(engine: &Engine, address: SocketAddr) {
     });
     let schedule = settings.schedule;
     tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
+        version = version(),
         directory = %config.directory.display(),
         databases = config.databases.len(),
         enabled = settings.enabled,

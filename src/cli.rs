@@ -3,6 +3,7 @@
 mod output;
 mod replica;
 mod restore;
+mod shell;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 use serde_json::json;
 
 use crate::app;
@@ -21,16 +23,19 @@ use crate::config::{self, Config};
 use crate::demo;
 use crate::disk;
 use crate::engine::doctor::Severity;
-use crate::engine::{Actor, Call, Change, Create, Download, Engine, Error, Leaves, Offline};
+use crate::engine::{Actor, Call, Change, Create, Download, Engine, Error, First, Leaves, Offline};
 use crate::sqlite::Control;
 
 use output::Output;
+
+/// As it is called.
+const NAME: &str = "attendance-backup";
 
 /// Consistent backups of live SQLite databases: rotated, verified, given back.
 ///
 /// Configured by BACKUP_* variables; `config` shows them all.
 #[derive(Parser, Debug)]
-#[command(name = "attendance-backup", version, max_term_width = 100)]
+#[command(name = NAME, version = app::version(), max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -66,6 +71,10 @@ enum Command {
         /// A database that is suddenly much smaller is right as it is
         #[arg(long)]
         accept_shrink: bool,
+        /// What the app has yet to make is no failure: a database that is missing and was never in a backup here. For
+        /// deployments, before the app starts
+        #[arg(long)]
+        if_present: bool,
         #[command(flatten)]
         wait: Wait,
     },
@@ -172,6 +181,13 @@ enum Command {
     },
     /// Ask a running `serve` whether it is alive (what the image's health check runs)
     Healthcheck,
+    /// Print what a shell needs to complete commands and options
+    Completions { shell: Shell },
+    /// Print the manual page, or write one for each command into a folder
+    Man {
+        /// A folder that exists
+        directory: Option<PathBuf>,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -312,6 +328,8 @@ fn run(command: Command, out: &mut Output) -> anyhow::Result<bool> {
         Command::Healthcheck => app::healthcheck(&Config::from_process()?).map(|()| true),
         Command::Keygen { output } => keygen(&output, out).map(|()| true),
         Command::DemoApp { directory } => demo::play_app(&directory).map(|()| true),
+        Command::Completions { shell } => shell::completions(shell, out).map(|()| true),
+        Command::Man { directory } => shell::manual(directory.as_deref(), out).map(|()| true),
         command => operate(&app::engine()?, command, control, out),
     }
 }
@@ -323,12 +341,18 @@ fn operate(engine: &Engine, command: Command, control: Control, out: &mut Output
         | Command::Demo { .. }
         | Command::DemoApp { .. }
         | Command::Keygen { .. }
+        | Command::Completions { .. }
+        | Command::Man { .. }
         | Command::Healthcheck => {}
-        Command::Create { tier, reason, accept_shrink, wait } => {
+        Command::Create { tier, reason, accept_shrink, if_present, wait } => {
             let (bar, control) = out.progress(&control);
-            let created = engine.create(&Create { tier, reason, accept_shrink }, &call(wait.wait, control))?;
+            let (create, call) = (Create { tier, reason, accept_shrink }, call(wait.wait, control));
+            let first = match if_present {
+                true => engine.create_first(&create, &call)?,
+                false => First { created: Some(engine.create(&create, &call)?), awaited: Vec::new() },
+            };
             bar.finish_and_clear();
-            out.created(&created)?;
+            out.first(&first)?;
         }
         Command::List { tier } => {
             let backups = engine.list()?.into_iter().filter(|it| tier.is_none_or(|tier| it.tier == tier)).collect();

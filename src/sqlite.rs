@@ -271,7 +271,8 @@ impl Identity {
     }
 }
 
-/// Looks at a live file by path, without opening it: it is there, a file, not empty, and has one name.
+/// Looks at a live file by path, without opening it: it is there, a file, not empty, has one name, and may be written. Where it may
+/// not, SQLite would open it all the same, and leave a `-shm` that the app can't write.
 ///
 /// SQLite takes an empty file for a new database and would delete the WAL beside it, so this comes before any open.
 pub fn identify(source: &Source) -> Result<Identity, Error> {
@@ -289,6 +290,10 @@ pub fn identify(source: &Source) -> Result<Identity, Error> {
     }
     if meta.nlink() > 1 {
         return Err(Error::HardLinked { name, path, links: meta.nlink() });
+    }
+    let writable = rustix::fs::access(&path, rustix::fs::Access::WRITE_OK);
+    if let Err(denied @ rustix::io::Errno::ACCESS) = writable {
+        Err(denied).to("write", &path)?;
     }
     Ok(Identity { device: meta.dev(), inode: meta.ino(), size: meta.len() })
 }

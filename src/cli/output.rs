@@ -21,7 +21,7 @@ use crate::config::{Origin, VARIABLES};
 use crate::engine::doctor::{Finding, Severity};
 use crate::engine::status::Status;
 use crate::engine::{
-    Changed, Created, Download, Drilled, Engine, JournalRehearsal, Rebuilt, Restored, Verification, bytes,
+    Changed, Created, Download, Drilled, Engine, First, JournalRehearsal, Rebuilt, Restored, Verification, bytes,
 };
 use crate::sqlite::Control;
 
@@ -87,7 +87,21 @@ impl Output {
         if self.json { self.json(backup) } else { Ok(self.line(&format!("{what} {}", backup.id))?) }
     }
 
-    pub fn created(&self, created: &Created) -> anyhow::Result<()> {
+    /// A backup of the databases that are there, if any is.
+    pub fn first(&self, first: &First) -> anyhow::Result<()> {
+        let awaited = first.awaited.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let Some(created) = &first.created else {
+            let text = format!("nothing to back up yet: {awaited} aren't there, and no backup here has ever held them");
+            return self.done(&text, &json!({ "awaited": first.awaited }));
+        };
+        self.created(created)?;
+        if awaited.is_empty() || self.json {
+            return Ok(());
+        }
+        Ok(self.line(&format!("  note: without {awaited}, which isn't there yet and was never in a backup here"))?)
+    }
+
+    fn created(&self, created: &Created) -> anyhow::Result<()> {
         if self.json {
             return self.json(&created.backup);
         }

@@ -113,6 +113,20 @@ fn unescaped(text: &str) -> String {
     plain
 }
 
+/// The folder in which it is to be made may be somebody else's.
+fn not_yet(about: &str, root: &Path) -> Finding {
+    let found = format!("{} isn't there yet", root.display());
+    let there = root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    match rustix::fs::access(there, Access::WRITE_OK).to("write in", there) {
+        Ok(()) => warning(about, found, Some("the first backup makes it".to_owned())),
+        Err(error) => problem(
+            about,
+            format!("{found}, and {error}"),
+            Some(format!("make it, and chown it to the user of the service: {}", root.display())),
+        ),
+    }
+}
+
 fn is_read_only(path: &Path) -> bool {
     rustix::fs::statvfs(path).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
@@ -121,10 +135,7 @@ impl Engine {
     pub(super) fn directory(&self, mounts: &Mounts, findings: &mut Vec<Finding>) {
         let about = "backup directory";
         let root = self.store.root();
-        let Ok(meta) = root.metadata() else {
-            let found = format!("{} isn't there yet", root.display());
-            return findings.push(warning(about, found, Some("the first backup makes it".to_owned())));
-        };
+        let Ok(meta) = root.metadata() else { return findings.push(not_yet(about, root)) };
         let writable = rustix::fs::access(root, Access::WRITE_OK).to("write in", root);
         findings.push(match writable {
             _ if is_read_only(root) => problem(

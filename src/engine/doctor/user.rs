@@ -1,12 +1,15 @@
 //! Whether this runs as the app's user. What another one leaves beside a database, the app can't write.
 
 use std::fs::Metadata;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use super::{Finding, ok, problem, warning};
 use crate::backup::DatabaseName;
 use crate::disk;
 use crate::engine::Engine;
+use crate::sqlite::Source;
 
 /// Bits of `CapEff` (capabilities(7)): to give files away, and to pass over modes.
 const CAP_CHOWN: u32 = 0;
@@ -30,6 +33,10 @@ impl Engine {
         let who = Who { uid, gid, is_mighty: has_both(status) };
         let sources = self.sources();
         let files = || sources.iter().filter_map(|source| Some((source, source.path.metadata().ok()?)));
+        let is_hidden = |source: &&Source| matches!(source.path.metadata(), Err(error) if error.kind() == ErrorKind::PermissionDenied);
+        if let Some(source) = sources.iter().find(is_hidden) {
+            return vec![shut_out(uid, &source.name, &source.path)];
+        }
         let wrong = files().find_map(|(source, file)| who.is_another(&source.name, &file));
         let grouped = || {
             files().find_map(|(source, file)| {
@@ -55,6 +62,14 @@ fn has_both(status: &str) -> bool {
 /// The line that mends it.
 fn compose(file: &Metadata) -> String {
     format!("run the service as the app's user, in compose: user: \"{}:{}\"", file.uid(), file.gid())
+}
+
+/// The folder in the way is most likely the app's.
+fn shut_out(uid: u32, name: &DatabaseName, path: &Path) -> Finding {
+    let folder = path.ancestors().skip(1).find_map(|folder| Some((folder, folder.metadata().ok()?)));
+    let found = format!("this runs as uid {uid}, which may not even look at `{name}`");
+    let fix = folder.map(|(folder, meta)| format!("{}, who owns {}", compose(&meta), folder.display()));
+    problem(ABOUT, found, fix)
 }
 
 impl Who {

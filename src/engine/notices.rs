@@ -5,6 +5,7 @@ mod queue;
 mod text;
 
 use std::sync::MutexGuard;
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
@@ -16,7 +17,7 @@ use super::{Call, Engine, Error, LastError, ReplicaStatus, entry, locked};
 use crate::audit::{Entry, Kind as Line};
 use crate::backup::notices::{Event, Found};
 use crate::backup::{BackupId, timestamp};
-use crate::notify::{Kind, Message, Notice, Unsent, Wait};
+use crate::notify::{Failure, Kind, LIMIT, Message, Notice, Sending, Told, Unsent};
 use queue::Remembered;
 use text::Teller;
 
@@ -174,7 +175,7 @@ impl Engine {
         let now = self.clock.now();
         let kept = self.kept();
         let next = kept.remembered.next(kind, now)?;
-        Some(Message { notice: next.notice.clone(), left: next.left().to_vec(), now })
+        Some(Message { notice: next.notice.clone(), had: next.had.clone(), now })
     }
 
     /// Whether the dead man's switch may be told that all is well: not if that failed a moment ago.
@@ -182,34 +183,40 @@ impl Engine {
         self.kept().remembered.may_try(Kind::Ping, self.clock.now())
     }
 
-    /// Sends a notice, and remembers what came of that.
-    pub fn send_notice<T: Send + 'static>(&self, kind: Kind, message: &Message, wait: Wait<T>) -> Result<(), Unsent> {
-        let cancelled = wait.cancelled;
-        let sent = self.config.notices.send(kind, message, wait);
-        self.tried(kind, &message.notice.id, sent, cancelled)
+    /// Begins to send a notice. What comes of that is remembered, whoever waits for it.
+    pub fn send_notice(&self, kind: Kind, message: &Message) -> Result<Sending, Unsent> {
+        let (engine, id) = (self.clone(), message.notice.id.clone());
+        let told = move |told| engine.came(kind, &id, told);
+        let begun = self.config.notices.send(kind, message, told);
+        begun.inspect_err(|unsent| self.came(kind, &message.notice.id, Told::Ended(Err(unsent.clone()))))
     }
 
-    /// Tells the dead man's switch that all is well.
-    pub fn ping<T: Send + 'static>(&self, wait: Wait<T>) -> Result<(), Unsent> {
-        let cancelled = wait.cancelled;
-        self.tried(Kind::Ping, "", self.config.notices.ping(wait), cancelled)
+    /// Begins to tell the dead man's switch that all is well.
+    pub fn ping(&self) -> Result<Sending, Unsent> {
+        let engine = self.clone();
+        let begun = self.config.notices.ping(move |told| engine.came(Kind::Ping, "", told));
+        begun.inspect_err(|unsent| self.came(Kind::Ping, "", Told::Ended(Err(unsent.clone()))))
     }
 
-    /// What was given up because the service stops is no failure.
-    fn tried(
-        &self,
-        kind: Kind,
-        id: &str,
-        sent: Result<(), Unsent>,
-        cancelled: &dyn Fn() -> bool,
-    ) -> Result<(), Unsent> {
-        if sent.is_err() && cancelled() {
-            return Ok(());
-        }
+    /// How long a notice may take.
+    pub fn notice_limit(&self, kind: Kind) -> Duration {
+        self.config.notices.limit(kind)
+    }
+
+    /// A notice takes longer than that, and goes on: how the channel stands is to show it.
+    pub fn notice_is_late(&self, kind: Kind) -> Unsent {
+        let unsent = Unsent::from(Failure::slow());
+        self.came(kind, "", Told::Ended(Err(unsent.clone())));
+        unsent
+    }
+
+    fn came(&self, kind: Kind, id: &str, told: Told) {
         let mut kept = self.kept();
-        kept.remembered.tried(kind, id, &sent, self.clock.now());
+        match told {
+            Told::Taken(who) => kept.remembered.taken(kind, id, who),
+            Told::Ended(sent) => kept.remembered.tried(kind, id, &sent, self.clock.now()),
+        }
         self.keep(&mut kept);
-        sent
     }
 
     /// Sends a test by every channel, and says what came of it.
@@ -228,17 +235,19 @@ impl Engine {
         let in_time = status.as_ref().is_some_and(|status| !found(status).iter().any(|one| one.event.is_late()));
         let zone = self.config.settings.schedule.timezone;
         let teller = Teller { engine: self, status: status.as_ref(), zone, now: self.clock.now() };
-        let message = Message { notice: teller.test(&call.actor.by), left: Vec::new(), now: teller.now };
+        let message = Message { notice: teller.test(&call.actor.by), had: Vec::new(), now: teller.now };
         let test = |kind: Kind| {
             if kind == Kind::Ping && !in_time {
                 let detail = "not sent: something is late, and the ping says that nothing is; `status` tells what";
                 return ChannelTested { kind, ok: true, detail: detail.to_owned() };
             }
-            let wait = Wait { cancelled: &|| call.control.is_cancelled(), busy: () };
-            let sent = match kind {
-                Kind::Ping => self.config.notices.ping(wait),
-                Kind::Mail | Kind::Webhook => self.config.notices.send(kind, &message, wait),
+            let begun = match kind {
+                Kind::Ping => self.config.notices.ping(|_| {}),
+                Kind::Mail | Kind::Webhook => self.config.notices.send(kind, &message, |_| {}),
             };
+            let late = || Err(Failure::slow().into());
+            let ended = |sending: Sending| sending.wait(LIMIT, &|| call.control.is_cancelled()).unwrap_or_else(late);
+            let sent = begun.and_then(ended);
             let detail = match &sent {
                 Ok(()) => "it was taken; look whether it has arrived".to_owned(),
                 Err(unsent) => unsent.failure.detail.clone(),

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 use super::status::{Status, Warning, optional_timestamp};
 use super::{Call, Engine, Error, LastError, ReplicaStatus, entry, locked};
-use crate::audit::{Entry, Kind as Line};
+use crate::audit::{Entry, Kind as LineKind, Line};
 use crate::backup::notices::{Event, Found};
 use crate::backup::{BackupId, timestamp};
 use crate::notify::{Failure, Kind, LIMIT, Message, Notice, Sending, Told, Unsent};
@@ -93,6 +93,9 @@ pub(super) struct Kept {
     remembered: Remembered,
     is_read: bool,
     is_saved: bool,
+    /// That it can't be read was said.
+    is_said: bool,
+    looked: Option<DateTime<Utc>>,
 }
 
 impl Engine {
@@ -116,12 +119,18 @@ impl Engine {
             Ok(status) => found(status),
             Err(error) => vec![unreadable(error)],
         };
-        let is_known = |event| status.is_ok() || event == Event::Unreadable;
+        let is_known = |event| match (&status, event) {
+            (Err(_), event) => event == Event::Unreadable,
+            // Room that is taken while it is written is given back.
+            (Ok(status), Event::StorageLow) => !is_written(status),
+            (Ok(_), _) => true,
+        };
         let mut kept = self.kept();
-        let before = kept.remembered.clone();
+        let (before, looked, is_read) = (kept.remembered.clone(), kept.looked.replace(now), kept.is_read);
         let remembered = &mut kept.remembered;
-        // In the order in which it came about.
-        let mut notices = self.happened(remembered, &teller).unwrap_or_else(|error| {
+        // In the order in which it came about; where it isn't known what was told of it, later.
+        let happened = if is_read { self.happened(remembered, &teller, looked) } else { Ok(Vec::new()) };
+        let mut notices = happened.unwrap_or_else(|error| {
             tracing::warn!(%error, "what was done can't be read, and is told later");
             Vec::new()
         });
@@ -132,7 +141,7 @@ impl Engine {
             tracing::info!(event = notice.event.word(), "{}", notice.subject);
             remembered.add(notice, told.clone());
         }
-        remembered.expire(&self.notice_channels(), now);
+        remembered.expire(&self.notice_channels(), looked, now);
         if before != kept.remembered || !kept.is_saved {
             self.keep(&mut kept);
         }
@@ -143,22 +152,30 @@ impl Engine {
     }
 
     /// What the lines of the audit log tell that have come since the last look.
-    fn happened(&self, remembered: &mut Remembered, teller: &Teller) -> Result<Vec<Notice>, Error> {
+    fn happened(
+        &self,
+        remembered: &mut Remembered,
+        teller: &Teller,
+        looked: Option<DateTime<Utc>>,
+    ) -> Result<Vec<Notice>, Error> {
         let head = self.audit.head()?.seq;
         // What was done before anybody wanted to be told is told to nobody; nor is a log that begins anew told twice.
         let seen = remembered.seen.unwrap_or(head).min(head);
-        remembered.seen = Some(head);
-        if seen == head {
-            return Ok(Vec::new());
-        }
+        // A clock that was put right since makes nothing old.
+        let oldest = looked.map_or(teller.now, |looked| looked.min(teller.now)) - OLDEST;
+        let is_young = |line: &Line| line.at >= oldest || timestamp::is_implausible(line.at);
         let mut lines = Vec::new();
-        self.audit.newest_first(|line| {
-            let is_new = line.seq > seen && teller.now - line.at <= OLDEST;
-            if is_new && line.seq <= head && is_told(&line.entry) {
-                lines.push(line.clone());
-            }
-            !is_new || lines.len() >= LINES
-        })?;
+        if seen < head {
+            self.audit.newest_first(|line| {
+                let is_new = line.seq > seen;
+                if is_new && line.seq <= head && is_young(line) && is_told(&line.entry) {
+                    lines.push(line.clone());
+                }
+                !is_new || lines.len() >= LINES
+            })?;
+        }
+        // Only what could be read counts as seen.
+        remembered.seen = Some(head);
         let mut notices = Vec::new();
         for line in lines.iter().rev() {
             notices.extend(match line.entry.operation.as_str() {
@@ -229,7 +246,7 @@ impl Engine {
         self.store.make_dirs()?;
         let names = kinds.iter().map(ToString::to_string).collect::<Vec<_>>();
         let details = Map::from_iter([("channels".to_owned(), names.into())]);
-        let line = Entry { ok: Some(true), details, ..entry(Line::Outcome, "notify-test", &call.actor, None) };
+        let line = Entry { ok: Some(true), details, ..entry(LineKind::Outcome, "notify-test", &call.actor, None) };
         self.audit.append(self.clock.now(), line)?;
         let status = self.status().ok();
         let in_time = status.as_ref().is_some_and(|status| !found(status).iter().any(|one| one.event.is_late()));
@@ -268,11 +285,12 @@ impl Engine {
     pub fn notices_status(&self) -> NoticesStatus {
         let kinds = self.notice_channels();
         let kept = locked(&self.notices);
-        let remembered = match (kept.is_read, kinds.is_empty()) {
+        let is_ours = kept.is_read || kept.looked.is_some();
+        let remembered = match (is_ours, kinds.is_empty()) {
             (true, _) => kept.remembered.clone(),
             (false, true) => Remembered::default(),
             // What another process knows.
-            (false, false) => Remembered::load(self.store.root()).unwrap_or_default(),
+            (false, false) => Remembered::load(self.store.root()).ok().flatten().unwrap_or_default(),
         };
         let status = |kind| {
             let channel = remembered.channels.get(&kind).cloned().unwrap_or_default();
@@ -282,19 +300,42 @@ impl Engine {
         NoticesStatus { channels: kinds.into_iter().map(status).collect(), queued: remembered.queue.len() }
     }
 
-    /// What is remembered: from the first look on it is this process that knows it.
+    /// What is remembered: once it could be read it is this process that knows it. What is found before that comes after it.
     fn kept(&self) -> MutexGuard<'_, Kept> {
         let mut kept = locked(&self.notices);
         if !kept.is_read {
-            let told = |error: &Error| tracing::warn!(%error, "what was told before can't be read");
-            let read = Remembered::load(self.store.root()).inspect_err(told);
-            *kept = Kept { remembered: read.unwrap_or_default(), is_read: true, is_saved: true };
+            match self.told_before() {
+                Ok(before) => {
+                    let is_saved = kept.remembered == Remembered::default();
+                    kept.remembered.follow(before);
+                    (kept.is_read, kept.is_saved, kept.is_said) = (true, is_saved, false);
+                }
+                Err(error) if !kept.is_said => {
+                    tracing::warn!(%error, "what was told before can't be read; what is found meanwhile is told all the same");
+                    kept.is_said = true;
+                }
+                Err(_) => {}
+            }
         }
         kept
     }
 
+    /// What isn't to be understood is kept for a look.
+    fn told_before(&self) -> Result<Remembered, Error> {
+        // Where the volume isn't there yet, nothing was told before only as it seems.
+        self.assert_expected()?;
+        match Remembered::load(self.store.root())? {
+            Some(before) => Ok(before),
+            None => Remembered::set_aside(self.store.root(), self.clock.now()).map(|()| Remembered::default()),
+        }
+    }
+
     /// Writes it; where that can't be done, it is done later.
     fn keep(&self, kept: &mut Kept) {
+        // Nothing is written over what couldn't be read.
+        if !kept.is_read {
+            return;
+        }
         // Where the volume has gone, nothing is written into the folder that it leaves.
         let saved = self.assert_expected().and_then(|()| kept.remembered.save(self.store.root()));
         if let Some(error) = saved.as_ref().err().filter(|_| kept.is_saved) {
@@ -315,6 +356,11 @@ pub(super) fn warnings(notices: &NoticesStatus) -> impl Iterator<Item = Warning>
     })
 }
 
+/// Something is under way that needs room for a while.
+fn is_written(status: &Status) -> bool {
+    status.operation.as_ref().is_some_and(|operation| ["create", "restore"].contains(&operation.kind.as_str()))
+}
+
 /// What of the status is worth a notice.
 fn found(status: &Status) -> Vec<Found> {
     let worth = |warning: &Warning| {
@@ -324,7 +370,7 @@ fn found(status: &Status) -> Vec<Found> {
     };
     let mut found: Vec<Found> = status.warnings.iter().filter_map(worth).collect();
     // That nothing is dropped while no backup can be taken goes without saying.
-    if found.iter().any(|one| one.event == Event::BackupFailed) {
+    if found.iter().any(|one| matches!(one.event, Event::BackupFailed | Event::LiveUnusable)) {
         found.retain(|one| one.event != Event::RotationFrozen);
     }
     found
@@ -351,11 +397,13 @@ fn unreadable(error: &Error) -> Found {
 
 /// What is told whenever it is done, or tried.
 fn is_told(entry: &Entry) -> bool {
-    let ended = entry.kind == Line::Outcome;
+    let ended = entry.kind == LineKind::Outcome;
     match entry.operation.as_str() {
         "restore" => ended && entry.code.as_deref() != Some("cancelled"),
         "settings" => ended && entry.ok == Some(true),
-        "sign-in" => entry.kind == Line::Refused && !entry.reason.as_ref().is_some_and(|it| it.starts_with(EXPIRED)),
+        "sign-in" => {
+            entry.kind == LineKind::Refused && !entry.reason.as_ref().is_some_and(|it| it.starts_with(EXPIRED))
+        }
         _ => false,
     }
 }

@@ -9,6 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::backup::notices::{Memory, Stage};
+use crate::backup::timestamp;
 use crate::disk::{self, Context};
 use crate::engine::{Error, LastError};
 use crate::notify::{Extent, Kind, Notice, Unsent};
@@ -21,6 +22,8 @@ const MAX_BYTES: u64 = 8 << 20;
 const MOST: usize = 100;
 /// What couldn't be sent for so long is of no use any more.
 const OLDEST: TimeDelta = TimeDelta::days(7);
+/// Between two looks there is no more than a minute, unless the clock has jumped.
+const JUMP: TimeDelta = TimeDelta::hours(1);
 /// After the first failure.
 const FIRST: TimeDelta = TimeDelta::minutes(1);
 /// After many.
@@ -73,19 +76,32 @@ pub(super) struct Channel {
 }
 
 impl Remembered {
-    /// One that isn't there or can't be read is a new one.
-    pub(super) fn load(root: &Path) -> Result<Self, Error> {
+    /// One that isn't there is a new one; nothing, if it is there and none of ours.
+    pub(super) fn load(root: &Path) -> Result<Option<Self>, Error> {
         let path = root.join(FILE);
         let file = match disk::open_regular(&path) {
-            Err(error) if error.is_missing() => return Ok(Self::default()),
+            Err(error) if error.is_missing() => return Ok(Some(Self::default())),
             file => file?,
         };
         let mut bytes = Vec::new();
         file.take(MAX_BYTES).read_to_end(&mut bytes).to("read", &path)?;
-        let told = |error: &serde_json::Error| {
-            tracing::warn!(path = %path.display(), %error, "it can't be read; a new one is made");
-        };
-        Ok(serde_json::from_slice(&bytes).inspect_err(told).unwrap_or_default())
+        Ok(serde_json::from_slice(&bytes).ok())
+    }
+
+    /// Makes room for a new one.
+    pub(super) fn set_aside(root: &Path, now: DateTime<Utc>) -> Result<(), Error> {
+        let (path, aside) = (root.join(FILE), root.join(format!("{FILE}.{}", now.timestamp_millis())));
+        disk::rename_new(&path, &aside)?;
+        tracing::warn!(path = %path.display(), aside = %aside.display(), "it isn't to be understood; a new one is made");
+        Ok(disk::sync_dir(root)?)
+    }
+
+    /// As it was before, and what this process has found out since.
+    pub(super) fn follow(&mut self, before: Self) {
+        let since = std::mem::replace(self, before);
+        self.memory.follow(since.memory);
+        self.queue.extend(since.queue);
+        self.channels.extend(since.channels);
     }
 
     /// Durable when it returns.
@@ -133,9 +149,16 @@ impl Remembered {
         });
     }
 
-    /// What waited for too long, or for a channel that there is no more, is given up.
-    pub(super) fn expire(&mut self, kinds: &[Kind], now: DateTime<Utc>) {
-        self.queue.retain(|it| {
+    /// What waited for too long, or for a channel that there is no more, is given up. A clock that was put right, or a machine that
+    /// slept, since the last look makes nothing old.
+    pub(super) fn expire(&mut self, kinds: &[Kind], looked: Option<DateTime<Utc>>, now: DateTime<Utc>) {
+        let jumped_from = looked.filter(|looked| now - *looked > JUMP);
+        self.queue.retain_mut(|it| {
+            let at = &mut it.notice.at;
+            let was_young = jumped_from.is_some_and(|before| before - *at <= OLDEST);
+            if now - *at > OLDEST && (was_young || timestamp::is_implausible(*at)) {
+                *at = now;
+            }
             let stays = kinds.contains(&it.kind) && now - it.notice.at <= OLDEST;
             if !stays {
                 tracing::warn!(kind = %it.kind, subject = it.notice.subject, "a notice could not be sent, and is given up");

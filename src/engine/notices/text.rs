@@ -245,8 +245,10 @@ fn clean(text: &str) -> String {
 fn began(event: Event) -> &'static str {
     match event {
         Event::BackupFailed => "the last backup failed",
+        Event::LiveUnusable => "the live data can't be backed up",
         Event::Stale => "no recent backup",
         Event::VerificationFailed => "a backup is damaged or gone",
+        Event::ReplicaDamaged => "a copy elsewhere is damaged",
         Event::DrillFailed => "a rehearsal of a restore failed",
         Event::ReplicaBehind => "a copy elsewhere is behind",
         Event::JournalBehind => "the journal is not written",
@@ -268,8 +270,10 @@ fn began(event: Event) -> &'static str {
 fn recovered(event: Event) -> &'static str {
     match event {
         Event::BackupFailed => "a backup went well again",
+        Event::LiveUnusable => "the live data can be backed up again",
         Event::Stale => "backups are in time again",
         Event::VerificationFailed => "no backup is damaged or gone any more",
+        Event::ReplicaDamaged => "no copy elsewhere is damaged any more",
         Event::DrillFailed => "a rehearsal went well again",
         Event::ReplicaBehind => "the copies elsewhere are in time again",
         Event::JournalBehind => "the journal is written again",
@@ -291,11 +295,17 @@ fn meaning(event: Event) -> &'static str {
         Event::BackupFailed => {
             "The last backup could not be taken. Earlier ones are untouched; work done since the newest of them is in no backup."
         }
+        Event::LiveUnusable => {
+            "What the app works with isn't as it should be: no good backup can be taken of it. Earlier ones are untouched, and none of them is dropped."
+        }
         Event::Stale => {
             "No good backup was taken for too long. If the data were lost now, all work since the newest one would be lost."
         }
         Event::VerificationFailed => {
             "A backup isn't what it was when it was taken, or its files are gone. Don't rely on it; the live data is untouched."
+        }
+        Event::ReplicaDamaged => {
+            "A second copy of a backup isn't what was sent. It is sent again with the next replication, as long as the backup is here."
         }
         Event::DrillFailed => "A restore was rehearsed, and would not have given the data back as it should.",
         Event::ReplicaBehind => {
@@ -332,6 +342,16 @@ fn todo(event: Event) -> &'static [&'static str] {
             "Do what is said above. The log of `serve` says more.",
             "Take a backup by hand: attendance-backup create",
             "If that fails too: attendance-backup doctor looks for what tends to be wrong.",
+        ],
+        Event::LiveUnusable => &[
+            "Look at the app: does it work, and is all of its data there?",
+            "If it isn't: attendance-backup list, then attendance-backup restore ID",
+            "If it is right as it is: attendance-backup create",
+        ],
+        Event::ReplicaDamaged => &[
+            "Read it back once more: attendance-backup replica verify NAME",
+            "Send again what it lacks: attendance-backup replica push NAME",
+            "Look at that place (its log, its health): damage seldom comes alone.",
         ],
         Event::VerificationFailed => &[
             "Take a new backup now: attendance-backup create",

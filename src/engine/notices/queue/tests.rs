@@ -61,23 +61,52 @@ fn what_waits_is_bounded_and_gives_way() {
         remembered.add(&notice(id, Event::SettingsChanged, Stage::Once), kinds.into_iter());
     }
     assert_eq!((remembered.queue.len(), ids(&remembered)[99].as_str()), (MOST, "299"));
-    remembered.expire(&kinds, at(7 * 24 * 60));
+    remembered.expire(&kinds, None, at(7 * 24 * 60));
     assert_eq!(remembered.queue.len(), MOST);
-    remembered.expire(&[Kind::Webhook], at(0));
+    remembered.expire(&[Kind::Webhook], None, at(0));
     assert!(remembered.queue.is_empty());
 }
 
 #[test]
 fn it_comes_back_as_it_was_kept() {
     let (dir, mut remembered) = (tempfile::tempdir().unwrap(), Remembered::default());
-    assert_eq!(Remembered::load(dir.path()).unwrap(), remembered);
+    assert_eq!(Remembered::load(dir.path()).unwrap().unwrap(), remembered);
     remembered.add(&notice(1, Event::Stale, Stage::Began), [Kind::Mail].into_iter());
     remembered.tried(Kind::Mail, "1", &failed(), at(0));
     remembered.seen = Some(7);
     remembered.save(dir.path()).unwrap();
-    assert_eq!(Remembered::load(dir.path()).unwrap(), remembered);
+    assert_eq!(Remembered::load(dir.path()).unwrap().unwrap(), remembered);
+    // What was told before it could be read comes after it.
+    let mut later = Remembered::default();
+    later.add(&notice(2, Event::Unreadable, Stage::Began), [Kind::Mail].into_iter());
+    later.follow(remembered);
+    let ids: Vec<_> = later.queue.iter().map(|it| it.notice.id.as_str()).collect();
+    assert_eq!((ids, later.seen), (vec!["1", "2"], Some(7)));
+    // What isn't to be understood is not thrown away.
     std::fs::write(dir.path().join(FILE), "{").unwrap();
-    assert_eq!(Remembered::load(dir.path()).unwrap(), Remembered::default());
+    assert_eq!(Remembered::load(dir.path()).unwrap(), None);
+    Remembered::set_aside(dir.path(), at(0)).unwrap();
+    let files: Vec<_> = dir.path().read_dir().unwrap().map(|it| it.unwrap().path()).collect();
+    assert_eq!(files.len(), 1);
+    assert_eq!(std::fs::read(&files[0]).unwrap(), b"{");
+    assert_eq!(Remembered::load(dir.path()).unwrap().unwrap(), Remembered::default());
+}
+
+#[test]
+fn a_clock_that_is_put_right_makes_nothing_old() {
+    let (mut remembered, kinds, year) = (Remembered::default(), [Kind::Mail], 365 * 24 * 60);
+    remembered.add(&notice(1, Event::Stale, Stage::Began), kinds.into_iter());
+    remembered.expire(&kinds, Some(at(10)), at(year));
+    assert_eq!(remembered.queue[0].notice.at, at(year));
+    // It gets old all the same.
+    let week = 7 * 24 * 60;
+    remembered.expire(&kinds, Some(at(year + week)), at(year + week + 1));
+    assert!(remembered.queue.is_empty());
+    // After a start nothing is known of a jump.
+    let early = Notice { at: DateTime::UNIX_EPOCH, ..notice(2, Event::Stale, Stage::Began) };
+    remembered.add(&early, kinds.into_iter());
+    remembered.expire(&kinds, None, at(0));
+    assert_eq!(remembered.queue[0].notice.at, at(0));
 }
 
 fn refused(extent: Extent) -> Result<(), Unsent> {

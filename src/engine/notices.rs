@@ -3,23 +3,25 @@
 
 mod queue;
 mod text;
+mod trial;
+mod words;
 
 use std::sync::MutexGuard;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
-use serde_json::Map;
 use utoipa::ToSchema;
 
 use super::status::{Status, Warning, optional_timestamp};
-use super::{Call, Engine, Error, LastError, ReplicaStatus, entry, locked};
+use super::{Engine, Error, LastError, ReplicaStatus, locked};
 use crate::audit::{Entry, Kind as LineKind, Line};
 use crate::backup::notices::{Event, Found};
 use crate::backup::{BackupId, timestamp};
-use crate::notify::{Failure, Kind, LIMIT, Message, Notice, Sending, Told, Unsent};
+use crate::notify::{Failure, Kind, Message, Notice, Sending, Told, Unsent};
 use queue::Remembered;
 use text::Teller;
+pub use trial::{ChannelTested, NoticesTested};
 
 /// Lines of the audit log that are looked at for notices; more have come only where nobody looked for a long time.
 const LINES: usize = 1000;
@@ -56,26 +58,6 @@ pub struct ChannelStatus {
     /// How often in a row.
     #[serde(skip)]
     failures: u32,
-}
-
-/// What a test of all channels came to.
-#[derive(Clone, PartialEq, Debug, Serialize, ToSchema)]
-pub struct NoticesTested {
-    /// Every one took it.
-    pub ok: bool,
-    /// Each that is configured.
-    pub channels: Vec<ChannelTested>,
-}
-
-/// What a test of one came to.
-#[derive(Clone, PartialEq, Debug, Serialize, ToSchema)]
-pub struct ChannelTested {
-    /// Which.
-    pub kind: Kind,
-    /// It was taken.
-    pub ok: bool,
-    /// What happened, and what to do.
-    pub detail: String,
 }
 
 /// What a look has found.
@@ -234,51 +216,6 @@ impl Engine {
             Told::Ended(sent) => kept.remembered.tried(kind, id, &sent, self.clock.now()),
         }
         self.keep(&mut kept);
-    }
-
-    /// Sends a test by every channel, and says what came of it.
-    pub fn test_notices(&self, call: &Call) -> Result<NoticesTested, Error> {
-        let kinds = self.notice_channels();
-        if kinds.is_empty() {
-            return Err(Error::NoChannels);
-        }
-        self.assert_expected()?;
-        self.store.make_dirs()?;
-        let names = kinds.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let details = Map::from_iter([("channels".to_owned(), names.into())]);
-        let line = Entry { ok: Some(true), details, ..entry(LineKind::Outcome, "notify-test", &call.actor, None) };
-        self.audit.append(self.clock.now(), line)?;
-        let status = self.status().ok();
-        let in_time = status.as_ref().is_some_and(|status| !found(status).iter().any(|one| one.event.is_late()));
-        let zone = self.config.settings.schedule.timezone;
-        let teller = Teller { engine: self, status: status.as_ref(), zone, now: self.clock.now() };
-        let message = Message { notice: teller.test(&call.actor.by), had: Vec::new(), now: teller.now };
-        let test = |kind: Kind| {
-            if kind == Kind::Ping && !in_time {
-                let detail = "not sent: something is late, and the ping says that nothing is; `status` tells what";
-                return ChannelTested { kind, ok: true, detail: detail.to_owned() };
-            }
-            let begun = match kind {
-                Kind::Ping => self.config.notices.ping(|_| {}),
-                Kind::Mail | Kind::Webhook => self.config.notices.send(kind, &message, |_| {}),
-            };
-            let late = || Err(Failure::slow().into());
-            let ended = |sending: Sending| sending.wait(LIMIT, &|| call.control.is_cancelled()).unwrap_or_else(late);
-            let sent = begun.and_then(ended);
-            let detail = match &sent {
-                Ok(()) => "it was taken; look whether it has arrived".to_owned(),
-                Err(unsent) => unsent.failure.detail.clone(),
-            };
-            ChannelTested { kind, ok: sent.is_ok(), detail }
-        };
-        let test = &test;
-        let channels: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = kinds.into_iter().map(|kind| (kind, scope.spawn(move || test(kind)))).collect();
-            let lost =
-                |kind| ChannelTested { kind, ok: false, detail: "the test ended by a fault of its own".to_owned() };
-            threads.into_iter().map(|(kind, thread)| thread.join().unwrap_or_else(|_| lost(kind))).collect()
-        });
-        Ok(NoticesTested { ok: channels.iter().all(|channel| channel.ok), channels })
     }
 
     /// How the channels stand.

@@ -158,6 +158,21 @@ fn what_is_over_takes_the_place_of_what_was_not_told() {
 }
 
 #[test]
+fn who_lacks_what_others_have_gets_what_is_newer_instead() {
+    let mut remembered = Remembered::default();
+    remembered.add(&notice(1, Event::Stale, Stage::Began), [Kind::Mail].into_iter());
+    remembered.add(&notice(2, Event::Stale, Stage::Began), [Kind::Mail].into_iter());
+    assert_eq!(next(&remembered, 0).as_deref(), Some("1"));
+    remembered.taken(Kind::Mail, "1", "head".to_owned());
+    remembered.tried(Kind::Mail, "1", &refused(Extent::Recipients), at(0));
+    assert_eq!(next(&remembered, 0).as_deref(), Some("2"), "one who isn't told keeps others from what is newer");
+    remembered.taken(Kind::Mail, "2", "head".to_owned());
+    remembered.tried(Kind::Mail, "2", &refused(Extent::Recipients), at(0));
+    remembered.add(&notice(3, Event::Stale, Stage::Reminder), [Kind::Mail].into_iter());
+    assert_eq!((next(&remembered, 0).as_deref(), remembered.queue.len()), (Some("3"), 1));
+}
+
+#[test]
 fn the_ping_comes_back_before_its_monitor_is_alarmed() {
     let mut remembered = Remembered::default();
     for _ in 0..70 {

@@ -287,3 +287,29 @@ impl Sending {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_late_is_told_all_the_same() {
+        let ((go, gone), (tell, told)) = (mpsc::channel::<()>(), mpsc::channel());
+        let sending = Sending::begin(
+            Kind::Mail,
+            move |what| tell.send(what).unwrap(),
+            move |taken| {
+                gone.recv().unwrap();
+                taken("head".to_owned());
+                panic!("a fault");
+            },
+        );
+        let sending = sending.unwrap();
+        assert!(sending.wait(Duration::from_millis(10), &|| false).is_none());
+        assert!(sending.wait(Duration::MAX, &|| true).is_none());
+        go.send(()).unwrap();
+        assert!(matches!(told.recv().unwrap(), Told::Taken(who) if who == "head"));
+        assert!(matches!(told.recv().unwrap(), Told::Ended(Err(unsent)) if unsent.failure == Failure::fault()));
+        assert!(sending.wait(Duration::MAX, &|| false).unwrap().is_err());
+    }
+}

@@ -52,7 +52,7 @@ pub struct ChannelStatus {
     #[serde(serialize_with = "optional_timestamp")]
     #[schema(required = true)]
     pub last_success: Option<DateTime<Utc>>,
-    /// What went wrong last, if nothing went well since.
+    /// What went wrong last, if not all has gone well since.
     #[schema(required = true)]
     pub last_error: Option<LastError>,
     /// How often in a row.

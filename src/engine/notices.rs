@@ -119,12 +119,13 @@ impl Engine {
         let mut kept = self.kept();
         let before = kept.remembered.clone();
         let remembered = &mut kept.remembered;
+        // In the order in which it came about.
+        let mut notices = self.happened(remembered, &teller).unwrap_or_else(|error| {
+            tracing::warn!(%error, "what was done can't be read, and is told later");
+            Vec::new()
+        });
         let tellings = remembered.memory.stand(&found, is_known, now);
-        let mut notices: Vec<_> = tellings.iter().map(|telling| teller.standing(telling)).collect();
-        match self.happened(remembered, &teller) {
-            Ok(happened) => notices.extend(happened),
-            Err(error) => tracing::warn!(%error, "what was done can't be read, and is told later"),
-        }
+        notices.extend(tellings.iter().map(|telling| teller.standing(telling)));
         let told = self.notice_channels().into_iter().filter(|kind| *kind != Kind::Ping);
         for notice in &notices {
             tracing::info!(event = notice.event.word(), "{}", notice.subject);
@@ -312,7 +313,12 @@ fn found(status: &Status) -> Vec<Found> {
         let about = about(warning, &status.replicas);
         Some(Found { event, code: warning.code.to_owned(), about, detail: warning.detail.clone() })
     };
-    status.warnings.iter().filter_map(worth).collect()
+    let mut found: Vec<Found> = status.warnings.iter().filter_map(worth).collect();
+    // That nothing is dropped while no backup can be taken goes without saying.
+    if found.iter().any(|one| one.event == Event::BackupFailed) {
+        found.retain(|one| one.event != Event::RotationFrozen);
+    }
+    found
 }
 
 /// Tells a warning from others of its kind: by the backup that it begins with, by the replica that it names.

@@ -102,7 +102,8 @@ fn what_is_done_and_what_goes_wrong_is_told_while_it_is_and_when_it_is_over() {
     eventually("all is well", || (!ping.got().is_empty()).then_some(()));
     // By other processes than the one that tells.
     place.ok(&["config", "--set", "retention.daily=9"]);
-    hook.event("settings-changed", "once");
+    let changed = hook.event("settings-changed", "once");
+    assert!(changed["text"].as_str().unwrap().contains("Saved now: retention.daily=9."), "{changed}");
     place.ok(&["restore", &first, "--confirm", &first]);
     let mail = sink.mail(&format!("the data was put back to {first}"));
     assert!(mail["plain"].as_str().unwrap().contains("`attendance-backup undo` brings back"), "{mail}");
@@ -122,6 +123,8 @@ fn what_is_done_and_what_goes_wrong_is_told_while_it_is_and_when_it_is_over() {
     assert_eq!(hook.event("backup-failed", "recovered")["since"], began["since"]);
     eventually("the ping comes again", || (ping.got().len() > pings).then_some(()));
     sink.mail("a backup went well again");
+
+    assert!(hook.got().iter().all(|it| it.json()["event"] != "rotation-frozen"), "one cause is told twice");
 
     // One whose files are gone.
     let gone = place.list().into_iter().find(|it| it["id"] == first.as_str()).unwrap();

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
+use serde_json::Value;
 
 use crate::audit::Line;
 use crate::backup::hex;
@@ -42,6 +43,7 @@ impl Teller<'_> {
             Stage::Began | Stage::Once => began(),
         };
         let since = self.time(telling.since);
+        let since = since.trim_start_matches("on ");
         let lead = match stage {
             Stage::Recovered => format!("It is over: {subject}. It was wrong since {since}. There is nothing to do."),
             Stage::Reminder => format!("This still stands, since {since}: {}", meaning(event)),
@@ -89,7 +91,8 @@ impl Teller<'_> {
     /// A change of the settings.
     pub(super) fn settings(&self, line: &Line) -> Notice {
         let entry = &line.entry;
-        let told = |key: &str| entry.details.get(key).map_or_else(|| "nothing".to_owned(), ToString::to_string);
+        let told = |key: &str| entry.details.get(key).map(values).filter(|text| !text.is_empty());
+        let told = |key: &str| told(key).unwrap_or_else(|| "nothing".to_owned());
         let dropped = entry.details.get("rotation").and_then(|it| it.as_array()).map_or(0, Vec::len);
         let mut happened = vec![
             format!("By {}, from {}, {}.", entry.by, entry.from, self.time(line.at)),
@@ -179,6 +182,18 @@ impl Teller<'_> {
         let local = at.with_timezone(&self.zone);
         format!("{} ({})", local.format("on %a %-d %b %Y at %H:%M"), self.zone.name())
     }
+}
+
+/// `retention.daily=9, enabled=false`.
+fn values(saved: &Value) -> String {
+    let Value::Object(fields) = saved else { return saved.to_string() };
+    let part = |(key, value): (&String, &Value)| match value {
+        Value::Object(_) => {
+            values(value).split(", ").filter(|it| !it.is_empty()).map(|it| format!("{key}.{it}")).collect()
+        }
+        value => vec![format!("{key}={value}")],
+    };
+    fields.iter().flat_map(part).collect::<Vec<String>>().join(", ")
 }
 
 struct Words {
@@ -381,6 +396,13 @@ mod tests {
         assert_eq!((hours(1).as_str(), hours(31).as_str(), hours(73).as_str()), ("1 hour", "31 hours", "3 days"));
         let many: Vec<String> = (0..12).map(|n| n.to_string()).collect();
         assert_eq!(listed(&many)[MAX_LINES], "And 2 more; `attendance-backup status` shows all.");
+    }
+
+    #[test]
+    fn settings_are_told_as_they_are_set() {
+        let saved = serde_json::json!({ "enabled": false, "schedule": {}, "retention": { "daily": 9, "weekly": 3 } });
+        assert_eq!(values(&saved), "enabled=false, retention.daily=9, retention.weekly=3");
+        assert_eq!(values(&serde_json::json!({ "schedule": {} })), "");
     }
 
     #[test]

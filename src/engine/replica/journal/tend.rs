@@ -12,11 +12,11 @@ use crate::backup::replica::Nonce;
 use crate::backup::{DatabaseName, Moment};
 use crate::engine::replica::Elsewhere;
 use crate::engine::replica::site::{Link, Site};
-use crate::engine::{Engine, Error};
-use crate::journal::LtxFile;
+use crate::engine::{Engine, Error, locked};
 use crate::journal::pack::{JOURNALS, Key, Span};
 use crate::journal::packs::Packs;
 use crate::journal::timeline::Timeline;
+use crate::journal::{Level, LtxFile};
 use crate::sqlite::Control;
 
 /// Between two looks at what is too old, and at what is there at all.
@@ -52,6 +52,8 @@ impl Engine {
         if let Some((name, file)) = &next {
             let Some(journal) = ready.journals.get(name) else { return Ok(false) };
             match self.send_pack(shipping, &ready, &link, (name, journal), &[*file], control)? {
+                // What waited for it can be rebuilt now, and the next round says so.
+                Sent::Whole if file.name.level == Level::SNAPSHOT => *locked(&shipping.shared.written) = None,
                 Sent::Whole => {}
                 Sent::Damaged => return Ok(true),
                 Sent::Gone => return Ok(false),

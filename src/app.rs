@@ -113,6 +113,7 @@ impl<'a> Service<'a> {
                         scope.spawn(|| replicator::run(engine, control));
                         scope.spawn(|| recorder::run(engine, control));
                         scope.spawn(|| notifier::run(engine, control));
+                        look_around(engine);
                         scheduler::run(engine, control);
                     });
                 });
@@ -130,7 +131,7 @@ impl<'a> Service<'a> {
     }
 }
 
-/// Says what runs, and what of it wants a look.
+/// Says what runs.
 fn announce(engine: &Engine, address: SocketAddr) {
     let config = engine.config();
     let settings = engine.settings().unwrap_or_else(|error| {
@@ -147,7 +148,15 @@ fn announce(engine: &Engine, address: SocketAddr) {
         %address,
         "serving"
     );
-    engine.checks().iter().for_each(say);
+}
+
+/// Says what wants a look. Nobody waits for it, nor for the end of it: a disk of a network that has gone answers no look at all.
+fn look_around(engine: &Engine) {
+    let engine = engine.clone();
+    let looking = std::thread::Builder::new().name("checks".to_owned());
+    if let Err(error) = looking.spawn(move || engine.checks().iter().for_each(say)) {
+        tracing::warn!(%error, "nobody looks for what tends to be wrong; `doctor` does");
+    }
 }
 
 /// A finding of the doctor, if it wants a look.

@@ -340,6 +340,11 @@ pub mod timestamp {
         at.to_rfc3339_opts(SecondsFormat::Millis, true)
     }
 
+    /// A clock that says so has never been set.
+    pub fn is_implausible(at: DateTime<Utc>) -> bool {
+        at.timestamp() < 1_735_689_600
+    }
+
     /// Serializes as [`text`].
     pub fn serialize<S: Serializer>(at: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&text(*at))

@@ -205,8 +205,13 @@ impl Config {
 
     /// Layers defaults, the file and `environment`.
     pub fn load(environment: &BTreeMap<String, String>) -> Result<Self, Error> {
-        let env = Environment::read(environment)?;
+        let mut env = Environment::read(environment)?;
         let file = file_layer(environment)?;
+        // The configuration file is one more of those if a secret is in it.
+        let named = environment
+            .get(CONFIG_FILE)
+            .filter(|_| flat(file.clone()).keys().any(|key| is_secret(key) || replica::is_secret(key)));
+        env.secret_files.extend(named.map(PathBuf::from));
         let defaults = VARIABLES.iter().filter(|v| !v.default.is_empty()).map(|v| (v.key, v.default.to_owned()));
         let merged: Dict = Figment::new()
             .merge(Serialized::defaults(nested(defaults)))

@@ -1,11 +1,10 @@
 //! Tells people what they would otherwise have to look for: a thread that looks, one for each channel that sends, and the ping of the
 //! dead man's switch. None is in any backup's way: what hangs, hangs alone, and what fails is tried again.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::engine::{Engine, Look};
-use crate::notify::{Kind, Unsent, Wait};
+use crate::notify::{Kind, Sending, Unsent};
 use crate::sqlite::Control;
 
 /// Between two looks at whether anything was done.
@@ -41,8 +40,9 @@ fn look(engine: &Engine, control: &Control) {
         if looked.is_none_or(|at| at.elapsed() >= pause) {
             let found = engine.look_for_notices();
             (looked, seen) = (Some(Instant::now()), Some(stamp));
-            pings.after(&found, engine, control);
+            pings.after(&found, engine);
         }
+        pings.settle();
         std::thread::sleep(TICK);
     }
 }
@@ -53,38 +53,59 @@ struct Pings {
     can: bool,
     sent: Option<Instant>,
     told: Option<Look>,
-    busy: Arc<()>,
+    /// One on its way, and of what it tells. Nobody waits for it.
+    going: Option<(Sending, Look)>,
     wrong: Option<String>,
 }
 
 impl Pings {
-    fn after(&mut self, look: &Look, engine: &Engine, control: &Control) {
+    fn after(&mut self, look: &Look, engine: &Engine) {
         let is_new = self.told.as_ref() != Some(look);
         let is_due = is_new || self.sent.is_none_or(|at| at.elapsed() + LOOK / 2 >= PING);
-        let is_free = Arc::strong_count(&self.busy) == 1;
-        if !self.can || !look.in_time || !is_due || !is_free || !engine.may_ping() {
+        if !self.can || !look.in_time || !is_due || self.going.is_some() || !engine.may_ping() {
             return;
         }
-        let sent = engine.ping(Wait { cancelled: &|| control.is_cancelled(), busy: Arc::clone(&self.busy) });
+        match engine.ping() {
+            Ok(sending) => self.going = Some((sending, look.clone())),
+            Err(unsent) => tell(Kind::Ping, &Err(unsent), &mut self.wrong),
+        }
+    }
+
+    fn settle(&mut self) {
+        let Some(sent) = self.going.as_ref().and_then(|(sending, _)| sending.wait(Duration::ZERO, &|| true)) else {
+            return;
+        };
+        let look = self.going.take().map(|(_, look)| look);
         if sent.is_ok() {
-            (self.sent, self.told) = (Some(Instant::now()), Some(look.clone()));
+            (self.sent, self.told) = (Some(Instant::now()), look);
         }
         tell(Kind::Ping, &sent, &mut self.wrong);
     }
 }
 
-/// Sends what waits for a channel, one after the other.
+/// Sends what waits for a channel, one after the other. One that hangs is waited for: two would make it no better, and what is
+/// sent again while it may arrive yet arrives twice.
 fn send(engine: &Engine, kind: Kind, control: &Control) {
-    let (busy, mut wrong) = (Arc::new(()), None);
-    while !control.is_cancelled() {
-        // One that hangs is waited for: two would make it no better.
-        let next = if Arc::strong_count(&busy) == 1 { engine.next_notice(kind) } else { None };
-        match next {
-            Some(message) => {
-                let wait = Wait { cancelled: &|| control.is_cancelled(), busy: Arc::clone(&busy) };
-                tell(kind, &engine.send_notice(kind, &message, wait), &mut wrong);
+    let (cancelled, mut wrong) = (|| control.is_cancelled(), None);
+    while !cancelled() {
+        let Some(message) = engine.next_notice(kind) else {
+            std::thread::sleep(TICK);
+            continue;
+        };
+        let sent = engine.send_notice(kind, &message).map(|sending| {
+            loop {
+                match sending.wait(engine.notice_limit(kind), &cancelled) {
+                    Some(sent) => return Some(sent),
+                    // What was given up because the service stops is no failure.
+                    None if cancelled() => return None,
+                    None => tell(kind, &Err(engine.notice_is_late(kind)), &mut wrong),
+                }
             }
-            None => std::thread::sleep(TICK),
+        });
+        match sent {
+            Ok(Some(sent)) => tell(kind, &sent, &mut wrong),
+            Ok(None) => return,
+            Err(unsent) => tell(kind, &Err(unsent), &mut wrong),
         }
     }
 }

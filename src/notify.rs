@@ -8,6 +8,7 @@ mod mail;
 mod render;
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -25,8 +26,8 @@ pub use mail::{Mail, Server, recipients, sender};
 
 /// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long all of a channel's work for one notice is waited for, however slowly it goes on.
-const LIMIT: Duration = Duration::from_secs(60);
+/// What takes longer than that for one who is told is said to be slow, and waited for all the same.
+pub const LIMIT: Duration = Duration::from_secs(60);
 /// Between two looks at the wish to stop.
 const NAP: Duration = Duration::from_millis(50);
 
@@ -67,8 +68,8 @@ pub struct Notice {
 pub struct Message {
     /// What is told.
     pub notice: Notice,
-    /// To whom alone; to all, where nobody is named.
-    pub left: Vec<String>,
+    /// Who has it already.
+    pub had: Vec<String>,
     /// When it is sent.
     pub now: DateTime<Utc>,
 }
@@ -167,10 +168,26 @@ impl Failure {
         Self { code, detail: detail.into() }
     }
 
-    fn slow() -> Self {
-        let text = format!("it took longer than {} s; is that server overloaded?", LIMIT.as_secs());
+    /// Nobody knows yet what becomes of it.
+    pub fn slow() -> Self {
+        let text = "no end of it is seen yet, which should take seconds; is that server overloaded?";
         Self::new("notice-slow", text)
     }
+
+    fn fault() -> Self {
+        Self::new("notice-unsent", "it ended by a fault of this program's own; look at the log of `serve`")
+    }
+}
+
+/// Whom a failure is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Extent {
+    /// Whoever should be told by this channel.
+    Channel,
+    /// Some who should be told.
+    Recipients,
+    /// The same, and the server will say nothing else another time.
+    Refused,
 }
 
 /// A notice that did not go, or not to all.
@@ -178,14 +195,22 @@ impl Failure {
 pub struct Unsent {
     /// Why.
     pub failure: Failure,
-    /// To whom it did not; all, where nobody is named.
-    pub left: Vec<String>,
+    /// Whom that is about.
+    pub extent: Extent,
 }
 
 impl From<Failure> for Unsent {
     fn from(failure: Failure) -> Self {
-        Self { failure, left: Vec::new() }
+        Self { failure, extent: Extent::Channel }
     }
+}
+
+/// What comes of a notice, as it comes: whoever waits for its end may have given up by then.
+pub enum Told {
+    /// This one has it.
+    Taken(String),
+    /// That is all.
+    Ended(Result<(), Unsent>),
 }
 
 impl Channels {
@@ -199,52 +224,66 @@ impl Channels {
         all.into_iter().filter(|(_, is_there)| *is_there).map(|(kind, _)| kind).collect()
     }
 
-    /// Sends a notice by one of them.
-    pub fn send<T: Send + 'static>(&self, kind: Kind, message: &Message, wait: Wait<T>) -> Result<(), Unsent> {
+    /// How long a notice may take by one of them.
+    pub fn limit(&self, kind: Kind) -> Duration {
+        let recipients = self.mail.as_ref().filter(|_| kind == Kind::Mail).map_or(1, |mail| mail.to.len());
+        LIMIT * u32::try_from(recipients.max(1)).unwrap_or(1)
+    }
+
+    /// Begins to send a notice by one of them.
+    pub fn send(
+        &self,
+        kind: Kind,
+        message: &Message,
+        told: impl FnMut(Told) + Send + 'static,
+    ) -> Result<Sending, Unsent> {
         let (channels, message) = (self.clone(), message.clone());
-        wait.for_end_of(kind, move || match (kind, &channels.mail, &channels.webhook) {
-            (Kind::Mail, Some(mail), _) => mail.send(&message, &channels.trust),
+        Sending::begin(kind, told, move |taken| match (kind, &channels.mail, &channels.webhook) {
+            (Kind::Mail, Some(mail), _) => mail.send(&message, &channels.trust, taken),
             (Kind::Webhook, _, Some(webhook)) => Ok(webhook.send(&message, &channels.trust)?),
             // Taken out of the configuration, with notices still to be sent; or none for notices.
             _ => Ok(()),
         })
     }
 
-    /// Tells the dead man's switch that all is in time.
-    pub fn ping<T: Send + 'static>(&self, wait: Wait<T>) -> Result<(), Unsent> {
+    /// Begins to tell the dead man's switch that all is in time.
+    pub fn ping(&self, told: impl FnMut(Told) + Send + 'static) -> Result<Sending, Unsent> {
         let (ping, trust) = (self.ping.clone(), self.trust.clone());
-        wait.for_end_of(Kind::Ping, move || Ok(ping.map_or(Ok(()), |address| hook::ping(&address, &trust))?))
+        Sending::begin(Kind::Ping, told, move |_| Ok(ping.map_or(Ok(()), |address| hook::ping(&address, &trust))?))
     }
 }
 
-/// For how long somebody waits: a minute at most, and no longer than until it is cancelled. What hangs is left to itself.
-pub struct Wait<'a, T> {
-    /// Nobody waits any more.
-    pub cancelled: &'a dyn Fn() -> bool,
-    /// Held until it has ended, whoever waits.
-    pub busy: T,
-}
+/// A notice on its way, by a thread of its own: what hangs is left to itself, and what comes of it is told however late.
+pub struct Sending(mpsc::Receiver<Result<(), Unsent>>);
 
-impl<T: Send + 'static> Wait<'_, T> {
-    fn for_end_of(self, kind: Kind, act: impl FnOnce() -> Result<(), Unsent> + Send + 'static) -> Result<(), Unsent> {
-        let (tell, told) = mpsc::channel();
-        let busy = self.busy;
+impl Sending {
+    fn begin(
+        kind: Kind,
+        mut told: impl FnMut(Told) + Send + 'static,
+        act: impl FnOnce(&mut dyn FnMut(String)) -> Result<(), Unsent> + Send + 'static,
+    ) -> Result<Self, Unsent> {
+        let (tell, ended) = mpsc::channel();
         let sending = std::thread::Builder::new().name(format!("notices by {kind}")).spawn(move || {
-            let _busy = busy;
+            let acted = AssertUnwindSafe(|| act(&mut |who| told(Told::Taken(who))));
+            let sent = catch_unwind(acted).unwrap_or_else(|_| Err(Failure::fault().into()));
+            told(Told::Ended(sent.clone()));
             // Whoever waited may have given up.
-            let _ = tell.send(act());
+            let _ = tell.send(sent);
         });
-        if sending.is_err() {
-            return Err(Failure::new("notice-unsent", "no thread could be had for it; it is tried again").into());
-        }
+        let none = |_| Failure::new("notice-unsent", "no thread could be had for it; it is tried again").into();
+        sending.map(|_| Self(ended)).map_err(none)
+    }
+
+    /// What came of it; nothing, if that isn't known after so long, or nobody wants to wait any more.
+    pub fn wait(&self, limit: Duration, cancelled: &dyn Fn() -> bool) -> Option<Result<(), Unsent>> {
         let begun = Instant::now();
-        while begun.elapsed() < LIMIT && !(self.cancelled)() {
-            match told.recv_timeout(NAP) {
-                Ok(sent) => return sent,
+        loop {
+            match self.0.recv_timeout(NAP.min(limit)) {
+                Ok(sent) => return Some(sent),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Some(Err(Failure::fault().into())),
+                Err(mpsc::RecvTimeoutError::Timeout) if begun.elapsed() >= limit || cancelled() => return None,
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
-                Err(mpsc::RecvTimeoutError::Disconnected) => break,
             }
         }
-        Err(Failure::slow().into())
     }
 }

@@ -1,6 +1,7 @@
 //! When notices are told: once when something begins to be wrong, once a day while it is, once when it is over. A pure rule
 //! of what was found, what was told before, and the time.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -10,6 +11,8 @@ use super::timestamp;
 
 /// Between two notices of what stands.
 const AGAIN: TimeDelta = TimeDelta::hours(24);
+/// What isn't found for so long is over: much comes and goes.
+const CALM: TimeDelta = TimeDelta::minutes(15);
 /// So many refused sign-ins …
 const REFUSALS: usize = 10;
 /// … within this are worth a notice.
@@ -38,12 +41,16 @@ macro_rules! events {
 }
 
 events! {
-    /// The last backup failed, or the live data can't be backed up.
+    /// The last backup failed.
     BackupFailed = "backup-failed";
+    /// The live data can't be backed up.
+    LiveUnusable = "live-unusable";
     /// The newest good backup is too old, or there is none.
     Stale = "stale";
-    /// What was read back, here or in a replica, isn't what was recorded, or is gone.
+    /// What was read back isn't what was recorded, or is gone.
     VerificationFailed = "verification-failed";
+    /// The same in a replica.
+    ReplicaDamaged = "replica-damaged";
     /// The last rehearsal of a restore failed.
     DrillFailed = "drill-failed";
     /// A replica lacks backups, or the journal.
@@ -78,9 +85,11 @@ impl Event {
     /// What a warning of the status is about; many are for whoever looks, and not worth a notice.
     pub fn of_warning(code: &str) -> Option<Self> {
         Some(match code {
-            "backup-failed" | "live-unusable" => Self::BackupFailed,
+            "backup-failed" => Self::BackupFailed,
+            "live-unusable" => Self::LiveUnusable,
             "no-backup" | "stale" | "not-covered" => Self::Stale,
-            "damaged" | "files-missing" | "replica-damaged" => Self::VerificationFailed,
+            "damaged" | "files-missing" => Self::VerificationFailed,
+            "replica-damaged" => Self::ReplicaDamaged,
             "drill-failed" => Self::DrillFailed,
             "replica-failing" | "replica-behind" | "replica-journal-behind" => Self::ReplicaBehind,
             "journal-behind" | "journal-ahead" => Self::JournalBehind,
@@ -101,8 +110,10 @@ impl Event {
     /// How long a finding has to stand before it is told: some pass by themselves.
     fn patience(self, code: &str) -> TimeDelta {
         match (self, code) {
-            // A first start takes its first backup at once.
-            (Self::Stale, "no-backup") => TimeDelta::minutes(30),
+            // A first start, and one after days, takes a backup at once.
+            (Self::Stale, _) => TimeDelta::minutes(30),
+            // A backup needs room for a while, and gives it back.
+            (Self::StorageLow, _) => TimeDelta::minutes(15),
             (Self::ReplicaBehind, "replica-failing") => TimeDelta::hours(1),
             (Self::JournalBehind | Self::RestoreUnfinished, _) => TimeDelta::minutes(5),
             (Self::Unreadable, _) => TimeDelta::minutes(1),
@@ -167,6 +178,9 @@ struct Standing {
     since: DateTime<Utc>,
     /// When it was told last.
     told: Option<DateTime<Utc>>,
+    /// Since when nothing of it is found.
+    #[serde(default)]
+    gone: Option<DateTime<Utc>>,
     findings: BTreeMap<String, Finding>,
 }
 
@@ -189,18 +203,36 @@ impl Memory {
         known.filter_map(|event| self.consider(event, by_event.get(&event).map_or(&[], Vec::as_slice), now)).collect()
     }
 
+    /// Takes in what was found before this could be read.
+    pub fn follow(&mut self, later: Self) {
+        for (event, standing) in later.standing {
+            match self.standing.entry(event) {
+                Entry::Vacant(place) => drop(place.insert(standing)),
+                Entry::Occupied(mut before) => before.get_mut().follow(standing),
+            }
+        }
+    }
+
     fn consider(&mut self, event: Event, found: &[&Found], now: DateTime<Utc>) -> Option<Telling> {
         let telling = |stage, since| {
             let details = found.iter().map(|one| one.detail.clone()).collect();
             Some(Telling { event, stage, since, details })
         };
         if found.is_empty() {
+            let standing = self.standing.get_mut(&event)?;
+            standing.clock_went_to(now);
+            standing.findings.retain(|_, finding| finding.told);
+            let gone = *standing.gone.get_or_insert(now);
+            if standing.told.is_some() && now - gone < CALM {
+                return None;
+            }
             let over = self.standing.remove(&event)?;
-            return over.told.and_then(|_| telling(Stage::Recovered, over.since.min(now)));
+            return over.told.and_then(|_| telling(Stage::Recovered, over.since));
         }
-        let new = || Standing { since: now, told: None, findings: BTreeMap::new() };
+        let new = || Standing { since: now, told: None, gone: None, findings: BTreeMap::new() };
         let standing = self.standing.entry(event).or_insert_with(new);
         standing.clock_went_to(now);
+        standing.gone = None;
         let is_new = standing.find(found, now);
         let stage = match standing.told {
             _ if is_new => Stage::Began,
@@ -233,11 +265,25 @@ impl Memory {
 }
 
 impl Standing {
-    /// Nothing was found or told later than now.
+    /// Nothing was found or told later than now, nor before the clock was set.
     fn clock_went_to(&mut self, now: DateTime<Utc>) {
-        self.since = self.since.min(now);
-        self.told = self.told.map(|told| told.min(now));
-        self.findings.values_mut().for_each(|finding| finding.since = finding.since.min(now));
+        let mend = |at: &mut DateTime<Utc>| {
+            if *at > now || timestamp::is_implausible(*at) {
+                *at = now;
+            }
+        };
+        mend(&mut self.since);
+        self.told.iter_mut().chain(&mut self.gone).for_each(mend);
+        self.findings.values_mut().for_each(|finding| mend(&mut finding.since));
+    }
+
+    /// As it stood before, and what was found out since.
+    fn follow(&mut self, later: Self) {
+        (self.told, self.gone) = (self.told.max(later.told), later.gone);
+        for (about, finding) in later.findings {
+            let known = self.findings.entry(about).or_insert_with(|| finding.clone());
+            known.told |= finding.told;
+        }
     }
 
     /// Whether any of it is to be told that wasn't. What was told and comes and goes is told no second time, as long as

@@ -45,6 +45,12 @@ pub const REPLICA_VARIABLES: &[Variable] = &[
     plain("RETENTION_PRE_RESTORE", "retention_pre_restore", "", "a whole number from 2 to 100"),
 ];
 
+/// Whether that key of the TOML file is for nobody else to see.
+pub(super) fn is_secret(key: &str) -> bool {
+    let named = key.strip_prefix(TABLE).and_then(|key| key.split_once('.'));
+    named.is_some_and(|(_, key)| REPLICA_VARIABLES.iter().any(|variable| variable.secret && variable.key == key))
+}
+
 const fn plain(env: &'static str, key: &'static str, default: &'static str, allowed: &'static str) -> Variable {
     Variable { env, key, default, allowed, secret: false }
 }

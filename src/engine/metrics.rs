@@ -18,7 +18,7 @@ const PREFIX: &str = "attendance_backup";
 /// What was looked up counts for so long: anyone may ask, as often as they like.
 const FRESH: Duration = Duration::from_secs(1);
 /// Operations with series of their own.
-const OPERATIONS: [&str; 21] = [
+const OPERATIONS: [&str; 22] = [
     "acknowledge",
     "cancel",
     "create",
@@ -40,9 +40,12 @@ const OPERATIONS: [&str; 21] = [
     "token",
     "unpin",
     "verify",
+    "verify-replica",
 ];
 /// Those whose first failure should be seen as a rise: they have a series from the start.
 const WATCHED: [&str; 6] = ["create", "restore", "rotate", "drill", "replicate", "verify"];
+/// The same of what a verification finds: the one bytes that are not as recorded, the other a disk that doesn't give them.
+const FOUND: [&str; 2] = ["damaged", "disk"];
 /// Seconds of operations.
 const DURATIONS: [f64; 11] = [0.05, 0.25, 1.0, 2.5, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14400.0];
 /// Seconds for which writers wait.
@@ -110,6 +113,9 @@ impl Metrics {
             metrics.operations.with_label_values(&[operation, "done"]);
             metrics.operations.with_label_values(&[operation, "failed"]);
         }
+        for code in FOUND {
+            metrics.failures.with_label_values(&["verify", code]);
+        }
         Ok(metrics)
     }
 
@@ -129,8 +135,7 @@ impl Metrics {
 
     /// An operation that came to its end, or wasn't allowed.
     pub(super) fn ended(&self, entry: &Entry) {
-        let operation = OPERATIONS.into_iter().find(|known| *known == entry.operation);
-        let operation = if entry.operation == "verify-replica" { "verify" } else { operation.unwrap_or("other") };
+        let operation = OPERATIONS.into_iter().find(|known| *known == entry.operation).unwrap_or("other");
         let code = code(entry);
         match (entry.kind, entry.ok) {
             (Kind::Refused, _) => return self.refusals.with_label_values(&[operation, code]).inc(),
@@ -211,13 +216,17 @@ impl Engine {
         let mut counted: MutexGuard<'_, Option<u64>> = locked(&self.metrics.counted);
         let head = self.audit.head()?.seq;
         // A log that is shorter than it was is another one.
-        let Some(before) = counted.replace(head).filter(|before| *before < head) else { return Ok(()) };
-        self.audit.newest_first(|line| {
-            if line.seq > before && line.seq <= head {
-                self.metrics.ended(&line.entry);
-            }
-            line.seq <= before
-        })?;
+        if let Some(before) = counted.filter(|before| *before < head) {
+            // All of them count or none: what can't be read to its end is counted by another look, and nothing of it twice.
+            self.audit.newest_first(|line| line.seq <= before)?;
+            self.audit.newest_first(|line| {
+                if line.seq > before && line.seq <= head {
+                    self.metrics.ended(&line.entry);
+                }
+                line.seq <= before
+            })?;
+        }
+        *counted = Some(head);
         Ok(())
     }
 }

@@ -3,22 +3,25 @@
 
 mod queue;
 mod text;
+mod trial;
+mod words;
 
 use std::sync::MutexGuard;
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
-use serde_json::Map;
 use utoipa::ToSchema;
 
 use super::status::{Status, Warning, optional_timestamp};
-use super::{Call, Engine, Error, LastError, ReplicaStatus, entry, locked};
-use crate::audit::{Entry, Kind as Line};
+use super::{Engine, Error, LastError, ReplicaStatus, locked};
+use crate::audit::{Entry, Kind as LineKind, Line};
 use crate::backup::notices::{Event, Found};
 use crate::backup::{BackupId, timestamp};
-use crate::notify::{Kind, Message, Notice, Unsent, Wait};
+use crate::notify::{Failure, Kind, Message, Notice, Sending, Told, Unsent};
 use queue::Remembered;
 use text::Teller;
+pub use trial::{ChannelTested, NoticesTested};
 
 /// Lines of the audit log that are looked at for notices; more have come only where nobody looked for a long time.
 const LINES: usize = 1000;
@@ -57,26 +60,6 @@ pub struct ChannelStatus {
     failures: u32,
 }
 
-/// What a test of all channels came to.
-#[derive(Clone, PartialEq, Debug, Serialize, ToSchema)]
-pub struct NoticesTested {
-    /// Every one took it.
-    pub ok: bool,
-    /// Each that is configured.
-    pub channels: Vec<ChannelTested>,
-}
-
-/// What a test of one came to.
-#[derive(Clone, PartialEq, Debug, Serialize, ToSchema)]
-pub struct ChannelTested {
-    /// Which.
-    pub kind: Kind,
-    /// It was taken.
-    pub ok: bool,
-    /// What happened, and what to do.
-    pub detail: String,
-}
-
 /// What a look has found.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Look {
@@ -92,6 +75,9 @@ pub(super) struct Kept {
     remembered: Remembered,
     is_read: bool,
     is_saved: bool,
+    /// That it can't be read was said.
+    is_said: bool,
+    looked: Option<DateTime<Utc>>,
 }
 
 impl Engine {
@@ -115,12 +101,18 @@ impl Engine {
             Ok(status) => found(status),
             Err(error) => vec![unreadable(error)],
         };
-        let is_known = |event| status.is_ok() || event == Event::Unreadable;
+        let is_known = |event| match (&status, event) {
+            (Err(_), event) => event == Event::Unreadable,
+            // Room that is taken while it is written is given back.
+            (Ok(status), Event::StorageLow) => !is_written(status),
+            (Ok(_), _) => true,
+        };
         let mut kept = self.kept();
-        let before = kept.remembered.clone();
+        let (before, looked, is_read) = (kept.remembered.clone(), kept.looked.replace(now), kept.is_read);
         let remembered = &mut kept.remembered;
-        // In the order in which it came about.
-        let mut notices = self.happened(remembered, &teller).unwrap_or_else(|error| {
+        // In the order in which it came about; where it isn't known what was told of it, later.
+        let happened = if is_read { self.happened(remembered, &teller, looked) } else { Ok(Vec::new()) };
+        let mut notices = happened.unwrap_or_else(|error| {
             tracing::warn!(%error, "what was done can't be read, and is told later");
             Vec::new()
         });
@@ -131,7 +123,7 @@ impl Engine {
             tracing::info!(event = notice.event.word(), "{}", notice.subject);
             remembered.add(notice, told.clone());
         }
-        remembered.expire(&self.notice_channels(), now);
+        remembered.expire(&self.notice_channels(), looked, now);
         if before != kept.remembered || !kept.is_saved {
             self.keep(&mut kept);
         }
@@ -142,22 +134,30 @@ impl Engine {
     }
 
     /// What the lines of the audit log tell that have come since the last look.
-    fn happened(&self, remembered: &mut Remembered, teller: &Teller) -> Result<Vec<Notice>, Error> {
+    fn happened(
+        &self,
+        remembered: &mut Remembered,
+        teller: &Teller,
+        looked: Option<DateTime<Utc>>,
+    ) -> Result<Vec<Notice>, Error> {
         let head = self.audit.head()?.seq;
         // What was done before anybody wanted to be told is told to nobody; nor is a log that begins anew told twice.
         let seen = remembered.seen.unwrap_or(head).min(head);
-        remembered.seen = Some(head);
-        if seen == head {
-            return Ok(Vec::new());
-        }
+        // A clock that was put right since makes nothing old.
+        let oldest = looked.map_or(teller.now, |looked| looked.min(teller.now)) - OLDEST;
+        let is_young = |line: &Line| line.at >= oldest || timestamp::is_implausible(line.at);
         let mut lines = Vec::new();
-        self.audit.newest_first(|line| {
-            let is_new = line.seq > seen && teller.now - line.at <= OLDEST;
-            if is_new && line.seq <= head && is_told(&line.entry) {
-                lines.push(line.clone());
-            }
-            !is_new || lines.len() >= LINES
-        })?;
+        if seen < head {
+            self.audit.newest_first(|line| {
+                let is_new = line.seq > seen;
+                if is_new && line.seq <= head && is_young(line) && is_told(&line.entry) {
+                    lines.push(line.clone());
+                }
+                !is_new || lines.len() >= LINES
+            })?;
+        }
+        // Only what could be read counts as seen.
+        remembered.seen = Some(head);
         let mut notices = Vec::new();
         for line in lines.iter().rev() {
             notices.extend(match line.entry.operation.as_str() {
@@ -174,7 +174,7 @@ impl Engine {
         let now = self.clock.now();
         let kept = self.kept();
         let next = kept.remembered.next(kind, now)?;
-        Some(Message { notice: next.notice.clone(), left: next.left().to_vec(), now })
+        Some(Message { notice: next.notice.clone(), had: next.had.clone(), now })
     }
 
     /// Whether the dead man's switch may be told that all is well: not if that failed a moment ago.
@@ -182,88 +182,52 @@ impl Engine {
         self.kept().remembered.may_try(Kind::Ping, self.clock.now())
     }
 
-    /// Sends a notice, and remembers what came of that.
-    pub fn send_notice<T: Send + 'static>(&self, kind: Kind, message: &Message, wait: Wait<T>) -> Result<(), Unsent> {
-        let cancelled = wait.cancelled;
-        let sent = self.config.notices.send(kind, message, wait);
-        self.tried(kind, &message.notice.id, sent, cancelled)
+    /// Begins to send a notice. What comes of that is remembered, whoever waits for it.
+    pub fn send_notice(&self, kind: Kind, message: &Message) -> Result<Sending, Unsent> {
+        let (engine, id) = (self.clone(), message.notice.id.clone());
+        let told = move |told| engine.came(kind, &id, told);
+        let begun = self.config.notices.send(kind, message, told);
+        begun.inspect_err(|unsent| self.came(kind, &message.notice.id, Told::Ended(Err(unsent.clone()))))
     }
 
-    /// Tells the dead man's switch that all is well.
-    pub fn ping<T: Send + 'static>(&self, wait: Wait<T>) -> Result<(), Unsent> {
-        let cancelled = wait.cancelled;
-        self.tried(Kind::Ping, "", self.config.notices.ping(wait), cancelled)
+    /// Begins to tell the dead man's switch that all is well.
+    pub fn ping(&self) -> Result<Sending, Unsent> {
+        let engine = self.clone();
+        let begun = self.config.notices.ping(move |told| engine.came(Kind::Ping, "", told));
+        begun.inspect_err(|unsent| self.came(Kind::Ping, "", Told::Ended(Err(unsent.clone()))))
     }
 
-    /// What was given up because the service stops is no failure.
-    fn tried(
-        &self,
-        kind: Kind,
-        id: &str,
-        sent: Result<(), Unsent>,
-        cancelled: &dyn Fn() -> bool,
-    ) -> Result<(), Unsent> {
-        if sent.is_err() && cancelled() {
-            return Ok(());
-        }
+    /// How long a notice may take.
+    pub fn notice_limit(&self, kind: Kind) -> Duration {
+        self.config.notices.limit(kind)
+    }
+
+    /// A notice takes longer than that, and goes on: how the channel stands is to show it.
+    pub fn notice_is_late(&self, kind: Kind) -> Unsent {
+        let unsent = Unsent::from(Failure::slow());
+        self.came(kind, "", Told::Ended(Err(unsent.clone())));
+        unsent
+    }
+
+    fn came(&self, kind: Kind, id: &str, told: Told) {
         let mut kept = self.kept();
-        kept.remembered.tried(kind, id, &sent, self.clock.now());
-        self.keep(&mut kept);
-        sent
-    }
-
-    /// Sends a test by every channel, and says what came of it.
-    pub fn test_notices(&self, call: &Call) -> Result<NoticesTested, Error> {
-        let kinds = self.notice_channels();
-        if kinds.is_empty() {
-            return Err(Error::NoChannels);
+        match told {
+            Told::Taken(who) => kept.remembered.taken(kind, id, who),
+            Told::Ended(sent) => kept.remembered.tried(kind, id, &sent, self.clock.now()),
         }
-        self.assert_expected()?;
-        self.store.make_dirs()?;
-        let names = kinds.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let details = Map::from_iter([("channels".to_owned(), names.into())]);
-        let line = Entry { ok: Some(true), details, ..entry(Line::Outcome, "notify-test", &call.actor, None) };
-        self.audit.append(self.clock.now(), line)?;
-        let status = self.status().ok();
-        let in_time = status.as_ref().is_some_and(|status| !found(status).iter().any(|one| one.event.is_late()));
-        let zone = self.config.settings.schedule.timezone;
-        let teller = Teller { engine: self, status: status.as_ref(), zone, now: self.clock.now() };
-        let message = Message { notice: teller.test(&call.actor.by), left: Vec::new(), now: teller.now };
-        let test = |kind: Kind| {
-            if kind == Kind::Ping && !in_time {
-                let detail = "not sent: something is late, and the ping says that nothing is; `status` tells what";
-                return ChannelTested { kind, ok: true, detail: detail.to_owned() };
-            }
-            let wait = Wait { cancelled: &|| call.control.is_cancelled(), busy: () };
-            let sent = match kind {
-                Kind::Ping => self.config.notices.ping(wait),
-                Kind::Mail | Kind::Webhook => self.config.notices.send(kind, &message, wait),
-            };
-            let detail = match &sent {
-                Ok(()) => "it was taken; look whether it has arrived".to_owned(),
-                Err(unsent) => unsent.failure.detail.clone(),
-            };
-            ChannelTested { kind, ok: sent.is_ok(), detail }
-        };
-        let test = &test;
-        let channels: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = kinds.into_iter().map(|kind| (kind, scope.spawn(move || test(kind)))).collect();
-            let lost =
-                |kind| ChannelTested { kind, ok: false, detail: "the test ended by a fault of its own".to_owned() };
-            threads.into_iter().map(|(kind, thread)| thread.join().unwrap_or_else(|_| lost(kind))).collect()
-        });
-        Ok(NoticesTested { ok: channels.iter().all(|channel| channel.ok), channels })
+        self.keep(&mut kept);
     }
 
     /// How the channels stand.
     pub fn notices_status(&self) -> NoticesStatus {
         let kinds = self.notice_channels();
         let kept = locked(&self.notices);
-        let remembered = match (kept.is_read, kinds.is_empty()) {
+        let is_ours = kept.is_read || kept.looked.is_some();
+        let remembered = match (is_ours, kinds.is_empty()) {
             (true, _) => kept.remembered.clone(),
             (false, true) => Remembered::default(),
             // What another process knows.
-            (false, false) => Remembered::load(self.store.root()).unwrap_or_default(),
+            (false, false) => Remembered::load(self.store.root()).ok().flatten().unwrap_or_default(),
         };
         let status = |kind| {
             let channel = remembered.channels.get(&kind).cloned().unwrap_or_default();
@@ -273,19 +237,42 @@ impl Engine {
         NoticesStatus { channels: kinds.into_iter().map(status).collect(), queued: remembered.queue.len() }
     }
 
-    /// What is remembered: from the first look on it is this process that knows it.
+    /// What is remembered: once it could be read it is this process that knows it. What is found before that comes after it.
     fn kept(&self) -> MutexGuard<'_, Kept> {
         let mut kept = locked(&self.notices);
         if !kept.is_read {
-            let told = |error: &Error| tracing::warn!(%error, "what was told before can't be read");
-            let read = Remembered::load(self.store.root()).inspect_err(told);
-            *kept = Kept { remembered: read.unwrap_or_default(), is_read: true, is_saved: true };
+            match self.told_before() {
+                Ok(before) => {
+                    let is_saved = kept.remembered == Remembered::default();
+                    kept.remembered.follow(before);
+                    (kept.is_read, kept.is_saved, kept.is_said) = (true, is_saved, false);
+                }
+                Err(error) if !kept.is_said => {
+                    tracing::warn!(%error, "what was told before can't be read; what is found meanwhile is told all the same");
+                    kept.is_said = true;
+                }
+                Err(_) => {}
+            }
         }
         kept
     }
 
+    /// What isn't to be understood is kept for a look.
+    fn told_before(&self) -> Result<Remembered, Error> {
+        // Where the volume isn't there yet, nothing was told before only as it seems.
+        self.assert_expected()?;
+        match Remembered::load(self.store.root())? {
+            Some(before) => Ok(before),
+            None => Remembered::set_aside(self.store.root(), self.clock.now()).map(|()| Remembered::default()),
+        }
+    }
+
     /// Writes it; where that can't be done, it is done later.
     fn keep(&self, kept: &mut Kept) {
+        // Nothing is written over what couldn't be read.
+        if !kept.is_read {
+            return;
+        }
         // Where the volume has gone, nothing is written into the folder that it leaves.
         let saved = self.assert_expected().and_then(|()| kept.remembered.save(self.store.root()));
         if let Some(error) = saved.as_ref().err().filter(|_| kept.is_saved) {
@@ -306,6 +293,11 @@ pub(super) fn warnings(notices: &NoticesStatus) -> impl Iterator<Item = Warning>
     })
 }
 
+/// Something is under way that needs room for a while.
+fn is_written(status: &Status) -> bool {
+    status.operation.as_ref().is_some_and(|operation| ["create", "restore"].contains(&operation.kind.as_str()))
+}
+
 /// What of the status is worth a notice.
 fn found(status: &Status) -> Vec<Found> {
     let worth = |warning: &Warning| {
@@ -315,7 +307,7 @@ fn found(status: &Status) -> Vec<Found> {
     };
     let mut found: Vec<Found> = status.warnings.iter().filter_map(worth).collect();
     // That nothing is dropped while no backup can be taken goes without saying.
-    if found.iter().any(|one| one.event == Event::BackupFailed) {
+    if found.iter().any(|one| matches!(one.event, Event::BackupFailed | Event::LiveUnusable)) {
         found.retain(|one| one.event != Event::RotationFrozen);
     }
     found
@@ -342,11 +334,13 @@ fn unreadable(error: &Error) -> Found {
 
 /// What is told whenever it is done, or tried.
 fn is_told(entry: &Entry) -> bool {
-    let ended = entry.kind == Line::Outcome;
+    let ended = entry.kind == LineKind::Outcome;
     match entry.operation.as_str() {
         "restore" => ended && entry.code.as_deref() != Some("cancelled"),
         "settings" => ended && entry.ok == Some(true),
-        "sign-in" => entry.kind == Line::Refused && !entry.reason.as_ref().is_some_and(|it| it.starts_with(EXPIRED)),
+        "sign-in" => {
+            entry.kind == LineKind::Refused && !entry.reason.as_ref().is_some_and(|it| it.starts_with(EXPIRED))
+        }
         _ => false,
     }
 }

@@ -24,6 +24,9 @@ pub(super) const HELD: &str = "heldMillis";
 /// Bytes that were written, or that left.
 const BYTES: [&str; 2] = ["bytes", "size"];
 
+/// Codes of what can't be read as it was asked for.
+const REFUSALS: [&str; 4] = ["not-found", "replica-unknown", "needs-identity", "held"];
+
 /// What was said last of a failure.
 #[derive(Clone, Default)]
 pub(super) struct Said(Arc<Mutex<String>>);
@@ -120,6 +123,8 @@ impl Engine {
                     Entry { ok: Some(false), code: Some(code.to_owned()), reason: Some(reason), ..line }
                 }
             },
+            // What was asked for can't be had, which says nothing of what there is.
+            Err(error) if REFUSALS.contains(&error.code()) => failure(Entry { kind: Kind::Refused, ..line }, error),
             Err(error) => failure(Entry { ok: Some(false), ..line }, error),
         };
         line.details.insert(SECONDS.to_owned(), seconds(begun).into());

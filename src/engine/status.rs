@@ -208,7 +208,7 @@ impl ConfigView {
 
 /// A clock that says so has never been set.
 pub fn clock_is_implausible(now: DateTime<Utc>) -> bool {
-    now.timestamp() < 1_735_689_600
+    timestamp::is_implausible(now)
 }
 
 impl Engine {

@@ -186,7 +186,7 @@ fn ask(whom: &str, to: &Url, trust: &Trust, request: impl FnOnce(&Client) -> Req
     match answered {
         Ok(status) if status.is_success() => Ok(()),
         Ok(status) => Err(rejected(whom, status)),
-        Err(error) => Err(unanswered(whom, host, &error)),
+        Err(error) => Err(unanswered(whom, &error)),
     }
 }
 
@@ -226,7 +226,8 @@ fn rejected(whom: &str, status: StatusCode) -> Failure {
     Failure::new("notice-refused", format!("{whom} answers {status}; {what}"))
 }
 
-fn unanswered(whom: &str, host: &str, error: &reqwest::Error) -> Failure {
+/// Without the name of the host, which may be as secret as the rest: whoever has a token reads this.
+fn unanswered(whom: &str, error: &reqwest::Error) -> Failure {
     let mut why = String::new();
     let mut source = std::error::Error::source(error);
     while let Some(inner) = source {
@@ -236,10 +237,10 @@ fn unanswered(whom: &str, host: &str, error: &reqwest::Error) -> Failure {
     if why.contains("certificate") {
         let what =
             "it must be of that name and by an authority that is trusted; BACKUP_NOTIFY_CA_FILE names one of your own";
-        return Failure::new("notice-certificate", format!("{whom} at {host} has no certificate that counts; {what}"));
+        return Failure::new("notice-certificate", format!("{whom} has no certificate that counts; {what}"));
     }
     let what = "look at its host and port, and whether a firewall is between";
-    Failure::new("notice-unreachable", format!("{whom} at {host} doesn't answer; {what}"))
+    Failure::new("notice-unreachable", format!("{whom} doesn't answer; {what}"))
 }
 
 #[cfg(test)]

@@ -1,21 +1,28 @@
 //! Notices by e-mail: one message to each recipient, in plain text and in HTML, over SMTP with TLS.
 
+use std::error::Error as _;
+use std::io;
 use std::net::SocketAddr;
 use std::str::FromStr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use lettre::Message as Letter;
 use lettre::message::header::{Header, HeaderName, HeaderValue};
 use lettre::message::{Mailbox, Mailboxes, MultiPart};
-use lettre::transport::smtp::authentication::Credentials;
-use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
+use lettre::transport::smtp::Error;
+use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
+use lettre::transport::smtp::client::{Certificate, SmtpConnection, TlsParameters};
 use lettre::transport::smtp::extension::ClientId;
-use lettre::transport::smtp::{Error, SmtpTransport};
-use lettre::{Message as Letter, Transport};
 use percent_encoding::percent_decode_str;
+use sha2::{Digest, Sha256};
 use url::{Host, Url};
 
-use super::{Failure, Message, PATIENCE, Trust, Unsent, guard, render};
+use super::{Extent, Failure, Message, PATIENCE, Trust, Unsent, guard, render};
+use crate::backup::hex;
 
+/// How long a server may think about a mail: it asks others, and looks for what is bad in it (RFC 5321 section 4.5.3.2). Whoever
+/// gives up before sends twice what was taken.
+const THINKING: Duration = Duration::from_secs(300);
 /// More are a mailing list's matter.
 const RECIPIENTS: usize = 20;
 
@@ -135,20 +142,38 @@ impl Header for AutoSubmitted {
     }
 }
 
+/// Who has a notice is remembered by this, so that no address lies in a file.
+fn mark(to: &Mailbox) -> String {
+    hex(&Sha256::digest(to.email.to_string())[..8])
+}
+
 impl Mail {
     /// To each by itself, so that one that is refused is in no other's way, and nobody sees who else is told.
-    pub(super) fn send(&self, message: &Message, trust: &Trust) -> Result<(), Unsent> {
+    pub(super) fn send(&self, message: &Message, trust: &Trust, taken: &mut dyn FnMut(String)) -> Result<(), Unsent> {
         let encrypted = self.server.encryption != Encryption::None;
-        let addresses = guard::addresses(&self.server.host, self.server.port, encrypted, trust)?;
-        let is_left = |to: &&Mailbox| message.left.is_empty() || message.left.contains(&to.email.to_string());
-        let (mut failure, mut left) = (None, Vec::new());
-        for to in self.to.iter().filter(is_left) {
-            if let Err(failed) = self.letter(message, to).and_then(|letter| self.submit(&letter, &addresses, trust)) {
-                left.push(to.email.to_string());
-                failure.get_or_insert(failed);
+        let mut addresses = guard::addresses(&self.server.host, self.server.port, encrypted, trust)?;
+        let (mut first, mut extent) = (None, Extent::Refused);
+        for (place, to) in self.to.iter().enumerate().filter(|(_, to)| !message.had.contains(&mark(to))) {
+            let sent = match self.letter(message, to) {
+                Ok(letter) => self.submit(&letter, self.connection(&mut addresses, trust)?),
+                Err(failure) => Err((failure, Extent::Refused)),
+            };
+            match sent {
+                Ok(()) => taken(mark(to)),
+                Err((failure, whose)) => {
+                    extent = if whose == Extent::Refused { extent } else { whose };
+                    first.get_or_insert((place + 1, failure));
+                }
             }
         }
-        failure.map_or(Ok(()), |failure| Err(Unsent { failure, left }))
+        let Some((number, failure)) = first else { return Ok(()) };
+        let failure = match self.to.len() {
+            1 => failure,
+            count => {
+                Failure::new(failure.code, format!("number {number} of {count} in BACKUP_EMAIL_TO: {}", failure.detail))
+            }
+        };
+        Err(Unsent { failure, extent })
     }
 
     fn letter(&self, message: &Message, to: &Mailbox) -> Result<Letter, Failure> {
@@ -166,32 +191,54 @@ impl Mail {
         })
     }
 
-    /// By the first of the server's addresses that answers.
-    fn submit(&self, letter: &Letter, addresses: &[SocketAddr], trust: &Trust) -> Result<(), Failure> {
+    /// Nothing is given to another server once this one may have it.
+    fn submit(&self, letter: &Letter, mut connection: SmtpConnection) -> Result<(), (Failure, Extent)> {
+        // What can't be set is felt when it is read.
+        let _ = connection.set_timeout(Some(THINKING));
+        let sent = connection.send(letter.envelope(), &letter.formatted());
+        let _ = connection.set_timeout(Some(PATIENCE));
+        connection.abort();
+        let extent = |error: &Error| if error.is_permanent() { Extent::Refused } else { Extent::Recipients };
+        sent.map(drop).map_err(|error| (self.understood(&error, THINKING), extent(&error)))
+    }
+
+    /// To the first of the server's addresses that answers, which is the first for all that follow.
+    fn connection(&self, addresses: &mut [SocketAddr], trust: &Trust) -> Result<SmtpConnection, Failure> {
         let mut failure = None;
-        for address in addresses {
-            match self.transport(*address, trust)?.send(letter) {
-                Ok(_) => return Ok(()),
+        for at in 0..addresses.len() {
+            match self.connect(addresses[at], trust)? {
+                Ok(connection) => {
+                    addresses.swap(0, at);
+                    return Ok(connection);
+                }
                 // Somebody answered.
-                Err(error) if error.status().is_some() || error.is_tls() => return Err(self.understood(&error)),
-                Err(error) => failure = Some(self.understood(&error)),
+                Err(error) if error.status().is_some() || error.is_tls() || error.is_client() => {
+                    return Err(self.understood(&error, PATIENCE));
+                }
+                Err(error) => failure = Some(self.understood(&error, PATIENCE)),
             }
         }
         Err(failure.unwrap_or_else(Failure::slow))
     }
 
-    fn transport(&self, address: SocketAddr, trust: &Trust) -> Result<SmtpTransport, Failure> {
-        let server = &self.server;
-        let tls = match server.encryption {
-            Encryption::Whole => Tls::Wrapper(self.parameters(trust)?),
-            Encryption::Upgraded => Tls::Required(self.parameters(trust)?),
-            Encryption::None => Tls::None,
-        };
+    /// Signed in, with TLS if that is wanted.
+    fn connect(&self, address: SocketAddr, trust: &Trust) -> Result<Result<SmtpConnection, Error>, Failure> {
+        let encryption = self.server.encryption;
         // The certificate must be the host's; what is connected to is the address that was judged.
-        let builder = SmtpTransport::builder_dangerous(address.ip().to_string()).port(address.port()).tls(tls);
-        let builder = builder.timeout(Some(PATIENCE)).hello_name(ClientId::Domain(self.from.email.domain().to_owned()));
-        let login = server.login.clone().map(|(user, password)| Credentials::new(user, password));
-        Ok(login.into_iter().fold(builder, |builder, login| builder.credentials(login)).build())
+        let parameters = if encryption == Encryption::None { None } else { Some(self.parameters(trust)?) };
+        let (hello, whole) = (ClientId::Domain(self.from.email.domain().to_owned()), encryption == Encryption::Whole);
+        let begin = || {
+            let at_once = parameters.as_ref().filter(|_| whole);
+            let mut connection = SmtpConnection::connect(address, Some(PATIENCE), &hello, at_once, None)?;
+            if let Some(parameters) = parameters.as_ref().filter(|_| !whole) {
+                connection.starttls(parameters, &hello)?;
+            }
+            if let Some((user, password)) = self.server.login.clone() {
+                connection.auth(DEFAULT_MECHANISMS, &Credentials::new(user, password))?;
+            }
+            Ok(connection)
+        };
+        Ok(begin())
     }
 
     fn parameters(&self, trust: &Trust) -> Result<TlsParameters, Failure> {
@@ -207,10 +254,10 @@ impl Mail {
     }
 
     /// What it means and what to do. What the server said is not repeated, but for its code.
-    fn understood(&self, error: &Error) -> Failure {
-        let server = format!("the mail server {}:{}", self.server.host, self.server.port);
+    fn understood(&self, error: &Error, waited: Duration) -> Failure {
+        let server = "the mail server";
         let Some(status) = error.status() else {
-            return self.unanswered(error, &server);
+            return self.unanswered(error, waited);
         };
         match u16::from(status) {
             code @ (530 | 534 | 535 | 538) => {
@@ -225,11 +272,14 @@ impl Mail {
         }
     }
 
-    fn unanswered(&self, error: &Error, server: &str) -> Failure {
-        let mut why = String::new();
-        let mut source: Option<&dyn std::error::Error> = Some(error);
+    fn unanswered(&self, error: &Error, waited: Duration) -> Failure {
+        let (server, mut why, mut is_late) = ("the mail server", error.to_string(), false);
+        let mut source = error.source();
         while let Some(inner) = source {
             why += &inner.to_string();
+            let kind = inner.downcast_ref::<io::Error>().map(io::Error::kind);
+            // The one of a connection, the other of an answer.
+            is_late |= matches!(kind, Some(io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock));
             source = inner.source();
         }
         if why.contains("certificate") || error.is_tls() {
@@ -241,9 +291,9 @@ impl Mail {
                 "notice-certificate",
                 format!("{server} doesn't offer STARTTLS, or not the sign-in that is wanted; {what}"),
             )
-        } else if error.is_timeout() {
+        } else if is_late {
             let what = "is it overloaded, or is it smtps:// that is meant?";
-            Failure::new("notice-slow", format!("{server} says nothing for {} s; {what}", PATIENCE.as_secs()))
+            Failure::new("notice-slow", format!("{server} says nothing for {} s; {what}", waited.as_secs()))
         } else {
             let what = "look at the host and the port in BACKUP_SMTP_URL, and whether a firewall is between";
             Failure::new("notice-unreachable", format!("{server} doesn't answer as one; {what}"))

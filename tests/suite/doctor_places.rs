@@ -110,6 +110,7 @@ fn secrets_are_looked_at() {
     place.set("BACKUP_METRICS_TOKEN", "correct-horse-battery");
     let poor = finding(&all(&place), "secrets", "warning", "BACKUP_METRICS_TOKEN is made of words");
     assert!(!poor.to_string().contains("correct-horse"), "{poor}");
+    assert!(poor.to_string().contains("in Prometheus too"), "{poor}");
     place.unset("BACKUP_METRICS_TOKEN");
     finding(&all(&place), "secrets", "ok", "drawn");
     let file = place.path("jwt");
@@ -120,6 +121,19 @@ fn secrets_are_looked_at() {
         let found = findings(command.env_remove("BACKUP_JWT_SECRET").env("BACKUP_JWT_SECRET_FILE", &file));
         let told = found.iter().any(|it| it["found"].as_str().unwrap().contains("can be read by others"));
         assert_eq!(told, is_told, "{mode:o}: {found:?}");
+    }
+    // So is the configuration file, if there is one in it.
+    let toml = place.path("backup.toml");
+    for (text, is_told) in [
+        ("[schedule]\nhour = 5\n", false),
+        ("[metrics]\ntoken = 'b58a6f13d2c94e07'\n", true),
+        ("[replica.nas]\nurl = 'webdavs://nas.example/x'\nusername = 'a'\npassword = 'canary'\n", true),
+    ] {
+        std::fs::write(&toml, text).unwrap();
+        std::fs::set_permissions(&toml, PermissionsExt::from_mode(0o644)).unwrap();
+        let found = findings(place.command(&["doctor", "--json"]).env("BACKUP_CONFIG_FILE", &toml));
+        let told = found.iter().any(|it| it["found"].as_str().unwrap().contains("backup.toml can be read by others"));
+        assert_eq!(told, is_told, "{text}: {found:?}");
     }
 }
 
@@ -137,8 +151,12 @@ fn the_way_that_requests_come_is_looked_at() {
     finding(&of(&[open]), "proxies", "warning", "without TLS");
     finding(&of(&[open, https, proxy]), "proxies", "ok", "1 trusted");
     let metrics = ("BACKUP_METRICS", "true");
-    finding(&of(&[open, metrics]), "metrics", "warning", "can read /metrics");
-    for well in [&[metrics][..], &[open], &[open, metrics, ("BACKUP_METRICS_TOKEN", "b58a6f13d2c94e07")]] {
+    finding(&of(&[open, metrics]), "metrics", "warning", "whoever reaches 0.0.0.0:8080 can read /metrics");
+    for proxied in [https, proxy] {
+        finding(&of(&[proxied, metrics]), "metrics", "warning", "comes through the proxy can read /metrics");
+    }
+    let token = ("BACKUP_METRICS_TOKEN", "b58a6f13d2c94e07");
+    for well in [&[metrics][..], &[open], &[open, metrics, token], &[https, proxy, metrics, token]] {
         assert!(of(well).iter().all(|it| it["about"] != "metrics"), "{well:?}");
     }
     finding(&of(&[("BACKUP_TRUSTED_PROXIES", "10.0.0.1,::/0")]), "proxies", "problem", "::/0");

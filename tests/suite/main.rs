@@ -71,6 +71,7 @@ mod lost_catalog;
 mod metrics;
 mod no_file_calls;
 mod notices;
+mod notices_once;
 mod offline;
 mod page;
 mod page_activity;

@@ -103,6 +103,8 @@ fn every_figure_is_explained_right_and_taken_by_promtool() {
     let id = place.create()["id"].as_str().unwrap().to_owned();
     server.post("/api/backup/drill").ok();
     server.post(&format!("/api/backup/verify/{id}")).ok();
+    server.post("/api/backup/verify/daily-2020-01-01").problem(404, "not-found");
+    server.post("/api/backup/replica/nas/verify");
     let body = serde_json::json!({ "id": id, "confirm": id });
     server.request("POST", "/api/backup/restore").token(&superuser()).json(&body).send().ok();
     place.run(&["delete", "daily-2020-01-01"]);
@@ -131,6 +133,9 @@ fn every_figure_is_explained_right_and_taken_by_promtool() {
         (r#"failures_total{code="live-missing",operation="create"}"#, 1.0),
         (r#"refusals_total{code="not-found",operation="delete"}"#, 1.0),
         (r#"operations_total{operation="verify",outcome="done"}"#, 1.0),
+        (r#"operations_total{operation="verify",outcome="failed"}"#, 0.0),
+        (r#"refusals_total{code="not-found",operation="verify"}"#, 1.0),
+        (r#"failures_total{code="damaged",operation="verify"}"#, 0.0),
         (r#"operation_duration_seconds_count{operation="restore"}"#, 1.0),
         ("restore_hold_seconds_count", 1.0),
         ("barrier_seconds_count", 2.0),

@@ -264,9 +264,11 @@ fn behind_a_proxy_under_a_path_every_address_has_the_prefix() {
     let address = free_address();
     let mut place = Place::new();
     place.set("BACKUP_PUBLIC_URL", &format!("http://{address}/backups")).set("BACKUP_TRUSTED_PROXIES", "127.0.0.1/32");
+    place.set("BACKUP_METRICS", "true");
     let server = Server::start(&place);
     let _nginx = Nginx::with(address, &snippet.replace("127.0.0.1:8080", &server.address.to_string()));
     let nobody = Visitor::behind(&server, address, "/backups");
+    assert_eq!((server.request("GET", "/metrics").send().status, nobody.get("/metrics").status), (200, 404));
     let way_in = nobody.get("/settings/backups");
     assert_eq!((way_in.status, values(&way_in.text(), "action")), (401, vec!["/backups/sign-in".to_owned()]));
     let visitor = nobody.signed_in(&superuser());

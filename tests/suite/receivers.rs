@@ -22,7 +22,7 @@ pub struct Sink {
 }
 
 impl Sink {
-    /// `starttls`, `tls`, `none`, `stripped` or `slow`.
+    /// `starttls`, `tls`, `none`, `thinking`, `stripped` or `slow`.
     pub fn start(place: &Place, mode: &str) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let file = place.path(&format!("mails-{mode}.jsonl"));

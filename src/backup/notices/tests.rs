@@ -17,18 +17,57 @@ fn stages(memory: &mut Memory, found: &[Found], minutes: i64) -> Vec<(Event, Sta
 
 #[test]
 fn what_stands_is_told_once_then_daily_and_when_it_is_over() {
-    let (mut memory, stale) = (Memory::default(), [found("stale", "stale")]);
+    let (mut memory, failed) = (Memory::default(), [found("drill-failed", "")]);
     let day = 24 * 60;
-    assert_eq!(stages(&mut memory, &stale, 0), [(Event::Stale, Stage::Began)]);
+    assert_eq!(stages(&mut memory, &failed, 0), [(Event::DrillFailed, Stage::Began)]);
     for minutes in [0, 1, day - 1] {
-        assert_eq!(stages(&mut memory, &stale, minutes), []);
+        assert_eq!(stages(&mut memory, &failed, minutes), []);
     }
-    assert_eq!(stages(&mut memory, &stale, day), [(Event::Stale, Stage::Reminder)]);
-    assert_eq!(stages(&mut memory, &stale, 2 * day - 1), []);
-    assert_eq!(stages(&mut memory, &stale, 2 * day), [(Event::Stale, Stage::Reminder)]);
-    assert_eq!(stages(&mut memory, &[], 2 * day + 1), [(Event::Stale, Stage::Recovered)]);
-    assert_eq!(stages(&mut memory, &[], 2 * day + 2), []);
+    assert_eq!(stages(&mut memory, &failed, day), [(Event::DrillFailed, Stage::Reminder)]);
+    assert_eq!(stages(&mut memory, &failed, 2 * day - 1), []);
+    assert_eq!(stages(&mut memory, &failed, 2 * day), [(Event::DrillFailed, Stage::Reminder)]);
+    // What comes and goes is one thing, which is over when it stays away.
+    for minutes in [1, 15, 30] {
+        assert_eq!(stages(&mut memory, &[], 2 * day + minutes), []);
+        assert_eq!(stages(&mut memory, &failed, 2 * day + minutes + 14), []);
+    }
+    assert_eq!(stages(&mut memory, &[], 2 * day + 50), []);
+    assert_eq!(stages(&mut memory, &[], 2 * day + 64), []);
+    assert_eq!(stages(&mut memory, &[], 2 * day + 65), [(Event::DrillFailed, Stage::Recovered)]);
+    assert_eq!(stages(&mut memory, &[], 2 * day + 66), []);
     assert_eq!(memory, Memory::default());
+}
+
+#[test]
+fn a_start_after_days_and_the_room_of_a_backup_alarm_nobody() {
+    for (code, patience) in [("stale", 30), ("no-backup", 30), ("not-covered", 30), ("space-low", 15)] {
+        let (mut memory, found) = (Memory::default(), [found(code, "")]);
+        assert_eq!(stages(&mut memory, &found, 0), []);
+        assert_eq!(stages(&mut memory, &found, patience - 1), []);
+        assert_eq!(stages(&mut memory, &[], patience), []);
+        assert_eq!(stages(&mut memory, &found, patience + 1), []);
+        assert_eq!(stages(&mut memory, &found, 2 * patience + 1), [(found[0].event, Stage::Began)]);
+    }
+}
+
+#[test]
+fn what_was_found_before_the_clock_was_set_is_of_now() {
+    let (mut memory, failed) = (Memory::default(), [found("drill-failed", "")]);
+    let told = memory.stand(&failed, |_| true, DateTime::UNIX_EPOCH);
+    assert_eq!(told.len(), 1);
+    assert_eq!(stages(&mut memory, &failed, 0), [], "a reminder after a minute");
+    assert_eq!(memory.standing[&Event::DrillFailed].since, at(0));
+}
+
+#[test]
+fn what_was_told_before_is_told_no_more_when_it_can_be_read_again() {
+    let (mut before, failed) = (Memory::default(), [found("drill-failed", "")]);
+    stages(&mut before, &failed, 0);
+    let mut memory = Memory::default();
+    stages(&mut memory, &[found("audit-broken", "")], 10);
+    before.follow(memory);
+    assert_eq!(stages(&mut before, &[failed[0].clone(), found("audit-broken", "")], 11), []);
+    assert_eq!(stages(&mut before, &failed, 24 * 60), [(Event::DrillFailed, Stage::Reminder)]);
 }
 
 #[test]
@@ -51,23 +90,24 @@ fn what_passes_by_itself_is_told_to_nobody() {
 
 #[test]
 fn what_can_not_be_found_out_stands_as_it_stood() {
-    let (mut memory, stale) = (Memory::default(), [found("stale", "stale")]);
-    assert_eq!(stages(&mut memory, &stale, 0), [(Event::Stale, Stage::Began)]);
+    let (mut memory, failed) = (Memory::default(), [found("drill-failed", "")]);
+    assert_eq!(stages(&mut memory, &failed, 0), [(Event::DrillFailed, Stage::Began)]);
     let lost =
         [Found { event: Event::Unreadable, code: "catalog".to_owned(), about: String::new(), detail: "x".to_owned() }];
     let only = |event| event == Event::Unreadable;
     assert_eq!(memory.stand(&lost, only, at(1)), []);
     let told = memory.stand(&lost, only, at(2));
     assert_eq!((told.len(), told[0].event, told[0].stage), (1, Event::Unreadable, Stage::Began));
-    assert_eq!(stages(&mut memory, &stale, 3), [(Event::Unreadable, Stage::Recovered)]);
+    assert_eq!(stages(&mut memory, &failed, 3), []);
+    assert_eq!(stages(&mut memory, &failed, 18), [(Event::Unreadable, Stage::Recovered)]);
 }
 
 #[test]
 fn a_clock_that_went_back_puts_a_reminder_off_by_a_day_at_most() {
-    let (mut memory, stale) = (Memory::default(), [found("stale", "stale")]);
-    stages(&mut memory, &stale, 1_000_000);
-    assert_eq!(stages(&mut memory, &stale, 0), []);
-    assert_eq!(stages(&mut memory, &stale, 24 * 60), [(Event::Stale, Stage::Reminder)]);
+    let (mut memory, failed) = (Memory::default(), [found("drill-failed", "")]);
+    stages(&mut memory, &failed, 1_000_000);
+    assert_eq!(stages(&mut memory, &failed, 0), []);
+    assert_eq!(stages(&mut memory, &failed, 24 * 60), [(Event::DrillFailed, Stage::Reminder)]);
 }
 
 #[test]
@@ -103,9 +143,16 @@ proptest! {
     ) {
         let (mut memory, mut minutes) = (Memory::default(), 0);
         let mut standing: BTreeMap<Event, (DateTime<Utc>, BTreeSet<String>)> = BTreeMap::new();
+        let mut gone: BTreeMap<Event, DateTime<Utc>> = BTreeMap::new();
         for (now, pause) in course {
             minutes += pause;
             let found: Vec<_> = now.iter().map(|(code, about)| found(CODES[*code], &format!("{code} {about}"))).collect();
+            for event in standing.keys() {
+                match found.iter().any(|one| one.event == *event) {
+                    true => drop(gone.remove(event)),
+                    false => drop(gone.entry(*event).or_insert(at(minutes))),
+                }
+            }
             let told = memory.stand(&found, |_| true, at(minutes));
             prop_assert_eq!(memory.stand(&found, |_| true, at(minutes)), vec![], "told twice");
             for telling in &told {
@@ -129,21 +176,24 @@ proptest! {
                     }
                     Stage::Recovered => {
                         prop_assert!(of.is_empty());
+                        let since = gone.remove(&telling.event);
+                        prop_assert!(since.is_some_and(|since| at(minutes) - since >= CALM), "over too soon");
                         prop_assert!(standing.remove(&telling.event).is_some(), "over, and was never told");
                     }
                     Stage::Once => prop_assert!(false),
                 }
             }
             // What needs no patience is told by now.
-            for one in found.iter().filter(|one| ["stale", "damaged", "replica-behind", "space-low"].contains(&one.code.as_str())) {
+            for one in found.iter().filter(|one| ["damaged", "replica-behind"].contains(&one.code.as_str())) {
                 prop_assert!(standing.get(&one.event).is_some_and(|(_, told)| told.contains(&one.about)), "{:?}", one);
             }
             // Nor is anything left to stand that is gone.
-            prop_assert!(standing.keys().all(|event| found.iter().any(|one| one.event == *event)));
+            prop_assert!(gone.values().all(|since| at(minutes) - *since < CALM));
             let kept: Memory = serde_json::from_value(serde_json::to_value(&memory).unwrap()).unwrap();
             prop_assert_eq!(&kept, &memory);
         }
         stages(&mut memory, &[], minutes + 1);
+        stages(&mut memory, &[], minutes + 16);
         prop_assert_eq!(memory, Memory::default());
     }
 }

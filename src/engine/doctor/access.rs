@@ -9,6 +9,8 @@ use crate::engine::Engine;
 
 /// Where containers find their secrets, readable by all that runs there, which is us.
 const CONTAINER_SECRETS: &str = "/run/secrets/";
+/// Prometheus has it, not the app.
+const METRICS_TOKEN: &str = "BACKUP_METRICS_TOKEN";
 /// A network as wide as that is half of the internet, or all of it.
 const TOO_WIDE: u8 = 7;
 
@@ -24,12 +26,16 @@ impl Engine {
 
     /// How large the databases are, and when nobody looks, is not for everyone.
     fn open_metrics(&self) -> Option<Finding> {
-        let (metrics, bind) = (&self.config.metrics, self.config.bind);
-        (metrics.enabled && metrics.token.is_none() && !bind.ip().is_loopback()).then(|| {
-            let found = format!("whoever reaches {bind} can read /metrics");
-            let fix = "set BACKUP_METRICS_TOKEN_FILE, and give Prometheus the same file";
-            warning("metrics", found, Some(fix.to_owned()))
-        })
+        let config = &self.config;
+        let (metrics, bind) = (&config.metrics, config.bind);
+        let is_proxied = config.public_url.is_some() || !config.trusted_proxies.is_empty();
+        if !metrics.enabled || metrics.token.is_some() || bind.ip().is_loopback() && !is_proxied {
+            return None;
+        }
+        let whom = if is_proxied { "comes through the proxy".to_owned() } else { format!("reaches {bind}") };
+        let fix = "set BACKUP_METRICS_TOKEN_FILE, and give Prometheus the same file";
+        let fix = if is_proxied { format!("{fix}; or let the proxy answer 404 there") } else { fix.to_owned() };
+        Some(warning("metrics", format!("whoever {whom} can read /metrics"), Some(fix)))
     }
 
     fn tokens(&self) -> Finding {
@@ -54,12 +60,13 @@ impl Engine {
         let current = key.map(|key| ("BACKUP_JWT_SECRET", &key.current));
         let previous =
             key.and_then(|key| key.previous.as_ref()).map(|(secret, _)| ("BACKUP_JWT_PREVIOUS_SECRET", secret));
-        let token = self.config.metrics.token.as_ref().map(|token| ("BACKUP_METRICS_TOKEN", token));
+        let token = self.config.metrics.token.as_ref().map(|token| (METRICS_TOKEN, token));
         let known: Vec<(&str, &Secret)> = [current, previous, token].into_iter().flatten().collect();
         let poor = known.iter().filter_map(|(name, secret)| Some((*name, secret.weakness()?)));
         let findings: Vec<_> = poor
             .map(|(name, why)| {
-                let fix = format!("set {name} to a drawn one, in the app too: `openssl rand -hex 32`");
+                let where_else = if name == METRICS_TOKEN { "Prometheus" } else { "the app" };
+                let fix = format!("set {name} to a drawn one, in {where_else} too: `openssl rand -hex 32`");
                 warning("secrets", format!("{name} {why}: it can be guessed"), Some(fix))
             })
             .collect();

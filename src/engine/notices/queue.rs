@@ -9,9 +9,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::backup::notices::{Memory, Stage};
+use crate::backup::timestamp;
 use crate::disk::{self, Context};
 use crate::engine::{Error, LastError};
-use crate::notify::{Kind, Notice, Unsent};
+use crate::notify::{Extent, Kind, Notice, Unsent};
 
 /// Below the backup directory.
 const FILE: &str = "notices.json";
@@ -21,10 +22,16 @@ const MAX_BYTES: u64 = 8 << 20;
 const MOST: usize = 100;
 /// What couldn't be sent for so long is of no use any more.
 const OLDEST: TimeDelta = TimeDelta::days(7);
+/// Between two looks there is no more than a minute, unless the clock has jumped.
+const JUMP: TimeDelta = TimeDelta::hours(1);
 /// After the first failure.
 const FIRST: TimeDelta = TimeDelta::minutes(1);
 /// After many.
 const LONGEST: TimeDelta = TimeDelta::hours(1);
+/// The same for the ping, whose monitor waits for so long that it is late only if something is.
+const LONGEST_PING: TimeDelta = TimeDelta::minutes(5);
+/// So often a server may refuse a recipient when others have the notice.
+const REFUSALS: u32 = 3;
 
 /// All of it.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -42,9 +49,19 @@ pub(super) struct Remembered {
 pub(super) struct Queued {
     pub(super) kind: Kind,
     pub(super) notice: Notice,
-    /// To whom alone it is still to go, after a try that reached others.
-    left: Vec<String>,
+    /// Who has it already.
+    #[serde(default)]
+    pub(super) had: Vec<String>,
+    /// Somebody took it in the try that goes on.
+    #[serde(skip)]
+    was_taken: bool,
     tries: u32,
+    /// Of them such as nobody took, by the word of a server that others were told by.
+    #[serde(default)]
+    refusals: u32,
+    /// Of those who lack it.
+    #[serde(default)]
+    next_try: Option<DateTime<Utc>>,
 }
 
 /// How one stands.
@@ -59,19 +76,32 @@ pub(super) struct Channel {
 }
 
 impl Remembered {
-    /// One that isn't there or can't be read is a new one.
-    pub(super) fn load(root: &Path) -> Result<Self, Error> {
+    /// One that isn't there is a new one; nothing, if it is there and none of ours.
+    pub(super) fn load(root: &Path) -> Result<Option<Self>, Error> {
         let path = root.join(FILE);
         let file = match disk::open_regular(&path) {
-            Err(error) if error.is_missing() => return Ok(Self::default()),
+            Err(error) if error.is_missing() => return Ok(Some(Self::default())),
             file => file?,
         };
         let mut bytes = Vec::new();
         file.take(MAX_BYTES).read_to_end(&mut bytes).to("read", &path)?;
-        let told = |error: &serde_json::Error| {
-            tracing::warn!(path = %path.display(), %error, "it can't be read; a new one is made");
-        };
-        Ok(serde_json::from_slice(&bytes).inspect_err(told).unwrap_or_default())
+        Ok(serde_json::from_slice(&bytes).ok())
+    }
+
+    /// Makes room for a new one.
+    pub(super) fn set_aside(root: &Path, now: DateTime<Utc>) -> Result<(), Error> {
+        let (path, aside) = (root.join(FILE), root.join(format!("{FILE}.{}", now.timestamp_millis())));
+        disk::rename_new(&path, &aside)?;
+        tracing::warn!(path = %path.display(), aside = %aside.display(), "it isn't to be understood; a new one is made");
+        Ok(disk::sync_dir(root)?)
+    }
+
+    /// As it was before, and what this process has found out since.
+    pub(super) fn follow(&mut self, before: Self) {
+        let since = std::mem::replace(self, before);
+        self.memory.follow(since.memory);
+        self.queue.extend(since.queue);
+        self.channels.extend(since.channels);
     }
 
     /// Durable when it returns.
@@ -86,20 +116,49 @@ impl Remembered {
         }
     }
 
-    /// A notice for each of these channels. It takes the place of reminders of the same that still wait.
+    /// A notice for each of these channels. It takes the place of reminders of the same that still wait; what is over takes that of
+    /// all that was said of it, and tells those who know nothing of it what it was.
     pub(super) fn add(&mut self, notice: &Notice, kinds: impl Iterator<Item = Kind>) {
-        let is_outdated = |it: &Queued| it.notice.event == notice.event && it.notice.stage == Stage::Reminder;
-        self.queue.retain(|it| !is_outdated(it));
-        self.queue.extend(kinds.map(|kind| Queued { kind, notice: notice.clone(), left: Vec::new(), tries: 0 }));
+        let is_over = notice.stage == Stage::Recovered;
+        let is_outdated = |it: &mut Queued| {
+            it.notice.event == notice.event && it.is_standing() && (is_over || it.notice.stage == Stage::Reminder)
+        };
+        let gone: Vec<Queued> = self.queue.extract_if(.., is_outdated).collect();
+        for kind in kinds {
+            let mut notice = notice.clone();
+            let unknown = gone.iter().filter(|it| is_over && it.kind == kind && it.had.is_empty());
+            notice.happened.extend(unknown.flat_map(|it| it.notice.happened.clone()));
+            self.queue.push(Queued::new(kind, notice));
+        }
+        self.give_way();
         let more = self.queue.len().saturating_sub(MOST);
         for gone in self.queue.drain(..more) {
             tracing::warn!(kind = %gone.kind, subject = gone.notice.subject, "too many notices wait: this one is given up");
         }
     }
 
-    /// What waited for too long, or for a channel that there is no more, is given up.
-    pub(super) fn expire(&mut self, kinds: &[Kind], now: DateTime<Utc>) {
+    /// Who lacks what others have gets what is newer of the same instead.
+    fn give_way(&mut self) {
+        let newest: BTreeMap<_, _> =
+            self.queue.iter().enumerate().map(|(at, it)| ((it.kind, it.notice.event), at)).collect();
+        let mut at = 0;
         self.queue.retain(|it| {
+            let is_newest = newest[&(it.kind, it.notice.event)] == at;
+            at += 1;
+            is_newest || it.had.is_empty() || !it.is_standing()
+        });
+    }
+
+    /// What waited for too long, or for a channel that there is no more, is given up. A clock that was put right, or a machine that
+    /// slept, since the last look makes nothing old.
+    pub(super) fn expire(&mut self, kinds: &[Kind], looked: Option<DateTime<Utc>>, now: DateTime<Utc>) {
+        let jumped_from = looked.filter(|looked| now - *looked > JUMP);
+        self.queue.retain_mut(|it| {
+            let at = &mut it.notice.at;
+            let was_young = jumped_from.is_some_and(|before| before - *at <= OLDEST);
+            if now - *at > OLDEST && (was_young || timestamp::is_implausible(*at)) {
+                *at = now;
+            }
             let stays = kinds.contains(&it.kind) && now - it.notice.at <= OLDEST;
             if !stays {
                 tracing::warn!(kind = %it.kind, subject = it.notice.subject, "a notice could not be sent, and is given up");
@@ -109,136 +168,111 @@ impl Remembered {
         self.channels.retain(|kind, _| kinds.contains(kind));
     }
 
-    /// What a channel is to send now: what was tried least, then what is oldest, so that one that is refused is in no other's way.
+    /// What a channel is to send now: what was tried least, then what is oldest, so that one that is refused is in no other's way. That
+    /// something is over is never told before it was told that it began.
     pub(super) fn next(&self, kind: Kind, now: DateTime<Utc>) -> Option<&Queued> {
-        let ready = self.queue.iter().filter(|it| it.kind == kind && self.may_try(kind, now));
-        ready.min_by_key(|it| it.tries)
+        let of_kind: Vec<&Queued> = self.queue.iter().filter(|it| it.kind == kind && self.may_try(kind, now)).collect();
+        let is_first = |at: usize| {
+            let (it, older) = (of_kind[at], &of_kind[..at]);
+            !it.is_standing() || older.iter().all(|older| older.notice.event != it.notice.event)
+        };
+        let ready = (0..of_kind.len()).filter(|at| is_first(*at) && is_due(of_kind[*at].next_try, LONGEST, now));
+        ready.map(|at| of_kind[at]).min_by_key(|it| it.tries)
     }
 
-    /// Whether a channel that failed may be tried again. A clock that went back makes nobody wait for longer than a pause.
+    /// Whether a channel that failed may be tried again.
     pub(super) fn may_try(&self, kind: Kind, now: DateTime<Utc>) -> bool {
-        let next = self.channels.get(&kind).and_then(|channel| channel.next_try);
-        next.is_none_or(|next| next <= now || next - now > LONGEST)
+        is_due(self.channels.get(&kind).and_then(|channel| channel.next_try), longest(kind), now)
     }
 
-    /// What came of a try.
-    pub(super) fn tried(&mut self, kind: Kind, id: &str, sent: &Result<(), Unsent>, now: DateTime<Utc>) {
-        self.channels.entry(kind).or_default().tried(sent, now);
-        let at = self.queue.iter().position(|it| it.kind == kind && it.notice.id == id);
-        match (at, sent) {
-            (Some(at), Ok(())) => drop(self.queue.remove(at)),
-            (Some(at), Err(unsent)) => {
-                self.queue[at].tries += 1;
-                self.queue[at].left.clone_from(&unsent.left);
-            }
-            (None, _) => {}
+    /// Somebody has it.
+    pub(super) fn taken(&mut self, kind: Kind, id: &str, who: String) {
+        if let Some(it) = self.queue.iter_mut().find(|it| it.kind == kind && it.notice.id == id) {
+            it.had.push(who);
+            it.was_taken = true;
         }
+    }
+
+    /// What came of a try. A channel by which somebody was told is well, whoever else can't be told.
+    pub(super) fn tried(&mut self, kind: Kind, id: &str, sent: &Result<(), Unsent>, now: DateTime<Utc>) {
+        let channel = self.channels.entry(kind).or_default();
+        let at = self.queue.iter().position(|it| it.kind == kind && it.notice.id == id);
+        let (Some(at), Err(unsent)) = (at, sent) else {
+            channel.tried(kind, sent, now);
+            at.map(|at| self.queue.remove(at));
+            return;
+        };
+        let it = &mut self.queue[at];
+        let was_taken = std::mem::take(&mut it.was_taken);
+        let is_theirs = !it.had.is_empty() && (was_taken || unsent.extent != Extent::Channel);
+        it.tries = it.tries.saturating_add(1);
+        if is_theirs {
+            channel.missed(was_taken, unsent, now);
+            it.refusals = it.refusals.saturating_add(u32::from(unsent.extent == Extent::Refused));
+            it.next_try = Some(now + pause(it.tries, LONGEST));
+        } else {
+            channel.tried(kind, sent, now);
+        }
+        if it.refusals >= REFUSALS {
+            tracing::warn!(%kind, subject = it.notice.subject, "not all could be told, and that is given up: {}", unsent.failure);
+            self.queue.remove(at);
+        }
+        self.give_way();
     }
 }
 
 impl Queued {
-    /// To whom alone it is still to go.
-    pub(super) fn left(&self) -> &[String] {
-        &self.left
+    fn new(kind: Kind, notice: Notice) -> Self {
+        Self { kind, notice, had: Vec::new(), was_taken: false, tries: 0, refusals: 0, next_try: None }
+    }
+
+    /// It is of something that begins, stands and is over.
+    fn is_standing(&self) -> bool {
+        self.notice.stage != Stage::Once
     }
 }
 
 impl Channel {
-    fn tried(&mut self, sent: &Result<(), Unsent>, now: DateTime<Utc>) {
+    fn tried(&mut self, kind: Kind, sent: &Result<(), Unsent>, now: DateTime<Utc>) {
         match sent {
             Ok(()) => *self = Self { last_success: Some(now), ..Self::default() },
             Err(unsent) => {
                 self.failures = self.failures.saturating_add(1);
-                let pause = FIRST * (1 << self.failures.saturating_sub(1).min(6));
-                self.next_try = Some(now + pause.min(LONGEST));
-                let since = self.last_error.as_ref().map_or(now, |last| last.since);
-                let failure = &unsent.failure;
-                let (code, detail) = (failure.code.to_owned(), failure.detail.clone());
-                self.last_error = Some(LastError { at: now, since, code, detail });
+                self.next_try = Some(now + pause(self.failures, longest(kind)));
+                self.went_wrong(unsent, now);
             }
         }
     }
+
+    /// Others were told, now or before.
+    fn missed(&mut self, was_taken: bool, unsent: &Unsent, now: DateTime<Utc>) {
+        if was_taken {
+            *self = Self { last_success: Some(now), last_error: self.last_error.take(), ..Self::default() };
+        }
+        self.went_wrong(unsent, now);
+    }
+
+    fn went_wrong(&mut self, unsent: &Unsent, now: DateTime<Utc>) {
+        let since = self.last_error.as_ref().map_or(now, |last| last.since);
+        let failure = &unsent.failure;
+        let (code, detail) = (failure.code.to_owned(), failure.detail.clone());
+        self.last_error = Some(LastError { at: now, since, code, detail });
+    }
+}
+
+fn longest(kind: Kind) -> TimeDelta {
+    if kind == Kind::Ping { LONGEST_PING } else { LONGEST }
+}
+
+/// Until the next try, after so many.
+fn pause(tries: u32, longest: TimeDelta) -> TimeDelta {
+    longest.min(FIRST * (1 << tries.saturating_sub(1).min(6)))
+}
+
+/// A clock that went back makes nobody wait for longer than a pause.
+fn is_due(next: Option<DateTime<Utc>>, longest: TimeDelta, now: DateTime<Utc>) -> bool {
+    next.is_none_or(|next| next <= now || next - now > longest)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::backup::notices::Event;
-    use crate::notify::Failure;
-
-    fn at(minutes: i64) -> DateTime<Utc> {
-        "2026-01-08T01:00:00Z".parse::<DateTime<Utc>>().unwrap() + TimeDelta::minutes(minutes)
-    }
-
-    fn notice(id: u32, event: Event, stage: Stage) -> Notice {
-        let (at, text) = (at(0), String::new);
-        let lines = Vec::new;
-        let (happened, stands, todo) = (lines(), lines(), lines());
-        let (subject, lead, from, id) = (text(), text(), text(), id.to_string());
-        Notice { id, event, stage, at, since: at, subject, lead, happened, stands, todo, link: None, from }
-    }
-
-    fn failed() -> Result<(), Unsent> {
-        Err(Failure { code: "notice-refused", detail: "no".to_owned() }.into())
-    }
-
-    fn next(remembered: &Remembered, minutes: i64) -> Option<String> {
-        remembered.next(Kind::Mail, at(minutes)).map(|it| it.notice.id.clone())
-    }
-
-    #[test]
-    fn a_failure_puts_the_channel_off_and_the_notice_behind_the_others() {
-        let mut remembered = Remembered::default();
-        for id in [1, 2] {
-            remembered.add(&notice(id, Event::RestoreDone, Stage::Once), [Kind::Mail, Kind::Webhook].into_iter());
-        }
-        assert_eq!(next(&remembered, 0).as_deref(), Some("1"));
-        remembered.tried(Kind::Mail, "1", &failed(), at(0));
-        assert_eq!(next(&remembered, 0), None);
-        assert_eq!(remembered.next(Kind::Webhook, at(0)).unwrap().notice.id, "1", "each channel by itself");
-        assert_eq!(next(&remembered, 1).as_deref(), Some("2"));
-        remembered.tried(Kind::Mail, "2", &failed(), at(1));
-        assert_eq!((next(&remembered, 2), next(&remembered, 3).as_deref()), (None, Some("1")));
-        for _ in 0..70 {
-            remembered.tried(Kind::Mail, "1", &failed(), at(3));
-        }
-        assert_eq!((next(&remembered, 62), next(&remembered, 63).as_deref()), (None, Some("2")));
-        assert_eq!(remembered.channels[&Kind::Mail].last_error.as_ref().unwrap().since, at(0));
-        // A clock that was wrong once makes nobody wait.
-        assert!(next(&remembered, -1_000_000).is_some());
-        remembered.tried(Kind::Mail, "2", &Ok(()), at(63));
-        assert_eq!((next(&remembered, 63).as_deref(), remembered.channels[&Kind::Mail].failures), (Some("1"), 0));
-    }
-
-    #[test]
-    fn what_waits_is_bounded_and_gives_way() {
-        let (mut remembered, kinds) = (Remembered::default(), [Kind::Mail]);
-        remembered.add(&notice(0, Event::Stale, Stage::Began), kinds.into_iter());
-        for id in 1..4 {
-            remembered.add(&notice(id, Event::Stale, Stage::Reminder), kinds.into_iter());
-        }
-        let ids = |it: &Remembered| it.queue.iter().map(|it| it.notice.id.clone()).collect::<Vec<_>>();
-        assert_eq!(ids(&remembered), ["0", "3"]);
-        for id in 4..300 {
-            remembered.add(&notice(id, Event::SettingsChanged, Stage::Once), kinds.into_iter());
-        }
-        assert_eq!((remembered.queue.len(), ids(&remembered)[99].as_str()), (MOST, "299"));
-        remembered.expire(&kinds, at(7 * 24 * 60));
-        assert_eq!(remembered.queue.len(), MOST);
-        remembered.expire(&[Kind::Webhook], at(0));
-        assert!(remembered.queue.is_empty());
-    }
-
-    #[test]
-    fn it_comes_back_as_it_was_kept() {
-        let (dir, mut remembered) = (tempfile::tempdir().unwrap(), Remembered::default());
-        assert_eq!(Remembered::load(dir.path()).unwrap(), remembered);
-        remembered.add(&notice(1, Event::Stale, Stage::Began), [Kind::Mail].into_iter());
-        remembered.tried(Kind::Mail, "1", &failed(), at(0));
-        remembered.seen = Some(7);
-        remembered.save(dir.path()).unwrap();
-        assert_eq!(Remembered::load(dir.path()).unwrap(), remembered);
-        std::fs::write(dir.path().join(FILE), "{").unwrap();
-        assert_eq!(Remembered::load(dir.path()).unwrap(), Remembered::default());
-    }
-}
+mod tests;

@@ -1,7 +1,7 @@
 """A mail server that keeps what it is sent, as a line of JSON each in a file. Prints its port.
 
-smtp_sink.py MODE FILE CERTIFICATE KEY, where MODE is starttls, tls, none, stripped (a password, and no STARTTLS) or slow (never says a word).
-It wants the user `backup` with the password `pass-of-the-mailbox`, but in the mode none; it refuses mails to gone@school.example.
+smtp_sink.py MODE FILE CERTIFICATE KEY, where MODE is starttls, tls, none, stripped (a password, and no STARTTLS), thinking (none, and a
+while until it has taken a mail that it keeps) or slow (never says a word). It wants the user `backup` with the password `pass-of-the-mailbox`, but in the modes none and thinking; it refuses mails to gone@school.example.
 """
 
 import asyncio
@@ -12,6 +12,9 @@ import ssl
 import sys
 
 from aiosmtpd.smtp import SMTP, AuthResult
+
+
+THOUGHT = []
 
 
 class Sink:
@@ -35,6 +38,9 @@ class Sink:
         }
         with open(sys.argv[2], "a") as file:
             file.write(json.dumps(line) + "\n")
+        if sys.argv[1] == "thinking":
+            await asyncio.sleep(11 if not THOUGHT else 0)
+            THOUGHT.append(line)
         return "250 OK"
 
 
@@ -46,14 +52,14 @@ def authenticate(server, session, envelope, mechanism, data):
 async def main():
     mode = sys.argv[1]
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    if mode != "none":
+    if mode not in ("none", "thinking"):
         context.load_cert_chain(sys.argv[3], sys.argv[4])
     if mode == "slow":
         async def silent(reader, writer):
             await asyncio.sleep(3600)
         server = await asyncio.start_server(silent, "127.0.0.1", 0)
     else:
-        login = {} if mode == "none" else {"authenticator": authenticate, "auth_required": True}
+        login = {} if mode in ("none", "thinking") else {"authenticator": authenticate, "auth_required": True}
         starttls = {"tls_context": context, "require_starttls": True} if mode == "starttls" else {"auth_require_tls": False}
         loop = asyncio.get_running_loop()
         over = context if mode == "tls" else None

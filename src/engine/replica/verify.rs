@@ -297,7 +297,7 @@ impl<'a> Reading<'a> {
     ) -> Result<Rebuilt, Error> {
         let rebuilder = self.rebuilders.of(name)?;
         let whole = |key| found.whole.extend([key]);
-        match rebuilder.reach((held.origin, held.id), &mut || Ok(control.check()?), whole)? {
+        match rebuilder.reach((held.origin, held.id, copy.size), &mut || Ok(control.check()?), whole)? {
             Ok(()) => {}
             Err(Broken { unfit: Unfit::Locked, .. }) => return Ok(Rebuilt::Locked),
             Err(Broken { origin, unfit: Unfit::Damaged(reason) }) => {

@@ -10,27 +10,52 @@ use crate::backup::ReplicaName;
 use crate::backup::replica::{HeldJournal, MAX_JOURNALS, Nonce};
 use crate::disk;
 use crate::engine::replica::state::{OwnJournal, State};
+use crate::engine::replica::sync::chance;
 use crate::engine::replica::writable::Writable;
 use crate::engine::{Call, Engine, Error};
 use crate::journal::folder::identity;
 use crate::journal::pack::folder_of;
 use crate::journal::timeline::Timeline;
+use crate::sqlite;
 
 impl Writable<'_> {
+    /// What is wrong with the journal stops no backup.
+    pub(in crate::engine::replica) fn see_to_journals(&mut self) -> Result<(), Error> {
+        match self.plan_journals() {
+            Ok(()) => self.state.journal_trouble = None,
+            Err(error @ Error::Sqlite(sqlite::Error::Cancelled)) => return Err(error),
+            Err(error) => {
+                tracing::warn!(%error, replica = %self.name, "its journal is left as it is");
+                self.state.journal_failed(self.engine.clock.now(), &error, chance()?);
+            }
+        }
+        Ok(())
+    }
+
     /// A journal that isn't the one that was sent before gets a new lineage: the directory lies elsewhere, or its journal was begun anew.
     /// Those that are over go.
-    pub(in crate::engine::replica) fn plan_journals(&mut self) -> Result<(), Error> {
+    fn plan_journals(&mut self) -> Result<(), Error> {
         let root = self.engine.store.root();
         if let Some(id) = self.engine.journal_here()? {
             let is_begun = self.engine.has_snapshots()?;
             let (writer, directory) = (self.state.writer(root)?, self.state.directory(root)?);
-            let is_named = |own: &OwnJournal| self.journals.iter().any(|held| held.lineage == own.lineage);
-            match self.journal.clone().filter(|own| own.id == id && is_named(own)) {
-                Some(own) if own.writer == writer => {}
-                Some(own) if own.directory == directory && self.is_as_left(own.lineage)? => {
+            let is_known = |own: &OwnJournal| own.id == id && self.journals.iter().any(|it| it.lineage == own.lineage);
+            let own = self.journal.clone().filter(is_known);
+            // The first programs that sent journals didn't note the directory.
+            let is_of_here = |own: &OwnJournal| own.directory.is_empty() || own.directory == directory;
+            let left = match &own {
+                Some(own) if own.writer != writer && is_of_here(own) => self.as_left(own.lineage)?,
+                _ => None,
+            };
+            match (own, left) {
+                (Some(own), _) if own.writer == writer => {
+                    self.journal = Some(OwnJournal { directory, ..own });
+                    self.state.journal.clone_from(&self.journal);
+                }
+                (Some(own), Some(left)) => {
                     // Should the other name still live, on a copy of the disk, it finds another's catalog, as after any change of writers.
-                    self.journal = Some(OwnJournal { writer, ..own });
-                    self.is_others = true;
+                    self.journal = Some(OwnJournal { writer, directory, ..own });
+                    (self.is_others, self.left) = (true, Some(left));
                 }
                 // Before there is anything to be sent it would only make those before it older.
                 _ if is_begun => self.begin_lineage(writer, directory, id)?,
@@ -53,16 +78,40 @@ impl Writable<'_> {
         Ok(())
     }
 
-    /// Nobody has sent anything of that lineage since this directory did: who writes a journal says so there every minute.
-    fn is_as_left(&self, lineage: Nonce) -> Result<bool, Error> {
-        let link = &self.site.link;
-        let listing = Listing::of(lineage, &link.at(link.remote.list(&format!("{}until/", folder_of(lineage))))?);
+    /// What lies there of that lineage, if nobody has sent anything of it since this directory did: who writes a journal says so there every
+    /// minute.
+    fn as_left(&self, lineage: Nonce) -> Result<Option<Left>, Error> {
+        let listing = self.listing(lineage)?;
         let there = listing.untils.last().map(|(millis, ..)| *millis);
         let remembered = Remembered::load(self.engine.store.root(), &self.name, self.state.place())?;
         let millis = |until: DateTime<Utc>| u64::try_from(until.timestamp_millis()).unwrap_or_default();
         let left = [remembered.until, remembered.writing].map(|until| until.map(millis));
-        Ok(remembered.lineage == Some(lineage) && left.contains(&there))
+        let is_left = remembered.lineage == Some(lineage) && left.contains(&there);
+        Ok(is_left.then_some(Left { lineage, listing }))
     }
+
+    fn listing(&self, lineage: Nonce) -> Result<Listing, Error> {
+        let link = &self.site.link;
+        Ok(Listing::of(lineage, &link.at(link.remote.list(&folder_of(lineage)))?))
+    }
+
+    /// Once the catalog says whose the lineage is: whoever had it too, and sent more of it until now, keeps it, and the next replication
+    /// begins another one.
+    pub(in crate::engine::replica) fn look_at_left(&mut self) -> Result<(), Error> {
+        let Some(Left { lineage, listing }) = self.left.take() else { return Ok(()) };
+        let now = self.listing(lineage)?;
+        if (&now.packs, &now.untils) != (&listing.packs, &listing.untils) {
+            tracing::warn!(replica = %self.name, "another machine sends the journal that was sent from here; another one is begun beside it");
+            self.journal = None;
+        }
+        Ok(())
+    }
+}
+
+/// A lineage that goes on under another name of this machine, and what lay there of it.
+pub(in crate::engine::replica) struct Left {
+    lineage: Nonce,
+    listing: Listing,
 }
 
 /// How many of them go, the oldest first: those whose successor is older than the window, and those that no catalog has room for.

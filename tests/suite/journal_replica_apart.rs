@@ -53,6 +53,10 @@ fn what_can_not_be_written_is_in_no_others_way() {
     }
     eventually("the other one is sent", || (packs_of(&store, "/auth/0/") != before).then_some(()));
     eventually("it is told", || trouble(&place).filter(|code| code == "replica-refused"));
+    // Nor may what was begun be removed.
+    proxy.heal();
+    proxy.spoil(When::of("DELETE", &locked), refused());
+    number(&place, 5);
     server.stop();
 }
 
@@ -96,7 +100,7 @@ fn another_name_goes_on_where_nobody_else_does() {
     assert_eq!(lineages(&store), 1);
     remembered(&place, |state| assert!(state["journal"]["directory"].as_str().is_some_and(|it| !it.is_empty())));
     // Whether somebody else does can't be found out: that is no reason to ask twice a second.
-    proxy.spoil(When::of("GET", "journal%2F"), refused());
+    proxy.spoil(When::of("GET", "journal"), refused());
     proxy.forget();
     let server = start(&place, "09aa3c");
     eventually("it is told", || trouble(&place).filter(|code| code == "replica-refused"));

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use chrono::TimeDelta;
 
 use super::listing::{Listing, keys_of};
+use super::send::stops_all;
 use super::state::{JournalThere, Remembered};
 use super::tend::EVERY;
 use crate::backup::replica::{CATALOGS, Nonce, catalog_key, parse_catalog_key};
@@ -246,21 +247,31 @@ impl Engine {
                 listing.packs.entry(database).or_default().remove(&span);
             }
         }
+        let mut removed = BTreeSet::new();
         for key in &begun {
             if let Some((Key::Pack { lineage, database, span, .. }, 0)) = Key::parse_part(key) {
                 let pack = listing.packs.get(&database).and_then(|packs| packs.all().iter().find(|it| it.span == span));
                 if let Some(pack) = pack.copied().filter(|_| lineage == ready.lineage) {
-                    delete(link, keys_of(lineage, &database, &pack), control)?;
-                    listing.packs.entry(database).or_default().remove(&span);
+                    // It was never read back, whether or not the store lets it go.
+                    listing.packs.entry(database.clone()).or_default().remove(&span);
+                    match delete(link, keys_of(lineage, &database, &pack), control) {
+                        Err(error) if stops_all(&error) => return Err(error),
+                        Err(error) => {
+                            tracing::warn!(replica = %shipping.name, key, "a leftover can't be removed: {error}");
+                            continue;
+                        }
+                        Ok(()) => {}
+                    }
                 }
             }
+            removed.insert(key);
         }
         let is_idle = |key: &&String| !busy.iter().any(|busy| is_becoming(key, busy));
         let unfinished: Vec<String> = listing.unfinished.iter().filter(is_idle).cloned().collect();
         delete(link, unfinished, control)?;
         let mut remembered = shipping.remembered();
         remembered.is_of(ready.lineage);
-        remembered.sending.retain(|key| !begun.contains(key));
+        remembered.sending.retain(|key| !removed.contains(key));
         remembered.save(self.store.root(), &shipping.name)?;
         Ok(())
     }

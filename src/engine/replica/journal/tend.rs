@@ -12,11 +12,11 @@ use crate::backup::replica::Nonce;
 use crate::backup::{DatabaseName, Moment};
 use crate::engine::replica::Elsewhere;
 use crate::engine::replica::site::{Link, Site};
-use crate::engine::{Engine, Error};
+use crate::engine::{Engine, Error, locked};
 use crate::journal::pack::{JOURNALS, Key, Span};
 use crate::journal::packs::Packs;
 use crate::journal::timeline::Timeline;
-use crate::journal::{Journal, LtxFile};
+use crate::journal::{Journal, Level, LtxFile};
 use crate::sqlite::Control;
 
 /// Between two looks at what is too old, and at what is there at all.
@@ -54,7 +54,14 @@ impl Engine {
         for (name, file) in &next {
             let Some(journal) = ready.journals.get(name) else { continue };
             match self.send_pack(shipping, &ready, &link, (name, journal), &[*file], control) {
-                Ok(sent) => more |= sent != Sent::Gone,
+                Ok(Sent::Gone) => {}
+                Ok(sent) => {
+                    more = true;
+                    if sent == Sent::Whole && file.name.level == Level::SNAPSHOT {
+                        // What waited for it can be rebuilt now, and the next round says so.
+                        *locked(&shipping.shared.written) = None;
+                    }
+                }
                 Err(error) if stops_all(&error) => return Err(error),
                 Err(error) => first = first.and(Err(error)),
             }

@@ -39,6 +39,11 @@ impl Error {
         self.source.kind() == io::ErrorKind::NotFound
     }
 
+    /// The disk, or the file system on it, says that it can't give what lies there.
+    pub fn is_lost(&self) -> bool {
+        is_lost(&self.source)
+    }
+
     /// What was to be opened isn't there, or is no regular file. Any other failure says nothing of what lies there.
     pub fn is_no_file(&self) -> bool {
         let strange = [Errno::LOOP, Errno::NXIO].map(|errno| Some(errno.raw_os_error()));
@@ -46,6 +51,12 @@ impl Error {
             || self.source.kind() == io::ErrorKind::InvalidData
             || strange.contains(&self.source.raw_os_error())
     }
+}
+
+/// The disk, or the file system on it, says that it can't give what lies there.
+pub fn is_lost(error: &io::Error) -> bool {
+    let lost = [Errno::IO, Errno::BADMSG, Errno::UCLEAN, Errno::NODATA, Errno::REMOTEIO];
+    error.raw_os_error().is_some_and(|code| lost.map(Errno::raw_os_error).contains(&code))
 }
 
 fn reason(source: &io::Error) -> String {

@@ -239,12 +239,12 @@ impl Engine {
     fn begin(&self, operation: &'static str, call: &Call) -> Result<Session<'_>, Error> {
         self.assert_expected()?;
         let permit = self.permit(operation, call)?;
+        let running = self.running.begin(permit.holder(), call);
         let catalog = match self.read_catalog()? {
             Some(catalog) => Arc::unwrap_or_clone(catalog),
             None => self.new_catalog()?,
         };
         self.assert_store(&catalog)?;
-        let running = self.running.begin(operation, call, self.clock.now());
         let mut session = Session {
             engine: self,
             operation,

@@ -131,10 +131,7 @@ struct Source<R = BufReader<File>> {
 impl Source {
     fn open(folder: &Path, file: &LtxFile) -> Result<Self, Error> {
         let path = file.name.path(folder);
-        let opened = match disk::open_regular(&path) {
-            Err(error) if error.is_missing() => return Err(Error::Gone { path }),
-            opened => opened?,
-        };
+        let opened = open(&path)?;
         let reader = BufReader::with_capacity(BUFFER, opened);
         Source::begin(reader, path, (file.name.min, file.name.max, file.millis))
     }
@@ -169,6 +166,15 @@ impl<R: Read> Source<R> {
     }
 }
 
+/// Opens a file of the journal. What the disk can't give is damaged.
+pub fn open(path: &Path) -> Result<File, Error> {
+    match disk::open_regular(path) {
+        Err(error) if error.is_missing() => Err(Error::Gone { path: path.to_owned() }),
+        Err(error) if error.is_lost() => Err(Error::Damaged { path: path.to_owned(), reason: LOST }),
+        opened => Ok(opened?),
+    }
+}
+
 /// Reads a file of a journal to its end from whatever hands it on, and compares all its checksums.
 pub fn read_whole(from: impl Read, file: &LtxFile, path: &Path) -> Result<(), Error> {
     Source::begin(from, path.to_owned(), (file.name.min, file.name.max, file.millis))?.finish()
@@ -177,9 +183,11 @@ pub fn read_whole(from: impl Read, file: &LtxFile, path: &Path) -> Result<(), Er
 fn unreadable(error: ltx::Error, path: &Path) -> Error {
     match error {
         ltx::Error::Malformed(reason) => Error::Damaged { path: path.to_owned(), reason },
+        ltx::Error::Io(source) if disk::is_lost(&source) => Error::Damaged { path: path.to_owned(), reason: LOST },
         ltx::Error::Io(source) => Error::io(source, "read", path),
     }
 }
 
+const LOST: &str = "the disk can't read it";
 /// Bytes that are read or written at once.
 const BUFFER: usize = 32 << 10;

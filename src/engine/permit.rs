@@ -174,6 +174,11 @@ impl Permit {
         }
     }
 
+    /// As the lock says it.
+    pub fn holder(&self) -> Holder {
+        self.note.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner).0.clone()
+    }
+
     /// A listener that notes progress in the lock for others to see.
     pub fn noting(&self) -> impl Fn(Progress<'_>) + Send + Sync + 'static {
         let note = Arc::clone(&self.note);

@@ -56,12 +56,12 @@ impl Engine {
         self.assert_there()?;
         self.store.make_dirs()?;
         let permit = self.permit("rebuild", call)?;
+        let _running = self.running.begin(permit.holder(), call);
         let memory = self.memory()?;
         let empty = Catalog::empty(self.remembered_store(&memory)?);
         self.assert_store(&empty)?;
         let present = readable(Catalog::load(self.store.root()))?;
         let catalog = present.unwrap_or_else(|| empty.clone());
-        let _running = self.running.begin("rebuild", call, self.clock.now());
         let mut session = Session {
             engine: self,
             operation: "rebuild",

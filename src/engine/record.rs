@@ -41,9 +41,10 @@ pub(super) fn bytes(entry: &Entry) -> Option<u64> {
     BYTES.iter().find_map(|key| entry.details.get(*key)?.as_u64())
 }
 
-/// How long an operation took.
+/// How long an operation took. Under the same word tokens and codes tell for how long they count.
 pub(super) fn duration(entry: &Entry) -> Option<f64> {
-    entry.details.get(SECONDS).and_then(Value::as_f64)
+    let lasts = matches!(entry.operation.as_str(), "token" | "sign-in-code");
+    entry.details.get(SECONDS).and_then(Value::as_f64).filter(|_| !lasts)
 }
 
 /// It was ended from outside, which says nothing of how things stand.

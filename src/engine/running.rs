@@ -2,8 +2,6 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use chrono::{DateTime, Utc};
-
 use super::permit::{Holder, LOCK};
 use super::{Call, Engine, Error, entry};
 use crate::audit::{Entry, Kind};
@@ -17,8 +15,9 @@ pub(super) struct Running(Arc<Mutex<Option<(Holder, Control)>>>);
 pub(super) struct Guard(Running);
 
 impl Running {
-    pub(super) fn begin(&self, operation: &str, call: &Call, now: DateTime<Utc>) -> Guard {
-        self.set(Some((Holder::new(operation, &call.actor.by, now), call.control.clone())));
+    /// `holder` as others see it in the lock: whoever has seen it there stops the very same.
+    pub(super) fn begin(&self, holder: Holder, call: &Call) -> Guard {
+        self.set(Some((holder, call.control.clone())));
         Guard(self.clone())
     }
 

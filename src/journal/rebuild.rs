@@ -49,26 +49,35 @@ pub struct Piece<'a> {
     pub txids: (Txid, Txid),
     /// The time of the state that it ends with.
     pub millis: u64,
-    /// Bytes of the database that it leads to.
-    pub size: u64,
+    /// Bytes of the database that it leads to, if that is known.
+    pub size: Option<u64>,
 }
 
-/// Leads the database in `target` from the state `before`, or from nothing, to the next by what is read from `piece`. The caller
-/// reads to the end of what is beneath, and throws the database away if this fails.
-pub fn advance(
-    from: impl Read,
-    piece: Piece<'_>,
-    before: Option<Header>,
-    target: (&File, &Path),
-    control: &Control,
-) -> Result<Header, Error> {
-    let (min, max) = piece.txids;
-    let source = Source::begin(from, piece.called.to_owned(), (min, max, piece.millis))?;
-    let header = source.header();
-    if u64::from(header.pages) * u64::from(header.page_size) != piece.size {
-        return Err(source.damaged("it leads to a database of another size than was recorded"));
+/// A piece whose header was read, and is that of the piece.
+pub struct Begun<R>(Source<R>);
+
+impl<R: Read> Begun<R> {
+    /// Reads the header.
+    pub fn new(from: R, piece: Piece<'_>) -> Result<Self, Error> {
+        let (min, max) = piece.txids;
+        let begun = Self(Source::begin(from, piece.called.to_owned(), (min, max, piece.millis))?);
+        match piece.size.is_none_or(|size| size == begun.size()) {
+            true => Ok(begun),
+            false => Err(begun.0.damaged("it leads to a database of another size than was recorded")),
+        }
     }
-    apply(source, before, &mut Target { file: target.0, path: target.1 }, control)
+
+    /// Bytes of the database that it says to lead to: no more is made of it.
+    pub fn size(&self) -> u64 {
+        let header = self.0.header();
+        u64::from(header.pages) * u64::from(header.page_size)
+    }
+
+    /// Leads the database in `target` from the state `before`, or from nothing, to the next. The caller reads to the end of what is
+    /// beneath, and throws the database away if this fails.
+    pub fn lead(self, before: Option<Header>, target: (&File, &Path), control: &Control) -> Result<Header, Error> {
+        apply(self.0, before, &mut Target { file: target.0, path: target.1 }, control)
+    }
 }
 
 /// The same without a file.

@@ -58,8 +58,9 @@ impl Until {
         let Some(reach) = there.and_then(Packs::reach) else { return vec![Missing { after: from, before: None }] };
         let mut missing = Vec::new();
         let leads_there = |pack: &&Pack| pack.span.max <= reach.from.txid && pack.span.last >= from;
-        // What was to be rebuilt from an older snapshot is still there.
-        if there.is_some_and(|packs| packs.level(Level::CAPTURED).iter().any(|pack| leads_there(&pack))) {
+        // What was to be rebuilt from an older snapshot is still there. That one may never have been sent: it was damaged.
+        let is_known = self.knows(from, reach.from.millis);
+        if !is_known && there.is_some_and(|packs| packs.level(Level::CAPTURED).iter().any(|pack| leads_there(&pack))) {
             missing.push(Missing { after: from, before: Some(reach.from.millis) });
         }
         let holes = reach.holes.iter().filter(|(after, before)| !self.knows(*after, *before));
@@ -159,6 +160,8 @@ mod tests {
         assert_eq!(missing(&[], &whole), []);
         assert_eq!(missing(&[], &whole[..3]), [(20, None)]);
         assert_eq!(missing(&[], &whole[1..]), [(1, Some(20))], "what leads nowhere without its snapshot");
+        assert_eq!(missing(&[(0, 20)], &whole[1..]), [], "it was never sent");
+        assert_eq!(missing(&[(0, 19)], &whole[1..]), [(1, Some(20))], "the gap ends before");
         assert_eq!(missing(&[], &whole[2..]), [], "it went by its age");
         assert_eq!(missing(&[], &[]), [(1, None)]);
         assert_eq!(until(&[]).missing(&name, None).len(), 1);

@@ -67,6 +67,15 @@ pub(super) fn chunk(place: &Place) -> usize {
     }
 }
 
+impl Remote {
+    /// Whether an upload of so many bytes, and what an encoding adds to them, leaves what lay under its key as it was when it is dropped.
+    /// Parts may be there already, and can only be deleted again.
+    pub fn undoes(&self, size: u64) -> bool {
+        let place = &self.shared.place;
+        matches!(place.kind, Kind::Folder { .. } | Kind::S3 { .. }) || size <= chunk(place) as u64 / 2
+    }
+}
+
 impl Upload {
     pub(super) fn begin(remote: &Remote, key: &str) -> Result<Self, Error> {
         let place = &remote.shared.place;

@@ -270,6 +270,15 @@ pub fn eventually<T>(what: &str, mut asked: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Details of an outcome without how long it took, which has to be there.
+#[track_caller]
+pub fn untimed(details: &Value) -> Value {
+    let mut details = details.clone();
+    let seconds = details.as_object_mut().and_then(|details| details.remove("seconds"));
+    assert!(seconds.is_some_and(|seconds| seconds.as_f64() >= Some(0.0)), "{details}");
+    details
+}
+
 pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }

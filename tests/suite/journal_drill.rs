@@ -200,6 +200,7 @@ fn where_no_snapshot_can_be_made_of_the_newest_state_it_begins_anew() {
     eventually("that it is seen to", || (!place.backups().join("journal/wrong").exists()).then_some(()));
     let wrong = place.audit().into_iter().find(|line| line["code"] == "journal-wrong").unwrap();
     let reason = wrong["reason"].as_str().unwrap();
+    assert!(reason.starts_with("the journal's files in "), "not by a check, which comes in a minute: {wrong}");
     assert!(
         reason.contains("don't come to what the database was") && reason.ends_with("a new base follows"),
         "{wrong}"

@@ -57,6 +57,7 @@ mod journal_drill;
 mod journal_format;
 mod journal_live;
 mod journal_replica;
+mod journal_replica_apart;
 mod journal_replica_faults;
 mod journal_replica_here;
 mod journal_replica_hostile;

@@ -41,7 +41,7 @@ fn scraped(server: &Server) -> String {
 
 /// promtool, with that on its standard input; what it says.
 fn promtool(args: &[&str], input: &str) -> String {
-    let mut tool = Command::new("promtool")
+    let mut tool = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/promtool"))
         .args(args)
         .current_dir(deployed("prometheus"))
         .stdin(Stdio::piped())

@@ -1,9 +1,10 @@
 //! A replica behind a network that does everything that networks and stores do: the local backup is good at once, what is wrong
 //! is told, nothing wrong is ever named in the replica's catalog, and it catches up.
 
+use crate::client::Server;
 use crate::disk_full::{mount, run_in_namespace};
 use crate::fault::{Fault, Reply, When};
-use crate::harness::Place;
+use crate::harness::{Place, eventually};
 use crate::objects::Objects;
 use crate::proxy::Proxy;
 use crate::replica_scene::{PUSH, Wrongs, another, in_rows, last_error, push, pushes, told, with_replica};
@@ -314,4 +315,27 @@ fn a_folder_that_is_not_listed_is_not_lost() {
         }
     }
     assert!(store.objects.all() == before);
+}
+
+/// All was sent before, so that nothing else asks for another look.
+#[test]
+fn leftovers_that_could_not_be_removed_are_tried_again() {
+    let (place, store, proxy) = scene();
+    another(&place);
+    pushes(&place, &store);
+    let (key, _) = store.objects.named().into_iter().next().unwrap();
+    let leftover = key.replace(store.objects.held()[0]["nonce"].as_str().unwrap(), "5f0c2a9be1d37784");
+    store.objects.put(&leftover, b"cut short");
+    proxy.spoil(When::of("DELETE", "5f0c2a9be1d37784"), Fault::error(403, "AccessDenied"));
+    push(&place).refused(1, &[]);
+    proxy.heal();
+    // After the pause.
+    let path = place.backups().join("replicas/offsite.json");
+    let mut state: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    assert!(state["nextTry"].is_string(), "{state}");
+    state["nextTry"] = serde_json::Value::Null;
+    std::fs::write(path, state.to_string()).unwrap();
+    let server = Server::start(&place);
+    eventually("it is removed", || store.objects.get(&leftover).is_none().then_some(()));
+    server.stop();
 }

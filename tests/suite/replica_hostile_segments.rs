@@ -138,3 +138,26 @@ fn no_more_is_made_of_it_than_was_backed_up() {
     });
     comes_to_nothing(&store, &["entry.json", "says what can't be"]);
 }
+
+/// Its catalog doesn't say how large the databases are.
+fn forget_sizes(objects: &Objects) {
+    forge(objects, |it| {
+        for backup in it["backups"].as_array_mut().unwrap() {
+            let databases = backup["databases"].as_object_mut().unwrap();
+            databases.values_mut().for_each(|it| drop(it["ltx"].as_object_mut().unwrap().remove("size")));
+        }
+    });
+}
+
+/// The first programs with segments didn't say it.
+#[test]
+fn where_no_sizes_are_said_all_comes_back_and_no_more() {
+    let store = Store::folder();
+    let (_place, held) = scene(&store);
+    forget_sizes(&store.objects);
+    let there = machine(&store);
+    there.ok(&["replica", "verify", "offsite"]);
+    there.ok(&["restore", "latest", "--from", "offsite", "--confirm", "latest"]);
+    put(&store.objects, &held[2], &of_pages(&held[2], 1 << 20, 0));
+    comes_to_nothing(&store, &[&key(&held[2]), "another size than was recorded"]);
+}

@@ -397,3 +397,30 @@ fn what_moves_while_it_is_read_is_no_damage() {
         store.objects.assert_complete(&place);
     }
 }
+
+/// The same after it was found damaged, and before that is remembered.
+#[test]
+fn what_was_sent_again_meanwhile_is_not_remembered_as_damaged() {
+    let (store, proxy) = Store::s3().proxied();
+    let mut place = scene(&store);
+    place.set("BACKUP_REPLICA_OFFSITE_TIMEOUT", "30s");
+    for _ in 0..3 {
+        another(&place);
+    }
+    pushes(&place, &store);
+    let held = store.objects.held();
+    let last = &held[2];
+    std::fs::remove_file(store.objects.path(&key_of(&held[1], "attendance", &held[1]["databases"]["attendance"])))
+        .unwrap();
+    let place = Arc::new(place);
+    let owner = place.clone();
+    // Of the last one, which is read after that was found.
+    let entry = crate::objects::entry_key(last);
+    proxy.spoil(When::of("GET", &entry).once(), Fault::after(move |_| drop(owner.ok(&PUSH))));
+    assert_eq!(place.run(&["replica", "verify", "offsite"]).code, 1);
+    let sent = store.objects.held();
+    assert_ne!(sent[1]["nonce"], held[1]["nonce"], "nothing was sent again");
+    place.ok(&PUSH);
+    assert_eq!(store.objects.held(), sent, "what is whole was sent again");
+    store.objects.assert_complete(&place);
+}

@@ -29,8 +29,14 @@ pub struct Segment {
     /// What it stands on; without one it has every page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<Origin>,
-    /// Bytes of the database that it leads to: no more is ever made of it, whatever the segment says.
+    /// Bytes of the database that it leads to: no more is ever made of it, whatever the segment says. 0 where that isn't known: the
+    /// first programs that sent segments didn't record it.
+    #[serde(default, skip_serializing_if = "is_unknown")]
     pub size: u64,
+}
+
+fn is_unknown(size: &u64) -> bool {
+    *size == 0
 }
 
 /// Who can read a segment: the recipients to whom it is encrypted, as the first 16 hex digits of a SHA-256.
@@ -97,9 +103,9 @@ impl Step<'_> {
         self.held.ltx.and_then(|segment| segment.base)
     }
 
-    /// Bytes of the database that it leads to.
-    pub fn size(&self) -> u64 {
-        self.held.ltx.map_or(0, |segment| segment.size)
+    /// Bytes of the database that it leads to, if that is known.
+    pub fn size(&self) -> Option<u64> {
+        self.held.ltx.map(|segment| segment.size).filter(|size| !is_unknown(size))
     }
 
     /// Under which key it lies.
@@ -235,7 +241,7 @@ impl<'a> Chains<'a> {
             for (name, held) in node.databases {
                 let Some(segment) = held.ltx else { continue };
                 let what = format!("{name} of sequence {}", origin.sequence);
-                let can_be = (1..=MAX_SIZE).contains(&segment.size) && origin.sequence > 0;
+                let can_be = segment.size <= MAX_SIZE && origin.sequence > 0;
                 if !held.form.is_compressed() || !can_be {
                     return Err(format!("{what} is no segment that was ever made"));
                 }

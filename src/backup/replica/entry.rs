@@ -39,7 +39,7 @@ impl ReplicaEntry {
         let sizes =
             |copy: &DatabaseCopy| copy.size <= MAX_SIZE && copy.free_pages <= MAX_SIZE && copy.page_size <= 1 << 16;
         let leads_to = |(name, it): (&DatabaseName, &HeldDatabase)| match (it.ltx, backup.databases.get(name)) {
-            (Some(segment), Some(copy)) => segment.size == copy.size,
+            (Some(segment), Some(copy)) => [0, copy.size].contains(&segment.size),
             (segment, _) => segment.is_none(),
         };
         let texts = [Some(&backup.created_by), backup.reason.as_ref()];

@@ -161,10 +161,7 @@ impl Engine {
 /// Bytes of the database in the state that a file ends with.
 fn size_after(folder: &Path, file: &LtxFile) -> Result<u64, journal::Error> {
     let path = file.name.path(folder);
-    let opened = match disk::open_regular(&path) {
-        Err(error) if error.is_missing() => return Err(journal::Error::Gone { path }),
-        opened => opened?,
-    };
+    let opened = journal::open(&path)?;
     let header = Decoder::new(BufReader::new(opened)).map(|decoder| decoder.header());
     let header = header.map_err(|_| journal::Error::Damaged { path, reason: "it is no LTX file" })?;
     Ok(u64::from(header.pages) * u64::from(header.page_size))

@@ -89,7 +89,7 @@ impl Engine {
 
     /// What follows from what lies in the journal of each database, and from when it was kept. What is captured meanwhile may be
     /// missing in the first, so the second is read before it. Who writes is kept waiting by `look`, which must not ask for an index.
-    pub(super) fn of_journals<T>(
+    pub(in crate::engine) fn of_journals<T>(
         &self,
         look: impl Fn(&Index, &Timeline) -> T,
     ) -> Result<BTreeMap<DatabaseName, T>, journal::Error> {

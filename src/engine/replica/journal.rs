@@ -24,6 +24,7 @@ mod unpack;
 mod verify;
 
 pub use fetch::FetchedPoint;
+pub(super) use lineage::Left;
 pub use shipping::Shipping;
 pub use state::JournalThere;
 pub use verify::JournalVerdict;

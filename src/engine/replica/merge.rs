@@ -91,7 +91,7 @@ impl Writable<'_> {
             let mut rebuilder = Rebuilder::new(engine, &link, &chains, name, folder)?;
             let is_in = |held: &Held| held.databases.get(name).is_some_and(|it| it.ltx.is_some());
             if let Some((held, entry)) = old.as_ref().filter(|(held, _)| is_in(held)) {
-                if !self.leads(&mut rebuilder, held, name, control)? {
+                if !self.leads(&mut rebuilder, (held, entry), name, control)? {
                     return Ok(None);
                 }
                 let mut tick = || {
@@ -101,7 +101,7 @@ impl Writable<'_> {
                 let copied = rebuilder.copied(&folder.join(format!("{name}.before")), &mut tick)?;
                 old_files.extend(file(name, entry, copied));
             }
-            if !self.leads(&mut rebuilder, held, name, control)? {
+            if !self.leads(&mut rebuilder, (held, &entry), name, control)? {
                 return Ok(None);
             }
             new_files.extend(file(name, &entry, rebuilder.into_file()));
@@ -126,16 +126,17 @@ impl Writable<'_> {
     fn leads(
         &mut self,
         rebuilder: &mut Rebuilder<'_>,
-        held: &Held,
+        (held, entry): (&Held, &ReplicaEntry),
         name: &DatabaseName,
         control: &Control,
     ) -> Result<bool, Error> {
+        let Some(copy) = entry.backup.databases.get(name) else { return Ok(false) };
         control.tell(Progress { database: name, done: 0, total: held.size() });
         let mut tick = || {
             control.check()?;
             self.hold(false)
         };
-        match rebuilder.reach((held.origin, held.id), &mut tick, |_| ())? {
+        match rebuilder.reach((held.origin, held.id, copy.size), &mut tick, |_| ())? {
             Ok(()) => Ok(true),
             Err(Broken { unfit: Unfit::Locked, .. }) => Ok(false),
             Err(Broken { origin, unfit: Unfit::Damaged(reason) }) => {

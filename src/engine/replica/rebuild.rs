@@ -20,7 +20,7 @@ use crate::engine::create::OVERHEAD;
 use crate::engine::decode::undecodable;
 use crate::engine::{Engine, Error};
 use crate::journal::ltx::{self, Header};
-use crate::journal::rebuild::{Piece, advance};
+use crate::journal::rebuild::{Begun, Piece};
 use crate::journal::{self, Txid};
 use crate::remote;
 use crate::sqlite::pages::{Content, read_back};
@@ -213,11 +213,11 @@ impl<'a> Rebuilder<'a> {
         (self.file, self.path)
     }
 
-    /// Leads it to the state of that backup; from where it is, if that is on the way. The key of each segment that was
-    /// read well is told to `read`.
+    /// Leads it to the state of that backup, of which its entry says how many bytes it has; from where it is, if that is on the way. The
+    /// key of each segment that was read well is told to `read`.
     pub(super) fn reach(
         &mut self,
-        (origin, id): (Origin, BackupId),
+        (origin, id, size): (Origin, BackupId, u64),
         tick: Tick<'_>,
         mut read: impl FnMut(String),
     ) -> Result<Result<(), Broken>, Error> {
@@ -234,14 +234,15 @@ impl<'a> Rebuilder<'a> {
             self.file.set_len(0).to("set the length of", &self.path)?;
         }
         let steps = &steps[at.map_or(0, |at| at + 1)..];
-        // Before anything of it is fetched, and also for what is larger on the way.
-        if let Some(most) = steps.iter().map(Step::size).max() {
+        // Before anything of it is fetched, and also for what is larger on the way; where that isn't known, once the segment says it.
+        if let Some(most) = steps.iter().filter_map(Step::size).max() {
             self.assert_room(most)?;
         }
         for step in steps {
             // What a failure leaves in the file is no state.
             let before = self.at.take().map(|(_, header)| header);
-            match self.step(step, before, tick)? {
+            let size = step.size().or((step.origin == origin).then_some(size));
+            match self.step(step, size, before, tick)? {
                 Ok(header) => self.at = Some((step.origin, header)),
                 Err(unfit) => {
                     if let Unfit::Damaged(reason) = &unfit {
@@ -255,7 +256,13 @@ impl<'a> Rebuilder<'a> {
         Ok(Ok(()))
     }
 
-    fn step(&self, step: &Step<'_>, before: Option<Header>, tick: Tick<'_>) -> Result<Result<Header, Unfit>, Error> {
+    fn step(
+        &self,
+        step: &Step<'_>,
+        size: Option<u64>,
+        before: Option<Header>,
+        tick: Tick<'_>,
+    ) -> Result<Result<Header, Unfit>, Error> {
         let key = step.key(&self.name);
         let txid = |sequence: u64| Txid::new(sequence).unwrap_or(Txid::FIRST);
         let min = step.base().map_or(Txid::FIRST, |base| txid(base.sequence).next());
@@ -263,12 +270,21 @@ impl<'a> Rebuilder<'a> {
             called: Path::new(&key),
             txids: (min, txid(step.origin.sequence)),
             millis: step.origin.timestamp.timestamp_millis().unsigned_abs(),
-            size: step.size(),
+            size,
         };
         let target = (&self.file, self.path.as_path());
         self.engine.segment_there(self.link, &key, step.held, tick, |from, tick| {
             let mut ticking = Ticking { from, tick, stopped: None };
-            let error = match advance(&mut ticking, piece, before, target, &Control::default()) {
+            let led = match Begun::new(&mut ticking, piece) {
+                Ok(begun) => {
+                    if size.is_none() {
+                        self.assert_room(begun.size())?;
+                    }
+                    begun.lead(before, target, &Control::default())
+                }
+                Err(error) => Err(error),
+            };
+            let error = match led {
                 Ok(header) => return Ok(Ok(header)),
                 Err(error) => error,
             };
@@ -299,12 +315,12 @@ impl Arriving<'_> {
             None => {
                 let chains = there.chains();
                 let mut alone = Rebuilder::new(engine, self.link, &chains, name, folder)?;
-                self.lead(&mut alone)?;
+                self.lead(&mut alone, copy.size)?;
                 alone.into_file()
             }
             Some(along) => {
                 let rebuilder = along.of(name)?;
-                self.lead(rebuilder)?;
+                self.lead(rebuilder, copy.size)?;
                 rebuilder.copied(&folder.join(format!("{name}.db")), &mut || Ok(control.check()?))?
             }
         };
@@ -336,9 +352,9 @@ impl Arriving<'_> {
         Ok((encoded, target, copy))
     }
 
-    fn lead(&self, rebuilder: &mut Rebuilder<'_>) -> Result<(), Error> {
+    fn lead(&self, rebuilder: &mut Rebuilder<'_>, size: u64) -> Result<(), Error> {
         let (id, control) = (self.held.id, self.control);
-        match rebuilder.reach((self.held.origin, id), &mut || Ok(control.check()?), |_| ())? {
+        match rebuilder.reach((self.held.origin, id, size), &mut || Ok(control.check()?), |_| ())? {
             Ok(()) => Ok(()),
             Err(Broken { unfit: Unfit::Damaged(reason), .. }) => Err(self.link.damaged(format!("{id}: {reason}"))),
             Err(Broken { unfit: Unfit::Locked, .. }) => Err(Error::ReplicaNeedsIdentity { at: self.link.label(), id }),

@@ -129,9 +129,9 @@ impl Engine {
                     last_success: state.last_success,
                     last_verified: state.last_verified,
                     damaged: state.damaged.max(state.found_damaged.len()),
+                    journal: self.journal_there(name, &state)?,
                     last_error: state.last_error,
                     next_try: state.next_try,
-                    journal: self.journal_there(name)?,
                 })
             })
             .collect()

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use super::report::LastError;
 use crate::backup::replica::{Chains, ChainsThere, Held, HeldDatabase, Nonce, Origin, Remnant};
 use crate::backup::retention::Retention;
-use crate::backup::{DatabaseName, ReplicaName, hex};
+use crate::backup::{DatabaseName, ReplicaName, hex, timestamp};
 use crate::disk::{self, Context};
 use crate::engine::Error;
 use crate::engine::permit::host;
@@ -49,6 +49,17 @@ pub(super) struct OwnJournal {
     pub(super) id: String,
 }
 
+/// What goes wrong again and again.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Trouble {
+    /// In a row.
+    failures: u32,
+    #[serde(with = "timestamp")]
+    next_try: DateTime<Utc>,
+    pub(super) error: LastError,
+}
+
 /// What is remembered.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -63,6 +74,8 @@ pub(super) struct State {
     pub(super) writing: Option<Mark>,
     /// What its journal is called there, once the catalog names it.
     pub(super) journal: Option<OwnJournal>,
+    /// Why its catalog couldn't be made to name the journal, if it can't be.
+    pub(super) journal_trouble: Option<Trouble>,
     /// What was here when all was done that was planned.
     known: BTreeSet<Origin>,
     /// By which lineage of the catalog here.
@@ -193,7 +206,7 @@ impl State {
 
     /// What was known of a replica that is empty now, or another's.
     pub(super) fn forget(&mut self) {
-        self.journal = None;
+        (self.journal, self.journal_trouble) = (None, None);
         self.known.clear();
         self.found_is_told();
         self.collapsing.clear();
@@ -235,11 +248,33 @@ impl State {
         self.last_error = Some(LastError { at: now, since, code: error.code().to_owned(), detail: error.to_string() });
     }
 
-    /// Not yet. A clock that went back makes nobody wait for longer than a pause.
-    pub(super) fn waits(&self, now: DateTime<Utc>) -> bool {
-        let longest = TimeDelta::seconds(2 * LONGEST.as_secs() as i64);
-        self.next_try.is_some_and(|next| now < next && next - now <= longest)
+    /// Its journal couldn't be seen to; backups aren't held up by that.
+    pub(super) fn journal_failed(&mut self, now: DateTime<Utc>, error: &Error, chance: u8) {
+        let before = self.journal_trouble.take();
+        let failures = before.as_ref().map_or(0, |before| before.failures).saturating_add(1);
+        let since = before.map_or(now, |before| before.error.since);
+        let error = LastError { at: now, since, code: error.code().to_owned(), detail: error.to_string() };
+        self.journal_trouble = Some(Trouble { failures, next_try: now + pause(failures, chance), error });
     }
+
+    /// Not yet.
+    pub(super) fn waits(&self, now: DateTime<Utc>) -> bool {
+        self.next_try.is_some_and(|next| is_before(now, next))
+    }
+
+    /// Whether its journal is to be seen to: it lacks something, or that went wrong before and is tried again now.
+    pub(super) fn wants_journal(&self, lacks: impl FnOnce() -> bool, now: DateTime<Utc>) -> bool {
+        match &self.journal_trouble {
+            Some(trouble) => !is_before(now, trouble.next_try),
+            None => lacks(),
+        }
+    }
+}
+
+/// A clock that went back makes nobody wait for longer than a pause.
+fn is_before(now: DateTime<Utc>, next: DateTime<Utc>) -> bool {
+    let longest = TimeDelta::seconds(2 * LONGEST.as_secs() as i64);
+    now < next && next - now <= longest
 }
 
 /// How long to wait after so many failures: twice as long each time, up to an hour, and up to a quarter more or less by chance, so
@@ -292,6 +327,20 @@ mod tests {
         let state = State { next_try: Some(now), ..State::default() };
         assert!(state.waits(now - TimeDelta::minutes(5)) && !state.waits(now));
         assert!(!state.waits(now - TimeDelta::days(1)));
+    }
+
+    #[test]
+    fn trouble_with_the_journal_is_tried_again_ever_later() {
+        let now: DateTime<Utc> = "2026-01-08T01:00:00Z".parse().unwrap();
+        let (mut state, error) = (State::default(), Error::BadPlace { problem: "it may not be listed".to_owned() });
+        let wants = |state: &State, seconds| state.wants_journal(|| true, now + TimeDelta::seconds(seconds));
+        assert!(wants(&state, 0) && !state.wants_journal(|| false, now));
+        for (seconds, later) in [(59, 60), (119, 120), (239, 240)] {
+            state.journal_failed(now, &error, 127);
+            assert!(!wants(&state, seconds) && wants(&state, later + 1), "{state:?}");
+        }
+        assert!(!state.waits(now) && state.last_error.is_none(), "backups don't wait for it");
+        assert!(state.wants_journal(|| false, now + TimeDelta::hours(1)), "until it is known to be well");
     }
 
     #[test]

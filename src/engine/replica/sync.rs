@@ -105,7 +105,7 @@ impl Engine {
         let looked = state.last_success.is_some_and(|at| (now - at).abs() < LOOK_AGAIN);
         let found = !state.found_damaged.is_empty()
             || !state.found_whole.is_empty()
-            || self.lacks_lineage(&state).unwrap_or(false);
+            || state.wants_journal(|| self.lacks_lineage(&state).unwrap_or(false), now);
         Ok(!state.waits(now) && (state.done != wanted.digest || found || !looked))
     }
 
@@ -198,7 +198,7 @@ impl NotSent {
     }
 }
 
-fn chance() -> Result<u8, Error> {
+pub(super) fn chance() -> Result<u8, Error> {
     let [chance] = disk::random::<1>()?;
     Ok(chance)
 }
@@ -209,15 +209,15 @@ impl Writable<'_> {
         let mut done = Replicated { lost: self.look_for_lost(&listed)?, ..Replicated::default() };
         let plan = self.plan(wanted);
         let orphans = self.orphans(listed.into_keys());
-        // What is wrong with the journal stops no backup.
-        if let Err(error) = self.plan_journals() {
-            tracing::warn!(%error, replica = %self.name, "its journal is left as it is");
-        }
+        self.see_to_journals()?;
         let is_marked = self.marked(&plan.amend) == self.site.backups()
             && self.remnants() == self.site.remnants()
             && self.journals == self.site.journals();
         let is_all = plan.is_empty() && orphans.is_empty() && is_marked && !self.has_run()?;
         if !is_all || self.is_others {
+            // Whatever ends it from here on, it is looked at again.
+            self.state.done.clear();
+            self.save()?;
             self.hold(take_over)?;
             // What was seen before the lease was had may be another's doing since.
             self.assert_unchanged()?;

@@ -147,7 +147,7 @@ impl Engine {
         let journal =
             if id.is_none() { self.verify_journals(&site, &mut found.packs, &call.control) } else { Ok(None) };
         let is_whole = journal.as_ref().is_ok_and(|journal| journal.as_ref().is_none_or(|journal| journal.ok));
-        self.remember(from, id.is_none() && left.is_empty() && is_whole, &found, site.catalog()?, call);
+        self.remember(from, id.is_none() && left.is_empty() && is_whole, &found, &site, call);
         let journal = journal?;
         let ok = backups.values().all(|verdict| verdict.ok) && is_whole;
         Ok(ReplicaVerification { ok, backups, journal })
@@ -188,18 +188,22 @@ impl Engine {
         Ok(moved)
     }
 
-    /// A failure to remember it is said, and changes nothing of what was found.
-    fn remember(&self, from: &Elsewhere, all: bool, found: &Findings, there: &ReplicaCatalog, call: &Call) {
+    /// A failure to remember it is said, and changes nothing of what was found. What is no more there when nobody here can send any more is
+    /// nobody's: it was replaced after it was read.
+    fn remember(&self, from: &Elsewhere, all: bool, found: &Findings, site: &Site, call: &Call) {
         let Elsewhere::Name(name) = from else { return };
-        let (whole, damaged, chains) = (found.whole_of(there), found.damaged_of(there), there.chains());
-        let of_database =
-            |culprit: &Culprit| Some((culprit.origin, chains.name(culprit.origin, &culprit.key)?.clone()));
         // An empty folder is perhaps only where a volume isn't mounted.
         if !self.standing_catalog().is_ok_and(|catalog| catalog.is_some()) {
             return;
         }
         let call = Call { wait: call.wait.max(REMEMBER_WAIT), ..call.clone() };
         let remembered = self.replica_permit(name, &call).and_then(|_permit| {
+            // Where it can't be looked at again, what was found stands.
+            let again = Site::look(&site.link.target, &call.control).ok().filter(|again| again.catalog.is_some());
+            let there = again.as_ref().unwrap_or(site).catalog()?;
+            let (whole, damaged, chains) = (found.whole_of(there), found.damaged_of(there), there.chains());
+            let of_database =
+                |culprit: &Culprit| Some((culprit.origin, chains.name(culprit.origin, &culprit.key)?.clone()));
             let mut state = State::load(self.store.root(), name, &self.target(from)?.place.identity())?;
             state.found_damaged.retain(|origin| !whole.contains(origin));
             state.found_damaged.extend(&damaged);
@@ -297,7 +301,7 @@ impl<'a> Reading<'a> {
     ) -> Result<Rebuilt, Error> {
         let rebuilder = self.rebuilders.of(name)?;
         let whole = |key| found.whole.extend([key]);
-        match rebuilder.reach((held.origin, held.id), &mut || Ok(control.check()?), whole)? {
+        match rebuilder.reach((held.origin, held.id, copy.size), &mut || Ok(control.check()?), whole)? {
             Ok(()) => {}
             Err(Broken { unfit: Unfit::Locked, .. }) => return Ok(Rebuilt::Locked),
             Err(Broken { origin, unfit: Unfit::Damaged(reason) }) => {

@@ -7,6 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sha2::{Digest, Sha256};
 
 use super::Target;
+use super::journal::Left;
 use super::site::{MAX_CATALOG, Site};
 use super::state::{Mark, OwnJournal, State};
 use crate::backup::replica::{
@@ -42,6 +43,8 @@ pub(super) struct Writable<'e> {
     /// The journals that the next catalog is to name, and which of them is this directory's.
     pub(super) journals: Vec<HeldJournal>,
     pub(super) journal: Option<OwnJournal>,
+    /// What was there of that one, where this directory goes on with it under another name.
+    pub(super) left: Option<Left>,
     /// Copies here that have turned out to read badly.
     pub(super) doubted: BTreeSet<BackupId>,
     /// The catalog before the one that counts names nothing that this one doesn't: what neither names may go.
@@ -103,6 +106,7 @@ impl<'e> Writable<'e> {
             keeps_leftovers,
             journals,
             journal,
+            left: None,
             doubted: BTreeSet::new(),
             is_settled: false,
             lease: None,
@@ -245,6 +249,7 @@ impl<'e> Writable<'e> {
             self.site.catalogs.retain(|other| *other != key);
             return Err(error);
         }
+        self.look_at_left()?;
         self.state.holds(&catalog.backups, &catalog.remnants);
         (self.state.written, self.state.writing) = (Some(mark.clone()), None);
         self.state.journal.clone_from(&self.journal);

@@ -158,6 +158,19 @@ fn what_a_newer_version_recorded_stays() {
     assert_eq!(left.databases[&name()].extra.len(), 1);
 }
 
+/// As the first programs with segments wrote it.
+#[test]
+fn a_segment_whose_database_nobody_has_measured_is_one() {
+    let mut json = serde_json::to_value(chain_of(3, 1..=1)).unwrap();
+    for (owner, at) in [("backups", 0), ("backups", 1), ("remnants", 0)] {
+        drop(json[owner][at]["databases"]["attendance"]["ltx"].as_object_mut().unwrap().remove("size"));
+    }
+    let read = ReplicaCatalog::parse(&serde_json::to_vec(&json).unwrap()).unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&read.to_bytes()).unwrap(), json);
+    let steps = read.chains().steps(read.backups[0].origin, &name()).unwrap();
+    assert!(steps.len() == 2 && steps.iter().all(|step| step.size().is_none()), "{steps:?}");
+}
+
 #[test]
 fn only_what_has_segments_is_of_the_later_format() {
     let backups = [held(&backup(1, Tier::Daily, day(1)))];

@@ -6,6 +6,9 @@
 //! 4. Of each database the files that gathered, as one pack or several, each noted here before, and read back to its last byte. What is
 //!    damaged here isn't sent (`here`).
 //! 5. Until when what 1. saw can be rebuilt from what is there is written beside it.
+//! 6. What was found damaged there is sent again (`mend`).
+//!
+//! What is wrong with one database, or one object, stops no other.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -15,6 +18,7 @@ use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 
 use super::here::hand_on;
+use super::mend::wants_mending;
 use super::shipping::{Ready, Shipping};
 use crate::backup::replica::{MAX_PARTS, Object};
 use crate::backup::{DatabaseName, Form, Moment};
@@ -28,7 +32,7 @@ use crate::journal::packs::{Pack, Packs, Reach};
 use crate::journal::timeline::{Gap, Timeline};
 use crate::journal::until::Until;
 use crate::journal::{self, Journal, Level, LtxFile, Point, Txid, states, tarball};
-use crate::sqlite::Control;
+use crate::sqlite::{self, Control};
 
 /// While nothing changes, what the replica says of `until` is at most this old.
 const QUIET: Duration = Duration::from_secs(60);
@@ -68,34 +72,48 @@ impl Engine {
             .filter_map(|(name, journal)| Some((name.clone(), journal.index().last()?.txid)))
             .collect();
         let is_old = locked(&shipping.shared.written).is_none_or(|written| written.elapsed() >= QUIET);
-        if !is_old && ready.damaged.is_empty() && !self.lacks(shipping, &ready) {
+        if !is_old && !wants_mending(shipping, &ready) && !self.lacks(shipping, &ready) {
             return Ok(false);
         }
         let Some(link) = self.link_to_own(shipping, ready.lineage, control)? else { return Ok(false) };
         if !self.look(shipping, &ready, &link, control)? {
             return Ok(false);
         }
-        self.mend(shipping, &ready, &link, control)?;
-        let (mut sent, mut more) = (false, false);
+        let (mut sent, mut more, mut first) = (false, false, Ok(()));
         for (name, journal) in &ready.journals {
-            for n in 0..=MOST_PACKS {
-                let Some(files) = lacking(shipping, &ready, name, journal) else { break };
-                if n == MOST_PACKS {
-                    more = true;
-                    break;
-                }
-                match self.send_pack(shipping, &ready, &link, (name, journal), &files, control)? {
-                    Sent::Whole => sent = true,
-                    // What is whole of it is chosen next.
-                    Sent::Damaged => {}
-                    Sent::Gone => break,
-                }
+            match self.send_lacking(shipping, &ready, &link, (name, journal), &mut sent, control) {
+                Ok(left) => more |= left,
+                Err(error) if stops_all(&error) => return Err(error),
+                Err(error) => first = first.and(Err(error)),
             }
         }
         if sent || is_old {
             self.write_until(shipping, &ready, &link, (oldest, alive, gaps), &newest)?;
         }
-        Ok(more)
+        self.mend(shipping, &ready, &link, control)?;
+        first.map(|()| more)
+    }
+
+    /// Step 4, of one database. Says whether more is to be sent at once.
+    fn send_lacking(
+        &self,
+        shipping: &Shipping,
+        ready: &Ready,
+        link: &Link,
+        (name, journal): (&DatabaseName, &Journal),
+        sent: &mut bool,
+        control: &Control,
+    ) -> Result<bool, Error> {
+        for _ in 0..MOST_PACKS {
+            let Some(files) = lacking(shipping, ready, name, journal) else { return Ok(false) };
+            match self.send_pack(shipping, ready, link, (name, journal), &files, control)? {
+                Sent::Whole => *sent = true,
+                // What is whole of it is chosen next.
+                Sent::Damaged => {}
+                Sent::Gone => return Ok(false),
+            }
+        }
+        Ok(lacking(shipping, ready, name, journal).is_some())
     }
 
     /// As far as it is known without asking.
@@ -121,11 +139,17 @@ impl Engine {
         let timeless = || link.damaged("the journal here is of a time that no pack can have; is the clock wrong?");
         let named = Key::pack(ready.lineage, name, span, encrypted).ok_or_else(timeless)?;
         let key = named.to_string();
-        self.note_sending(shipping, &key, true)?;
+        self.note_sending(shipping, &key)?;
         let sent = self.send_files(link, &named, (name, journal), files, control);
         // First it is read back, and then not under way any more: between the two it would be a leftover.
-        let noted = if sent.is_ok() { self.note_sending(shipping, &key, false) } else { Ok(()) };
+        let noted = match &sent {
+            Ok(_) => self.note_sent(shipping, &key),
+            // What was given up has left nothing, unless parts of it were there already.
+            Err(Error::Journal(_)) if link.remote.undoes(tarball::size(files)) => self.note_given_up(shipping, &key),
+            Err(_) => Ok(()),
+        };
         locked(&shipping.shared.busy).remove(&key);
+        noted?;
         let object = match sent {
             // Retention took a file away meanwhile: the next round has others.
             Err(Error::Journal(journal::Error::Gone { .. })) => return Ok(Sent::Gone),
@@ -135,7 +159,6 @@ impl Engine {
             }
             sent => sent?,
         };
-        noted?;
         let pack = Pack { span, size: object.size, parts: object.parts, encrypted };
         if let Some(there) = shipping.there().as_mut().filter(|there| there.lineage == ready.lineage) {
             there.listing.packs.entry(name.clone()).or_default().insert(pack);
@@ -198,8 +221,9 @@ impl Engine {
         if from > alive || shipping.remembered().until.is_some_and(|until| until >= alive) {
             return Ok(());
         }
-        // What isn't there now and comes later is no gap then.
-        let gaps = gaps.into_iter().chain(reaches.values().flat_map(Reach::gaps)).filter(|gap| gap.to > from).collect();
+        // What isn't there now and comes later is no gap then. One before `from` says why nothing before that is there.
+        let gaps =
+            gaps.into_iter().chain(reaches.values().flat_map(Reach::gaps)).filter(|gap| gap.to > oldest).collect();
         let bytes = self.sealed(&Until::new(oldest, alive, gaps, &newest).to_bytes());
         let bytes = bytes.map_err(|error| broken(link, error))?;
         let mut digits = [0; 8];
@@ -239,6 +263,15 @@ impl Engine {
         let mut encoder = codec.encode(Vec::new(), bytes.len() as u64)?;
         encoder.write_all(bytes)?;
         encoder.finish()
+    }
+}
+
+/// It is no word of one database or one object: there is no way there, or it was to stop.
+pub(super) fn stops_all(error: &Error) -> bool {
+    match error {
+        Error::Sqlite(sqlite::Error::Cancelled) => true,
+        Error::Replica { error, .. } => error.is_temporary(),
+        _ => false,
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use chrono::TimeDelta;
 
 use super::listing::{Listing, keys_of};
+use super::send::stops_all;
 use super::state::{JournalThere, Remembered};
 use super::tend::EVERY;
 use crate::backup::replica::{CATALOGS, Nonce, catalog_key, parse_catalog_key};
@@ -40,6 +41,8 @@ pub(super) struct Shared {
     pub(super) written: Mutex<Option<Instant>>,
     /// Keys that were sent again because they were found damaged, and aren't forgotten as such yet.
     pub(super) mended: Mutex<BTreeSet<String>>,
+    /// Those with which that failed, and when.
+    pub(super) unmended: Mutex<BTreeMap<String, Instant>>,
     /// The catalog there wasn't this directory's then: it isn't asked again and again.
     foreign: Mutex<Option<Instant>>,
     /// Its connections, and its access token where there is one.
@@ -89,6 +92,7 @@ impl Engine {
             busy: Mutex::default(),
             written: Mutex::default(),
             mended: Mutex::default(),
+            unmended: Mutex::default(),
             foreign: Mutex::default(),
             remote: Mutex::default(),
         };
@@ -96,11 +100,17 @@ impl Engine {
     }
 
     /// How the journal stands in a replica; nothing where none is kept.
-    pub(in crate::engine::replica) fn journal_there(&self, name: &ReplicaName) -> Result<Option<JournalThere>, Error> {
+    pub(in crate::engine::replica) fn journal_there(
+        &self,
+        name: &ReplicaName,
+        state: &State,
+    ) -> Result<Option<JournalThere>, Error> {
         let Some(replica) = self.config.replicas.get(name).filter(|_| self.config.pitr.enabled) else {
             return Ok(None);
         };
-        let remembered = Remembered::load(self.store.root(), name, &replica.place.identity())?;
+        let mut remembered = Remembered::load(self.store.root(), name, &replica.place.identity())?;
+        let unnamed = state.journal_trouble.as_ref().map(|trouble| trouble.error.clone());
+        remembered.last_error = remembered.last_error.or(unnamed);
         // What a snapshot begins with stays until the next one is as old as the window, which is looked at every hour.
         let pitr = &self.config.pitr;
         let kept = pitr.retention.saturating_add(pitr.snapshot_every).saturating_add(EVERY);
@@ -237,38 +247,55 @@ impl Engine {
                 listing.packs.entry(database).or_default().remove(&span);
             }
         }
+        let mut removed = BTreeSet::new();
         for key in &begun {
             if let Some((Key::Pack { lineage, database, span, .. }, 0)) = Key::parse_part(key) {
                 let pack = listing.packs.get(&database).and_then(|packs| packs.all().iter().find(|it| it.span == span));
                 if let Some(pack) = pack.copied().filter(|_| lineage == ready.lineage) {
-                    delete(link, keys_of(lineage, &database, &pack), control)?;
-                    listing.packs.entry(database).or_default().remove(&span);
+                    // It was never read back, whether or not the store lets it go.
+                    listing.packs.entry(database.clone()).or_default().remove(&span);
+                    match delete(link, keys_of(lineage, &database, &pack), control) {
+                        Err(error) if stops_all(&error) => return Err(error),
+                        Err(error) => {
+                            tracing::warn!(replica = %shipping.name, key, "a leftover can't be removed: {error}");
+                            continue;
+                        }
+                        Ok(()) => {}
+                    }
                 }
             }
+            removed.insert(key);
         }
         let is_idle = |key: &&String| !busy.iter().any(|busy| is_becoming(key, busy));
         let unfinished: Vec<String> = listing.unfinished.iter().filter(is_idle).cloned().collect();
         delete(link, unfinished, control)?;
         let mut remembered = shipping.remembered();
         remembered.is_of(ready.lineage);
-        remembered.sending.retain(|key| !begun.contains(key));
+        remembered.sending.retain(|key| !removed.contains(key));
         remembered.save(self.store.root(), &shipping.name)?;
         Ok(())
     }
 
-    /// Remembers that it is sent now, or that it was read back.
-    pub(super) fn note_sending(&self, shipping: &Shipping, key: &str, begins: bool) -> Result<(), Error> {
+    /// Remembers that it is sent now.
+    pub(super) fn note_sending(&self, shipping: &Shipping, key: &str) -> Result<(), Error> {
         let mut remembered = shipping.remembered();
-        match begins {
-            true => {
-                locked(&shipping.shared.busy).insert(key.to_owned());
-                remembered.sending.insert(key.to_owned())
-            }
-            false => {
-                remembered.lost.remove(key);
-                remembered.sending.remove(key)
-            }
-        };
+        locked(&shipping.shared.busy).insert(key.to_owned());
+        remembered.sending.insert(key.to_owned());
+        remembered.save(self.store.root(), &shipping.name)
+    }
+
+    /// Remembers that it was read back.
+    pub(super) fn note_sent(&self, shipping: &Shipping, key: &str) -> Result<(), Error> {
+        let mut remembered = shipping.remembered();
+        remembered.lost.remove(key);
+        remembered.sending.remove(key);
+        remembered.save(self.store.root(), &shipping.name)
+    }
+
+    /// Remembers that nothing of it was stored: what lies there under its key is what lay there before.
+    pub(super) fn note_given_up(&self, shipping: &Shipping, key: &str) -> Result<(), Error> {
+        let mut remembered = shipping.remembered();
+        remembered.sending.remove(key);
         remembered.save(self.store.root(), &shipping.name)
     }
 }

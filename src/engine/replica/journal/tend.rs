@@ -6,24 +6,25 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::send::Sent;
+use super::send::{Sent, stops_all};
 use super::shipping::{Ready, Shipping, delete};
 use crate::backup::replica::Nonce;
 use crate::backup::{DatabaseName, Moment};
 use crate::engine::replica::Elsewhere;
 use crate::engine::replica::site::{Link, Site};
-use crate::engine::{Engine, Error};
-use crate::journal::LtxFile;
+use crate::engine::{Engine, Error, locked};
 use crate::journal::pack::{JOURNALS, Key, Span};
 use crate::journal::packs::Packs;
 use crate::journal::timeline::Timeline;
+use crate::journal::{Journal, Level, LtxFile};
 use crate::sqlite::Control;
 
 /// Between two looks at what is too old, and at what is there at all.
 pub(super) const EVERY: Duration = Duration::from_secs(3600);
 
 impl Engine {
-    /// Sends the next snapshot or larger step, if one is lacking, and removes what is too old. Says whether more is to be sent at once.
+    /// Sends the next snapshot or larger step of each database, if one is lacking, and removes what is too old. What is wrong with one
+    /// stops neither the others nor that. Says whether more is to be sent at once.
     pub fn tend_shipped(
         &self,
         shipping: &Shipping,
@@ -45,28 +46,37 @@ impl Engine {
         let listed = shipping.there().as_ref().filter(|there| there.lineage == ready.lineage).map(|there| there.listed);
         let Some(listed) = listed else { return Ok(false) };
         let next = next(shipping, &ready);
-        if next.is_none() && !is_due {
+        if next.is_empty() && !is_due {
             return Ok(false);
         }
         let Some(link) = self.link_to_own(shipping, ready.lineage, control)? else { return Ok(false) };
-        if let Some((name, file)) = &next {
-            let Some(journal) = ready.journals.get(name) else { return Ok(false) };
-            match self.send_pack(shipping, &ready, &link, (name, journal), &[*file], control)? {
-                Sent::Whole => {}
-                Sent::Damaged => return Ok(true),
-                Sent::Gone => return Ok(false),
+        let (mut more, mut first) = (false, Ok(()));
+        for (name, file) in &next {
+            let Some(journal) = ready.journals.get(name) else { continue };
+            match self.send_pack(shipping, &ready, &link, (name, journal), &[*file], control) {
+                Ok(Sent::Gone) => {}
+                Ok(sent) => {
+                    more = true;
+                    if sent == Sent::Whole && file.name.level == Level::SNAPSHOT {
+                        // What waited for it can be rebuilt now, and the next round says so.
+                        *locked(&shipping.shared.written) = None;
+                    }
+                }
+                Err(error) if stops_all(&error) => return Err(error),
+                Err(error) => first = first.and(Err(error)),
             }
         }
         if is_due {
             self.retain_shipped(shipping, &ready, &link, control)?;
-            self.join_shipped(shipping, &ready, &link, control)?;
+            let joined = self.join_shipped(shipping, &ready, &link, control);
             self.look_over(shipping, control)?;
             *looked = Some(Instant::now());
             if listed.elapsed() >= EVERY {
                 *shipping.there() = None;
             }
+            first = first.and(joined);
         }
-        Ok(next.is_some())
+        first.map(|()| more)
     }
 
     /// As here: every state since the window began stays. Where the journal here reaches back farther, so does the one there.
@@ -159,13 +169,14 @@ fn damaged(shipping: &Shipping, ready: &Ready, of: &DatabaseName) -> BTreeSet<Sp
     keys.filter_map(span).collect()
 }
 
-/// The next file that is a pack of its own.
-fn next(shipping: &Shipping, ready: &Ready) -> Option<(DatabaseName, LtxFile)> {
+/// The next file of each database that is a pack of its own.
+fn next(shipping: &Shipping, ready: &Ready) -> Vec<(DatabaseName, LtxFile)> {
     let there = shipping.there();
-    let there = there.as_ref().filter(|there| there.lineage == ready.lineage)?;
+    let Some(there) = there.as_ref().filter(|there| there.lineage == ready.lineage) else { return Vec::new() };
     let none = Packs::default();
-    ready.journals.iter().find_map(|(name, journal)| {
+    let lacks = |(name, journal): (&DatabaseName, &Journal)| {
         let packs = there.listing.packs.get(name).unwrap_or(&none);
         Some((name.clone(), packs.lacks_larger(&journal.index())?))
-    })
+    };
+    ready.journals.iter().filter_map(lacks).collect()
 }

@@ -57,7 +57,11 @@ fn the_doctor_tells_a_wrong_user_and_the_line_that_puts_it_right() {
     let (place, program) = of_app();
     let right = run(&place, &program, APP, &["doctor"]);
     assert_eq!(right.code, 0, "{}", right.stdout);
-    assert!(right.stdout.contains("ok       user: uid 1234, the owner of the live databases"), "{}", right.stdout);
+    assert!(
+        right.stdout.contains("ok       user: uid 1234, gid 1234, the owner of the live databases"),
+        "{}",
+        right.stdout
+    );
     for wrong in [4321, 0] {
         let told = run(&place, &program, wrong, &["doctor"]);
         assert_eq!(told.code, 1, "{}", told.stdout);

@@ -31,6 +31,7 @@ fn what_can_not_be_written_is_in_no_others_way() {
     let place = shipping(&store);
     let server = Server::start(&place);
     number(&place, 1);
+    number(&place, 2);
     // A pack that was found damaged, and that the store keeps as it is.
     let locked = packs_of(&store, "/attendance/0/")[0].clone();
     let mut bytes = store.objects.get(&locked).unwrap();
@@ -39,24 +40,24 @@ fn what_can_not_be_written_is_in_no_others_way() {
     store.objects.put(&locked, &bytes);
     assert_eq!(place.run(&["replica", "verify", "offsite"]).code, 1);
     proxy.spoil(When::of("PUT", &locked), refused());
-    number(&place, 2);
+    number(&place, 3);
     let tries = || proxy.seen().iter().filter(|it| it.method == "PUT" && it.target.contains(&locked)).count();
     eventually("it is tried", || (tries() > 1).then_some(()));
-    number(&place, 3);
+    number(&place, 4);
     assert_eq!(tries(), 2, "once when it was sent, and once again");
     // And a database that takes no more, before the other one by its name.
     proxy.heal();
     proxy.spoil(When::of("PUT", "/attendance/0/"), refused());
     let before = packs_of(&store, "/auth/0/");
     for name in ["attendance", "auth"] {
-        place.sql(name, "INSERT INTO stamps VALUES (4, '')");
+        place.sql(name, "INSERT INTO stamps VALUES (5, '')");
     }
     eventually("the other one is sent", || (packs_of(&store, "/auth/0/") != before).then_some(()));
     eventually("it is told", || trouble(&place).filter(|code| code == "replica-refused"));
     // Nor may what was begun be removed.
     proxy.heal();
     proxy.spoil(When::of("DELETE", &locked), refused());
-    number(&place, 5);
+    number(&place, 6);
     server.stop();
 }
 

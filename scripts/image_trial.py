@@ -139,9 +139,9 @@ class Trial:
 
     def users(self):
         """The doctor tells a wrong user, and root without capabilities; nothing is left beside the databases."""
-        uid = self.place.user[0]
-        assert f"ok       user: uid {uid}, the owner" in self.run("doctor")
-        wanted = f'user: "{self.place.user[0]}:{self.place.user[1]}"'
+        uid, gid = self.place.user
+        assert f"ok       user: uid {uid}, gid {gid}, the owner" in self.run("doctor")
+        wanted = f'user: "{uid}:{gid}"'
         for wrong in [(4321, 4321), (0, 0)]:
             told = self.run("doctor", user=wrong, code=1)
             assert "PROBLEM  user" in told and wanted in told, told

@@ -256,6 +256,24 @@ fn what_is_stopped_leaves_what_was_there() {
 }
 
 #[test]
+fn what_is_damaged_keeps_nothing_else_from_being_merged() {
+    let states = states();
+    let mut place = Place::captured(&states[..3]);
+    place.capture(&states[2], &states[3], START + 30_000, true).unwrap();
+    place.capture(&states[3], &states[4], START + 31_000, false).unwrap();
+    flip(&place.path(CAPTURED), 120);
+    for due in [30_000, 60_000] {
+        let told = place.journal.compact(START + due, &Control::default());
+        assert!(matches!(told, Err(Error::Damaged { .. })), "{told:?}");
+    }
+    let index = place.journal.index().clone();
+    let ranges = index.level(Level::COMPACTED[0].0).iter();
+    assert_eq!(ranges.map(|file| (file.name.min.get(), file.name.max.get())).collect::<Vec<_>>(), [(5, 5)]);
+    assert_eq!(place.journal.compact(START + 60_000, &Control::default()).unwrap(), 0);
+    assert_eq!(place.at(START + 31_000).unwrap(), states[4]);
+}
+
+#[test]
 fn more_files_than_can_be_open_at_once_are_merged_in_parts() {
     let mut place = Place::new();
     let state = |number: u16| vec![page(1), number.to_be_bytes().repeat(256)];

@@ -129,7 +129,11 @@ fn damage_that_is_met_while_merging_is_remembered() {
     assert!((1..=2).contains(&done["sent"].as_array().unwrap().len()), "{done}");
     let verified = place.run(&["replica", "verify", "offsite", "--json"]);
     let verdict: Value = serde_json::from_str(&verified.stdout).unwrap();
-    assert!(place.ids().iter().all(|id| verdict["backups"][id]["ok"] == true), "{verdict}");
+    // Ids of one second come again when those who had them are gone: there they are another's.
+    let held = store.objects.held();
+    let there = |backup: &Value| held.iter().find(|it| it["sequence"] == backup["sequence"]).unwrap()["id"].clone();
+    let is_whole = |backup| verdict["backups"][there(backup).as_str().unwrap()]["ok"] == true;
+    assert!(place.list().iter().all(is_whole), "{verdict}");
     for _ in 0..3 {
         another(&place);
         place.ok(&PUSH);

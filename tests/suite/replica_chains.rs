@@ -169,7 +169,7 @@ fn each_segment_is_read_once_for_all() {
 fn the_lease_is_renewed_while_copies_here_are_read() {
     let (store, proxy) = Store::webdav().proxied();
     let mut place = scene(&store);
-    place.set("BACKUP_SHRINK_ALARM", "100").set("BACKUP_REPLICA_OFFSITE_TIMEOUT", "60s").fill(16);
+    place.set("BACKUP_SHRINK_ALARM", "100").set("BACKUP_REPLICA_OFFSITE_TIMEOUT", "60s").fill(48);
     place.create();
     pushes(&place, &store);
     // What is to be sent is little; what it is compared with is read to its end.

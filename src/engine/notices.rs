@@ -94,8 +94,7 @@ impl Engine {
     /// Looks what is to be told, and puts that where it is sent from.
     pub fn look_for_notices(&self) -> Look {
         let (now, status) = (self.clock.now(), self.status());
-        let zone =
-            self.settings().map_or(self.config.settings.schedule.timezone, |settings| settings.schedule.timezone);
+        let zone = self.settings_in_force().schedule.timezone;
         let teller = Teller { engine: self, status: status.as_ref().ok(), zone, now };
         let found = match &status {
             Ok(status) => found(status),

@@ -52,6 +52,11 @@ impl Engine {
         Ok(settings)
     }
 
+    /// The same for whoever only tells of something else: that saved ones can't be read is told by the status.
+    pub(super) fn settings_in_force(&self) -> Settings {
+        self.settings().unwrap_or(self.config.settings)
+    }
+
     /// What was changed at run time.
     pub fn saved(&self) -> Result<Saved, Error> {
         let path = self.settings_path();

@@ -3,7 +3,6 @@
 use chrono::{DateTime, Utc};
 
 use super::{Finding, ok, problem, warning};
-use crate::backup::settings::Settings;
 use crate::backup::timestamp;
 use crate::config::Origin;
 use crate::engine::Engine;
@@ -45,10 +44,5 @@ impl Engine {
             true
         });
         read.ok().and(latest)
-    }
-
-    /// Saved ones that can't be read are told by the status.
-    pub(super) fn settings_in_force(&self) -> Settings {
-        self.settings().unwrap_or(self.config.settings)
     }
 }

@@ -42,10 +42,10 @@ impl Engine {
         let names = kinds.iter().map(ToString::to_string).collect::<Vec<_>>();
         let details = Map::from_iter([("channels".to_owned(), names.into())]);
         let line = Entry { ok: Some(true), details, ..entry(LineKind::Outcome, "notify-test", &call.actor, None) };
-        self.audit.append(self.clock.now(), line)?;
+        self.append_first(line)?;
         let status = self.status().ok();
         let in_time = status.as_ref().is_some_and(|status| !found(status).iter().any(|one| one.event.is_late()));
-        let zone = self.config.settings.schedule.timezone;
+        let zone = self.settings_in_force().schedule.timezone;
         let teller = Teller { engine: self, status: status.as_ref(), zone, now: self.clock.now() };
         let message = Message { notice: teller.test(&call.actor.by), had: Vec::new(), now: teller.now };
         let test = |kind: Kind| {

@@ -114,7 +114,7 @@ impl Arriving<'_> {
             }
         }
         out.finish().to("write", path)?;
-        if coming.sum.size != object.size || coming.sum.checksum() != object.checksum {
+        if !coming.sum.is_of(object) {
             let id = self.held.id;
             return Err(self.link.damaged(format!("{id}: {key} holds other bytes than were recorded (SHA-256)")));
         }

@@ -54,12 +54,17 @@ impl Sum {
     pub(super) fn checksum(&self) -> String {
         hex(&self.hash.clone().finalize())
     }
+
+    /// Whether it was that object.
+    pub(super) fn is_of(&self, object: &Object) -> bool {
+        self.size == object.size && self.checksum() == object.checksum
+    }
 }
 
 /// What is sent, summed up.
 pub(super) struct Summed {
-    pub(super) out: Upload,
-    pub(super) sum: Sum,
+    out: Upload,
+    sum: Sum,
 }
 
 impl Summed {

@@ -69,7 +69,7 @@ impl Engine {
             Some(error) => return Err(link.failed(error)),
             None => {}
         }
-        if coming.sum.size != held.object.size || coming.sum.checksum() != held.object.checksum {
+        if !coming.sum.is_of(&held.object) {
             return damaged(Some(format!("{key} holds other bytes than were recorded (SHA-256)")));
         }
         Ok(taken.map_err(|reason| match reason {

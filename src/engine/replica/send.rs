@@ -262,7 +262,7 @@ impl Engine {
             Some(error) => return Err(link.failed(error)),
             None => {}
         }
-        if coming.sum.size != object.size || coming.sum.checksum() != object.checksum {
+        if !coming.sum.is_of(object) {
             return Ok(Some(format!("{key} holds other bytes than were recorded (SHA-256)")));
         }
         Ok(match (decoded, plain) {

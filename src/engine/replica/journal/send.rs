@@ -20,10 +20,10 @@ use sha2::{Digest, Sha256};
 use super::here::hand_on;
 use super::mend::wants_mending;
 use super::shipping::{Ready, Shipping};
-use crate::backup::replica::{MAX_PARTS, Object};
+use crate::backup::replica::Object;
 use crate::backup::{DatabaseName, Form, Moment};
 use crate::codec::Codec;
-use crate::engine::replica::passing::{Sum, Summed};
+use crate::engine::replica::passing::Summed;
 use crate::engine::replica::send::broken;
 use crate::engine::replica::site::Link;
 use crate::engine::{Engine, Error, locked};
@@ -176,7 +176,7 @@ impl Engine {
         control: &Control,
     ) -> Result<Object, Error> {
         let (codec, form, key) = (self.codec_there(Form::Plain), key.form(), key.to_string());
-        let out = Summed { out: link.at(link.remote.upload(&key))?, sum: Sum::default() };
+        let out = Summed::new(link.at(link.remote.upload(&key))?);
         let mut encoder = codec.encode(out, tarball::size(files)).map_err(|error| broken(link, error))?;
         let mut write = |bytes: &[u8]| encoder.write_all(bytes).map_err(|error| broken(link, error));
         let points: Vec<_> = files.iter().map(Point::from).collect();
@@ -186,12 +186,7 @@ impl Engine {
             write(tarball::padding(file.size))?;
         }
         write(&tarball::END)?;
-        let Summed { out, sum } = encoder.finish().map_err(|error| broken(link, error))?;
-        let written = link.at(out.finish())?;
-        if written.parts > MAX_PARTS {
-            return Err(link.damaged(format!("{key} would take more than {MAX_PARTS} parts")));
-        }
-        let object = Object { size: sum.size, checksum: sum.checksum(), parts: written.parts };
+        let object = encoder.finish().map_err(|error| broken(link, error))?.finish(link, &key)?;
         let mut tick = || Ok(control.check()?);
         match self.read_there(link, &key, form, &object, None, &mut tick)? {
             None => Ok(object),

@@ -1,12 +1,16 @@
 """An app that counts: each number goes into the first database and then into the second, a commit each.
 
 stamper.py FIRST SECOND PAUSE LOG: appends to LOG when a number was begun, and when each of its commits was there: `begun N SECONDS`,
-`first N SECONDS`, `second N SECONDS`. Now and then it truncates the WAL of the first. It ends when it is killed.
+`first N SECONDS`, `second N SECONDS`. Now and then it truncates the WAL of the first. It ends when it is killed; at SIGTERM between
+two statements.
 """
 
+import signal
 import sqlite3
 import sys
 import time
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())
 
 databases = [sqlite3.connect(path, isolation_level=None, timeout=30) for path in sys.argv[1:3]]
 pause, log = float(sys.argv[3]), open(sys.argv[4], "a", buffering=1)

@@ -160,3 +160,29 @@ fn troubles_name_problems_by_their_words() {
         assert!(KINDS.iter().any(|kind| kind.code == word), "{word} is no problem");
     }
 }
+
+/// Every promise that a comment in the source names, and every test that is named for one.
+#[test]
+fn promises_and_their_tests_are_there() {
+    let page = document("docs/reliability.md");
+    let promised = |number: &str| page.contains(&format!("\n### P{number}. "));
+    let mut named = 0;
+    for (file, ..) in tree(&root().join("src")).into_iter().filter(|(file, _, is_dir)| !is_dir && file.ends_with(".rs")) {
+        let text = document(&format!("src/{file}"));
+        for number in text.split("[P").skip(1).filter_map(|rest| Some(rest.split_once(']')?.0)) {
+            if number.bytes().all(|byte| byte.is_ascii_digit()) {
+                assert!(promised(number), "src/{file} names P{number}, which is not in docs/reliability.md");
+                named += 1;
+            }
+        }
+    }
+    assert!(named > 20, "{named}");
+    let mut tests = 0;
+    for word in page.split('`').skip(1).step_by(2) {
+        let Some((file, test)) = word.split_once("::") else { continue };
+        let text = document(&format!("tests/suite/{file}.rs"));
+        assert!(text.contains(&format!("fn {test}()")), "{word} is no test");
+        tests += 1;
+    }
+    assert!(tests > 50, "{tests}");
+}

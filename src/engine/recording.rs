@@ -27,6 +27,8 @@ const FIRST_CHECK: Duration = Duration::from_secs(60);
 const RESTORES: [&str; 2] = ["restore", "recovery"];
 /// How long the instant of a tick is tried for.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// So often all pages are compared where the WAL names them only very likely.
+const COMPARE_EVERY: Duration = Duration::from_secs(600);
 /// Between two looks at what is older than the window.
 const RETAIN_EVERY: Duration = Duration::from_secs(600);
 
@@ -74,6 +76,7 @@ impl Engine {
             patience: PATIENCE,
             rollback_hold: self.config.rollback_hold,
             longest: 3 * pitr.interval + Duration::from_secs(2),
+            compare_every: COMPARE_EVERY,
         };
         let from = keeper.timeline().alive.unwrap_or_else(|| self.clock.now());
         let tending = Tending { journals, from, since: Instant::now(), retained: None };
@@ -107,6 +110,10 @@ impl Engine {
             if let Some(why) = written.why {
                 let details = [("database".to_owned(), written.name.as_str().into()), ("why".to_owned(), why.into())];
                 self.note(Entry { ok: Some(true), details: Map::from_iter(details), ..line() });
+            }
+            if written.missed > 0 {
+                let why = format!("{} pages of `{}` had changed unnoticed", written.missed, written.name);
+                self.begin_journal_anew([&written.name], &why);
             }
         }
         let Some(at) = tick.at else { return Ok(tick) };

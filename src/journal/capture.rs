@@ -4,8 +4,9 @@
 //! 2. The instant (`sqlite::cut`). A restore that is under way has one database new and another one old at times: then nothing of
 //!    it is taken. Whoever asks afterwards sees it too: its plan is there before its first commit.
 //! 3. Of each database that has changed, the pages that differ from what is known of it: those that its WAL names, where that is
-//!    proven to be all, or else every page is compared. They go into a partial; where nothing is known, or a new base is wanted, all
-//!    pages do. Its reader is let go.
+//!    proven to be all, or else every page is compared. Where it is only likely to be all (`sqlite::wal`), every page is compared
+//!    from time to time: then it shows what the WAL didn't name. They go into a partial; where nothing is known, or a new base is
+//!    wanted, all pages do. Its reader is let go.
 //! 4. When all are read, each file is published, durable: the database's next state. Nobody waits for the disk. What all pages
 //!    come to is noted beside it (`states`).
 //! 5. Where the time since the last look isn't known, the gap is recorded, and so is what was found wrong, since the new bases are there.
@@ -27,6 +28,7 @@ use crate::backup::DatabaseName;
 use crate::clock::Clock;
 use crate::sqlite::cut::{self, Watched};
 use crate::sqlite::snapshot::Facts;
+use crate::sqlite::wal::Hint;
 use crate::sqlite::{Control, Source};
 
 /// One database, and what the journal knows of it.
@@ -43,13 +45,17 @@ pub struct Track {
     renew: Option<&'static str>,
     /// It wasn't compared since the start.
     unseen: bool,
+    /// When every page was looked at last.
+    compared: Option<DateTime<Utc>>,
+    /// What was likely was taken for all since then.
+    relied: bool,
 }
 
 impl Track {
     /// Takes up a database's journal as `known` has found its newest state to be.
     pub fn new(source: Source, journal: Journal, known: Option<Sums>) -> Self {
         let newest = journal.index().newest();
-        Self { source, watched: None, journal, newest, known, renew: None, unseen: true }
+        Self { source, watched: None, journal, newest, known, renew: None, unseen: true, compared: None, relied: false }
     }
 
     /// Opens the database, also anew where another file has taken its place: of that nothing is known.
@@ -86,6 +92,8 @@ pub struct Options {
     pub rollback_hold: Duration,
     /// A longer time between two looks is a gap.
     pub longest: Duration,
+    /// For so long what a WAL likely names is taken for all that has changed.
+    pub compare_every: Duration,
 }
 
 /// What a tick found.
@@ -110,6 +118,8 @@ pub struct Written {
     pub pages: u64,
     /// Why it is a snapshot.
     pub why: Option<&'static str>,
+    /// Pages that had changed unnoticed: the states since all pages were compared before may lack them.
+    pub missed: u64,
 }
 
 /// Looks at all databases, and remembers what isn't done.
@@ -212,7 +222,7 @@ impl Capture {
         tracks.sort_by_key(|(wal, _)| *wal);
         let mut taken = Vec::new();
         for (wal, track) in tracks {
-            let read = track.read(at, if wal { control } else { &held })?;
+            let read = track.read(at, self.options.compare_every, if wal { control } else { &held })?;
             // The writers of others would have to wait for the check.
             let checks = check && wal;
             if !checks {
@@ -279,7 +289,7 @@ impl Track {
     }
 
     /// Step 3. After a start nobody has seen what came before it: where anything has changed since, a new base is taken.
-    fn read(&mut self, at: DateTime<Utc>, control: &Control) -> Result<Option<Taken>, Error> {
+    fn read(&mut self, at: DateTime<Utc>, every: Duration, control: &Control) -> Result<Option<Taken>, Error> {
         let Some(watched) = &self.watched else { return Ok(None) };
         if !watched.differs() && self.known.is_some() && self.renew.is_none() {
             return Ok(None);
@@ -288,13 +298,13 @@ impl Track {
         let known = self.known.as_ref().filter(|known| known.page_size() == facts.page_size);
         if let (Some(known), None, true) = (known, self.renew, self.unseen) {
             if known.is_what(watched.pinned(), &facts, control)? {
-                self.unseen = false;
+                (self.unseen, self.compared) = (false, Some(at));
                 return Ok(None);
             }
             self.renew = Some("it has changed while nobody looked");
         }
         match (known, self.renew) {
-            (Some(_), None) => self.read_changes(at, &facts, control),
+            (Some(_), None) => self.read_changes(at, &facts, every, control),
             (known, renew) => {
                 let why = renew.unwrap_or(match known {
                     None if self.newest.is_none() => "it is the first",
@@ -305,13 +315,28 @@ impl Track {
         }
     }
 
-    fn read_changes(&self, at: DateTime<Utc>, facts: &Facts, control: &Control) -> Result<Option<Taken>, Error> {
+    /// Whether every page is to be compared, and not only those that the WAL names.
+    fn compares_all(&self, hint: Option<&Hint>, at: DateTime<Utc>, every: Duration) -> bool {
+        let Some(hint) = hint else { return true };
+        let lately = |compared: DateTime<Utc>| (at - compared).to_std().is_ok_and(|ago| ago < every);
+        (self.relied || !hint.proven) && !self.compared.is_some_and(lately)
+    }
+
+    fn read_changes(
+        &mut self,
+        at: DateTime<Utc>,
+        facts: &Facts,
+        every: Duration,
+        control: &Control,
+    ) -> Result<Option<Taken>, Error> {
         let (Some(watched), Some(known)) = (&self.watched, &self.known) else { return Ok(None) };
         let txid = self.journal.index().next();
         let file = FileName::captured(txid);
         let hint = watched.hint(facts.page_size)?;
+        let all = self.compares_all(hint.as_ref(), at, every);
+        let named = |number| hint.as_ref().is_none_or(|hint| hint.pages.contains(number));
         let mut writer = None;
-        let mut changed = Vec::new();
+        let (mut changed, mut missed) = (Vec::new(), 0);
         let mut each = |number: u32, page: &[u8]| -> Result<(), Error> {
             let sum = page_sum(page);
             if known.page(number) != Some(sum) {
@@ -321,21 +346,34 @@ impl Track {
                 if let Some(writer) = &mut writer {
                     writer.page(number, page)?;
                 }
+                missed += u64::from(!named(number));
                 changed.push((number, sum));
             }
             Ok(())
         };
         match &hint {
-            Some(pages) => watched.pinned().pages(pages, facts, control, &mut each)?,
-            None => watched.pinned().each_page(facts, control, &mut each)?,
+            Some(hint) if !all => watched.pinned().pages(&hint.pages, facts, control, &mut each)?,
+            _ => watched.pinned().each_page(facts, control, &mut each)?,
         }
+        let looked = Looked { compared: all.then_some(at), relied: hint.is_some_and(|hint| !hint.proven), missed };
         let pages = facts.pages as u32;
         if writer.is_none() && pages as usize != known.pages().len() {
             // It has only become shorter.
             writer = Some(self.journal.begin(file, header(facts, file, at))?);
         }
-        let Some(writer) = writer else { return Ok(None) };
-        Ok(Some(Taken { writer, pages: Pages::Changed(facts.page_size, pages, changed), why: None }))
+        let Some(writer) = writer else {
+            self.note(looked);
+            return Ok(None);
+        };
+        Ok(Some(Taken { writer, pages: Pages::Changed(facts.page_size, pages, changed), why: None, looked }))
+    }
+
+    /// Remembered once what was found is published: until then the next look has to find it again.
+    fn note(&mut self, looked: Looked) {
+        match looked.compared {
+            Some(at) => (self.compared, self.relied) = (Some(at), false),
+            None => self.relied |= looked.relied,
+        }
     }
 
     fn read_all(&self, at: DateTime<Utc>, facts: &Facts, why: &'static str, control: &Control) -> Result<Taken, Error> {
@@ -351,7 +389,8 @@ impl Track {
                 Ok(())
             })?;
         }
-        Ok(Taken { writer, pages: Pages::All(sums), why: Some(why) })
+        let looked = Looked { compared: Some(at), relied: false, missed: 0 };
+        Ok(Taken { writer, pages: Pages::All(sums), why: Some(why), looked })
     }
 
     /// Step 4.
@@ -376,7 +415,9 @@ impl Track {
         if let Some(known) = &self.known {
             self.journal.remember(newest, known.whole());
         }
-        Ok(Written { name: self.source.name.clone(), pages: count as u64, why: taken.why })
+        self.note(taken.looked);
+        let name = self.source.name.clone();
+        Ok(Written { name, pages: count as u64, why: taken.why, missed: taken.looked.missed })
     }
 }
 
@@ -386,6 +427,18 @@ struct Taken {
     pages: Pages,
     /// Why it is a snapshot.
     why: Option<&'static str>,
+    looked: Looked,
+}
+
+/// How it was read.
+#[derive(Clone, Copy)]
+struct Looked {
+    /// When every page was.
+    compared: Option<DateTime<Utc>>,
+    /// The pages that were named were taken for all, or are likely to be.
+    relied: bool,
+    /// Pages that have changed and weren't named.
+    missed: u64,
 }
 
 /// What its pages come to.

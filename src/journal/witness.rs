@@ -22,6 +22,7 @@ use crate::clock::Clock;
 use crate::disk::Context;
 use crate::sqlite::cut::{self, Pinned, Watched};
 use crate::sqlite::page_set::{PageSet, lock_page};
+use crate::sqlite::wal::Hint;
 use crate::sqlite::{self, Control, Source};
 
 /// How an instant is got.
@@ -90,7 +91,11 @@ impl Witness {
         }
         let facts = pinned.facts()?;
         looking.at(&mut watched)?;
-        let written = if watched.differs() { watched.hint(facts.page_size)? } else { Some(PageSet::default()) };
+        let proven = |hint: Hint| hint.proven.then_some(hint.pages);
+        let written = match watched.differs() {
+            true => watched.hint(facts.page_size)?.and_then(proven),
+            false => Some(PageSet::default()),
+        };
         drop(watched);
         let Some(written) = written else { return Ok(None) };
         let sums = Sums::of(&pinned, &facts, looking.control)?;

@@ -13,7 +13,7 @@ use rusqlite::Connection;
 
 use super::page_set::{PageSet, lock_page};
 use super::snapshot::{FIRST_GATE, Facts, NEXT_GATE, facts, is_busy, jitter, take_gate};
-use super::wal::{Position, Wal};
+use super::wal::{Hint, Position, Wal};
 use super::{Control, Error, Identity, Source, beside, identify, open_live, situation};
 use crate::backup::DatabaseName;
 use crate::clock::Clock;
@@ -173,9 +173,8 @@ impl Watched {
         }
     }
 
-    /// The pages that may have changed from the last cut that was kept to this one: every one that has is among them. None where
-    /// only the pages themselves can tell.
-    pub fn hint(&self, page_size: u32) -> Result<Option<PageSet>, Error> {
+    /// The pages that may have changed from the last cut that was kept to this one. None where only the pages themselves can tell.
+    pub fn hint(&self, page_size: u32) -> Result<Option<Hint>, Error> {
         let Some(before) = self.kept.and_then(|kept| kept.position) else { return Ok(None) };
         let Some(wal) = Wal::open(&self.source.path, page_size)? else { return Ok(None) };
         wal.written_since(before, &self.watch).map_err(|error| situation(self.name(), error))

@@ -13,7 +13,14 @@
 //! 3. What lies behind the frames of a generation are those of earlier ones, as they were written, unless the file was cut.
 //!
 //! So within a generation all frames from the one number to the other were written since; and when just one generation has begun,
-//! all of its own, and those of the old one that it has not overwritten yet. In any other case there is no proof.
+//! all of its own, and those of the old one that it has not overwritten yet, up to a frame of an older one. In any other case there is
+//! no proof.
+//!
+//! One of these cases is what most resets are, since an app that always writes alike fills its WAL to the same length each time: the
+//! frames of the old generation reach to the end of the file. SQLite cuts a WAL that it goes on with to one length alone, that of
+//! `journal_size_limit` (sqlite.org/pragma.html#pragma_journal_size_limit; it is off unless an app sets it). So where a file ends right
+//! behind a frame that ends a commit, it isn't cut, unless that limit were this very number of bytes. That is likely, and not proven:
+//! who takes it for the truth looks at all pages from time to time.
 
 use std::fs::File;
 use std::io;
@@ -50,6 +57,24 @@ pub struct Position {
     frames: u32,
 }
 
+/// Pages that may have changed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Hint {
+    /// Every one that has is among them.
+    pub pages: PageSet,
+    /// That is proven, and not merely likely.
+    pub proven: bool,
+}
+
+/// What a frame's header says (fileformat2, section 4.2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Frame {
+    page: u32,
+    /// It is the last of a commit.
+    commits: bool,
+    salts: Salts,
+}
+
 /// An open WAL.
 pub struct Wal {
     file: File,
@@ -74,49 +99,70 @@ impl Wal {
     }
 
     /// The pages that were written since `before`, which was taken before a reader was pinned that saw the old state. A reader
-    /// of the new state is pinned meanwhile, and somebody has committed since. None where that can't be proven.
-    pub fn written_since(&self, before: Position, other: &Connection) -> rusqlite::Result<Option<PageSet>> {
+    /// of the new state is pinned meanwhile, and somebody has committed since. None where that can't be told.
+    pub fn written_since(&self, before: Position, other: &Connection) -> rusqlite::Result<Option<Hint>> {
         let Some(frames) = committed(other)? else { return Ok(None) };
         // In this order: a generation that has committed frames has written its header. One that has none may not have.
         let Ok(Some(salts)) = self.salts() else { return Ok(None) };
         let mut pages = PageSet::default();
         let proven = if salts == before.salts {
             // No new frame, though somebody has committed, is no proof of anything.
-            frames > before.frames && self.add(&mut pages, before.frames..frames, salts)
+            (frames > before.frames && self.add(&mut pages, before.frames..frames, salts)).then_some(true)
+        } else if salts.follows(before.salts)
+            && (1..=before.frames).contains(&frames)
+            && self.add(&mut pages, 0..frames, salts)
+        {
+            self.add_rest(&mut pages, before, salts)
         } else {
-            salts.follows(before.salts)
-                && (1..=before.frames).contains(&frames)
-                && self.add(&mut pages, 0..frames, salts)
-                && self.add_rest(&mut pages, before, salts)
+            None
         };
         // No other generation has begun meanwhile.
-        Ok((proven && matches!(self.salts(), Ok(Some(now)) if now == salts)).then_some(pages))
+        let proven = proven.filter(|_| matches!(self.salts(), Ok(Some(now)) if now == salts));
+        Ok(proven.map(|proven| Hint { pages, proven }))
     }
 
     /// Adds the pages of all these frames, counted from 0, if each is of that generation.
     fn add(&self, pages: &mut PageSet, frames: std::ops::Range<u32>, salts: Salts) -> bool {
         for frame in frames {
             match self.frame(frame) {
-                Ok(Some((page, found))) if found == salts && page > 0 => pages.insert(page),
+                Ok(Some(frame)) if frame.salts == salts && frame.page > 0 => pages.insert(frame.page),
                 _ => return false,
             }
         }
         true
     }
 
-    /// Adds what lies behind the frames that `before` counts, to the end of its generation: to a frame of an older one. At the
-    /// end of the file it can't be told whether it was cut there.
-    fn add_rest(&self, pages: &mut PageSet, before: Position, now: Salts) -> bool {
-        let first = self.frame(before.frames).ok().flatten();
-        for frame in before.frames.. {
-            match self.frame(frame) {
-                Ok(Some((page, found))) if found == before.salts && page > 0 => pages.insert(page),
-                Ok(Some((_, found))) if found != before.salts && found != now => break,
-                _ => return false,
+    /// Adds what lies behind the frames that `before` counts, to the end of its generation: proven where a frame of an older one
+    /// follows, likely where the file ends there.
+    fn add_rest(&self, pages: &mut PageSet, before: Position, now: Salts) -> Option<bool> {
+        let first = self.frame(before.frames).ok()?;
+        // What is counted ends with a commit.
+        let (mut committed, mut proven) = (true, None);
+        for number in before.frames.. {
+            match self.frame(number).ok()? {
+                Some(frame) if frame.salts == before.salts && frame.page > 0 => {
+                    pages.insert(frame.page);
+                    committed = frame.commits;
+                }
+                Some(frame) if frame.salts != before.salts && frame.salts != now => proven = Some(true),
+                None if committed && self.ends_before(number) => proven = Some(false),
+                _ => return None,
+            }
+            if proven.is_some() {
+                break;
             }
         }
         // What overwrites comes from the front: as long as the first is still there, so were all behind it.
-        self.frame(before.frames).is_ok_and(|still| still == first)
+        proven.filter(|_| self.frame(before.frames).is_ok_and(|still| still == first))
+    }
+
+    /// Whether the file has as many bytes as that many frames take.
+    fn ends_before(&self, frame: u32) -> bool {
+        self.file.metadata().is_ok_and(|meta| meta.len() == self.offset(frame))
+    }
+
+    fn offset(&self, frame: u32) -> u64 {
+        HEADER + u64::from(frame) * (FRAME + u64::from(self.page_size))
     }
 
     fn salts(&self) -> io::Result<Option<Salts>> {
@@ -130,12 +176,12 @@ impl Wal {
         Ok(known.then(|| Salts(number(&header, 16), number(&header, 20))))
     }
 
-    /// The page of a frame and its salts.
-    fn frame(&self, frame: u32) -> io::Result<Option<(u32, Salts)>> {
+    /// What a frame's header says; none where the file ends before it.
+    fn frame(&self, frame: u32) -> io::Result<Option<Frame>> {
         let mut header = [0; FRAME as usize];
-        let offset = HEADER + u64::from(frame) * (FRAME + u64::from(self.page_size));
-        let there = self.read(&mut header, offset)?;
-        Ok(there.then(|| (number(&header, 0), Salts(number(&header, 8), number(&header, 12)))))
+        let there = self.read(&mut header, self.offset(frame))?;
+        let salts = Salts(number(&header, 8), number(&header, 12));
+        Ok(there.then(|| Frame { page: number(&header, 0), commits: number(&header, 4) > 0, salts }))
     }
 
     /// Whether the file goes on that far.
@@ -214,17 +260,26 @@ mod tests {
 
         /// What is proven of `change`, after it was held against the pages themselves.
         fn proven(&self, change: impl FnOnce(&Self)) -> Option<PageSet> {
+            let (hint, missing) = self.hint(change);
+            assert!(missing.is_empty() || hint.as_ref().is_none_or(|hint| !hint.proven), "{missing:?} are not named");
+            hint.filter(|hint| hint.proven).map(|hint| hint.pages)
+        }
+
+        /// What is likely of `change`; and the pages that changed and aren't named.
+        fn likely(&self, change: impl FnOnce(&Self)) -> (Option<PageSet>, Vec<u32>) {
+            let (hint, missing) = self.hint(change);
+            (hint.filter(|hint| !hint.proven).map(|hint| hint.pages), missing)
+        }
+
+        fn hint(&self, change: impl FnOnce(&Self)) -> (Option<Hint>, Vec<u32>) {
             let (before, old) = (self.position(), self.pages());
             change(self);
             let hint = self.wal().written_since(before, &self.ours).unwrap();
-            if let Some(hint) = &hint {
-                let hinted: Vec<u32> = hint.iter().collect();
-                for (number, page) in self.pages().iter().enumerate() {
-                    let same = old.get(number) == Some(page);
-                    assert!(same || hinted.contains(&(number as u32 + 1)), "page {} is not named", number + 1);
-                }
-            }
-            hint
+            let pages = self.pages();
+            let changed = (1..).zip(&pages).filter(|(number, page)| old.get(*number as usize - 1) != Some(page));
+            let named = |number| hint.as_ref().is_some_and(|hint| hint.pages.contains(number));
+            let missing = changed.map(|(number, _)| number).filter(|number| !named(*number)).collect();
+            (hint, missing)
         }
     }
 
@@ -254,6 +309,37 @@ mod tests {
             scene.write(2);
         });
         assert!(hint.is_some_and(|hint| hint.len() < 30));
+    }
+
+    #[test]
+    fn what_reaches_to_the_end_of_the_file_is_likely_to_be_all() {
+        let scene = Scene::new("");
+        scene.write(30);
+        let reset = |more| {
+            move |scene: &Scene| {
+                scene.write(more);
+                scene.checkpoint("FULL");
+                scene.write(1)
+            }
+        };
+        let (hint, missing) = scene.likely(reset(7));
+        assert!(hint.is_some_and(|hint| hint.len() < 20) && missing.is_empty());
+        // Nothing more was written before it.
+        scene.write(60);
+        let (hint, missing) = scene.likely(reset(0));
+        assert!(hint.is_some_and(|hint| hint.len() < 5) && missing.is_empty());
+        // A file that was cut ends anywhere, but for where only the one who cut it would.
+        for (frames, is_taken) in [(70, true), (90, false)] {
+            let scene = Scene::new("");
+            let end = HEADER + frames * (FRAME + 1024);
+            let limit = if is_taken { end } else { end + 100 };
+            scene.app.query_row(&format!("PRAGMA journal_size_limit={limit}"), [], |_| Ok(())).unwrap();
+            while u64::from(scene.position().frames) < frames - 20 {
+                scene.write(1);
+            }
+            let (hint, missing) = scene.likely(reset(40));
+            assert_eq!((hint.is_some(), missing.is_empty()), (is_taken, false));
+        }
     }
 
     #[test]

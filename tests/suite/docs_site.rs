@@ -167,7 +167,8 @@ fn promises_and_their_tests_are_there() {
     let page = document("docs/reliability.md");
     let promised = |number: &str| page.contains(&format!("\n### P{number}. "));
     let mut named = 0;
-    for (file, ..) in tree(&root().join("src")).into_iter().filter(|(file, _, is_dir)| !is_dir && file.ends_with(".rs")) {
+    for (file, ..) in tree(&root().join("src")).into_iter().filter(|(file, _, is_dir)| !is_dir && file.ends_with(".rs"))
+    {
         let text = document(&format!("src/{file}"));
         for number in text.split("[P").skip(1).filter_map(|rest| Some(rest.split_once(']')?.0)) {
             if number.bytes().all(|byte| byte.is_ascii_digit()) {

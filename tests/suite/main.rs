@@ -55,6 +55,7 @@ mod journal_crash;
 mod journal_dies;
 mod journal_drill;
 mod journal_format;
+mod journal_hint;
 mod journal_live;
 mod journal_replica;
 mod journal_replica_apart;

@@ -222,9 +222,13 @@ fn connections_leave_descriptors_for_backups() {
     let create =
         server.request("POST", "/api/backup/create").token(&superuser()).header("Content-Type", "application/json");
     let mut create = create.header("Content-Length", "2").open().unwrap();
-    let open = |_: u32| TcpStream::connect_timeout(&server.address, Duration::from_millis(500)).ok();
-    let idle: Vec<_> = (0..265).map_while(open).collect();
-    eventually("as many as may be are taken", || (descriptors() > 140).then_some(()));
+    let open = |_: u32| TcpStream::connect_timeout(&server.address, Duration::from_millis(3500)).ok();
+    let idle: Vec<_> = (0..400).map_while(open).collect();
+    let mut seen = std::collections::VecDeque::new();
+    eventually("no more are taken", || {
+        seen.push_back(descriptors());
+        (seen.len() > 20 && seen.pop_front() == seen.back().copied()).then_some(())
+    });
     create.write_all(b"{}").unwrap();
     let answer = Answer::read(&mut create, false).unwrap();
     assert_eq!(answer.status, 201, "with {} connections: {}", idle.len(), answer.text());

@@ -365,10 +365,9 @@ pub fn wal_size(path: &Path) -> u64 {
     std::fs::metadata(beside(path, "-wal")).map_or(0, |meta| meta.len())
 }
 
-/// What lies in a database is data: its schema may not run functions with side effects, nor its pages lie unseen. Its views
-/// are not looked into: one upon the other, twenty of them take SQLite hours to prepare. Nothing here asks any, or sets a trigger off.
+/// What lies in a database is data: its schema may not run functions with side effects, nor its pages lie unseen. Nothing here sets
+/// a trigger off.
 fn harden(connection: &Connection) -> rusqlite::Result<()> {
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;

@@ -3,7 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::types::Value;
 use rusqlite::{Connection, Error as Sql, OptionalExtension};
@@ -35,7 +34,8 @@ pub fn ask(
     let control = control.within(Instant::now(), PATIENCE);
     confine(connection).and_then(|()| control.watch(connection)).map_err(|error| situation(name, error))?;
     let answer = answer(connection, sql);
-    freed(connection).map_err(|error| situation(name, error))?;
+    let freed = connection.authorizer(None::<fn(AuthContext<'_>) -> Authorization>);
+    freed.map_err(|error| situation(name, error))?;
     Ok(match answer {
         Ok(Some(value)) => judged(connection, &value).map_err(|error| situation(name, error))?,
         Ok(None) => Err("it gives no row".to_owned()),
@@ -47,11 +47,10 @@ pub fn ask(
     })
 }
 
-/// Nothing but reading, whatever the statement wants; its owner may ask a view. What it has to sort goes to an unnamed file when it
-/// grows: memory stays bounded [P11].
+/// Nothing but reading, whatever the statement wants. What it has to sort goes to an unnamed file when it grows: memory
+/// stays bounded [P11].
 fn confine(connection: &mut Connection) -> rusqlite::Result<()> {
     connection.execute_batch("PRAGMA query_only=ON; PRAGMA temp_store=FILE")?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, true)?;
     connection.authorizer(Some(|asked: AuthContext<'_>| match asked.action {
         AuthAction::Select | AuthAction::Read { .. } | AuthAction::Function { .. } | AuthAction::Recursive => {
             Authorization::Allow
@@ -59,11 +58,6 @@ fn confine(connection: &mut Connection) -> rusqlite::Result<()> {
         AuthAction::Pragma { pragma_name, .. } if LOOKS.contains(&pragma_name) => Authorization::Allow,
         _ => Authorization::Deny,
     }))
-}
-
-fn freed(connection: &mut Connection) -> rusqlite::Result<()> {
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false)?;
-    connection.authorizer(None::<fn(AuthContext<'_>) -> Authorization>)
 }
 
 fn answer(connection: &Connection, sql: &str) -> rusqlite::Result<Option<Value>> {

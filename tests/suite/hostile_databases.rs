@@ -119,6 +119,19 @@ fn the_owner_may_ask_a_view() {
     fails(&place, &["drill"], &["BACKUP_DRILL_SQL_AUTH"]);
 }
 
+/// An index of FTS4 may have a view for its content, which its check asks.
+#[test]
+fn a_search_index_over_a_view_is_checked() {
+    let place = Place::new();
+    let view = "CREATE VIEW found_in AS SELECT id AS rowid, email FROM users";
+    let index = "CREATE VIRTUAL TABLE found USING fts4(content='found_in', email)";
+    does(&place.live("auth"), &[view, index, "INSERT INTO found (docid, email) SELECT id, email FROM users"]);
+    let backup = place.create();
+    assert_eq!(backup["flags"], serde_json::json!([]), "{backup}");
+    ends_well(&place, &["drill"]);
+    ends_well(&place, &["preview", id(&backup)]);
+}
+
 /// A few bytes that compute a gigabyte wherever they are looked at: they can't be checked, and that is said.
 #[test]
 fn what_computes_a_gigabyte_is_not_computed() {

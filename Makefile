@@ -1,6 +1,6 @@
 # The commands of the README, and what stands behind them.
 
-.PHONY: demo test ci bench faults soak docs image deb
+.PHONY: demo test ci bench faults soak load docs image deb
 
 # Two sample databases, an app that writes to them, a first backup, and what to try next. BIND=127.0.0.1:8081 is another address.
 demo:
@@ -26,10 +26,17 @@ faults:
 	THOROUGH=10 cargo test --test suite -- --nocapture --test-threads=1 crash faults power disk killed restore_race restore_flat_out answered_otherwise
 
 # 20 minutes: an app commits 200 times a second beside the journal, and any instant of it is restored and compared meanwhile.
+# MINUTES=480 is another: for so long everything works at once, and nothing may grow.
 soak:
+	scripts/setup $(if $(MINUTES),test,build)
+	cargo build --release
+	scripts/soak$(if $(MINUTES),_day --minutes $(MINUTES))
+
+# Hundreds of clients, an app that commits 200 times a second, and backups of 1 GB, all at once: what each waits for.
+load:
 	scripts/setup build
 	cargo build --release
-	scripts/soak
+	scripts/load
 
 # Our `create` beside `sqlite3 .backup`, our `restore` beside `.restore`, our codec beside `zstd | age`, our downloads beside
 # nginx, in turn; lists and status under load; what replicas hold and are sent, beside restic; the journal beside litestream.

@@ -60,6 +60,9 @@ pub fn signalled(control: &Control) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Connections that may wait until they are taken; the kernel has a bound of its own.
+const QUEUE: i32 = 4096;
+
 /// `serve`: the schedule and HTTP, until stopped. A backup that runs when the signal comes is undone.
 pub fn serve(engine: &Engine, control: &Control) -> anyhow::Result<()> {
     Service::bind(engine, control)?.run()
@@ -84,6 +87,8 @@ impl<'a> Service<'a> {
         let listener = TcpListener::bind(config.bind).with_context(|| {
             format!("cannot listen on {}; is the address taken? Set BACKUP_BIND, or --bind of the demo", config.bind)
         })?;
+        // Who finds no place in the queue tries again after a second, and then after more.
+        rustix::net::listen(&listener, QUEUE).context("cannot listen for more than a few at once")?;
         let sessions = Sessions::of(&config.directory, engine.clock())?;
         Ok(Self { engine, control, keyring, sessions, listener, _serving: serving })
     }

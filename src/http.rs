@@ -16,6 +16,7 @@ mod metrics;
 mod notify;
 pub mod openapi;
 mod pages;
+mod pieces;
 pub mod problem;
 mod settings;
 mod shown;
@@ -40,6 +41,7 @@ use actix_web::http::{KeepAlive, Method, StatusCode};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{App, HttpResponse, HttpServer, Resource, ResponseError, Route, guard, web};
 use futures_util::FutureExt;
+use rustix::process::{Resource as Limited, getrlimit};
 use serde_json::{Map, Value};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing_actix_web::TracingLogger;
@@ -63,8 +65,10 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 const SEND_PATIENCE: Duration = Duration::from_secs(60);
 /// What is still being sent when the service is told to stop may go on for this long. Supervisors wait 10 seconds.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
-/// Connections of one worker; beyond them new ones wait.
-const CONNECTIONS: usize = 4096;
+/// Connections of one worker, if there are descriptors for so many; beyond them new ones wait.
+const CONNECTIONS: usize = 6144;
+/// Descriptors that no connection takes: databases, backups, downloads and replicas need them.
+const OTHER_DESCRIPTORS: u64 = 256;
 /// Threads that answer; the work is done on blocking ones.
 const WORKERS: usize = 2;
 /// Lists, states and pages of the audit log that are read at once.
@@ -391,7 +395,14 @@ async fn finish<B: MessageBody + 'static>(
     if let Some(id) = id {
         response.headers_mut().insert(log::REQUEST_ID, id);
     }
-    Ok(response)
+    Ok(response.map_body(|_, body| pieces::in_pieces(body)))
+}
+
+/// Connections of one worker. Whoever opens as many as he can keeps no backup from being made.
+fn connections() -> usize {
+    let limit = getrlimit(Limited::Nofile).current.unwrap_or(u64::MAX);
+    let left = limit - OTHER_DESCRIPTORS.min(limit / 2);
+    (left / WORKERS as u64).clamp(1, CONNECTIONS as u64) as usize
 }
 
 /// A server that answers on `listener`. It ends when its handle says so.
@@ -399,7 +410,7 @@ pub fn server(state: State, listener: TcpListener) -> std::io::Result<Server> {
     let state = web::Data::new(state);
     let server = HttpServer::new(move || app(state.clone()))
         .workers(WORKERS)
-        .max_connections(CONNECTIONS)
+        .max_connections(connections())
         .client_request_timeout(HEAD_PATIENCE)
         .client_disconnect_timeout(Duration::from_secs(5))
         // One request a connection: the patience for a head is actix's for the first one alone, and a second that never
@@ -407,7 +418,8 @@ pub fn server(state: State, listener: TcpListener) -> std::io::Result<Server> {
         .keep_alive(KeepAlive::Disabled)
         .shutdown_timeout(STOP_PATIENCE.as_secs())
         .disable_signals()
-        .on_connect(|connection, _| {
+        .on_connect(|connection, kept| {
+            kept.insert(admit::Asked::default());
             if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() {
                 // It cuts what hangs; without it the client is waited for longer, and that is all.
                 let _ = rustix::net::sockopt::set_tcp_user_timeout(stream, SEND_PATIENCE.as_millis() as u32);

@@ -365,8 +365,10 @@ pub fn wal_size(path: &Path) -> u64 {
     std::fs::metadata(beside(path, "-wal")).map_or(0, |meta| meta.len())
 }
 
-/// What lies in a database is data: its schema may not run functions with side effects, nor its pages lie unseen.
+/// What lies in a database is data: its schema may not run functions with side effects, nor its pages lie unseen. Nothing here sets
+/// a trigger off.
 fn harden(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.execute_batch("PRAGMA mmap_size=0; PRAGMA cell_size_check=ON; PRAGMA temp_store=MEMORY;")

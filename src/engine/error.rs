@@ -223,7 +223,7 @@ pub enum Error {
         subject: Subject,
         /// Which.
         name: DatabaseName,
-        /// `trigger NAME`, `view NAME`, `virtual table NAME`.
+        /// `trigger NAME`, `view NAME`, `virtual table NAME`, `function NAME`, `generated columns of NAME`.
         code: Vec<String>,
     },
     /// What a restore would replace is corrupt.

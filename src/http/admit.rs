@@ -4,6 +4,7 @@
 
 use std::future::{Ready, ready};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
@@ -36,6 +37,16 @@ const MAX_URI: usize = 8 << 10;
 const PROXY_SCHEMES: [&str; 3] = ["basic", "negotiate", "digest"];
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
+
+/// Of a connection: whether a request has come over it.
+#[derive(Default)]
+pub struct Asked(AtomicBool);
+
+impl Asked {
+    fn again(&self) -> bool {
+        self.0.swap(true, Ordering::Relaxed)
+    }
+}
 
 /// What is known of a request from here on.
 #[derive(Clone, Debug)]
@@ -124,7 +135,7 @@ fn is_forbidden<B>(response: &ServiceResponse<B>) -> bool {
 }
 
 enum Refusal {
-    /// Too long.
+    /// Too long, or behind another one.
     Unfit(Box<Problem>),
     /// No token that counts; without a reason there was none at all.
     Token(Option<Refused>),
@@ -133,6 +144,12 @@ enum Refusal {
 }
 
 fn passes(state: &State, request: &ServiceRequest) -> Result<Option<(Caller, Means)>, Refusal> {
+    // Each answer says that it is the last. What comes behind a request may be what whoever is in front of us took for its
+    // body (RFC 9112 sections 9.6 and 11.2).
+    if request.conn_data::<Asked>().is_some_and(Asked::again) {
+        let text = "a connection is for one request here; open another for the next";
+        return Err(Refusal::Unfit(Problem::new(problem::BAD_REQUEST, text).into()));
+    }
     let headers = request.headers();
     let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if bytes > MAX_HEADERS {

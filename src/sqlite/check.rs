@@ -106,7 +106,7 @@ fn structure_and_rows(connection: &Connection, kind: CheckKind) -> rusqlite::Res
     Ok(Report { verdict, tables: rows, orphans: None })
 }
 
-fn late_or(control: &Control, name: &DatabaseName, error: rusqlite::Error) -> Error {
+pub(super) fn late_or(control: &Control, name: &DatabaseName, error: rusqlite::Error) -> Error {
     match situation(name, error) {
         Error::Cancelled if !control.is_cancelled() => Error::TooSlow { name: name.clone(), limit: control.limit() },
         other => other,
@@ -118,9 +118,9 @@ fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(code(error), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
-/// An error in preparing or running a statement that needs what only the app has.
+/// An error in preparing or running a statement that needs what only the app has, or more memory than anything there should.
 pub(super) fn is_unknown(error: &rusqlite::Error) -> bool {
-    matches!(code(error), Some(ErrorCode::Unknown))
+    matches!(code(error), Some(ErrorCode::Unknown | ErrorCode::TooBig))
 }
 
 pub(super) fn tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {

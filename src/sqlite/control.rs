@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
+use rusqlite::limits::Limit;
 
 use super::Error;
 use crate::backup::DatabaseName;
@@ -21,6 +22,19 @@ pub struct Control {
     abandoned: Arc<AtomicBool>,
     patience: Option<Patience>,
     progress: Option<Listener>,
+}
+
+/// Steps of SQLite's between two looks whether to go on. Where the schema computes, one may take milliseconds.
+const STEPS: i32 = 1000;
+/// Bytes that a value may always have.
+const LONGEST: i64 = 64 << 20;
+
+/// Bytes that a value may have. Of what can't even be asked how long it is, nothing more will come.
+fn longest(connection: &Connection) -> i32 {
+    let sql = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
+    let bytes = connection.query_row(sql, [], |row| row.get(0)).unwrap_or(0);
+    // SQLite cuts it to what it was built for.
+    LONGEST.max(bytes).try_into().unwrap_or(i32::MAX)
 }
 
 #[derive(Clone, Copy)]
@@ -129,9 +143,11 @@ impl Control {
         }
     }
 
-    /// Lets statements on `connection` end when it was asked to stop or the time is up.
+    /// Lets statements on `connection`, which has its snapshot, end when it was asked to stop or the time is up; and none of
+    /// them makes a value that is longer than all of the database, whatever its schema computes.
     pub(super) fn watch(&self, connection: &mut Connection) -> rusqlite::Result<()> {
+        connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, longest(connection))?;
         let control = self.clone();
-        connection.progress_handler(100_000, Some(move || control.must_stop()))
+        connection.progress_handler(STEPS, Some(move || control.must_stop()))
     }
 }

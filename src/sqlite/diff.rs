@@ -17,7 +17,7 @@ use rusqlite::{Connection, ErrorCode};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::check::is_unknown;
+use super::check::{is_unknown, late_or};
 use super::snapshot::{Facts, facts, is_busy, jitter};
 use super::{Control, Error, Source, code, identify, open_live, situation};
 use crate::backup::DatabaseName;
@@ -153,15 +153,20 @@ pub fn compare(
     bounds: &Bounds,
     control: &Control,
 ) -> Result<Difference, Failure> {
-    let (live_failed, copy_failed) =
-        (|error| Failure::Live(situation(&source.name, error)), |error| Failure::Copy(situation(&source.name, error)));
+    let live_failed = |error| Failure::Live(situation(&source.name, error));
+    let copy_failed = |error| match situation(&source.name, error) {
+        stopped @ Error::Cancelled => Failure::Live(stopped),
+        other => Failure::Copy(other),
+    };
     identify(source).map_err(Failure::Live)?;
+    control.watch(&mut copy).map_err(copy_failed)?;
     let (facts_then, schema_then) = look(&copy).map_err(copy_failed)?;
     let (mut live, since) = pin(source, bounds, control).map_err(Failure::Live)?;
-    let (facts_now, schema_now) = look(&live).map_err(live_failed)?;
+    let facts_now = facts(&live).map_err(live_failed)?;
     let hold = if facts_now.journal_mode == "wal" { WAL_HOLD } else { bounds.rollback_hold };
     let control = control.within(since, hold);
     control.watch(&mut live).map_err(live_failed)?;
+    let schema_now = schema::read(&live).map_err(|error| Failure::Live(late_or(&control, &source.name, error)))?;
     control.watch(&mut copy).map_err(copy_failed)?;
     let readers = Both {
         now: Reader { side: Side::Now, database: &source.name, connection: &live },

@@ -1,10 +1,16 @@
 //! What kind of database a file holds, and whether one may take the place of another.
 
+mod runs;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::Connection;
 
 use super::check::tables;
+use runs::Runs;
+
+/// Functions that change nothing and tell nothing (`SQLITE_INNOCUOUS`, sqlite.org/c3ref/c_deterministic.html).
+const HARMLESS: &str = "SELECT DISTINCT lower(name) FROM pragma_function_list WHERE builtin AND flags & 0x200000";
 
 /// What tells one kind of database from another.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -16,7 +22,7 @@ pub struct Kind {
     reserved: u8,
     application_id: i32,
     tables: BTreeSet<String>,
-    /// What acts by itself: triggers, views and virtual tables, with their SQL.
+    /// What acts by itself: triggers, views and virtual tables with their SQL, and what tables and indexes have SQLite run.
     code: BTreeMap<String, String>,
 }
 
@@ -98,10 +104,31 @@ impl Kind {
     }
 }
 
-/// `trigger NAME`, `view NAME`, `virtual table NAME`: their SQL.
+/// `trigger NAME`, `view NAME`, `virtual table NAME`: their SQL; and what tables and indexes have SQLite run.
 fn code(connection: &Connection) -> rusqlite::Result<BTreeMap<String, String>> {
     // SQLite takes these words in any case; written otherwise than it writes them, they are no accident.
     let sql = "SELECT iif(type = 'table', 'virtual table', lower(type)) || ' ' || name, coalesce(sql, '')
                FROM sqlite_schema WHERE type NOT IN ('table', 'index') OR type = 'table' AND coalesce(rootpage, 0) = 0";
-    connection.prepare(sql)?.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+    let mut named = connection.prepare(sql)?;
+    let named = named.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<Vec<_>>>()?;
+    Ok(named.into_iter().chain(running(connection)?).collect())
+}
+
+/// `function NAME`, for those that tables and indexes call; `generated columns of NAME`: what these compute.
+fn running(connection: &Connection) -> rusqlite::Result<BTreeMap<String, String>> {
+    let mut harmless = connection.prepare(HARMLESS)?;
+    let harmless = harmless.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<BTreeSet<String>>>()?;
+    let sql = "SELECT type = 'table', name, sql FROM sqlite_schema WHERE type IN ('table', 'index') AND rootpage > 0 AND sql IS NOT NULL";
+    let mut statement = connection.prepare(sql)?;
+    let (mut rows, mut found) = (statement.query([])?, BTreeMap::new());
+    while let Some(row) = rows.next()? {
+        let (is_table, name, sql): (bool, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let Runs { calls, generated } = if is_table { Runs::of_table(&sql) } else { Runs::of_index(&sql) };
+        let calls = calls.into_iter().filter(|name| !harmless.contains(name));
+        found.extend(calls.map(|name| (format!("function {name}"), String::new())));
+        if !generated.is_empty() {
+            found.insert(format!("generated columns of {name}"), generated.join("; "));
+        }
+    }
+    Ok(found)
 }

@@ -50,6 +50,8 @@ mod downloads;
 mod drill;
 mod drill_schedule;
 mod first;
+mod hostile_clients;
+mod hostile_databases;
 mod instant;
 mod journal_crash;
 mod journal_dies;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 
 use super::{SchemaDifference, SchemaObject};
 
@@ -45,7 +46,16 @@ pub(super) fn read(connection: &Connection) -> rusqlite::Result<Schema> {
     Ok(Schema { tables, objects })
 }
 
+/// SQLite prepares each view for this list, and of views upon views, twenty of them, that takes hours: meanwhile it may not look
+/// into any. What kind a table is it knows without.
 fn kinds(connection: &Connection) -> rusqlite::Result<Kinds> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false)?;
+    let listed = listed(connection);
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, true)?;
+    listed
+}
+
+fn listed(connection: &Connection) -> rusqlite::Result<Kinds> {
     let mut statement = connection.prepare("PRAGMA main.table_list")?;
     statement.query_map([], |row| Ok((row.get("name")?, (row.get("type")?, row.get("wr")?))))?.collect()
 }

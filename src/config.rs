@@ -4,6 +4,7 @@
 mod access;
 mod drill;
 mod encoding;
+mod file;
 mod metrics;
 mod notify;
 mod pitr;
@@ -33,6 +34,7 @@ use crate::notify::Channels;
 
 pub use access::{Access, Algorithm, Key, PublicUrl, Secret};
 pub use drill::{Assertion, Drill};
+use file::{content, secret_file};
 pub use metrics::Metrics;
 pub use pitr::Pitr;
 use replica::All;
@@ -273,28 +275,10 @@ impl Environment {
     }
 }
 
-/// The file that a variable names, if what is in it may be secret.
-fn secret_file(name: &str, path: &str) -> Option<PathBuf> {
-    let named = name.strip_suffix("_FILE")?;
-    let is_secret =
-        Variable::find(named).is_some_and(|variable| variable.secret) || named.starts_with(replica::VARIABLE);
-    // That key is for anyone to see.
-    (is_secret && !named.ends_with("PUBLIC_KEY")).then(|| PathBuf::from(path))
-}
-
-/// A secret's file: its text without the line end that editors add.
-fn content(name: &str, path: &Path) -> Result<String, Error> {
-    let text = std::fs::read_to_string(path).map_err(|error| Error::Trouble {
-        name: name.to_owned(),
-        problem: format!("cannot read {}: {error}", path.display()),
-    })?;
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
-}
-
 fn file_layer(environment: &BTreeMap<String, String>) -> Result<Dict, Error> {
     let Some(path) = environment.get(CONFIG_FILE) else { return Ok(Dict::new()) };
     let trouble = |problem: String| Error::Trouble { name: CONFIG_FILE.to_owned(), problem };
-    let text = std::fs::read_to_string(path).map_err(|error| trouble(format!("cannot read {path}: {error}")))?;
+    let text = file::text(CONFIG_FILE, Path::new(path))?;
     // The message would quote the line, and the line may hold a secret.
     let dict: Dict =
         Figment::from(Toml::string(&text)).extract().map_err(|_| trouble(format!("{path} is not valid TOML")))?;

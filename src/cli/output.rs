@@ -132,8 +132,11 @@ impl Output {
         })?;
         for (name, database) in &restored.databases {
             let proof = match database.read_back {
-                true => "read back and compared",
-                false => "looked at; the app has written since, or pages of another size were taken over",
+                true => "each was read back and compared",
+                false => {
+                    "the app has written more to it already, or its page size is another now, so its structure was checked \
+                     instead of each page"
+                }
             };
             self.line(&format!("  {name}: {} of {} pages written; {proof}", database.written, database.pages))?;
         }

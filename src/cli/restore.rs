@@ -147,37 +147,48 @@ fn confirmed(
         Said::Which(which) => which.to_string(),
         Said::At(moment) => moment.at().with_timezone(&zone).to_rfc3339_opts(SecondsFormat::AutoSi, true),
     };
-    let confirm = match confirm {
-        Some(confirm) => Some(confirm),
-        None if std::io::stdin().is_terminal() => {
-            let taken = match (said, from) {
-                (Said::Which(Which::Id(id)), None) => {
-                    let taken = engine.get(&id)?.timestamp.with_timezone(&zone).format("%A, %Y-%m-%d %H:%M");
-                    format!("they held on {taken}")
-                }
-                (Said::At(moment), _) => {
-                    let at = moment.at().with_timezone(&zone).format("%A, %Y-%m-%d at %H:%M:%S%.3f");
-                    format!("they held on {at} ({zone})")
-                }
-                (Said::Which(which), _) => format!("{which} of the replica holds"),
-            };
-            let names: Vec<_> = engine.config().databases.keys().map(|name| name.as_str()).collect();
-            Some(out.ask(&format!(
-                "This puts {} back to what {taken}.\n\
-                 What they hold now is kept as a backup; `undo` brings it back.\n\
-                 Type {name} once more to go on: ",
-                names.join(" and ")
-            ))?)
-        }
-        None => None,
+    let is_same = |text: &str| match said {
+        Said::Which(which) => text.parse() == Ok(which),
+        Said::At(moment) => Moment::typed(text, zone) == Ok(moment),
     };
-    let again = confirm.and_then(|text| match said {
-        Said::Which(_) => text.parse().ok().map(Said::Which),
-        Said::At(_) => Moment::typed(&text, zone).ok().map(Said::At),
-    });
-    if again == Some(said) {
+    if confirm.as_deref().is_some_and(is_same) {
         return Ok(());
+    }
+    // Nobody is asked about what isn't there. What a replica holds is looked up there, later.
+    match (said, from) {
+        (Said::Which(Which::Id(id)), None) => engine.assert_restorable(id.into())?,
+        (Said::At(moment), None) => engine.assert_restorable(moment.into())?,
+        (_, Some(_)) | (Said::Which(Which::Latest | Which::All), None) => {}
+    }
+    if confirm.is_none() && std::io::stdin().is_terminal() {
+        let again = out.ask(&question(engine, said, from, &name)?)?;
+        if is_same(&again) {
+            return Ok(());
+        }
     }
     let what = if matches!(said, Said::At(_)) { "time" } else { "backup" };
     Err(Unconfirmed { what, said: name }.into())
+}
+
+/// What is put back to what, and how to say yes.
+fn question(engine: &Engine, said: Said, from: Option<&Elsewhere>, name: &str) -> anyhow::Result<String> {
+    let zone = engine.settings()?.schedule.timezone;
+    let taken = match (said, from) {
+        (Said::Which(Which::Id(id)), None) => {
+            let taken = engine.get(&id)?.timestamp.with_timezone(&zone).format("%A, %Y-%m-%d %H:%M");
+            format!("they held on {taken}")
+        }
+        (Said::At(moment), _) => {
+            let at = moment.at().with_timezone(&zone).format("%A, %Y-%m-%d at %H:%M:%S%.3f");
+            format!("they held on {at} ({zone})")
+        }
+        (Said::Which(which), _) => format!("{which} of the replica holds"),
+    };
+    let names: Vec<_> = engine.config().databases.keys().map(|name| name.as_str()).collect();
+    Ok(format!(
+        "This puts {} back to what {taken}.\n\
+         What they hold now is kept as a backup; `undo` brings it back.\n\
+         Type {name} once more to go on: ",
+        names.join(" and ")
+    ))
 }

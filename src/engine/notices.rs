@@ -162,7 +162,7 @@ impl Engine {
             notices.extend(match line.entry.operation.as_str() {
                 "restore" => Some(teller.restore(line)),
                 "settings" => Some(teller.settings(line)),
-                _ => remembered.memory.refused(line.at).map(|telling| teller.standing(&telling)),
+                _ => remembered.memory.refused(line.at).map(|telling| teller.refused(line, telling)),
             });
         }
         Ok(notices)

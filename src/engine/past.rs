@@ -57,6 +57,11 @@ impl Engine {
         }
     }
 
+    /// That it is there to be restored, before anybody is asked whether it shall be.
+    pub fn assert_restorable(&self, subject: Subject) -> Result<(), Error> {
+        self.origin(subject).map(drop)
+    }
+
     /// Private copies of it. They stay only as long as their folder is held.
     pub(super) fn stage_past(&self, origin: &Origin, control: &Control) -> Result<Staged, Error> {
         match origin {

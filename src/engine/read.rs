@@ -187,12 +187,16 @@ impl Engine {
 
     /// Whether there is a proven backup (checked and read back) that is young enough.
     pub fn is_ready(&self) -> Result<bool, Error> {
-        let newest = self.newest_proven()?;
+        Ok(self.is_recent(self.newest_proven()?.as_ref()))
+    }
+
+    /// Whether the newest proven backup is one that `/readyz` is content with.
+    pub(super) fn is_recent(&self, newest: Option<&Backup>) -> bool {
         let now = self.clock.now();
         // Of one from the future nobody knows how old it is.
         let dated = newest.filter(|backup| backup.timestamp <= now + CLOCKS_DIFFER);
         let age = dated.map(|backup| (now - backup.timestamp).to_std().unwrap_or_default());
-        Ok(age.is_some_and(|age| age <= self.config.stale_after))
+        age.is_some_and(|age| age <= self.config.stale_after)
     }
 
     /// The newest backup that was checked and read back here, and whose files are there.

@@ -177,8 +177,9 @@ async fn overview(Visit { state, request, .. }: Visit, shows: web::Query<Shows>)
         (card::card(&site, &overview, &outcome))
         (strip::strip(&site, &overview.shelf, false))
         @if let Some(recovery) = &recovery { (views::point::point(&site, recovery)) }
-        (checks::checks(&checks))
+        @if checks::are_bad(&checks) { (checks::checks(&checks)) }
         (list::list(&site, &overview.shelf, shows.chosen()))
+        @if !checks::are_bad(&checks) { (checks::checks(&checks)) }
     };
     Ok(html(views::page(&site, "Backups", Some(Tab::Backups), &main, runs)))
 }

@@ -3,7 +3,9 @@
 use serde_json::Value;
 
 use crate::app::App;
+use crate::client::Server;
 use crate::harness::{Place, Run, sql_on};
+use crate::visitor::Visitor;
 
 /// What it finds about something.
 fn finding(place: &Place, about: &str) -> Value {
@@ -82,4 +84,23 @@ fn what_is_no_database_is_a_problem() {
     let finding = finding(&place, "database `auth`");
     assert_eq!(finding["severity"], "problem");
     assert!(finding["found"].as_str().unwrap().contains("is not a SQLite database"), "{finding}");
+}
+
+/// `serve` has its settings from systemd, compose or the demo; whoever looks from a terminal has others.
+#[test]
+fn a_key_that_only_serve_has_is_missed_by_nobody() {
+    let place = Place::new();
+    place.create();
+    let bare = || Run::of(place.command(&["doctor"]).env_remove("BACKUP_JWT_SECRET").output().unwrap()).stdout;
+    assert!(bare().contains("no key for tokens is set, so `serve` doesn't start"), "{}", bare());
+    let server = Server::start(&place);
+    let said = bare();
+    assert!(said.contains("a `serve` runs here, with a key") && !said.contains("no key for tokens is set"), "{said}");
+    // On the page what is no problem stands below the list.
+    let page = Visitor::superuser(&server).get("/settings/backups").text();
+    let is_first = page.find("id=\"checks\"").unwrap() < page.find("id=\"list\"").unwrap();
+    let answer = server.get("/api/backup/doctor").ok();
+    let has_problem = answer["findings"].as_array().unwrap().iter().any(|it| it["severity"] == "problem");
+    assert_eq!(is_first, has_problem, "{answer}");
+    server.stop();
 }

@@ -102,6 +102,7 @@ fn what_is_wrong_stands_in_the_log_in_the_answer_and_on_the_page() {
     let (at_once, folded) = section.split_once("<details").unwrap();
     assert!(at_once.contains(words) && at_once.contains("Name the addresses of the proxy alone"), "{section}");
     assert!(folded.contains("1 problem") && folded.contains("WAL mode") && !folded.contains(words), "{section}");
+    assert!(page.find("id=\"checks\"") < page.find("id=\"list\""), "a problem is below the list");
 }
 
 #[test]

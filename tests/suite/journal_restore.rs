@@ -121,6 +121,8 @@ fn what_can_not_be_restored_is_refused_with_the_times_that_can() {
     unconfirmed(&[]);
     unconfirmed(&["--confirm", "2025-03-04 09:21"]);
     unconfirmed(&["--confirm", "yes"]);
+    // Nobody is asked about a time that can't be had.
+    place.run(&["restore", "--at", "2025-03-04 09:14"]).refused(1, &["2025-03-04T09:12:00.000Z"]);
     place.run(&["restore", "daily-2025-03-04", "--at", "2025-03-04 09:20"]).refused(2, &["cannot be used with"]);
     assert_eq!(live(&place), now);
     let refusals = place.audit().into_iter().filter(|line| line["kind"] == "refused" && line["point"].is_string());

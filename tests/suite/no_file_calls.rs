@@ -32,7 +32,7 @@ const CALLS: &[&str] = &[
 const ALLOWED: &[(&str, &[&str], &str)] = &[
     ("disk.rs", &CALLS_OF_DISK, "the file calls of the whole program, on files of the backup directory"),
     ("sqlite.rs", &["Connection::open"], "the two ways to open a database"),
-    ("config.rs", &["fs::read_to_string"], "the configuration, read before any database is opened"),
+    ("config/file.rs", &["fs::read_to_string"], "the configuration, read before any database is opened"),
     ("engine/permit.rs", &["fs::read_to_string"], "/proc, to know a process again"),
     ("disk/lock.rs", &["fs::read_to_string"], "/proc, to know who holds a lock"),
     ("engine/doctor.rs", &["fs::read_to_string"], "/proc, for the mounts"),

@@ -269,6 +269,10 @@ fn behind_a_proxy_under_a_path_every_address_has_the_prefix() {
     let _nginx = Nginx::with(address, &snippet.replace("127.0.0.1:8080", &server.address.to_string()));
     let nobody = Visitor::behind(&server, address, "/backups");
     assert_eq!((server.request("GET", "/metrics").send().status, nobody.get("/metrics").status), (200, 404));
+    // Who asks is who nginx says, whatever they say themselves.
+    let stranger = server.request("GET", "/backups/api/backup/list").to(address).from([127, 0, 0, 2].into());
+    stranger.header("X-Forwarded-For", "203.0.113.7").token("none").send().problem(401, "unauthenticated");
+    assert_eq!(place.audit().last().unwrap()["from"], "127.0.0.2");
     let way_in = nobody.get("/settings/backups");
     assert_eq!((way_in.status, values(&way_in.text(), "action")), (401, vec!["/backups/sign-in".to_owned()]));
     let visitor = nobody.signed_in(&superuser());

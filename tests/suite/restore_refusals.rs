@@ -55,6 +55,15 @@ fn refused(place: &Place, id: &str, more: &[&str], code: &str, words: &[&str]) {
     assert!(!place.backups().join("restore.json").exists() && !place.backups().join("restoring").exists());
 }
 
+#[test]
+fn what_is_not_there_is_said_before_anybody_is_asked() {
+    let (place, _, id) = changed();
+    place.run(&["restore", &id]).refused(2, &["nothing was changed", &format!("--confirm {id}")]);
+    for more in [&[][..], &["--confirm", "manual-2020-01-01T000000Z"]] {
+        place.run(&[&["restore", "daily-2020-01-01"], more].concat()).refused(1, &["daily-2020-01-01", "`list` shows"]);
+    }
+}
+
 /// Puts another file in the place of a copy, and has the catalog say that it was always that one.
 pub fn forge(place: &Place, backup: &Value, name: &str, file: &Path) {
     let bytes = std::fs::read(file).unwrap();

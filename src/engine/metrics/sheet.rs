@@ -123,8 +123,9 @@ impl Sheet {
     }
 
     fn proven(&self, engine: &Engine) -> Result<(), Error> {
-        self.set("ready", &[], one(engine.is_ready()?));
-        let Some(newest) = engine.newest_proven()? else { return Ok(()) };
+        let newest = engine.newest_proven()?;
+        self.set("ready", &[], one(engine.is_recent(newest.as_ref())));
+        let Some(newest) = newest else { return Ok(()) };
         self.age("newest_proven_age_seconds", &[], Some(newest.timestamp));
         self.set("newest_proven_timestamp_seconds", &[], timestamp(newest.timestamp));
         for (name, copy) in &newest.databases {

@@ -10,7 +10,7 @@ use crate::backup::hex;
 use crate::backup::notices::{Event, Stage, Telling};
 use crate::disk;
 use crate::engine::status::Status;
-use crate::engine::{Engine, bytes, permit};
+use crate::engine::{Actor, Engine, ReplicaStatus, bytes, permit};
 use crate::notify::Notice;
 
 /// Characters of a text from elsewhere.
@@ -55,11 +55,17 @@ impl Teller<'_> {
         self.notice(event, stage, telling.since, Words { subject, lead, happened: listed(&telling.details), todo })
     }
 
+    /// Sign-ins that were refused, of which this was the last.
+    pub(super) fn refused(&self, line: &Line, mut telling: Telling) -> Notice {
+        telling.details.push(format!("the last one came from {}", line.entry.from));
+        self.standing(&telling)
+    }
+
     /// A restore that ended.
     pub(super) fn restore(&self, line: &Line) -> Notice {
         let entry = &line.entry;
         let what = entry.subject().map_or_else(|| "a backup".to_owned(), |subject| subject.to_string());
-        let by = format!("By {}, from {}, {}.", entry.by, entry.from, self.time(line.at));
+        let by = sentence(&format!("{}, {}", whom(&entry.by, &entry.from), self.time(line.at)));
         if entry.ok == Some(true) {
             let before = entry.details.get("preRestore").and_then(|id| id.as_str());
             let undo = match before {
@@ -80,7 +86,7 @@ impl Teller<'_> {
         let words = Words {
             subject: format!("the restore of {what} failed"),
             lead: format!("A restore of {what} didn't do what was asked."),
-            happened: vec![reason, by],
+            happened: vec![sentence(&reason), by],
             todo: vec![
                 "Do what the reason says, and restore once more; `attendance-backup list` shows the backups that there are.".to_owned(),
                 "`attendance-backup status` says whether the live databases are as they were.".to_owned(),
@@ -96,11 +102,11 @@ impl Teller<'_> {
         let told = |key: &str| told(key).unwrap_or_else(|| "nothing".to_owned());
         let dropped = entry.details.get("rotation").and_then(|it| it.as_array()).map_or(0, Vec::len);
         let mut happened = vec![
-            format!("By {}, from {}, {}.", entry.by, entry.from, self.time(line.at)),
+            sentence(&format!("{}, {}", whom(&entry.by, &entry.from), self.time(line.at))),
             format!("Saved before: {}. Saved now: {}.", told("before"), told("after")),
         ];
         if dropped > 0 {
-            happened.push(format!("The new retention promoted or dropped {dropped} backups at once."));
+            happened.push(format!("Backups that the new retention promoted or dropped at once: {dropped}."));
         }
         let words = Words {
             subject: "the settings were changed".to_owned(),
@@ -115,11 +121,11 @@ impl Teller<'_> {
     }
 
     /// To see whether notices arrive.
-    pub(super) fn test(&self, by: &str) -> Notice {
+    pub(super) fn test(&self, actor: &Actor) -> Notice {
         let words = Words {
             subject: "this is a test".to_owned(),
             lead: "This is a test. If you can read it, notices arrive.".to_owned(),
-            happened: vec![format!("{by} has sent it.")],
+            happened: vec![format!("It was sent {}.", whom(&actor.by, &actor.from))],
             todo: vec!["Nothing.".to_owned()],
         };
         self.notice(Event::Test, Stage::Once, self.now, words)
@@ -143,8 +149,9 @@ impl Teller<'_> {
             todo: clean(words.todo),
             link: config.public_url.as_ref().map(|url| format!("{url}/settings/backups")),
             from: self::clean(&format!(
-                "Sent by attendance-backup on {}, for the backups in {}. What is wrong is told once, again each day while it lasts, and \
-                 when it is over.",
+                "Sent by attendance-backup on {}, for the backups in {}. Commands are typed there, with the settings of the service and \
+                 as its user (compose: docker compose exec backup attendance-backup …; systemd: docs/deploying.md tells how). What is \
+                 wrong is told once, again each day while it lasts, and when it is over.",
                 permit::host(),
                 config.directory.display()
             )),
@@ -160,18 +167,29 @@ impl Teller<'_> {
         let count = counts.daily + counts.weekly + counts.monthly + counts.manual + counts.pre_restore;
         let mut lines = match &status.last_backup {
             Some(last) => vec![format!(
-                "The newest good backup is {}, taken {}. There are {count} backups in all ({}).",
+                "The newest good backup is {}, taken {}. In all there {} ({}).",
                 last.id,
                 self.time(last.timestamp),
+                if count == 1 { "is 1 backup".to_owned() } else { format!("are {count} backups") },
                 bytes(status.storage.total)
             )],
             None => vec![format!("There is no good backup here ({count} in all).")],
         };
-        for replica in &status.replicas {
-            let when = replica.last_success.map_or_else(|| "never".to_owned(), |at| self.time(at));
-            lines.push(format!("Replica {} holds {} backups; it was complete {when}.", replica.name, replica.held));
-        }
+        lines.extend(status.replicas.iter().map(|replica| self.elsewhere(replica)));
         lines
+    }
+
+    fn elsewhere(&self, replica: &ReplicaStatus) -> String {
+        let held = match replica.held {
+            0 => "no backup".to_owned(),
+            1 => "1 backup".to_owned(),
+            count => format!("{count} backups"),
+        };
+        let complete = match replica.last_success {
+            Some(at) => format!("all that it should hold was there {}", self.time(at)),
+            None => "it has never been complete".to_owned(),
+        };
+        format!("Replica {} holds {held}; {complete}.", replica.name)
     }
 
     fn age(&self) -> Option<chrono::TimeDelta> {
@@ -182,6 +200,16 @@ impl Teller<'_> {
     fn time(&self, at: DateTime<Utc>) -> String {
         let local = at.with_timezone(&self.zone);
         format!("{} ({})", local.format("on %a %-d %b %Y at %H:%M"), self.zone.name())
+    }
+}
+
+/// Who did it, and where.
+fn whom(by: &str, from: &str) -> String {
+    match (by, by.strip_prefix("user:")) {
+        ("cli", _) => format!("from the command line ({from})"),
+        ("scheduler", _) => format!("by the schedule (on {from})"),
+        (_, Some(user)) => format!("by {user}, from {from}"),
+        (other, None) => format!("by {other}, from {from}"),
     }
 }
 

@@ -47,7 +47,7 @@ impl Engine {
         let in_time = status.as_ref().is_some_and(|status| !found(status).iter().any(|one| one.event.is_late()));
         let zone = self.settings_in_force().schedule.timezone;
         let teller = Teller { engine: self, status: status.as_ref(), zone, now: self.clock.now() };
-        let message = Message { notice: teller.test(&call.actor.by), had: Vec::new(), now: teller.now };
+        let message = Message { notice: teller.test(&call.actor), had: Vec::new(), now: teller.now };
         let test = |kind: Kind| {
             if kind == Kind::Ping && !in_time {
                 let detail = "not sent: something is late, and the ping says that nothing is; `status` tells what";

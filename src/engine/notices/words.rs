@@ -85,7 +85,9 @@ pub(super) fn meaning(event: Event) -> &'static str {
         Event::AuditBroken => {
             "The record of who did what is not what it was: its end was cut off, or it was removed. Backups go on."
         }
-        Event::ClockWrong => "The clock of the server is wrong, or was. What is due when goes by it.",
+        Event::ClockWrong => {
+            "The clock of the server is wrong, or was. It decides when a backup is taken, and which one is dropped."
+        }
         Event::Unreadable => {
             "How the backups stand can't be found out: their directory can't be read, or isn't the one that was expected. No backup can be taken meanwhile."
         }
@@ -103,11 +105,13 @@ pub(super) fn todo(event: Event) -> &'static [&'static str] {
             "Do what is said above. The log of `serve` says more.",
             "Take a backup by hand: attendance-backup create",
             "If that fails too: attendance-backup doctor looks for what tends to be wrong.",
+            "If live data is corrupt or gone: attendance-backup list shows the backups, attendance-backup restore ID puts one \
+             back, and says where it needs --force or --offline.",
         ],
         Event::LiveUnusable => &[
             "Look at the app: does it work, and is all of its data there?",
-            "If it isn't: attendance-backup list, then attendance-backup restore ID",
-            "If it is right as it is: attendance-backup create",
+            "If not: attendance-backup list shows from when there are backups, attendance-backup restore ID puts one back.",
+            "If all is right: attendance-backup create takes a backup, or says what is in its way.",
         ],
         Event::ReplicaDamaged => &[
             "Read it back once more: attendance-backup replica verify NAME",
@@ -139,18 +143,21 @@ pub(super) fn todo(event: Event) -> &'static [&'static str] {
         ],
         Event::RotationFrozen => &[
             "Look at the app: is all of its data there?",
-            "If the data is right as it is: attendance-backup create --accept-shrink",
-            "If it isn't: attendance-backup list, then attendance-backup restore ID",
+            "If all is right as it is: attendance-backup create --accept-shrink says so.",
+            "If not: attendance-backup list shows from when there are backups, attendance-backup restore ID puts one back.",
         ],
         Event::RestoreUnfinished => &[
             "Start `serve`, or run: attendance-backup create (either brings it to its end)",
             "Then look at the app. If it isn't as you want it: attendance-backup undo",
         ],
         Event::AuditBroken => &[
-            "Find out who has changed the file, and put it back from a copy.",
+            "Find out who has changed audit.jsonl in the backup directory, and put it back from a copy, if you have one.",
             "See where it breaks: attendance-backup audit verify",
         ],
-        Event::ClockWrong => &["Set the clock of the server, and let it be kept right (NTP)."],
+        Event::ClockWrong => &[
+            "Set the clock of the server, and let it be kept right (NTP).",
+            "When it is right: attendance-backup create takes a backup with the right time.",
+        ],
         Event::Unreadable => &[
             "Look whether the volume of the backups is mounted, and whether the service may read it.",
             "Do what is said above; attendance-backup status tells whether it helped.",

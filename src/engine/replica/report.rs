@@ -165,7 +165,7 @@ pub(in crate::engine) fn warnings(
         }
         if replica.damaged > 0 {
             let text = format!(
-                "replica {name}: {} of its backups were found damaged there; what is whole here is sent again by itself, look at that store",
+                "replica {name}: backups that were found damaged there: {}; what is whole here is sent again by itself; look at that store",
                 replica.damaged
             );
             warn("replica-damaged", text);

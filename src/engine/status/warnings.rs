@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use super::{CLOCKS_DIFFER, LastFailure, Warning, clock_is_implausible};
 use crate::backup::retention;
 use crate::backup::settings::Settings;
-use crate::backup::{Backup, BackupId, DatabaseName, Form, timestamp};
+use crate::backup::{Backup, BackupId, DatabaseName, Form, Tier, timestamp};
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::disk;
@@ -20,6 +20,8 @@ use crate::store::{Found, is_corrupt};
 
 /// The journal may be so far behind before anybody is told.
 const LATE: Duration = Duration::from_secs(60);
+/// Of what shrank so many findings are told.
+const FINDINGS: usize = 2;
 
 impl Engine {
     /// Backups whose files are not there, or not as long as they were. What has just been removed with its entry is looked
@@ -78,7 +80,8 @@ impl Engine {
             warnings.add("live-unusable", text);
         }
         if let Some(frozen) = retention::plan(recorded, &settings.retention, unusable.as_deref()).frozen {
-            warnings.add("rotation-frozen", format!("nothing older is dropped: {frozen}"));
+            let found = unusable.is_none().then(|| shrinkage(&backups)).flatten().unwrap_or_default();
+            warnings.add("rotation-frozen", format!("nothing older is dropped: {frozen}{found}"));
         }
         for backup in backups.iter().filter(|backup| !backup.verified.ok) {
             warnings.add(
@@ -243,6 +246,14 @@ impl Warnings {
         }
         warnings.0
     }
+}
+
+/// What the newest backup has less of, where that is suspicious.
+fn shrinkage(backups: &[&Backup]) -> Option<String> {
+    let taken = backups.iter().filter(|backup| backup.tier != Tier::PreRestore);
+    let newest = taken.max_by_key(|backup| backup.sequence).filter(|backup| backup.is_shrunk())?;
+    let told: Vec<_> = newest.findings.iter().take(FINDINGS).map(String::as_str).collect();
+    (!told.is_empty()).then(|| format!(" ({})", told.join("; ")))
 }
 
 /// The first few of them.

@@ -1,10 +1,15 @@
-//! What the doctor finds: what is wrong at once, the rest on demand, one fix a finding.
+//! What the doctor finds: what is wrong at once and before the list, the rest on demand, one fix a finding.
 
 use maud::{Markup, html};
 
 use super::notice::Tone;
 use super::words;
 use crate::engine::doctor::{Finding, Severity};
+
+/// Backups fail, or are in danger: whoever comes to look for one should see that first.
+pub fn are_bad(findings: &[Finding]) -> bool {
+    findings.iter().any(|finding| finding.severity == Severity::Problem)
+}
 
 /// The section.
 pub fn checks(findings: &[Finding]) -> Markup {

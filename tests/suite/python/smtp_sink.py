@@ -33,6 +33,7 @@ class Sink:
             "headers": {name.lower(): str(value) for name, value in mail.items()},
             "plain": part("plain"),
             "html": part("html"),
+            "parts": [[it.get_content_type(), it.get_content_charset()] for it in mail.walk() if not it.is_multipart()],
             "encrypted": session.ssl is not None,
             "raw": envelope.content.decode("ascii"),
         }

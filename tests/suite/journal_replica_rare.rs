@@ -101,7 +101,8 @@ fn a_journal_that_the_catalog_names_no_more_is_not_missed() {
             gone.iter().for_each(|key| std::fs::remove_file(objects.path(key)).unwrap());
         }
     };
-    proxy.spoil(When::of("GET", ".tar.zst"), Fault::before(go));
+    // The catalog has been read, and what lies there of that one is to be listed.
+    proxy.spoil(When::of("GET", &older), Fault::before(go));
     let verified = empty_machine(&place, &store).json(&["replica", "verify", "offsite"]);
     assert_eq!(verified["ok"], true, "{verified}");
     assert!(packs_of(&store, &older).iter().all(|key| key.contains("/until/")), "it went meanwhile");

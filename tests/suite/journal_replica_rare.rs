@@ -1,20 +1,17 @@
-//! The journal in a replica when something rare happens: what is damaged there and here, what goes while it is read, what the store doesn't
-//! take, what a crash left.
+//! The journal in a replica when something rare happens: what goes while it is read, what the store doesn't take, what a crash left.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use attendance_backup::journal::Level;
-use attendance_backup::journal::folder::folder;
 use serde_json::Value;
 
 use crate::client::Server;
 use crate::fault::{Fault, When};
 use crate::harness::{Place, eventually, sha256};
-use crate::journal_live::{index, ticked, timeline};
+use crate::journal_live::ticked;
 use crate::journal_replica::{journal_keys, kill_server, number, numbers_at, refused_at, shipping, text, until};
-use crate::replica_scene::{Clock, empty_machine, told, told_of};
+use crate::replica_scene::{Clock, empty_machine};
 use crate::stores::Store;
 
 fn packs_of(store: &Store, part: &str) -> Vec<String> {
@@ -36,42 +33,7 @@ fn damage(place: &Place) -> Option<String> {
     Some(warnings.find(|it| it["code"] == "replica-damaged")?["detail"].as_str().unwrap().to_owned())
 }
 
-/// What is damaged here is found out when it is sent to another replica, and later the same is damaged in the first one.
-#[test]
-fn what_is_damaged_there_and_here_becomes_a_gap() {
-    let (store, other) = (Store::folder(), Store::folder());
-    let mut place = shipping(&store);
-    let server = Server::start(&place);
-    let seen: Vec<_> = (1..=3).map(|n| (n, number(&place, n))).collect();
-    kill_server(server);
-    let name = "attendance".parse().unwrap();
-    // The state with the second number: by its time the second one there.
-    let file = *index(&place, "attendance").level(Level::CAPTURED).iter().rev().nth(1).unwrap();
-    flip(&file.name.path(&folder(&place.backups(), &name)));
-    place.replica("OTHER", &other);
-    let server = Server::start(&place);
-    eventually("it is found out", || place.audit().into_iter().find(|line| line["code"] == "journal-wrong"));
-    eventually("and seen to", || (!place.backups().join("journal/wrong").exists()).then_some(()));
-    let last = number(&place, 4);
-    let state = format!("{:016x}", file.name.max.get());
-    let pack = packs_of(&store, "/attendance/0/").into_iter().find(|key| key.contains(&state)).unwrap();
-    flip(&store.objects.path(&pack));
-    let verified = place.run(&["replica", "verify", "offsite"]);
-    assert!(verified.code == 1 && verified.stdout.contains(&pack), "{}", verified.stdout);
-    eventually("it goes", || (!packs_of(&store, "/attendance/0/").contains(&pack)).then_some(()));
-    eventually("nothing is damaged any more", || (told(&place)["journal"]["damaged"] == 0).then_some(()));
-    eventually("it is told there", || place.run(&["replica", "verify", "offsite"]).code.eq(&0).then_some(()));
-    assert_eq!(told_of(&place, "other")["journal"]["damaged"], 0);
-    kill_server(server);
-    let machine = empty_machine(&place, &store);
-    assert_eq!(numbers_at(&machine, seen[0].1), [1, 1]);
-    let gap = timeline(&place).gaps.into_iter().find(|gap| gap.holds(seen[1].1)).unwrap();
-    refused_at(&machine, seen[1].1, &[&text(gap.from), &text(gap.to)]);
-    refused_at(&machine, seen[2].1, &[&text(gap.to)]);
-    assert_eq!(numbers_at(&machine, last), [4, 4]);
-}
-
-/// Which takes a while: whoever reads it back at the same time finds less and less of it.
+/// It goes bit by bit, and whoever reads it back at the same time finds less and less of it.
 #[test]
 fn a_journal_that_the_catalog_names_no_more_is_not_missed() {
     let store = Store::s3();

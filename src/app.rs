@@ -113,6 +113,7 @@ impl<'a> Service<'a> {
                     // However the one ends, the other ends with it: neither is of use alone.
                     let _stop = OnDrop(Some(|| drop(handle.stop(true))));
                     recover(engine, control);
+                    engine.sweep_replicas();
                     announce(engine, address);
                     std::thread::scope(|scope| {
                         scope.spawn(|| replicator::run(engine, control));

@@ -312,7 +312,7 @@ fn found(status: &Status) -> Vec<Found> {
     found
 }
 
-/// Tells a warning from others of its kind: by the backup that it begins with, by the replica that it names.
+/// Tells a warning from others of its kind: by the backup that it begins with, by the replica that it names, and whether by its journal.
 fn about(warning: &Warning, replicas: &[ReplicaStatus]) -> String {
     let words: Vec<&str> = warning.detail.split([' ', ':', '`', ';']).filter(|word| !word.is_empty()).collect();
     let named = |name: &str| words.windows(2).any(|pair| pair[0] == "replica" && pair[1] == name);
@@ -323,7 +323,8 @@ fn about(warning: &Warning, replicas: &[ReplicaStatus]) -> String {
         }
         _ => None,
     };
-    format!("{} {}", warning.code, about.unwrap_or_default())
+    let part = if warning.code == "replica-damaged" && words.contains(&"journal") { " journal" } else { "" };
+    format!("{} {}{part}", warning.code, about.unwrap_or_default())
 }
 
 fn unreadable(error: &Error) -> Found {

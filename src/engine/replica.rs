@@ -32,6 +32,7 @@ mod send;
 mod site;
 mod squeeze;
 mod state;
+mod sweep;
 mod sync;
 mod verify;
 mod writable;

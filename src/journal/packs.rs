@@ -6,12 +6,12 @@
 
 use std::collections::BTreeSet;
 
-use super::chain;
+use super::chain::{self, Expired};
 use super::index::{Index, LtxFile, Point};
 use super::name::{FileName, Level, Txid};
 use super::pack::Span;
 use super::timeline::Gap;
-use crate::backup::Moment;
+use super::until::Lasted;
 
 /// Bytes and files that one pack has at most, unless a single file has more.
 const MOST_BYTES: u64 = 8 << 20;
@@ -48,15 +48,32 @@ pub struct Reach {
     pub from: Point,
     /// The last one that the others lead to.
     pub to: Point,
-    /// When a state was after which others are missing, and when the next one was: milliseconds since 1970.
-    pub holes: Vec<(u64, u64)>,
+    /// Where states are missing between these two.
+    pub holes: Vec<Hole>,
+}
+
+/// States that are missing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hole {
+    /// The last one before them.
+    pub after: Point,
+    /// The first one after them.
+    pub before: Point,
+}
+
+impl Hole {
+    /// The time in it of which nobody knows: the state before it was the newest at least as long as is said of it.
+    pub fn gap(&self, lasted: &[Lasted]) -> Option<Gap> {
+        let (after, before) = (self.after.at()?, self.before.at()?);
+        let known = lasted.iter().filter(|it| it.state == self.after.txid.get()).map(|it| it.until).max();
+        Some(Gap::new(known.map_or(after, |known| known.clamp(after, before.max(after))), before))
+    }
 }
 
 impl Reach {
     /// Its holes.
-    pub fn gaps(&self) -> impl Iterator<Item = Gap> {
-        let at = |millis| Moment::of_millis(millis).map(Moment::at);
-        self.holes.iter().filter_map(move |(from, to)| Some(Gap::new(at(*from)?, at(*to)?)))
+    pub fn gaps<'a>(&'a self, lasted: &'a [Lasted]) -> impl Iterator<Item = Gap> + 'a {
+        self.holes.iter().filter_map(|hole| hole.gap(lasted))
     }
 }
 
@@ -116,7 +133,7 @@ impl Packs {
             }
             let Some(Pack { span, .. }) = snapshots.iter().find(|pack| pack.span.max > to.txid) else { break };
             if span.max > to.txid.next() {
-                holes.push((to.millis, span.last));
+                holes.push(Hole { after: to, before: point(span) });
             }
             to = point(span);
         }
@@ -126,7 +143,7 @@ impl Packs {
     /// The packs that lead to the state at an instant, the snapshot first, without those that are known to be damaged. Nothing where a
     /// state between is missing.
     pub fn choose(&self, at_millis: u64, damaged: &BTreeSet<Span>) -> Option<Vec<Pack>> {
-        let usable = Self { packs: self.packs.iter().filter(|pack| !damaged.contains(&pack.span)).copied().collect() };
+        let usable = self.without(damaged);
         let chain = chain::lead(&usable.index(), at_millis)?;
         let found = |file: &LtxFile| usable.find(file.name).filter(|pack| pack.span.last == file.millis).copied();
         let mut chosen: Vec<Pack> = chain.iter().map(found).collect::<Option<_>>()?;
@@ -261,11 +278,24 @@ impl Packs {
     /// What goes when states since `oldest_millis` are to be kept: snapshots, the oldest first, and then what leads nowhere without them.
     /// What stays begins with none that is known to be damaged, as long as there is an older one.
     pub fn expired(&self, oldest_millis: u64, damaged: &BTreeSet<Span>) -> Vec<Pack> {
-        let of = |packs: &Self| chain::expired(&packs.index(), oldest_millis);
-        let sound = Self { packs: self.packs.iter().filter(|pack| !damaged.contains(&pack.span)).copied().collect() };
-        let by_base = of(self).into_iter().chain(of(&sound)).min_by_key(|expired| expired.base.name.max);
-        let gone = by_base.iter().flat_map(|expired| expired.snapshots.iter().chain(&expired.others));
+        let expired = self.expiry(oldest_millis, damaged);
+        let gone = expired.iter().flat_map(|expired| expired.snapshots.iter().chain(&expired.others));
         gone.filter_map(|file| self.find(file.name).copied()).collect()
+    }
+
+    /// The state that what stays begins with then.
+    pub fn base(&self, oldest_millis: u64, damaged: &BTreeSet<Span>) -> Option<Txid> {
+        self.expiry(oldest_millis, damaged).map(|expired| expired.base.name.max)
+    }
+
+    fn expiry(&self, oldest_millis: u64, damaged: &BTreeSet<Span>) -> Option<Expired> {
+        let of = |packs: &Self| chain::expired(&packs.index(), oldest_millis);
+        of(self).into_iter().chain(of(&self.without(damaged))).min_by_key(|expired| expired.base.name.max)
+    }
+
+    /// All but these.
+    pub fn without(&self, damaged: &BTreeSet<Span>) -> Self {
+        Self { packs: self.packs.iter().filter(|pack| !damaged.contains(&pack.span)).copied().collect() }
     }
 }
 
@@ -283,6 +313,15 @@ pub fn made_of(span: &Span, here: &Index) -> Option<Vec<LtxFile>> {
         (first.name.min, last.name.max, first.millis, last.millis) == (span.min, span.max, span.first, span.last);
     let is_whole = !files.iter().any(|file| here.is_damaged(file));
     (is_all && is_same && is_whole).then_some(files)
+}
+
+/// Whether files of it that lie here are damaged.
+pub fn is_damaged_here(span: &Span, here: &Index) -> bool {
+    let is_in = |file: &&LtxFile| match span.level {
+        Level::CAPTURED => span.min <= file.name.min && file.name.max <= span.max,
+        _ => file.name == span.name(),
+    };
+    here.level(span.level).iter().filter(is_in).any(|file| here.is_damaged(file))
 }
 
 /// The files at the front that follow each other, before the state `until`.

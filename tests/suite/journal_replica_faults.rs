@@ -428,9 +428,23 @@ fn a_damaged_pack_is_named_with_what_can_be_had_and_sent_again() {
         serde_json::from_slice::<Value>(&remembered).unwrap()["lost"].clone()
     };
     eventually("what can't be sent again is remembered", || (lost() == serde_json::json!([stray])).then_some(()));
+    let told = eventually("it is told", || {
+        let told = told(&place)["journal"].clone();
+        (told["damaged"] == 1).then_some(told)
+    });
+    assert_eq!(told["lost"], 1, "{told}");
+    let text = "1 objects of its journal were found damaged there; 1 of them can't be sent again";
+    for command in ["status", "doctor"] {
+        let said = place.run(&[command]).stdout;
+        assert!(said.contains(text), "{said}");
+    }
+    let listed = place.ok(&["replica", "list"]).stdout;
+    assert!(listed.contains("1 objects damaged, 1 of which can't be sent again"), "{listed}");
     std::fs::remove_file(store.objects.path(&stray)).unwrap();
     eventually("it is sent again", || store.objects.get(last).filter(|now| !now.is_empty() && *now != bytes));
     eventually("and read back", || place.run(&["replica", "verify", "offsite"]).code.eq(&0).then_some(()));
+    assert!(!place.warnings().contains(&"replica-damaged".to_owned()), "what is whole, or gone, is damaged no more");
+    eventually("nor is it remembered", || (lost() == serde_json::json!([])).then_some(()));
     kill_server(server);
     for (n, at) in seen {
         assert_eq!(numbers_at(&machine, at), [n, n]);

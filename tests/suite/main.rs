@@ -64,6 +64,7 @@ mod journal_replica_apart;
 mod journal_replica_faults;
 mod journal_replica_here;
 mod journal_replica_hostile;
+mod journal_replica_rare;
 mod journal_replica_told;
 mod journal_restore;
 mod journal_soak;

@@ -38,9 +38,14 @@ impl Output {
         for it in replicas {
             if let Some(journal) = &it.journal {
                 let until = journal.until.map_or("nothing yet".to_owned(), |at| format!("until {}", exact(at, zone)));
+                let damaged = match (journal.damaged, journal.lost) {
+                    (0, _) => String::new(),
+                    (damaged, 0) => format!("; {damaged} objects damaged"),
+                    (damaged, lost) => format!("; {damaged} objects damaged, {lost} of which can't be sent again"),
+                };
                 let error =
                     journal.last_error.as_ref().map(|error| format!("; ! {}", error.detail)).unwrap_or_default();
-                self.line(&format!("{}: the journal, {until}{error}", it.name))?;
+                self.line(&format!("{}: the journal, {until}{damaged}{error}", it.name))?;
             }
             if let Some(chains) = &it.chains {
                 self.line(&format!("{}: {}", it.name, stands(chains)))?;

@@ -169,7 +169,8 @@ impl Sheet {
         let name = [replica.name.as_str()];
         let journal = replica.journal.as_ref();
         let is_well = replica.last_error.is_none() && journal.is_none_or(|journal| journal.last_error.is_none());
-        self.set("replica_ok", &name, one(is_well && replica.damaged == 0));
+        let is_whole = replica.damaged == 0 && journal.is_none_or(|journal| journal.damaged == 0);
+        self.set("replica_ok", &name, one(is_well && is_whole));
         self.set("replica_lag_seconds", &name, replica.pending_since.map_or(0.0, |since| seconds(self.now - since)));
         self.set("replica_pending", &name, replica.pending as f64);
         self.set("replica_backups", &name, replica.held as f64);

@@ -21,6 +21,7 @@ mod site;
 mod state;
 mod tend;
 mod unpack;
+mod until;
 mod verify;
 
 pub use fetch::FetchedPoint;

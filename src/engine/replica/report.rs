@@ -170,6 +170,9 @@ pub(in crate::engine) fn warnings(
             );
             warn("replica-damaged", text);
         }
+        if let Some(text) = damaged_journal(replica) {
+            warn("replica-damaged", text);
+        }
         if let Some(text) = plain(replica).filter(|_| !is_local(name)) {
             warn("replica-plain", text);
         }
@@ -203,6 +206,27 @@ fn plain(replica: &ReplicaStatus) -> Option<String> {
     }
     let text = "is from before encryption was turned on and can be read by whoever holds it";
     (!told.is_empty()).then(|| format!("what lies in replica {name} {text}, in part: {}", told.join("; and ")))
+}
+
+/// What of the journal there isn't what was sent.
+fn damaged_journal(replica: &ReplicaStatus) -> Option<String> {
+    let (name, journal) = (&replica.name, replica.journal.as_ref().filter(|journal| journal.damaged > 0)?);
+    let mut text = format!("replica {name}: {} objects of its journal were found damaged there", journal.damaged);
+    match (journal.lost, &journal.unmended) {
+        (0, None) => text += "; what is whole here is sent again by itself, look at that store",
+        (0, Some(_)) => {}
+        (lost, _) => {
+            text += &format!(
+                "; {lost} of them can't be sent again, for what they held is whole here no more: instants that need them can't be had from \
+                 there until the window has moved past them; where that store keeps older versions, bring these back, and run `replica verify \
+                 {name}`"
+            );
+        }
+    }
+    if let Some(reason) = &journal.unmended {
+        text += &format!("; {reason}; it is tried again every hour");
+    }
+    Some(text)
 }
 
 /// The journal there lacks what is here for longer than sending takes.

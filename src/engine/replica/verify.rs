@@ -21,6 +21,8 @@ use crate::sqlite::{Control, Progress};
 
 /// How long what was found waits for a replication under way before it goes unremembered.
 const REMEMBER_WAIT: Duration = Duration::from_secs(10);
+/// So many damaged packs of the journal are remembered of each reading.
+const MOST_PACKS: usize = 1000;
 /// How often a backup is read whose objects are replaced meanwhile.
 const READINGS: usize = 3;
 
@@ -58,8 +60,10 @@ struct Findings {
     whole: BTreeSet<String>,
     /// They aren't, and whose they are.
     damaged: BTreeMap<String, Culprit>,
-    /// Packs of the journal that aren't.
-    packs: BTreeSet<String>,
+    /// Packs of the journal that aren't, if it was read.
+    packs: Option<BTreeSet<String>>,
+    /// Of some only the ciphertext was compared: those that aren't among these may be damaged all the same.
+    packs_locked: bool,
 }
 
 impl Findings {
@@ -144,8 +148,13 @@ impl Engine {
         if let (Some(id), true) = (id, backups.is_empty()) {
             return Err(Error::NotFound(id));
         }
-        let journal =
-            if id.is_none() { self.verify_journals(&site, &mut found.packs, &call.control) } else { Ok(None) };
+        let journal = match id {
+            None => self.verify_journals(&site, found.packs.get_or_insert_default(), &call.control),
+            Some(_) => Ok(None),
+        };
+        if let Ok(Some(JournalVerdict { ciphertext_only: true, .. })) | Err(_) = &journal {
+            found.packs_locked = true;
+        }
         let is_whole = journal.as_ref().is_ok_and(|journal| journal.as_ref().is_none_or(|journal| journal.ok));
         self.remember(from, id.is_none() && left.is_empty() && is_whole, &found, &site, call);
         let journal = journal?;
@@ -213,7 +222,10 @@ impl Engine {
                 state.found_whole.extend(&whole);
             }
             state.found_whole.retain(|origin| !damaged.contains(origin));
-            state.damaged_packs.extend(found.packs.iter().cloned());
+            if let Some(packs) = &found.packs {
+                state.damaged_packs.retain(|key| found.packs_locked || packs.contains(key));
+                state.damaged_packs.extend(packs.iter().take(MOST_PACKS).cloned());
+            }
             if all && found.damaged.is_empty() {
                 state.last_verified = Some(self.clock.now());
             }

@@ -31,6 +31,9 @@ fn row(site: &Site, replica: &ReplicaStatus) -> Markup {
                 p.marks {
                     span class={ "mark " (tone.class()) } { (tone.icon()) (state) }
                     @if replica.damaged > 0 { " " span.mark.look { (icons::attention()) (replica.damaged) " found damaged" } }
+                    @if let Some(journal) = replica.journal.as_ref().filter(|journal| journal.damaged > 0) {
+                        " " span.mark.look { (icons::attention()) (words::count(journal.damaged as u64, "object")) " of its journal damaged" }
+                    }
                     " " span { @match (replica.encrypted, replica.plain) {
                         (true, 0) => "Encrypted",
                         (true, plain) => { "Encrypted, but for " (plain) " from before" }

@@ -39,7 +39,11 @@ fn numbers(run: Option<Vec<LtxFile>>) -> Option<(u64, u64)> {
 
 #[test]
 fn what_goes_on_without_a_hole_is_reached() {
-    let reach = |of: &[(&str, u64, u64)]| packs(of).reach().map(|it| (it.from.txid.get(), it.to.txid.get(), it.holes));
+    let hole = |hole: &Hole| (hole.after.millis, hole.before.millis);
+    let reach = |of: &[(&str, u64, u64)]| {
+        let holes = |reach: &Reach| reach.holes.iter().map(hole).collect::<Vec<_>>();
+        packs(of).reach().map(|it| (it.from.txid.get(), it.to.txid.get(), holes(&it)))
+    };
     assert_eq!(reach(&[("0", 2, 9)]), None);
     assert_eq!(reach(&[("9", 1, 1)]), Some((1, 1, vec![])));
     assert_eq!(reach(&[("9", 1, 1), ("0", 2, 4), ("0", 5, 9)]), Some((1, 9, vec![])));
@@ -132,6 +136,8 @@ fn what_is_damaged_here_is_sent_by_nobody() {
     anew.note_damaged(FileName::snapshot(txid(21)));
     assert_eq!(packs(&[("9", 1, 1)]).lacks_larger(&anew), None);
     assert!(!anew.goes_on_without(FileName::snapshot(txid(21))) && !anew.goes_on_without(FileName::captured(txid(8))));
+    assert!(is_damaged_here(&pack("0", 2, 9).span, &anew) && !is_damaged_here(&pack("0", 9, 20).span, &anew));
+    assert!(is_damaged_here(&pack("9", 1, 21).span, &anew) && !is_damaged_here(&pack("9", 1, 1).span, &anew));
     // Nor as a part of something else, and none of it once it has gone.
     assert!(made_of(&pack("0", 2, 7).span, &anew).is_some() && made_of(&pack("0", 2, 9).span, &anew).is_none());
     anew.remove(&[FileName::captured(txid(8))]);
@@ -184,6 +190,8 @@ fn what_expires_leaves_every_later_state() {
     let all =
         packs(&[("9", 1, 1), ("0", 2, 10), ("0", 11, 20), ("2", 2, 20), ("9", 1, 15), ("9", 1, 30), ("0", 21, 40)]);
     let gone = |oldest| spans(Some(all.expired(oldest, &BTreeSet::new()))).unwrap();
+    let base = |oldest| all.base(oldest, &BTreeSet::new()).map(Txid::get);
+    assert_eq!([base(0), base(14_999), base(15_000), base(99_000)], [1, 1, 15, 30].map(Some));
     assert_eq!(gone(14_999), []);
     assert_eq!(gone(15_000), [(1, 1), (2, 10)]);
     assert_eq!(gone(99_000), [(1, 1), (1, 15), (2, 10), (11, 20), (2, 20)]);

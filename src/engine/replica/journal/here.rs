@@ -5,6 +5,7 @@
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 
+use super::send::Sent;
 use crate::backup::{DatabaseName, Moment};
 use crate::engine::{Engine, Error};
 use crate::journal::{self, Journal, LtxFile};
@@ -35,6 +36,28 @@ impl Engine {
             let before = file.millis.checked_sub(1).and_then(Moment::of_millis).map(Moment::at);
             self.begin_journal_anew_since(before.unwrap_or_default(), &error.to_string());
         }
+    }
+}
+
+impl Engine {
+    /// Reads these to their end, before anything that they are to replace is removed.
+    pub(super) fn are_whole_here(
+        &self,
+        of: (&DatabaseName, &Journal),
+        files: &[LtxFile],
+        control: &Control,
+    ) -> Result<Sent, Error> {
+        for file in files {
+            match hand_on(&file.name.path(of.1.folder()), file, control, &mut |_| Ok(())) {
+                Err(Error::Journal(journal::Error::Gone { .. })) => return Ok(Sent::Gone),
+                Err(Error::Journal(error @ journal::Error::Damaged { .. })) => {
+                    self.is_damaged_here(of, files, &error);
+                    return Ok(Sent::Damaged);
+                }
+                read => read?,
+            }
+        }
+        Ok(Sent::Whole)
     }
 }
 

@@ -1,20 +1,22 @@
 //! Which journals the catalog of a replica names.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::listing::Listing;
 use super::state::Remembered;
-use crate::backup::ReplicaName;
 use crate::backup::replica::{HeldJournal, MAX_JOURNALS, Nonce};
+use crate::backup::{DatabaseName, ReplicaName};
 use crate::disk;
 use crate::engine::replica::state::{OwnJournal, State};
 use crate::engine::replica::sync::chance;
 use crate::engine::replica::writable::Writable;
 use crate::engine::{Call, Engine, Error};
 use crate::journal::folder::identity;
-use crate::journal::pack::folder_of;
+use crate::journal::pack::{Key, folder_of};
+use crate::journal::packs::Packs;
 use crate::journal::timeline::Timeline;
 use crate::sqlite;
 
@@ -62,9 +64,28 @@ impl Writable<'_> {
                 _ => {}
             }
         }
-        let oldest = self.engine.oldest_kept()?;
-        self.journals.drain(..over(&self.journals, oldest));
+        // First: what can't be listed is in no catalog's way.
+        make_room(&mut self.journals);
+        let Some(kept) = self.engine.kept_journal()? else { return Ok(()) };
+        let over = over(&self.journals, kept.since(), |lineage| self.reaches_back(lineage, &kept))?;
+        self.journals.drain(..over);
         Ok(())
+    }
+
+    /// Whether each of its databases has there what is kept, as far as it is known to be whole. Since when the catalog names it says little: its
+    /// first snapshot may have come much later.
+    fn reaches_back(&self, lineage: Nonce, kept: &Kept) -> Result<bool, Error> {
+        let listing = self.listing(lineage)?;
+        let damaged: Vec<_> = self.state.damaged_packs.iter().filter_map(|key| Key::parse(key)).collect();
+        let reaches = |(name, packs): (&DatabaseName, &Packs)| {
+            let of = |key: &Key| match key {
+                Key::Pack { lineage: of, database, span, .. } if *of == lineage && database == name => Some(*span),
+                _ => None,
+            };
+            let reach = packs.without(&damaged.iter().filter_map(of).collect()).reach();
+            reach.and_then(|reach| reach.from.at()).is_some_and(|from| from <= kept.of(name))
+        };
+        Ok(!listing.untils.is_empty() && !listing.packs.is_empty() && listing.packs.iter().all(reaches))
     }
 
     fn begin_lineage(&mut self, writer: String, directory: String, id: String) -> Result<(), Error> {
@@ -114,31 +135,61 @@ pub(in crate::engine::replica) struct Left {
     listing: Listing,
 }
 
-/// How many of them go, the oldest first: those whose successor is older than the window, and those that no catalog has room for.
-fn over(journals: &[HeldJournal], oldest: Option<DateTime<Utc>>) -> usize {
-    let is_over =
-        |next: Option<&HeldJournal>| next.is_some_and(|next| oldest.is_some_and(|oldest| next.since < oldest));
-    let over = (0..journals.len()).take_while(|at| is_over(journals.get(at + 1))).count();
-    over.max(journals.len().saturating_sub(MAX_JOURNALS))
+/// The oldest go that no catalog has room for.
+fn make_room<T>(journals: &mut Vec<T>) {
+    journals.drain(..journals.len().saturating_sub(MAX_JOURNALS));
+}
+
+/// How many of them go, the oldest first: those before one that is older than what is kept, and `reaches_back` as far.
+fn over(
+    journals: &[HeldJournal],
+    since: DateTime<Utc>,
+    reaches_back: impl Fn(Nonce) -> Result<bool, Error>,
+) -> Result<usize, Error> {
+    for (at, held) in journals.iter().enumerate().skip(1).rev() {
+        if held.since < since && reaches_back(held.lineage)? {
+            return Ok(at);
+        }
+    }
+    Ok(0)
 }
 
 /// Since when instants are kept, whatever of them a database lacks. By the journal here too, which no jump of the clock makes shorter:
-/// where one of its databases reaches back farther, so does this.
-fn kept_since(
-    alive: Option<DateTime<Utc>>,
-    window: Duration,
-    oldest: impl IntoIterator<Item = DateTime<Utc>>,
-) -> Option<DateTime<Utc>> {
-    let begun = alive?.checked_sub_signed(TimeDelta::from_std(window).ok()?)?;
-    Some(oldest.into_iter().fold(begun, DateTime::min))
+/// where a database reaches back farther, so does this.
+struct Kept {
+    /// When the window began.
+    begun: DateTime<Utc>,
+    /// The first state of each database here.
+    oldest: BTreeMap<DatabaseName, DateTime<Utc>>,
+}
+
+impl Kept {
+    fn new(
+        alive: Option<DateTime<Utc>>,
+        window: Duration,
+        oldest: BTreeMap<DatabaseName, DateTime<Utc>>,
+    ) -> Option<Self> {
+        let begun = alive?.checked_sub_signed(TimeDelta::from_std(window).ok()?)?;
+        Some(Self { begun, oldest })
+    }
+
+    /// Of any database.
+    fn since(&self) -> DateTime<Utc> {
+        self.oldest.values().copied().fold(self.begun, DateTime::min)
+    }
+
+    /// Of that one.
+    fn of(&self, name: &DatabaseName) -> DateTime<Utc> {
+        self.oldest.get(name).copied().into_iter().fold(self.begun, DateTime::min)
+    }
 }
 
 impl Engine {
-    fn oldest_kept(&self) -> Result<Option<DateTime<Utc>>, Error> {
+    fn kept_journal(&self) -> Result<Option<Kept>, Error> {
         let oldest = self.of_journals(|index, _| index.oldest())?;
         let alive = Timeline::read(self.store.root())?.alive;
-        let oldest = oldest.into_values().flatten().filter_map(|point| point.at());
-        Ok(kept_since(alive, self.config.pitr.retention, oldest))
+        let oldest = oldest.into_iter().filter_map(|(name, point)| Some((name, point?.at()?))).collect();
+        Ok(Kept::new(alive, self.config.pitr.retention, oldest))
     }
 
     /// Whether each database has a state in the journal that is written here.
@@ -178,42 +229,71 @@ impl Engine {
 mod tests {
     use super::*;
 
+    fn hours(hours: i64) -> DateTime<Utc> {
+        "2026-01-08T02:00:00Z".parse::<DateTime<Utc>>().unwrap() + TimeDelta::hours(hours)
+    }
+
+    fn journals(since: &[i64]) -> Vec<HeldJournal> {
+        let journal = |(number, since): (usize, &i64)| HeldJournal {
+            lineage: Nonce(u64::to_be_bytes(number as u64)),
+            since: hours(*since),
+        };
+        since.iter().enumerate().map(journal).collect()
+    }
+
     /// As a directory that gets another name each time.
     #[test]
     fn a_new_one_every_day_is_never_too_many() {
-        let begun: DateTime<Utc> = "2026-01-08T02:00:00Z".parse().unwrap();
         let kept = |days: i64| {
-            let (mut journals, mut most) = (Vec::new(), 0);
+            let (mut since, mut most) = (Vec::new(), 0);
             for day in 0..1200 {
-                let since = begun + TimeDelta::days(day);
-                journals.push(HeldJournal { lineage: Nonce(u64::to_be_bytes(day as u64)), since });
-                journals.drain(..over(&journals, Some(since - TimeDelta::days(days))));
-                most = most.max(journals.len());
-                assert_eq!(journals.last().map(|held| held.since), Some(since));
+                since.push(24 * day);
+                let over = over(&journals(&since), hours(24 * (day - days)), |_| Ok(true)).unwrap();
+                since.drain(..over);
+                make_room(&mut since);
+                most = most.max(since.len());
+                assert_eq!(since.last(), Some(&(24 * day)));
             }
             most
         };
         assert_eq!(kept(7), 9, "those of the window, and the one that it begins in");
         assert_eq!(kept(36500), MAX_JOURNALS);
-        let journals = [HeldJournal { lineage: Nonce([1; 8]), since: begun }];
-        assert_eq!([over(&journals, None), over(&journals, Some(begun + TimeDelta::days(99)))], [0, 0]);
+        assert_eq!(over(&journals(&[0]), hours(9999), |_| Ok(true)).unwrap(), 0);
     }
 
     /// After a machine was lost: another one goes on.
     #[test]
     fn one_that_is_needed_stays_until_the_next_is_older_than_the_window() {
-        let begun: DateTime<Utc> = "2026-01-08T02:00:00Z".parse().unwrap();
-        let (hours, day) = (|hours| begun + TimeDelta::hours(hours), Duration::from_secs(86400));
-        let journal = |number, since| HeldJournal { lineage: Nonce([number; 8]), since };
+        let day = Duration::from_secs(86400);
+        let kept = |alive, oldest: &[i64]| {
+            let name = |at: usize| format!("db{at}").parse().unwrap();
+            let oldest = oldest.iter().enumerate().map(|(at, oldest)| (name(at), hours(*oldest))).collect();
+            Kept::new(alive, day, oldest)
+        };
         let gone = |since, alive, oldest: &[i64]| {
-            let oldest = oldest.iter().map(|at| hours(*at));
-            over(&[journal(1, begun), journal(2, hours(since))], kept_since(Some(hours(alive)), day, oldest))
+            over(&journals(&[0, since]), kept(Some(hours(alive)), oldest).unwrap().since(), |_| Ok(true)).unwrap()
         };
         assert_eq!(gone(48, 49, &[49]), 0, "its first snapshot came later");
         assert_eq!(gone(48, 71, &[48, 70]), 0, "a database was added");
         assert_eq!(gone(48, 71, &[]), 0, "nothing of it is here");
         assert_eq!(gone(48, 73, &[47]), 0, "what is here reaches back farther");
         assert_eq!(gone(48, 73, &[73, 49]), 1);
-        assert_eq!(kept_since(None, day, [begun]), None);
+        let kept_of = |number: &str| kept(Some(hours(73)), &[80, 40]).unwrap().of(&number.parse().unwrap());
+        assert_eq!([kept_of("db0"), kept_of("db1"), kept_of("db2")], [hours(49), hours(40), hours(49)]);
+        assert!(kept(None, &[0]).is_none());
+    }
+
+    /// What a lineage has there counts too, and not only since when the catalog names it.
+    #[test]
+    fn one_that_does_not_reach_back_there_makes_none_before_it_go() {
+        let gone = |since: &[i64], reaching: &[u8]| {
+            over(&journals(since), hours(50), |lineage| Ok(reaching.contains(&lineage.0[7]))).unwrap()
+        };
+        assert_eq!(gone(&[0, 10], &[]), 0);
+        assert_eq!(gone(&[0, 10], &[1]), 1);
+        assert_eq!(gone(&[0, 10, 20], &[2]), 2, "nor is one kept for the sake of another that is over");
+        assert_eq!(gone(&[0, 10, 20], &[1]), 1);
+        assert_eq!(gone(&[0, 10, 60], &[1, 2]), 1);
+        assert_eq!(gone(&[0, 60], &[0, 1]), 0);
     }
 }

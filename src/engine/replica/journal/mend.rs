@@ -7,31 +7,69 @@ use super::listing::keys_of;
 use super::send::{Sent, stops_all};
 use super::shipping::{Ready, Shipping, There, delete};
 use super::tend::EVERY;
+use super::unpack::Packed;
 use crate::backup::DatabaseName;
 use crate::engine::replica::site::Link;
 use crate::engine::replica::state::State;
 use crate::engine::{Actor, Call, Engine, Error, locked};
-use crate::journal::Journal;
 use crate::journal::pack::Key;
-use crate::journal::packs::{Pack, made_of};
+use crate::journal::packs::{Pack, is_damaged_here, made_of};
 use crate::journal::timeline::Timeline;
+use crate::journal::{Journal, Level, LtxFile};
 use crate::sqlite::Control;
+
+/// What came of a pack that was found damaged.
+enum Mended {
+    /// It isn't damaged any more, or isn't there any more.
+    Done,
+    /// What it holds is here no more: it stays as it is.
+    Lost,
+    /// It isn't known just now what lies there.
+    Later,
+}
 
 impl Engine {
     /// Sends again what was found damaged. What is here no more stays, damaged as it is, and is remembered: nothing older goes on its word.
     /// What the store doesn't take is tried again later, and is in no other's way.
     pub(super) fn mend(&self, shipping: &Shipping, ready: &Ready, link: &Link, control: &Control) -> Result<(), Error> {
+        self.forget_found_whole(shipping, ready)?;
         for key in due(shipping, ready) {
-            match self.mend_one(shipping, ready, link, key, control) {
-                Ok(()) => drop(locked(&shipping.shared.mended).insert(key.clone())),
+            let mended = self.mend_one(shipping, ready, link, key, control);
+            match mended {
+                Ok(Mended::Done) => drop(locked(&shipping.shared.mended).insert(key.clone())),
+                Ok(Mended::Lost) => self.note_lost(shipping, key)?,
+                Ok(Mended::Later) => {}
                 Err(error) if stops_all(&error) => return Err(error),
                 Err(error) => {
-                    tracing::error!(replica = %shipping.name, key, "it is damaged there, and can't be sent again: {error}");
+                    let told = format!("{key} is damaged there, and can't be sent again: {error}");
+                    tracing::error!(replica = %shipping.name, "{told}");
                     locked(&shipping.shared.unmended).insert(key.clone(), Instant::now());
+                    self.note_error(shipping, Some((&error, told)), |remembered| &mut remembered.last_error_of_mending);
                 }
             }
         }
+        let mended = locked(&shipping.shared.mended).clone();
+        locked(&shipping.shared.unmended).retain(|key, _| !mended.contains(key));
+        if locked(&shipping.shared.unmended).is_empty() {
+            self.note_error(shipping, None, |remembered| &mut remembered.last_error_of_mending);
+        }
         self.forget_mended(shipping, &Call { control: control.clone(), ..Call::new(Actor::scheduler()) })
+    }
+
+    /// Whoever has read the replica back since may have found it whole: the store has got it back, say.
+    fn forget_found_whole(&self, shipping: &Shipping, ready: &Ready) -> Result<(), Error> {
+        locked(&shipping.shared.unmended).retain(|key, _| ready.damaged.contains(key));
+        let mut remembered = shipping.remembered();
+        let before = remembered.lost.len();
+        remembered.lost.retain(|key| ready.damaged.contains(key));
+        if remembered.lost.len() == before { Ok(()) } else { remembered.save(self.store.root(), &shipping.name) }
+    }
+
+    fn note_lost(&self, shipping: &Shipping, key: &str) -> Result<(), Error> {
+        tracing::error!(replica = %shipping.name, key, "it is damaged there, and what it holds is here no more");
+        let mut remembered = shipping.remembered();
+        remembered.lost.insert(key.to_owned());
+        remembered.save(self.store.root(), &shipping.name)
     }
 
     fn mend_one(
@@ -41,35 +79,64 @@ impl Engine {
         link: &Link,
         key: &str,
         control: &Control,
-    ) -> Result<(), Error> {
-        let Some(Key::Pack { lineage, database, span, .. }) = Key::parse(key) else { return Ok(()) };
-        let journal = ready.journals.get(&database).filter(|_| lineage == ready.lineage);
-        let Some(journal) = journal else { return Ok(()) };
-        let made_of = made_of(&span, &journal.index());
-        let there = shipping.there();
-        let packs = there.as_ref().and_then(|there| there.listing.packs.get(&database));
-        let pack = packs.and_then(|packs| packs.all().iter().find(|pack| pack.span == span)).copied();
-        drop(there);
-        let Some(pack) = pack else { return Ok(()) };
-        let mut is_mended = false;
-        if let Some(files) = made_of {
-            // A whole object is written over; of parts some could stay.
-            if pack.parts > 0 {
+    ) -> Result<Mended, Error> {
+        let Some(Key::Pack { lineage, database, span, .. }) = Key::parse(key) else { return Ok(Mended::Done) };
+        let Some(journal) = ready.journals.get(&database).filter(|_| lineage == ready.lineage) else {
+            return Ok(Mended::Lost);
+        };
+        let pack = {
+            let there = shipping.there();
+            let Some(there) = there.as_ref().filter(|there| there.lineage == lineage) else {
+                return Ok(Mended::Later);
+            };
+            let packs = there.listing.packs.get(&database);
+            packs.and_then(|packs| packs.all().iter().find(|pack| pack.span == span)).copied()
+        };
+        let Some(pack) = pack else { return Ok(Mended::Done) };
+        // It may have been the way there, or a store that has healed itself.
+        if let Ok(_whole) = (Packed { link, lineage, database: &database, pack, control }).read(self, &|_| None)? {
+            return Ok(Mended::Done);
+        }
+        let (files, is_damaged_too) = {
+            let index = journal.index();
+            (made_of(&span, &index), is_damaged_here(&span, &index))
+        };
+        let sent = match files {
+            Some(files) => self.send_in_place(shipping, ready, link, (&database, journal), (pack, &files), control)?,
+            None if is_damaged_too => Sent::Damaged,
+            None => Sent::Gone,
+        };
+        match sent {
+            Sent::Whole => Ok(Mended::Done),
+            // Of others a part is here still, and whoever comes back finds a gap instead of something damaged. What follows a snapshot
+            // would lead nowhere.
+            Sent::Damaged if span.level != Level::SNAPSHOT => {
+                tracing::warn!(replica = %shipping.name, key, "it is damaged there and here: what is whole of it here is sent by itself");
                 self.remove_pack(shipping, ready, link, (&database, &pack), control)?;
+                *locked(&shipping.shared.written) = None;
+                Ok(Mended::Done)
             }
-            let sent = self.send_pack(shipping, ready, link, (&database, journal), &files, control)?;
-            is_mended = sent != Sent::Gone;
-            if sent == Sent::Damaged && pack.parts == 0 {
-                // It is damaged in both places: what is whole of it here is sent by itself.
-                self.remove_pack(shipping, ready, link, (&database, &pack), control)?;
+            Sent::Damaged | Sent::Gone => Ok(Mended::Lost),
+        }
+    }
+
+    /// A whole object is written over. Of parts some could stay: they are removed, once it is known that what they held is whole here.
+    fn send_in_place(
+        &self,
+        shipping: &Shipping,
+        ready: &Ready,
+        link: &Link,
+        of: (&DatabaseName, &Journal),
+        (pack, files): (Pack, &[LtxFile]),
+        control: &Control,
+    ) -> Result<Sent, Error> {
+        if pack.parts > 0 {
+            match self.are_whole_here(of, files, control)? {
+                Sent::Whole => self.remove_pack(shipping, ready, link, (of.0, &pack), control)?,
+                not => return Ok(not),
             }
         }
-        if !is_mended {
-            let mut remembered = shipping.remembered();
-            remembered.lost.insert(key.to_owned());
-            remembered.save(self.store.root(), &shipping.name)?;
-        }
-        Ok(())
+        self.send_pack(shipping, ready, link, of, files, control)
     }
 
     /// What was mended is damaged no more.
@@ -86,7 +153,6 @@ impl Engine {
         let mut state = State::load(self.store.root(), &shipping.name, &replica.place.identity())?;
         state.damaged_packs.retain(|key| !mended.contains(key));
         state.save(self.store.root(), &shipping.name)?;
-        locked(&shipping.shared.unmended).retain(|key, _| state.damaged_packs.contains(key));
         locked(&shipping.shared.mended).clear();
         Ok(())
     }
@@ -156,8 +222,11 @@ impl Engine {
 
 /// Keys that are to be sent again now.
 fn due<'a>(shipping: &Shipping, ready: &'a Ready) -> Vec<&'a String> {
+    let lost = shipping.remembered().lost.clone();
     let (mended, failed) = (locked(&shipping.shared.mended), locked(&shipping.shared.unmended));
-    let is_due = |key: &&String| !mended.contains(*key) && failed.get(*key).is_none_or(|at| at.elapsed() >= EVERY);
+    let is_due = |key: &&String| {
+        !mended.contains(*key) && !lost.contains(*key) && failed.get(*key).is_none_or(|at| at.elapsed() >= EVERY)
+    };
     ready.damaged.iter().filter(is_due).collect()
 }
 

@@ -5,33 +5,29 @@
 //! 3. The newest catalog there is the one that this directory wrote; else nothing is sent, and the next replication says why.
 //! 4. Of each database the files that gathered, as one pack or several, each noted here before, and read back to its last byte. What is
 //!    damaged here isn't sent (`here`).
-//! 5. Until when what 1. saw can be rebuilt from what is there is written beside it.
+//! 5. Until when what 1. saw can be rebuilt from what is there is written beside it (`until`).
 //! 6. What was found damaged there is sent again (`mend`).
 //!
 //! What is wrong with one database, or one object, stops no other.
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::time::{Duration, Instant};
-
-use chrono::{DateTime, Utc};
-use sha2::{Digest, Sha256};
+use std::time::Duration;
 
 use super::here::hand_on;
 use super::mend::wants_mending;
 use super::shipping::{Ready, Shipping};
+use super::until::Seen;
 use crate::backup::replica::Object;
-use crate::backup::{DatabaseName, Form, Moment};
-use crate::codec::Codec;
+use crate::backup::{DatabaseName, Form};
 use crate::engine::replica::passing::Summed;
 use crate::engine::replica::send::broken;
 use crate::engine::replica::site::Link;
 use crate::engine::{Engine, Error, locked};
 use crate::journal::pack::{Key, Span};
-use crate::journal::packs::{Pack, Packs, Reach};
-use crate::journal::timeline::{Gap, Timeline};
-use crate::journal::until::Until;
-use crate::journal::{self, Journal, Level, LtxFile, Point, Txid, states, tarball};
+use crate::journal::packs::{Pack, Packs};
+use crate::journal::timeline::Timeline;
+use crate::journal::{self, Journal, LtxFile, Point, states, tarball};
 use crate::sqlite::{self, Control};
 
 /// While nothing changes, what the replica says of `until` is at most this old.
@@ -88,7 +84,7 @@ impl Engine {
             }
         }
         if sent || is_old {
-            self.write_until(shipping, &ready, &link, (oldest, alive, gaps), &newest)?;
+            self.write_until(shipping, &ready, &link, Seen { oldest, alive, gaps, newest })?;
         }
         self.mend(shipping, &ready, &link, control)?;
         first.map(|()| more)
@@ -193,72 +189,6 @@ impl Engine {
             Some(reason) => Err(link.damaged(format!("{reason}, though it was sent well; it is sent again"))),
         }
     }
-
-    /// Step 5.
-    fn write_until(
-        &self,
-        shipping: &Shipping,
-        ready: &Ready,
-        link: &Link,
-        (oldest, alive, gaps): (DateTime<Utc>, DateTime<Utc>, Vec<Gap>),
-        newest: &BTreeMap<DatabaseName, Txid>,
-    ) -> Result<(), Error> {
-        let reaches: BTreeMap<_, _> = match shipping.there().as_ref() {
-            Some(there) => {
-                there.listing.packs.iter().filter_map(|(name, packs)| Some((name.clone(), packs.reach()?))).collect()
-            }
-            None => return Ok(()),
-        };
-        let from = newest.keys().filter_map(|name| reaches.get(name)?.from.at()).chain([oldest]).max();
-        let (Some(from), Some((alive, newest))) = (from, there_until(ready, &reaches, (alive, &gaps), newest)) else {
-            return Ok(());
-        };
-        if from > alive || shipping.remembered().until.is_some_and(|until| until >= alive) {
-            return Ok(());
-        }
-        // What isn't there now and comes later is no gap then. One before `from` says why nothing before that is there.
-        let gaps =
-            gaps.into_iter().chain(reaches.values().flat_map(Reach::gaps)).filter(|gap| gap.to > oldest).collect();
-        let bytes = self.sealed(&Until::new(oldest, alive, gaps, &newest).to_bytes());
-        let bytes = bytes.map_err(|error| broken(link, error))?;
-        let mut digits = [0; 8];
-        digits.copy_from_slice(&Sha256::digest(&bytes)[..8]);
-        let millis = u64::try_from(alive.timestamp_millis()).unwrap_or_default();
-        let encrypted = !self.config.codec.recipients.is_empty();
-        let key = Key::Until { lineage: ready.lineage, millis, digits, encrypted }.to_string();
-        let mut remembered = shipping.remembered();
-        remembered.writing = Some(alive);
-        remembered.save(self.store.root(), &shipping.name)?;
-        drop(remembered);
-        link.at(link.remote.put(&key, &bytes))?;
-        if link.at(link.remote.get(&key, Until::MAX_BYTES))?.as_ref() != Some(&bytes) {
-            return Err(link.damaged(format!("{key} is not there as it was sent; it is sent again")));
-        }
-        let older = match shipping.there().as_mut() {
-            Some(there) => {
-                let untils = &mut there.listing.untils;
-                untils.push((millis, key, bytes.len() as u64));
-                untils.sort();
-                // One before it stays, for whoever reads it just now.
-                untils.drain(..untils.len().saturating_sub(2)).map(|(_, key, _)| key).collect()
-            }
-            None => Vec::new(),
-        };
-        *locked(&shipping.shared.written) = Some(Instant::now());
-        let mut remembered = shipping.remembered();
-        (remembered.from, remembered.until, remembered.writing) = (Some(from), Some(alive), None);
-        remembered.save(self.store.root(), &shipping.name)?;
-        drop(remembered);
-        older.iter().try_for_each(|key: &String| link.at(link.remote.delete(key)))
-    }
-
-    /// A small object as it is to lie there.
-    fn sealed(&self, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
-        let codec = Codec { level: None, ..self.codec_there(Form::Plain) };
-        let mut encoder = codec.encode(Vec::new(), bytes.len() as u64)?;
-        encoder.write_all(bytes)?;
-        encoder.finish()
-    }
 }
 
 /// It is no word of one database or one object: there is no way there, or it was to stop.
@@ -268,33 +198,6 @@ pub(super) fn stops_all(error: &Error) -> bool {
         Error::Replica { error, .. } => error.is_temporary(),
         _ => false,
     }
-}
-
-/// Until when all is there, and which states that are: where one is lacking, until right before it was. Nothing before each database has
-/// a snapshot there.
-fn there_until(
-    ready: &Ready,
-    reaches: &BTreeMap<DatabaseName, Reach>,
-    (alive, gaps): (DateTime<Utc>, &[Gap]),
-    newest: &BTreeMap<DatabaseName, Txid>,
-) -> Option<(DateTime<Utc>, BTreeMap<DatabaseName, Txid>)> {
-    let (mut until, mut states) = (alive, BTreeMap::new());
-    for (name, txid) in newest {
-        let reached = reaches.get(name)?.to.txid;
-        states.insert(name.clone(), reached.min(*txid));
-        if reached < *txid {
-            let index = ready.journals.get(name)?.index();
-            let next = [Level::CAPTURED, Level::SNAPSHOT].into_iter().filter_map(|level| {
-                let files = index.level(level);
-                files.get(files.partition_point(|file| file.name.max <= reached)).map(|file| file.millis)
-            });
-            let before = Moment::of_millis(next.min()?.checked_sub(1)?)?.at();
-            until = until.min(before);
-        }
-    }
-    // Within a gap nothing is known, its first end apart.
-    let until = gaps.iter().find(|gap| gap.holds(until)).map_or(until, |gap| gap.from);
-    Some((until, states))
 }
 
 /// What of a database is to be sent next.

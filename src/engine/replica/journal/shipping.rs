@@ -17,8 +17,8 @@ use crate::engine::replica::site::Link;
 use crate::engine::replica::state::State;
 use crate::engine::replica::{Elsewhere, Target};
 use crate::engine::{Actor, Call, Engine, Error, locked};
-use crate::journal::Journal;
 use crate::journal::pack::{Key, folder_of};
+use crate::journal::{Journal, Txid};
 use crate::remote::Remote;
 use crate::sqlite::{self, Control};
 
@@ -39,7 +39,11 @@ pub(super) struct Shared {
     pub(super) busy: Mutex<BTreeSet<String>>,
     /// When `until` was written last.
     pub(super) written: Mutex<Option<Instant>>,
-    /// Keys that were sent again because they were found damaged, and aren't forgotten as such yet.
+    /// The state that each database begins with, as was written there with it, and of which lineage.
+    pub(super) bases: Mutex<Option<(Nonce, BTreeMap<DatabaseName, Txid>)>>,
+    /// What is older than these waits until that is written.
+    pub(super) keeps: Mutex<bool>,
+    /// Keys of what was found damaged, is so no more or has gone, and isn't forgotten as such yet.
     pub(super) mended: Mutex<BTreeSet<String>>,
     /// Those with which that failed, and when.
     pub(super) unmended: Mutex<BTreeMap<String, Instant>>,
@@ -91,6 +95,8 @@ impl Engine {
             remembered: Mutex::new(remembered),
             busy: Mutex::default(),
             written: Mutex::default(),
+            bases: Mutex::default(),
+            keeps: Mutex::default(),
             mended: Mutex::default(),
             unmended: Mutex::default(),
             foreign: Mutex::default(),
@@ -114,14 +120,28 @@ impl Engine {
         // What a snapshot begins with stays until the next one is as old as the window, which is looked at every hour.
         let pitr = &self.config.pitr;
         let kept = pitr.retention.saturating_add(pitr.snapshot_every).saturating_add(EVERY);
-        Ok(Some(JournalThere::of(remembered, TimeDelta::from_std(kept).unwrap_or(TimeDelta::MAX))))
+        let kept = TimeDelta::from_std(kept).unwrap_or(TimeDelta::MAX);
+        Ok(Some(JournalThere::of(remembered, &state.damaged_packs, kept)))
     }
 
-    /// Remembers what went wrong, or that nothing does any more.
+    /// Remembers what went wrong, or that nothing does any more. After an error it isn't known what lies there.
     pub(super) fn note_outcome(
         &self,
         shipping: &Shipping,
         error: Option<&Error>,
+        of: impl Fn(&mut Remembered) -> &mut Option<LastError>,
+    ) {
+        self.note_error(shipping, error.map(|error| (error, error.to_string())), of);
+        if error.is_some() {
+            shipping.forget();
+        }
+    }
+
+    /// Remembers what went wrong, in these words, or that nothing does any more.
+    pub(super) fn note_error(
+        &self,
+        shipping: &Shipping,
+        error: Option<(&Error, String)>,
         of: impl Fn(&mut Remembered) -> &mut Option<LastError>,
     ) {
         let (mut remembered, now) = (shipping.remembered(), self.clock.now());
@@ -129,12 +149,12 @@ impl Engine {
         let last = match error {
             None => None,
             // That it was to stop is no failure of the replica.
-            Some(Error::Sqlite(sqlite::Error::Cancelled)) => before.clone(),
-            Some(error) => Some(LastError {
+            Some((Error::Sqlite(sqlite::Error::Cancelled), _)) => before.clone(),
+            Some((error, detail)) => Some(LastError {
                 at: now,
                 since: before.as_ref().map_or(now, |before| before.since),
                 code: error.code().to_owned(),
-                detail: error.to_string(),
+                detail,
             }),
         };
         if last != before {
@@ -142,10 +162,6 @@ impl Engine {
             if let Err(error) = remembered.save(self.store.root(), &shipping.name) {
                 tracing::warn!(%error, replica = %shipping.name, "how its journal stands is not remembered");
             }
-        }
-        drop(remembered);
-        if error.is_some() {
-            shipping.forget();
         }
     }
 
@@ -287,7 +303,9 @@ impl Engine {
     /// Remembers that it was read back.
     pub(super) fn note_sent(&self, shipping: &Shipping, key: &str) -> Result<(), Error> {
         let mut remembered = shipping.remembered();
-        remembered.lost.remove(key);
+        if remembered.lost.remove(key) {
+            locked(&shipping.shared.mended).insert(key.to_owned());
+        }
         remembered.sending.remove(key);
         remembered.save(self.store.root(), &shipping.name)
     }

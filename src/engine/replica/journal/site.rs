@@ -202,7 +202,7 @@ fn window(reach: &Reach, until: &Until, name: &DatabaseName) -> Option<Window> {
     // Where a state is missing that was sent, nobody knows for how long the one before was the newest. What lies beyond is later.
     let is_all = until.databases.get(name).is_some_and(|newest| reach.to.txid.get() >= *newest);
     let to = if is_all { until.alive } else { reach.to.at()?.min(until.alive) };
-    Window::of(from, to, until.gaps.iter().copied().chain(reach.gaps()))
+    Window::of(from, to, until.gaps.iter().copied().chain(reach.gaps(until.lasted(name))))
 }
 
 /// All instants that one of them has.

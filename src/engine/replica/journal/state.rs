@@ -1,18 +1,19 @@
 //! What is remembered here of the journal in a replica: `replicas/<name>-journal.json`. Only `serve` sends, so only it writes this.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::backup::ReplicaName;
 use crate::backup::replica::Nonce;
+use crate::backup::{DatabaseName, ReplicaName};
 use crate::disk;
 use crate::engine::Error;
 use crate::engine::replica::report::LastError;
 use crate::engine::replica::state::{FOLDER, optional, read, write};
+use crate::journal::until::Lasted;
 
 /// Larger ones are none of ours.
 const MAX_BYTES: u64 = 1 << 20;
@@ -34,9 +35,11 @@ pub(super) struct Remembered {
     /// The one that may have been written since.
     #[serde(with = "optional")]
     pub(super) writing: Option<DateTime<Utc>>,
+    /// How long states of each database were known to be the newest, when that was written last.
+    pub(super) lasted: BTreeMap<DatabaseName, Vec<Lasted>>,
     /// Keys of what was begun and not yet read back.
     pub(super) sending: BTreeSet<String>,
-    /// Keys of packs that were found damaged there and lie here no more.
+    /// Keys of packs that were found damaged there and can't be sent again, for what they hold lies here no more.
     pub(super) lost: BTreeSet<String>,
     /// Packs there that can be read by whoever holds it, when that was last looked at.
     pub(super) plain: u64,
@@ -47,6 +50,8 @@ pub(super) struct Remembered {
     pub(super) last_error: Option<LastError>,
     /// The same with snapshots and larger steps.
     pub(super) last_error_of_larger: Option<LastError>,
+    /// The same with what was found damaged there and is to be sent again.
+    pub(super) last_error_of_mending: Option<LastError>,
 }
 
 /// The journal in a replica, as it is known here.
@@ -67,17 +72,30 @@ pub struct JournalThere {
     #[serde(serialize_with = "crate::engine::status::optional_timestamp")]
     #[schema(required = true)]
     pub plain_until: Option<DateTime<Utc>>,
+    /// Objects of it that were found damaged there and are so still.
+    #[schema(value_type = u64)]
+    pub damaged: usize,
+    /// How many of these can't be sent again, for what they hold lies here no more.
+    #[schema(value_type = u64)]
+    pub lost: usize,
     /// What went wrong last, if nothing went well since.
     #[schema(required = true)]
     pub last_error: Option<LastError>,
+    /// Why damaged ones can't be sent again that are here still.
+    #[serde(skip)]
+    pub unmended: Option<String>,
 }
 
 impl JournalThere {
-    /// What an instant needs goes so long after it at the latest.
-    pub(super) fn of(remembered: Remembered, kept: TimeDelta) -> Self {
-        let Remembered { from, until, plain, plain_to, last_error, last_error_of_larger, .. } = remembered;
+    /// With the keys of packs that were found damaged. What an instant needs goes so long after it at the latest.
+    pub(super) fn of(remembered: Remembered, damaged: &BTreeSet<String>, kept: TimeDelta) -> Self {
+        let lost = remembered.lost.intersection(damaged).count();
+        let Remembered { from, until, plain, plain_to, .. } = remembered;
         let plain_until = plain_to.and_then(|to| to.checked_add_signed(kept));
-        Self { from, until, plain, plain_until, last_error: last_error.or(last_error_of_larger) }
+        let Remembered { last_error, last_error_of_larger, last_error_of_mending, .. } = remembered;
+        let unmended = last_error_of_mending.as_ref().map(|error| error.detail.clone());
+        let last_error = last_error.or(last_error_of_larger).or(last_error_of_mending);
+        Self { from, until, plain, plain_until, damaged: damaged.len(), lost, last_error, unmended }
     }
 }
 
@@ -103,6 +121,7 @@ impl Remembered {
     pub(super) fn is_of(&mut self, lineage: Nonce) {
         if self.lineage != Some(lineage) {
             (self.lineage, self.from, self.until, self.writing) = (Some(lineage), None, None, None);
+            self.lasted.clear();
         }
     }
 }

@@ -14,9 +14,9 @@ use crate::engine::replica::Elsewhere;
 use crate::engine::replica::site::{Link, Site};
 use crate::engine::{Engine, Error, locked};
 use crate::journal::pack::{JOURNALS, Key, Span};
-use crate::journal::packs::Packs;
+use crate::journal::packs::{Pack, Packs};
 use crate::journal::timeline::Timeline;
-use crate::journal::{Journal, Level, LtxFile};
+use crate::journal::{Index, Journal, Level, LtxFile};
 use crate::sqlite::Control;
 
 /// Between two looks at what is too old, and at what is there at all.
@@ -43,17 +43,49 @@ impl Engine {
     fn tended(&self, shipping: &Shipping, looked: &mut Option<Instant>, control: &Control) -> Result<bool, Error> {
         let Some(ready) = self.ready(shipping)? else { return Ok(false) };
         let is_due = looked.is_none_or(|at| at.elapsed() >= EVERY);
+        let keeps = *locked(&shipping.shared.keeps);
         let listed = shipping.there().as_ref().filter(|there| there.lineage == ready.lineage).map(|there| there.listed);
         let Some(listed) = listed else { return Ok(false) };
         let next = next(shipping, &ready);
-        if next.is_empty() && !is_due {
+        if next.is_empty() && !is_due && !keeps {
             return Ok(false);
         }
         let Some(link) = self.link_to_own(shipping, ready.lineage, control)? else { return Ok(false) };
+        let sent = self.send_larger(shipping, &ready, &link, &next, control);
+        if control.is_cancelled() {
+            return sent;
+        }
+        // An object that the store doesn't take is no reason to keep what is too old.
+        let retained = if is_due || keeps { self.retain_shipped(shipping, &ready, &link, control) } else { Ok(()) };
+        let mut joined = Ok(());
+        if is_due {
+            joined = self.join_shipped(shipping, &ready, &link, control);
+            let looked_over = self.look_over(shipping, &ready, control);
+            if retained.is_ok() && looked_over.is_ok() {
+                *looked = Some(Instant::now());
+            }
+            if listed.elapsed() >= EVERY {
+                *shipping.there() = None;
+            }
+            joined = joined.and(looked_over);
+        }
+        let more = sent?;
+        retained.and(joined).map(|()| more)
+    }
+
+    /// The next file of each database. Says whether more is to be sent at once.
+    fn send_larger(
+        &self,
+        shipping: &Shipping,
+        ready: &Ready,
+        link: &Link,
+        next: &[(DatabaseName, LtxFile)],
+        control: &Control,
+    ) -> Result<bool, Error> {
         let (mut more, mut first) = (false, Ok(()));
-        for (name, file) in &next {
+        for (name, file) in next {
             let Some(journal) = ready.journals.get(name) else { continue };
-            match self.send_pack(shipping, &ready, &link, (name, journal), &[*file], control) {
+            match self.send_pack(shipping, ready, link, (name, journal), &[*file], control) {
                 Ok(Sent::Gone) => {}
                 Ok(sent) => {
                     more = true;
@@ -66,79 +98,72 @@ impl Engine {
                 Err(error) => first = first.and(Err(error)),
             }
         }
-        if is_due {
-            self.retain_shipped(shipping, &ready, &link, control)?;
-            let joined = self.join_shipped(shipping, &ready, &link, control);
-            self.look_over(shipping, control)?;
-            *looked = Some(Instant::now());
-            if listed.elapsed() >= EVERY {
-                *shipping.there() = None;
-            }
-            first = first.and(joined);
-        }
         first.map(|()| more)
     }
 
-    /// As here: every state since the window began stays. Where the journal here reaches back farther, so does the one there.
+    /// As here: every state since the window began stays. Where the journal here reaches back farther, so does the one there. What goes is no
+    /// more in what the replica was told last that it has: else whoever reads it meanwhile misses it.
     fn retain_shipped(&self, shipping: &Shipping, ready: &Ready, link: &Link, control: &Control) -> Result<(), Error> {
         let Some(alive) = Timeline::read(self.store.root())?.alive else { return Ok(()) };
-        let window = TimeDelta::from_std(self.config.pitr.retention).unwrap_or(TimeDelta::MAX);
-        let Some(oldest) = alive.checked_sub_signed(window) else { return Ok(()) };
-        let oldest = u64::try_from(oldest.timestamp_millis()).unwrap_or_default();
         let there: BTreeMap<_, _> = match shipping.there().as_ref() {
             Some(there) => there.listing.packs.iter().map(|(name, packs)| (name.clone(), packs.clone())).collect(),
             None => return Ok(()),
         };
+        let told = locked(&shipping.shared.bases).clone().filter(|(lineage, _)| *lineage == ready.lineage);
+        let (told, mut keeps) = (told.map(|(_, told)| told).unwrap_or_default(), false);
+        let window = self.config.pitr.retention;
         for (name, packs) in there {
             let expired = match ready.journals.get(&name) {
                 Some(journal) => {
-                    let oldest = oldest.min(journal.index().oldest().map_or(0, |point| point.millis));
-                    packs.expired(oldest, &damaged(shipping, ready, &name))
+                    let oldest = oldest_kept(alive, window, &journal.index());
+                    let (oldest, damaged) = (oldest.unwrap_or_default(), damaged(ready, &name));
+                    let expired = packs.expired(oldest, &damaged);
+                    let is_told = packs.base(oldest, &damaged) <= told.get(&name).copied();
+                    keeps |= !is_told && !expired.is_empty();
+                    if is_told { expired } else { Vec::new() }
                 }
                 // A database that isn't kept any more goes as a whole.
-                None if packs.all().iter().all(|pack| pack.span.last < oldest) => packs.all().to_vec(),
-                None => Vec::new(),
+                None => {
+                    let is_over = |pack: &Pack| Some(pack.span.last) < begun(alive, window);
+                    if packs.all().iter().all(is_over) { packs.all().to_vec() } else { Vec::new() }
+                }
             };
             for pack in expired {
                 self.remove_pack(shipping, ready, link, (&name, &pack), control)?;
             }
         }
-        self.forget_lost(shipping)
-    }
-
-    /// Of what has gone there it needn't be known any more that it was damaged.
-    fn forget_lost(&self, shipping: &Shipping) -> Result<(), Error> {
-        let is_there = |key: &String| match (Key::parse(key), shipping.there().as_ref()) {
-            (Some(Key::Pack { lineage, database, span, .. }), Some(there)) if lineage == there.lineage => {
-                let packs = there.listing.packs.get(&database);
-                packs.is_some_and(|packs| packs.all().iter().any(|pack| pack.span == span))
-            }
-            (_, there) => there.is_none(),
-        };
-        let lost = shipping.remembered().lost.clone();
-        let gone: Vec<_> = lost.iter().filter(|key| !is_there(key)).collect();
-        if gone.is_empty() {
-            return Ok(());
+        *locked(&shipping.shared.keeps) = keeps;
+        if keeps {
+            *locked(&shipping.shared.written) = None;
         }
-        let mut remembered = shipping.remembered();
-        remembered.lost.retain(|key| !gone.contains(&key));
-        remembered.save(self.store.root(), &shipping.name)
+        Ok(())
     }
 
-    /// All that lies there: what can be read by whoever holds it is counted, and what belongs to a lineage that the catalog names no
-    /// more goes.
-    fn look_over(&self, shipping: &Shipping, control: &Control) -> Result<(), Error> {
+    /// All that lies there: what can be read by whoever holds it is counted, what belongs to a lineage that the catalog names no more goes, and
+    /// of what isn't there any more it needn't be known that it was damaged.
+    fn look_over(&self, shipping: &Shipping, ready: &Ready, control: &Control) -> Result<(), Error> {
         let site = Site::look(&self.target(&Elsewhere::Name(shipping.name.clone()))?, control)?;
         let listed = site.link.at(site.link.remote.list(JOURNALS))?;
         let is_named = |lineage: Nonce| site.journals().iter().any(|held| held.lineage == lineage);
         let lineage = |key: &str| Key::parse_part(key).map(|(key, _)| key.lineage());
         let plain = plain(listed.iter().map(|it| it.key.as_str()));
+        let there: BTreeSet<String> =
+            listed.iter().filter_map(|it| Some(Key::parse_part(&it.key)?.0.to_string())).collect();
         let strangers: Vec<String> =
             listed.into_iter().map(|it| it.key).filter(|key| lineage(key).is_some_and(|it| !is_named(it))).collect();
         // Nothing is removed on the word of another's catalog.
-        let Some(ready) = self.ready(shipping)?.filter(|ready| is_named(ready.lineage)) else { return Ok(()) };
+        if !is_named(ready.lineage) {
+            return Ok(());
+        }
+        let gone: Vec<&String> = ready
+            .damaged
+            .iter()
+            .filter(|key| !there.contains(*key) || lineage(key).is_none_or(|it| !is_named(it)))
+            .collect();
+        locked(&shipping.shared.mended).extend(gone.iter().map(|key| (*key).clone()));
         let mut remembered = shipping.remembered();
         (remembered.plain, remembered.plain_to) = plain;
+        remembered.lost.retain(|key| !gone.contains(&key));
         remembered.save(self.store.root(), &shipping.name)?;
         drop(remembered);
         match self.link_to_own(shipping, ready.lineage, control)? {
@@ -159,14 +184,23 @@ fn plain<'a>(keys: impl Iterator<Item = &'a str>) -> (u64, Option<DateTime<Utc>>
 }
 
 /// Which packs of a database are known to be damaged there.
-fn damaged(shipping: &Shipping, ready: &Ready, of: &DatabaseName) -> BTreeSet<Span> {
-    let remembered = shipping.remembered();
-    let keys = ready.damaged.iter().chain(&remembered.lost).filter_map(|key| Key::parse(key));
+pub(super) fn damaged(ready: &Ready, of: &DatabaseName) -> BTreeSet<Span> {
     let span = |key| match key {
         Key::Pack { lineage, database, span, .. } if lineage == ready.lineage && database == *of => Some(span),
         _ => None,
     };
-    keys.filter_map(span).collect()
+    ready.damaged.iter().filter_map(|key| span(Key::parse(key)?)).collect()
+}
+
+/// When the window began: milliseconds since 1970.
+fn begun(alive: DateTime<Utc>, window: Duration) -> Option<u64> {
+    let begun = alive.checked_sub_signed(TimeDelta::from_std(window).ok()?)?;
+    Some(u64::try_from(begun.timestamp_millis()).unwrap_or_default())
+}
+
+/// Every state of a database since then stays: the journal here may reach back farther than the window.
+pub(super) fn oldest_kept(alive: DateTime<Utc>, window: Duration, here: &Index) -> Option<u64> {
+    Some(begun(alive, window)?.min(here.oldest().map_or(0, |point| point.millis)))
 }
 
 /// The next file of each database that is a pack of its own.

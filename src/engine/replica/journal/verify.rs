@@ -44,7 +44,7 @@ struct Wrong {
 }
 
 impl Engine {
-    /// Reads all of it, and tells the keys of what is damaged. Nothing where no journal lies there.
+    /// Reads all of it, and tells the keys of all that is damaged. Nothing where no journal lies there.
     pub(in crate::engine::replica) fn verify_journals(
         &self,
         site: &Site,
@@ -61,14 +61,15 @@ impl Engine {
                 for pack in packs.all() {
                     control.tell(Progress { database, done, total });
                     let packed = Packed { link: &site.link, lineage: held.lineage, database, pack: *pack, control };
+                    verdict.packs += 1;
                     if let Some(reason) = self.look_into(&packed, &mut verdict)? {
                         wrong.damaged.insert((database.clone(), pack.span), (packed.key(), reason));
                     }
                     done += pack.size;
                 }
             }
-            self.look_again(&site.link, held.lineage, &mut wrong);
-            keys.extend(wrong.damaged.values().map(|(key, _)| key.clone()).take(MOST_NAMED));
+            self.look_again(site, held.lineage, &mut wrong, &mut verdict, control)?;
+            keys.extend(wrong.damaged.values().map(|(key, _)| key.clone()));
             verdict.damaged.extend(wrong.damaged.into_values().map(|(_, reason)| reason));
             verdict.missing.extend(wrong.missing);
         }
@@ -80,7 +81,6 @@ impl Engine {
 
     /// Why it isn't what was sent.
     fn look_into(&self, packed: &Packed<'_>, verdict: &mut JournalVerdict) -> Result<Option<String>, Error> {
-        verdict.packs += 1;
         match packed.read(self, &|_| None)? {
             Ok(_) => Ok(None),
             Err(Bad::Damaged(reason)) => Ok(Some(reason)),
@@ -96,20 +96,41 @@ impl Engine {
         self.read_whole(link, key, &object, &mut || Ok(packed.control.check()?))
     }
 
-    /// What has gone by its age meanwhile, or has become a part of something else, is no damage; what lay elsewhere just then isn't
-    /// missing. Where it can't be looked at again, what was found stands.
-    fn look_again(&self, link: &Link, lineage: Nonce, wrong: &mut Wrong) {
+    /// What has gone by its age meanwhile, or has become a part of something else, or is of a lineage that the newest catalog names no more, is
+    /// no damage; what was sent again meanwhile is whole, and what lay elsewhere just then isn't missing. Where it can't be looked at again,
+    /// what was found stands.
+    fn look_again(
+        &self,
+        site: &Site,
+        lineage: Nonce,
+        wrong: &mut Wrong,
+        verdict: &mut JournalVerdict,
+        control: &Control,
+    ) -> Result<(), Error> {
         if wrong.damaged.is_empty() && wrong.missing.is_empty() {
-            return;
+            return Ok(());
         }
-        let Ok(again) = self.listing_there(link, lineage) else { return };
-        let is_there = |database: &DatabaseName, span: &Span| {
-            again.packs.get(database).is_some_and(|packs| packs.all().iter().any(|pack| pack.span == *span))
-        };
-        wrong.damaged.retain(|(database, span), _| is_there(database, span));
-        if let Ok(missing) = self.missing_there(link, lineage, &again) {
+        let Ok(again) = Site::look(&site.link.target, control) else { return Ok(()) };
+        if again.catalog.is_some() && !again.journals().iter().any(|held| held.lineage == lineage) {
+            *wrong = Wrong::default();
+            return Ok(());
+        }
+        let link = &site.link;
+        let Ok(listing) = self.listing_there(link, lineage) else { return Ok(()) };
+        for ((database, span), (key, _)) in std::mem::take(&mut wrong.damaged) {
+            let packs = listing.packs.get(&database);
+            let Some(pack) = packs.and_then(|packs| packs.all().iter().find(|pack| pack.span == span)) else {
+                continue;
+            };
+            let packed = Packed { link, lineage, database: &database, pack: *pack, control };
+            if let Some(reason) = self.look_into(&packed, verdict)? {
+                wrong.damaged.insert((database, span), (key, reason));
+            }
+        }
+        if let Ok(missing) = self.missing_there(link, lineage, &listing) {
             wrong.missing.retain(|text| missing.contains(text));
         }
+        Ok(())
     }
 
     /// What the replica says to have of that lineage, and doesn't.

@@ -254,9 +254,8 @@ pub fn document(kind: &str) -> BoxedStrategy<Vec<u8>> {
     prop_oneof![6 => edited, 1 => changed(seeds)].boxed()
 }
 
-/// One clean line that isn't endless, whatever was read.
+/// Something is said, and not endlessly. What in it is a command to a terminal is made inert where it is printed.
 #[track_caller]
 pub fn assert_told(text: &str) {
     assert!(!text.is_empty() && text.len() < 8000, "{text:?}");
-    assert!(!text.chars().any(char::is_control), "{text:?}");
 }

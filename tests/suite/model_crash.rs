@@ -23,8 +23,11 @@ impl Walk {
             "verify",
             "push",
         ];
-        let (name, call) = (*random.of(&names), *random.of(&CALLS));
-        let far = *random.of(&[4, 12, 40]);
+        let name = *random.of(&names);
+        // Mostly one of those that there are many of.
+        let often = ["write", "fsync", "fdatasync", "rename", "unlink", "linkat"];
+        let call = if random.once_in(3) { *random.of(&CALLS) } else { *random.of(&often) };
+        let far = *random.of(&[3, 8, 20]);
         let n = 1 + random.below(far);
         if name == "push" {
             self.there.is_cut_short(&mut self.world, &mut self.book, &Spot::anywhere(call), n);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::inject::Spot;
-use crate::model_book::{Book, Content};
+use crate::model_book::{Book, Content, Kept};
 use crate::model_random::Random;
 use crate::model_world::{ASKED, Form, World};
 
@@ -48,14 +48,14 @@ impl There {
             .map(|kept| kept.sequence)
             .collect();
         let done = world.push().unwrap();
-        let is_read = |kept: &crate::model_book::Kept| unsent.contains(&kept.sequence) && kept.spoiled.is_some();
+        let is_read = |kept: &Kept| unsent.contains(&kept.sequence) && kept.spoiled.is_some();
         let unreadable = book.kept.iter().filter(|kept| is_read(kept)).count();
         assert_eq!(done.not_sent.len(), unreadable, "{:?}", done.not_sent);
         book.kept.iter_mut().filter(|kept| is_read(kept)).for_each(|kept| kept.bad = true);
         if self.form.incremental {
             adopt_found(world, book);
         }
-        self.assert_there(world, book);
+        self.assert_there(world, book, unreadable == 0);
         if done.not_sent.is_empty() {
             self.known = book.kept.iter().filter(|kept| !kept.bad).map(|kept| kept.sequence).collect();
         }
@@ -65,11 +65,12 @@ impl There {
         if unreadable > 0 { "of some" } else { "done" }
     }
 
-    fn assert_there(&mut self, world: &World, book: &Book) {
+    /// What was sent of a backup before one of its files read badly lies about until the next time.
+    fn assert_there(&mut self, world: &World, book: &Book, is_all: bool) {
         self.held = held(world);
         let objects = &world.store.objects;
         objects.assert_true();
-        assert_eq!(objects.orphans(), [""; 0]);
+        assert!(!is_all || objects.orphans().is_empty(), "{:?}", objects.orphans());
         assert_eq!(objects.keys_with("lease"), [""; 0]);
         for kept in &book.kept {
             match self.held.get(&kept.sequence) {

@@ -79,7 +79,7 @@ fn looked(copy: &Path, live: &Path) {
 }
 
 proptest! {
-    #![proptest_config(cases(150, "proptest-regressions/fuzz_databases.txt"))]
+    #![proptest_config(cases(120, "proptest-regressions/fuzz_databases.txt"))]
 
     #[test]
     fn a_look_at_one_ends(bytes in changed(corpus("database"))) {
@@ -96,7 +96,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(cases(60, "proptest-regressions/fuzz_databases.txt"))]
+    #![proptest_config(cases(25, "proptest-regressions/fuzz_databases.txt"))]
 
     #[test]
     fn a_restore_of_one_leaves_the_live_one_whole(bytes in changed(corpus("database")), force in any::<bool>()) {
@@ -138,7 +138,7 @@ fn backed_up(bytes: &[u8]) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(cases(60, "proptest-regressions/fuzz_databases.txt"))]
+    #![proptest_config(cases(40, "proptest-regressions/fuzz_databases.txt"))]
 
     #[test]
     fn a_backup_of_one_is_good_only_if_it_is_whole(bytes in changed(corpus("database"))) {

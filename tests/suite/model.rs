@@ -113,6 +113,15 @@ impl Walk {
             }
             "crash" => return self.crash(random),
             "restart" => self.world.restart(),
+            // Mostly there is nothing to be said of: then something is lost first.
+            "acknowledge" if self.book.small_newest().is_none() && random.once_in(2) => {
+                self.write("find again", random);
+                self.perform(&Deed::Create { daily: false, right: true });
+                self.write("lose", random);
+                self.perform(&Deed::Create { daily: false, right: false });
+                let deed = self.deed(name, random);
+                return self.perform(&deed);
+            }
             name => {
                 let deed = self.deed(name, random);
                 return self.perform(&deed);

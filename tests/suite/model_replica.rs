@@ -65,7 +65,7 @@ impl There {
         if unreadable > 0 { "of some" } else { "done" }
     }
 
-    /// What was sent of a backup before one of its files read badly lies about until the next time.
+    /// Where one couldn't be sent, nothing goes yet, and what was sent of it before lies about until the next time.
     fn assert_there(&mut self, world: &World, book: &Book, is_all: bool) {
         self.held = held(world);
         let objects = &world.store.objects;
@@ -80,7 +80,7 @@ impl There {
         }
         for (sequence, id) in &self.held {
             let is_here = book.kept.iter().any(|kept| kept.sequence == *sequence);
-            let stays = book.goods() == 0 || !self.known.contains(sequence);
+            let stays = !is_all || book.goods() == 0 || !self.known.contains(sequence);
             assert!(is_here || stays, "{id} ({sequence}) is there, and was deleted here");
         }
     }

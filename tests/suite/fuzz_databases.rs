@@ -19,7 +19,7 @@ use crate::fuzz::{cases, changed, corpus};
 use crate::harness::{Place, dump, sha256, sql_on_copy};
 
 /// A machine that has much else to do gets there in this time; what never ends doesn't.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(300);
 
 /// A place with a database of the corpus as both live ones, and the engine on it.
 struct Bench {
@@ -29,7 +29,8 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let place = Place::empty();
+        let mut place = Place::empty();
+        place.set("BACKUP_RESTORE_HOLD", "1m").set("BACKUP_ROLLBACK_HOLD", "1m");
         for name in ["attendance", "auth"] {
             std::fs::write(place.live(name), &corpus("database")[0]).unwrap();
         }

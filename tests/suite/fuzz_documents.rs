@@ -9,6 +9,7 @@ use std::sync::Arc;
 use attendance_backup::backup::replica::{ReplicaCatalog, ReplicaEntry, Wishes, plan};
 use attendance_backup::backup::retention::Retention;
 use attendance_backup::backup::settings::{Saved, SavedRetention};
+use attendance_backup::backup::{BackupId, Tier};
 use attendance_backup::clock::Clock;
 use attendance_backup::config::Config;
 use attendance_backup::engine::{Activity, Actor, AuditQuery, Call, Change, Engine, Error};
@@ -132,6 +133,11 @@ proptest! {
                 let chains = catalog.chains();
                 let _ = chains.unsound();
                 for held in &catalog.backups {
+                    // Whatever it becomes here has a name that is read again.
+                    for tier in Tier::ALL {
+                        let id = BackupId::new(tier, held.origin.timestamp, held.local_date);
+                        prop_assert_eq!(id.to_string().parse(), Ok(id));
+                    }
                     for name in held.databases.keys() {
                         let _ = (chains.steps(held.origin, name), chains.is_stood_on(held.origin, name), chains.key(held.origin, name));
                     }
@@ -181,5 +187,25 @@ proptest! {
                 }
             }
         }
+    }
+}
+
+/// Such a backup, brought from a replica or promoted, would have an id that nobody can read, and the catalog with it.
+#[test]
+fn a_time_that_no_id_can_have_is_refused() {
+    for (field, text) in [
+        ("timestamp", "+10000-01-01T00:00:00.000Z"),
+        ("timestamp", "-0001-12-31T00:00:00.000Z"),
+        ("localDate", "+262142-12-31"),
+        ("localDate", "0000-01-01"),
+    ] {
+        let spoiled = |kind: &str| {
+            let mut document: serde_json::Value = serde_json::from_slice(&corpus(kind)[0]).unwrap();
+            document["backups"][0][field] = text.into();
+            document.to_string().into_bytes()
+        };
+        assert!(ReplicaCatalog::parse(&spoiled("replica-catalog")).is_err(), "{field} {text}");
+        let shelf = Shelf::with(&[("metadata.json", &spoiled("catalog"))]);
+        assert_eq!(shelf.engine.list().unwrap_err().code(), "catalog", "{field} {text}");
     }
 }

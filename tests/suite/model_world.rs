@@ -71,6 +71,10 @@ impl World {
         let store = Store::folder();
         place.replica("OFFSITE", &store);
         place.set("BACKUP_REPLICA_OFFSITE_MODE", if form.incremental { "incremental" } else { "full" });
+        // However slow the machine is: what is to be done is done.
+        for (limit, longest) in [("RESTORE_HOLD", "1m"), ("LOCK_TIMEOUT", "10m"), ("REPLICA_OFFSITE_TIMEOUT", "10m")] {
+            place.set(&format!("BACKUP_{limit}"), longest);
+        }
         let Keep { daily, weekly, monthly, manual, pre_restore } = KEEP;
         for (tier, number) in [
             ("DAILY", daily),

@@ -1,6 +1,7 @@
 # The commands of the README, and what stands behind them.
 
 .PHONY: demo test ci bench faults soak load docs image deb
+.PHONY: demo test ci bench faults model fuzz soak docs image deb
 
 # Two sample databases, an app that writes to them, a first backup, and what to try next. BIND=127.0.0.1:8081 is another address.
 demo:
@@ -24,6 +25,18 @@ ci: test
 faults:
 	scripts/setup test
 	THOROUGH=10 cargo test --test suite -- --nocapture --test-threads=1 crash faults power disk killed restore_race restore_flat_out answered_otherwise
+
+# A long random sequence of all that can happen, held against a simple model after each step: STEPS of them in each of three forms.
+# The seed is told; SEED=… does the same again.
+model:
+	scripts/setup test
+	MODEL_STEPS=$(or $(STEPS),2000) MODEL_SEED=$(or $(SEED),$(shell date +%s)) cargo test --test suite -- --nocapture model::
+
+# Names, documents, streams, databases and requests that somebody else has written: CASES of each kind, from the seeds of tests/corpus.
+fuzz:
+	scripts/setup test
+	PROPTEST_CASES=$(or $(CASES),10000) cargo test --lib -- backup:: journal::ltx
+	FUZZ_CASES=$(or $(CASES),10000) cargo test --test suite -- --nocapture fuzz_
 
 # 20 minutes: an app commits 200 times a second beside the journal, and any instant of it is restored and compared meanwhile.
 # MINUTES=480 is another: for so long everything works at once, and nothing may grow.

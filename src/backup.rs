@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -354,6 +354,12 @@ pub mod timestamp {
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DateTime<Utc>, D::Error> {
         DateTime::<Utc>::deserialize(deserializer)
     }
+}
+
+/// Whether ids and times can be written of that date: a year has four digits, and the first week of the year 0 began in the year
+/// before it. What says otherwise was written by nobody's clock, and made into an id it would be read by nobody.
+pub fn can_be_named(date: NaiveDate) -> bool {
+    (1..=9999).contains(&date.year())
 }
 
 /// A reason for people, if it is one: at most 200 characters, in one line.

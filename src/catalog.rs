@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::backup::{Backup, BackupId};
+use crate::backup::{Backup, BackupId, can_be_named};
 use crate::disk::{self, Context};
 
 /// The format that this version writes.
@@ -162,6 +162,9 @@ impl Catalog {
             }
             if backup.databases.is_empty() {
                 return Err(format!("{id} has no database"));
+            }
+            if ![backup.local_date, backup.timestamp.date_naive()].into_iter().all(can_be_named) {
+                return Err(format!("{id} is of a time that no clock shows"));
             }
             for (name, copy) in &backup.databases {
                 if copy.file != id.file(name, copy.form) {

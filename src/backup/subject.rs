@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use chrono::{DateTime, LocalResult, NaiveDateTime, SubsecRound, TimeZone, Utc};
+use chrono::{DateTime, Datelike, LocalResult, NaiveDateTime, SubsecRound, TimeZone, Utc};
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 use utoipa::openapi::schema::{KnownFormat, SchemaFormat, Type};
@@ -38,6 +38,12 @@ impl Moment {
         u64::try_from(self.0.timestamp_millis()).unwrap_or_default()
     }
 
+    /// One that can be written again: RFC 3339 ends with the year 9999, in UTC too.
+    fn written(at: DateTime<Utc>) -> Result<Self, String> {
+        let is_one = (0..=9999).contains(&at.year());
+        if is_one { Ok(Self::new(at)) } else { Err("a time is of a year from 0000 to 9999, in UTC too".to_owned()) }
+    }
+
     /// What people type: a time with its offset, or the local time of `zone`, such as `2026-11-26 09:14:05`.
     pub fn typed(text: &str, zone: Tz) -> Result<Self, String> {
         let text = text.trim();
@@ -48,7 +54,7 @@ impl Moment {
         let local = formats.into_iter().find_map(|format| NaiveDateTime::parse_from_str(text, format).ok());
         let local = local.ok_or_else(|| format!("a time is like 2026-11-26 09:14:05 (in {zone}), or {WITH_OFFSET}"))?;
         match zone.from_local_datetime(&local) {
-            LocalResult::Single(at) => Ok(Self::new(at.to_utc())),
+            LocalResult::Single(at) => Self::written(at.to_utc()),
             LocalResult::Ambiguous(first, second) => Err(format!(
                 "the clocks of {zone} showed that time twice; say which is meant: {} or {}",
                 first.to_rfc3339(),
@@ -67,7 +73,7 @@ impl FromStr for Moment {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let at = DateTime::parse_from_rfc3339(text).map_err(|_| format!("a time is like {WITH_OFFSET}"))?;
-        Ok(Self::new(at.to_utc()))
+        Self::written(at.to_utc())
     }
 }
 
@@ -182,6 +188,9 @@ mod tests {
             assert!(typed(none).unwrap_err().starts_with("a time is like 2026-11-26 09:14:05"), "{none}");
         }
         assert!("2026-11-26 09:14:05".parse::<Moment>().is_err(), "no offset");
+        // What is printed is read again: RFC 3339 has no year 10000.
+        assert!("9999-12-31T23:59:59-05:00".parse::<Moment>().unwrap_err().contains("9999"));
+        assert!(Moment::typed("9999-12-31 23:59:59", Tz::America__St_Johns).unwrap_err().contains("9999"));
     }
 
     #[test]

@@ -37,7 +37,7 @@ impl Output {
 
     pub fn error(&self, error: &anyhow::Error) {
         // Nobody may listen; the exit code says it too.
-        let _ = writeln!(std::io::stderr(), "attendance-backup: {}", whole(error));
+        let _ = writeln!(std::io::stderr(), "attendance-backup: {}", inert(&whole(error)));
     }
 
     /// What someone at a terminal answers.
@@ -73,7 +73,7 @@ impl Output {
 
     /// A reader that went away (`list | head -1`) has what it wanted.
     fn line(&self, text: &str) -> std::io::Result<()> {
-        match writeln!(std::io::stdout(), "{text}") {
+        match writeln!(std::io::stdout(), "{}", inert(text)) {
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
             written => written,
         }
@@ -438,6 +438,14 @@ fn whole(error: &anyhow::Error) -> String {
         .skip(1)
         .map(ToString::to_string)
         .fold(error.to_string(), |text, cause| if text.contains(&cause) { text } else { format!("{text}: {cause}") })
+}
+
+/// Some of what is printed comes from databases and replicas: no letter of it is a command to a terminal. JSON says the same in
+/// these words.
+fn inert(text: &str) -> String {
+    let is_command = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    let shown = |c: char| if is_command(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+    if text.contains(is_command) { text.chars().map(shown).collect() } else { text.to_owned() }
 }
 
 /// Said wherever an identity would have let us look further.

@@ -295,7 +295,10 @@ impl Session<'_> {
             }
             done && (entry.operation == "restore" || entry.operation == "create")
         })?;
-        Ok(restored.and_then(|id| self.catalog.get(&id).cloned()))
+        // Rotation may have given it another name since.
+        let by_name =
+            |id| self.catalog.get(&id).or_else(|| self.catalog.standing().find(|it| it.promoted_from == Some(id)));
+        Ok(restored.and_then(by_name).cloned())
     }
 
     /// Compares with the newest good backup that holds this database, or with the one that was restored.

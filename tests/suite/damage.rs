@@ -5,6 +5,8 @@ use std::path::Path;
 
 use crate::harness::{Place, Run, python};
 use crate::inject::Spot;
+use crate::replica_scene::{push, told, with_replica};
+use crate::stores::Store;
 
 struct Damage {
     what: &'static str,
@@ -224,4 +226,20 @@ fn what_can_not_be_looked_at_is_left_where_it_is_by_rotation() {
     assert!(!place.ok(&["list"]).stdout.contains("DAMAGED"));
     assert_eq!(place.list().iter().filter(|backup| backup["pinned"] == true).count(), 0);
     place.assert_whole();
+}
+
+/// Whoever wants to send it finds it out, and everybody knows from then on.
+#[test]
+fn a_copy_that_is_gone_or_cut_short_is_not_sent_and_known_for_that() {
+    let spoils: [fn(&Path) -> std::io::Result<()>; 2] =
+        [|file| std::fs::remove_file(file), |file| std::fs::write(file, "short")];
+    for spoil in spoils {
+        let store = Store::folder();
+        let place = with_replica(&store);
+        let backup = place.create();
+        spoil(&place.copy(&backup, "auth")).unwrap();
+        push(&place).refused(1, &[backup["id"].as_str().unwrap(), "is damaged"]);
+        assert_eq!(place.list()[0]["verified"]["ok"], false);
+        assert_eq!(told(&place)["pending"], 0);
+    }
 }

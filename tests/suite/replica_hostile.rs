@@ -74,7 +74,8 @@ fn first(catalog: &mut Value) -> &mut Value {
     &mut catalog["backups"][0]
 }
 
-const CHANGES: [(&str, Change); 19] = [
+const CHANGES: [(&str, Change); 20] = [
+    ("a form that is a command to terminals", |it| first(it)["databases"]["auth"]["form"] = "\u{1b}[31m".into()),
     ("a later format", |it| it["version"] = 3.into()),
     ("an id that climbs", |it| first(it)["id"] = "manual-../../../../tmp/x".into()),
     ("an id with NUL", |it| first(it)["id"] = "manual-2026-01-08T010000Z\0".into()),

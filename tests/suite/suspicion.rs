@@ -215,6 +215,23 @@ fn a_table_that_is_emptied_is_suspicious() {
     assert!(place.warnings().contains(&"rotation-frozen".to_owned()));
 }
 
+/// It is the measure of the next backup, by whatever name it has then.
+#[test]
+fn what_was_restored_is_no_loss_if_rotation_gave_it_another_name_since() {
+    let mut place = filled();
+    place.sql("attendance", "DELETE FROM marks WHERE id > 50; VACUUM");
+    place.set("BACKUP_TIMEZONE", "Pacific/Niue");
+    let small = place.json(&["create", "--type", "daily"])["id"].as_str().unwrap().to_owned();
+    place.sql("attendance", MARKS);
+    // These zones are 25 hours apart.
+    place.set("BACKUP_TIMEZONE", "Pacific/Kiritimati");
+    place.ok(&["create", "--type", "daily"]);
+    place.ok(&["restore", &small, "--confirm", &small]);
+    let rotated = place.json(&["config", "--set", "retention.daily=1"]);
+    assert_eq!((&rotated["rotation"][0]["step"], &rotated["rotation"][0]["from"]), (&json!("promote"), &json!(small)));
+    assert_eq!(place.create()["flags"], json!([]));
+}
+
 /// What rotation dropped but the disk doesn't let go stops nothing, and its name isn't given again.
 #[test]
 fn a_file_that_can_not_be_removed_stops_no_backup() {

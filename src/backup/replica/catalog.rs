@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::entry::{is_store_id, is_text};
 use super::{Chains, Held, MAX_NUMBER, Nonce, Object, Origin, Remnant, VERSION, WITH_SEGMENTS, objects};
-use crate::backup::{BackupId, Flag, Tier, timestamp};
+use crate::backup::{BackupId, Flag, Tier, can_be_named, timestamp};
 
 /// Of all objects of a replica together.
 const MAX_ALL_PARTS: u64 = 2_000_000;
@@ -92,6 +92,9 @@ impl ReplicaCatalog {
             }
             if held.databases.is_empty() {
                 return Err(format!("{id} has no database"));
+            }
+            if ![held.local_date, held.origin.timestamp.date_naive()].into_iter().all(can_be_named) {
+                return Err(format!("{id} is of a time that no clock shows"));
             }
             if !held.objects().all(|(_, object)| object.can_be()) {
                 return Err(format!("{id} has an object that can't be"));

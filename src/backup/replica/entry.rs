@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Held, HeldDatabase, MAX_SIZE, Origin, VERSION};
-use crate::backup::{Backup, DatabaseCopy, DatabaseName};
+use crate::backup::{Backup, DatabaseCopy, DatabaseName, can_be_named};
 
 /// Texts in entries are for people.
 const MAX_TEXT: usize = 2000;
@@ -47,6 +47,7 @@ impl ReplicaEntry {
         self.version <= VERSION
             && self.store_id == store_id
             && Origin::of(backup) == held.origin
+            && can_be_named(backup.local_date)
             && backup.databases.keys().eq(held.databases.keys())
             && backup.databases.values().all(sizes)
             && held.databases.iter().all(leads_to)

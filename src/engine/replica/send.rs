@@ -52,6 +52,15 @@ pub(super) struct Leaving<'a> {
     pub(super) before: u64,
 }
 
+/// A file that isn't there is found out by every other reader from now on; one that can't be opened just now says nothing.
+fn unopened(backup: &Backup, error: &disk::Error) -> Error {
+    let reason = error.to_string();
+    match error.is_no_file() {
+        true => Error::Damaged { subject: backup.id.into(), reason },
+        false => Error::NotSent { reason },
+    }
+}
+
 impl Writable<'_> {
     /// Sends a backup. Nothing, if it is gone from here meanwhile. A base that reads badly here is passed over.
     pub(super) fn send(&mut self, sending: &Sending, call: &Call) -> Result<Option<Held>, Error> {
@@ -92,7 +101,7 @@ impl Writable<'_> {
         let mut leave = Vec::new();
         // What can't leave keeps the others from being sent for nothing.
         for OpenFile { name, copy, path, file } in files {
-            let file = file.as_ref().map_err(|error| Error::NotSent { reason: error.to_string() })?;
+            let file = file.as_ref().map_err(|error| unopened(backup, error))?;
             leave.push((file, self.change(backup, name, (copy, file, path), base)?));
         }
         for (OpenFile { name, copy, path, .. }, (file, change)) in files.iter().zip(leave) {

@@ -1,7 +1,6 @@
 # The commands of the README, and what stands behind them.
 
-.PHONY: demo test ci bench faults soak load docs image deb
-.PHONY: demo test ci bench faults model fuzz soak docs image deb
+.PHONY: demo test ci bench faults model fuzz soak load docs image deb
 
 # Two sample databases, an app that writes to them, a first backup, and what to try next. BIND=127.0.0.1:8081 is another address.
 demo:

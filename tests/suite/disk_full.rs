@@ -226,7 +226,7 @@ fn faults_in_every_call_of_a_create_leave_the_old_or_the_new() {
         let Tried { points, refused, .. } = tried;
         println!("  {kind:<8} {points:>5} {:>5} {refused:>5}", points - refused);
         assert!(refused > 0, "{kind} never mattered");
-        tried.report("create", &kind);
+        tried.report_error("create", &kind);
     }
 }
 

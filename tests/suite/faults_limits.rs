@@ -98,7 +98,7 @@ fn on_a_disk_that_is_read_only_it_is_refused() {
 #[test]
 fn while_it_is_stopped_the_app_writes_on() {
     let place = Place::new();
-    place.fill(2);
+    place.fill(12);
     let mut app = App::on(&[&place.live("attendance"), &place.live("auth")]);
     let (child, pid) = place.stopped(&Spot::anywhere("write"), 8, &["create"]).unwrap();
     let mut slowest = Duration::ZERO;

@@ -38,8 +38,15 @@ impl Pieces {
         let text = std::fs::read_to_string(&counts).unwrap();
         let counts: Vec<usize> = text.split_whitespace().map(|count| count.parse().unwrap()).collect();
         assert!(counts.iter().all(|count| *count > 0), "{args:?}: cut and interrupted {counts:?} times");
-        Tried::of(counts[0], counts[0], 0).report(args[0], "short read or write");
-        Tried::of(counts[1], counts[1], 0).report(args[0], "EINTR");
+        let operation = match args[0] {
+            "catalog" => "rebuild",
+            "config" => "settings",
+            "replica" => args[1],
+            other => other,
+        };
+        for fault in ["half of each read and write", "EINTR at each third"] {
+            Tried::of(1, 1, 0).report(operation, fault);
+        }
     }
 }
 

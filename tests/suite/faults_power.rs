@@ -15,14 +15,13 @@ use crate::seasons::{self, DAILY, MONTHLY};
 use crate::stores::Store;
 use crate::tried::Tried;
 
-/// Some of all points, evenly; all of them when there is time.
+/// As soon as the intent is recorded, and another one; all of them when there is time.
 fn some(points: Vec<Point>, turn: usize) -> Vec<Point> {
-    let stride = match thoroughness() {
-        1 => (points.len() / 2).max(1),
-        2..10 => 5,
-        _ => 1,
-    };
-    points.into_iter().skip((turn * 3 + 1) % stride).step_by(stride).collect()
+    if thoroughness() == 1 {
+        let intent = points.iter().find(|point| point.spot.call == "fdatasync");
+        return intent.into_iter().chain(points.get(points.len() / 3 + turn * 2)).cloned().collect();
+    }
+    points.into_iter().step_by(if thoroughness() < 10 { 5 } else { 1 }).collect()
 }
 
 /// Runs an operation on a disk that is as it was before, and leaves there what is durable when the power goes at that point, or
@@ -146,6 +145,6 @@ fn a_push_to_a_folder_whose_power_is_cut() {
         place.assert_whole();
         done
     };
-    cut_everywhere("replica push", &disk, &place, &PUSH, 2, settles);
+    cut_everywhere("push", &disk, &place, &PUSH, 2, settles);
     disk.swap("live");
 }

@@ -1,11 +1,12 @@
 //! The operations that the faults are tried on.
 
+use std::rc::Rc;
+
 use serde_json::Value;
 
 use crate::faults::{Operation, Struck};
 use crate::harness::Place;
 use crate::inject::Spot;
-use crate::objects::Objects;
 use crate::replica_scene::{PUSH, another, empty_machine, pushes, with_replica};
 use crate::restore_scene::{ID, Past, RESTORE};
 use crate::scene::Scene;
@@ -132,47 +133,42 @@ fn of_a_pull() {
         done
     };
     Operation {
-        name: "replica pull",
-        fresh: Box::new(|| empty_machine(&place, &store)),
+        name: "pull",
+        fresh: Box::new(|| Rc::new(empty_machine(&place, &store))),
         args: pull.to_vec(),
         settles: Box::new(settles),
     }
     .suffers(0);
 }
 
-/// One comes and one goes there. The store is a folder of the place, which is another one in each twin.
+/// One comes and one goes there each time.
 #[test]
 fn of_a_push() {
     for (turn, mode) in ["full", "incremental"].into_iter().enumerate() {
-        let mut place = Place::new();
-        place.keyed();
-        std::fs::create_dir(place.path("replica")).unwrap();
+        let store = Store::folder();
+        let mut place = with_replica(&store);
         place.set("BACKUP_RETENTION_MANUAL", "2").set("BACKUP_REPLICA_OFFSITE_MODE", mode);
-        let told_where = |mut place: Place| {
-            let url = format!("fs://{}", place.path("replica").display());
-            place.set("BACKUP_REPLICA_OFFSITE_URL", &url);
-            place
-        };
-        let place = told_where(place);
-        for _ in 0..3 {
+        for _ in 0..2 {
             another(&place);
             place.ok(&PUSH);
         }
-        another(&place);
-        let newest = place.ids().remove(0);
+        let place = Rc::new(place);
         let settles = |place: &Place, struck: &Struck| {
-            let objects = Objects(place.path("replica"));
-            objects.assert_true();
-            let done = objects.ids().contains(&newest);
+            store.objects.assert_true();
+            let done = store.objects.ids().contains(&place.ids()[0]);
             assert!(done || struck.run.code != 0, "it says that it is done");
             place.ok(&PUSH);
-            objects.assert_complete(place);
+            store.objects.assert_complete(place);
             place.assert_whole();
             done
         };
+        let fresh = || {
+            another(&place);
+            Rc::clone(&place)
+        };
         Operation {
             name: if mode == "full" { "push" } else { "push of changes" },
-            fresh: Box::new(|| told_where(place.twin())),
+            fresh: Box::new(fresh),
             args: PUSH.to_vec(),
             settles: Box::new(settles),
         }

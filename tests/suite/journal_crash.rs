@@ -218,7 +218,7 @@ fn killed_while_it_is_tended() {
         assert_eq!(output.status.signal(), Some(9), "{what}: {}", String::from_utf8_lossy(&output.stderr));
         assert_whole(twin.path(), n, &what);
         assert_ends_well(twin.path(), n, &what);
-        Tried::of(1, 0, 0).report("journal: merge, snapshot, retain", "kill -9");
+        Tried::of(1, 0, 0).report("merge, snapshot, retain", "kill -9");
         1
     });
 }
@@ -249,7 +249,7 @@ fn fails(scene: &Scene, call: &str, n: usize, error: &str, ever: &str) -> bool {
     assert!(!passes || output.status.success(), "{what}: {said}");
     assert!(!passes || is_synced_again(&calls), "{what}: a folder isn't synced again:\n{calls}");
     Tried::of(usize::from(is_ours), usize::from(is_ours && passes), usize::from(is_ours && !passes))
-        .report("journal: merge, snapshot, retain", &format!("{error}{ever}"));
+        .report_error("merge, snapshot, retain", &format!("{error}{ever}"));
     assert_whole(twin.path(), n, &what);
     assert_ends_well(twin.path(), n, &what);
     is_ours

@@ -40,11 +40,6 @@ impl Disk {
         done("umount", &[&self.mounted()]);
         mount(&["-o", "loop", &self.image(image)], Path::new(&self.mounted()));
     }
-
-    /// Unmounts it.
-    pub fn end(self) {
-        done("umount", &[&self.mounted()]);
-    }
 }
 
 fn done(program: &str, args: &[&str]) {

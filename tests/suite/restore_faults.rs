@@ -125,7 +125,7 @@ fn strike_everywhere(modes: [&'static str; 2]) {
     for (kind, Tally { tried, done, unsettled, refused }) in tallies.iter().filter(|(_, tally)| tally.tried > 0) {
         println!("  {kind:<50} {tried:>5} {:>5} {done:>5} {unsettled:>5}", tried - done);
         let fault = kind.split(" at ").next().unwrap();
-        Tried::of(*tried, *done, *refused).report(&format!("restore over {modes:?}"), fault);
+        Tried::of(*tried, *done, *refused).report_error(&format!("restore over {modes:?}"), fault);
     }
     let all = |count: fn(&Tally) -> usize| tallies.values().map(count).sum::<usize>();
     println!(

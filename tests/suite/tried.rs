@@ -24,10 +24,11 @@ impl Tried {
         self.refused += usize::from(refused);
     }
 
-    pub fn add(&mut self, other: Self) {
-        self.points += other.points;
-        self.new += other.new;
-        self.refused += other.refused;
+    /// The same of an error of a call, and whether it stays (`+`).
+    pub fn report_error(self, operation: &str, error: &str) {
+        let fault =
+            error.strip_suffix('+').map_or_else(|| format!("{error}, once"), |error| format!("{error}, for ever"));
+        self.report(operation, &fault);
     }
 
     /// Tells it, where somebody wants to know.

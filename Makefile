@@ -20,10 +20,15 @@ test:
 
 ci: test
 
-# Every point of the tests that CI samples: kills, full disks, failing calls, power cuts.
+# Every point of the tests that CI samples: kills, full disks, failing calls, power cuts. In the end, how all of them came out.
 faults:
 	scripts/setup test
-	THOROUGH=10 cargo test --test suite -- --nocapture --test-threads=1 crash faults power disk killed restore_race restore_flat_out answered_otherwise
+	rm -f $(FAULTS_REPORT)
+	THOROUGH=10 FAULTS_REPORT=$(FAULTS_REPORT) cargo test --test suite -- --nocapture --test-threads=1 $(FAULTS); \
+		status=$$?; scripts/faults_table $(FAULTS_REPORT); exit $$status
+
+FAULTS_REPORT = $(CURDIR)/target/faults.tsv
+FAULTS = crash faults power disk killed journal_dies restore_race restore_flat_out answered_otherwise
 
 # A long random sequence of all that can happen, held against a simple model after each step: STEPS of them in each of three forms.
 # The seed is told; SEED=… does the same again.

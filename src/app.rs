@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -57,6 +57,8 @@ pub fn signalled(control: &Control) -> anyhow::Result<()> {
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&flag)).context("cannot listen for signals")?;
     }
+    // It would end the process where files may not become so large (RLIMIT_FSIZE). Heard, it leaves the write with its error.
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).context("cannot listen for signals")?;
     Ok(())
 }
 

@@ -284,7 +284,7 @@ impl Session<'_> {
                 let made = plan.pre_restore.last().copied();
                 match self.settle(plan)? {
                     Settled::Restored(restored) => return Ok(*restored),
-                    Settled::Unchanged => self.discard(made, &error),
+                    Settled::Unchanged => self.discard_in_vain(made, &error),
                 }
             }
             if !error.may_begin_anew() || round == ROUNDS {
@@ -492,8 +492,14 @@ impl Session<'_> {
 
     /// The pre-restore backup of a restore that was given up before it changed anything, and that is no sign of a disk that
     /// can't be trusted: it would only push out those that tell of something.
-    fn discard(&mut self, made: Option<BackupId>, error: &Error) {
-        let Some(id) = made.filter(|_| matches!(error.code(), "restore-hold" | "cancelled")) else { return };
+    fn discard_in_vain(&mut self, made: Option<BackupId>, error: &Error) {
+        if let Some(id) = made.filter(|_| matches!(error.code(), "restore-hold" | "cancelled")) {
+            self.discard(id);
+        }
+    }
+
+    /// A pre-restore backup that nobody needs. One that isn't there any more is none.
+    pub(super) fn discard(&mut self, id: BackupId) {
         self.catalog.mark_deleting(&id);
         if let Err(error) = self.commit() {
             tracing::warn!(%error, %id, "a pre-restore backup that nobody needs is still there");

@@ -53,7 +53,12 @@ impl Session<'_> {
         let mut round = 1;
         loop {
             let mut next = None;
-            match self.settle_once(&plan, &mut next) {
+            let settled = self.settle_once(&plan, &mut next);
+            if let Some(next) = next {
+                self.discard_superseded(&plan, &next);
+                plan = next;
+            }
+            match settled {
                 Ok(settled) => return Ok(settled),
                 Err(error @ Error::RestoredWrong { .. }) => return Err(error),
                 Err(error) => {
@@ -64,11 +69,20 @@ impl Session<'_> {
                     tracing::warn!(reason, "a restore is not settled yet; trying again");
                 }
             }
-            if let Some(next) = next {
-                plan = next;
-            }
             round += 1;
         }
+    }
+
+    /// Each try has a pre-restore backup, which holds what the one before it did and what the app has written since. So of a restore
+    /// the first stays and the newest: however often it is tried, it pushes no other restore's out.
+    fn discard_superseded(&mut self, before: &Plan, next: &Plan) {
+        let newest = self.newest_of(next);
+        if newest.is_none() || newest != next.pre_restore.last().copied() {
+            return;
+        }
+        let is_over = |id: &&BackupId| Some(**id) != newest && self.catalog.get(id).is_some();
+        let over: Vec<_> = before.pre_restore.iter().skip(1).filter(is_over).copied().collect();
+        over.into_iter().for_each(|id| self.discard(id));
     }
 
     fn settle_once(&mut self, plan: &Plan, next: &mut Option<Plan>) -> Result<Settled, Error> {

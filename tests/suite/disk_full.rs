@@ -8,7 +8,9 @@ use std::process::Command;
 
 use crate::harness::{Place, Run, thoroughness, untimed};
 use crate::inject::{Spot, spots};
+use crate::invariants::Live;
 use crate::seasons::{self, MONTHLY};
+use crate::tried::Tried;
 
 /// A disk of its own for the backups, as small as is said.
 pub struct SmallDisk {
@@ -200,41 +202,37 @@ fn a_deletion_makes_room_on_a_disk_that_is_full_to_the_last_byte() {
     }
 }
 
-/// What came of the calls that were given an error.
-#[derive(Default)]
-struct Tally {
-    tried: usize,
-    failed: usize,
-}
-
 /// Every kind of call fails, once or from then on, for want of room or because the disk is broken.
 #[test]
 fn faults_in_every_call_of_a_create_leave_the_old_or_the_new() {
     let place = seasons::of_three_months();
+    let live = Live::of(&place);
     let stride = if thoroughness() >= 2 { 1 } else { 9 };
-    let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
+    let mut tallies: BTreeMap<String, Tried> = BTreeMap::new();
     for (offset, spot) in spots(&seasons::partials_of_today(&place)).into_iter().enumerate() {
         for (turn, (error, ever)) in
             [("ENOSPC", ""), ("EIO", ""), ("ENOSPC", "+"), ("EIO", "+")].into_iter().enumerate()
         {
             let tally = tallies.entry(format!("{error}{ever}")).or_default();
             let mut n = 1 + (offset + turn) % stride;
-            while let Some(run) = strike(&place, &spot, &format!("error={error}:when={n}{ever}")) {
-                tally.tried += 1;
-                tally.failed += usize::from(run.code != 0);
+            while let Some((new, refused)) = strike(&place, &live, &spot, &format!("error={error}:when={n}{ever}")) {
+                tally.count(new, refused);
                 n += stride;
             }
         }
     }
     println!("a create that rotates, with an error at a call (+: and ever after): tried, succeeded, failed");
-    for (kind, Tally { tried, failed }) in tallies {
-        println!("  {kind:<8} {tried:>5} {:>5} {failed:>5}", tried - failed);
-        assert!(failed > 0, "{kind} never mattered");
+    for (kind, tried) in tallies {
+        let Tried { points, refused, .. } = tried;
+        println!("  {kind:<8} {points:>5} {:>5} {refused:>5}", points - refused);
+        assert!(refused > 0, "{kind} never mattered");
+        tried.report_error("create", &kind);
     }
 }
 
-/// One faulty create in a twin, and what must hold after it. Nothing when it made too few calls for the fault.
-fn strike(place: &Place, spot: &Spot, effect: &str) -> Option<Run> {
+/// One faulty create in a twin, and what must hold after it: whether it was done, and whether it was said to have failed. Nothing
+/// when it made too few calls for the fault.
+fn strike(place: &Place, live: &Live, spot: &Spot, effect: &str) -> Option<(bool, bool)> {
     let place = place.twin();
     let log = place.path("strace");
     let run = Run::of(place.faulty_into(&log, spot, effect, &["create", "--type", "daily"]).output().unwrap());
@@ -246,12 +244,12 @@ fn strike(place: &Place, spot: &Spot, effect: &str) -> Option<Run> {
     assert!(!run.stderr.contains("panicked"), "{effect} at {spot}: {}", run.stderr);
     assert_no_sync_after_failure(&calls);
     assert_catalog_is_true(&place);
-    let kept: BTreeSet<_> = place.ids().into_iter().collect();
-    assert!(run.code != 0 || !kept.contains(MONTHLY), "it says that it is done");
+    let done = !place.ids().contains(&MONTHLY.to_owned());
+    assert!(done || run.code != 0, "it says that it is done");
     // What can't be removed on a broken disk is the next operation's.
     place.ok(&["create"]);
-    place.assert_whole();
-    Some(run)
+    place.assert_invariants(&[live]);
+    Some((done, run.code != 0))
 }
 
 /// Entries that stand are whole, whatever else lies about.

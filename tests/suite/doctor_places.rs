@@ -171,6 +171,9 @@ fn a_clock_that_went_back_is_told() {
     command.args(["2025-06-01 12:00:00", crate::harness::PROGRAM, "doctor", "--json"]).env("TZ", "UTC");
     finding(&findings(&mut command), "clock", "warning", "which is yet to come");
     assert!(all(&place).iter().all(|it| it["about"] != "clock"));
+    let mut command = place.command_of("faketime");
+    command.args(["1970-01-01 00:01:00", crate::harness::PROGRAM, "doctor", "--json"]).env("TZ", "UTC");
+    finding(&findings(&mut command), "time", "problem", "the clock says 1970");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use crate::client::{Answer, Server, superuser, user};
 use crate::harness::{Place, Run, eventually};
 use crate::inject::Spot;
 use crate::seasons::{self, DAILY, MANUAL, MONTHLY, WEEKLY};
+use crate::tried::Tried;
 
 /// What a rehearsal says, with its exit code.
 fn drill(place: &Place) -> (i32, Value) {
@@ -365,7 +366,7 @@ fn a_rehearsal_is_shown_holds_the_directory_and_can_be_cancelled() {
 fn a_rehearsal_that_is_killed_leaves_nothing_for_long() {
     let place = Place::new();
     place.create();
-    let mut left = 0;
+    let (mut left, mut tried) = (0, Tried::default());
     for call in ["mkdir", "fsync", "fdatasync", "write", "unlinkat", "rename"] {
         let spot = Spot { call, path: None };
         for n in (1..).step_by(if call == "write" { 4 } else { 1 }) {
@@ -384,9 +385,11 @@ fn a_rehearsal_that_is_killed_leaves_nothing_for_long() {
             assert_eq!(closed, began, "{spot} {n}: {lines:?}");
             assert!(twin.json(&["status"])["lastDrill"].is_null() || !began, "{spot} {n}");
             twin.assert_whole();
+            tried.count(false, false);
         }
     }
     assert!(left > 5, "it was never ended in its midst");
+    tried.report("drill", "kill -9");
 }
 
 /// What is not ours in that folder stays, and nothing is followed out of it.

@@ -65,7 +65,11 @@ impl Place {
 
     /// The same once more, second names of files included.
     pub fn twin(&self) -> Self {
-        let twin = Self { dir: tempfile::tempdir().unwrap(), env: self.env.clone() };
+        self.twin_in(tempfile::tempdir().unwrap())
+    }
+
+    pub fn twin_in(&self, dir: TempDir) -> Self {
+        let twin = Self { dir, env: self.env.clone() };
         let copied = Command::new("cp").arg("-a").arg(self.dir.path().join(".")).arg(twin.dir.path()).status();
         assert!(copied.unwrap().success());
         twin

@@ -12,11 +12,12 @@ use crate::disk_full::SmallDisk;
 use crate::harness::{PROGRAM, Place, Run, eventually, sql_on_copy, thoroughness};
 use crate::inject::{Spot, signal, traced};
 use crate::journal_live::{index, live, place, rebuilt, ticked, timeline};
+use crate::tried::Tried;
 
 const NAMES: [&str; 2] = ["attendance", "auth"];
 
 /// A `serve` under strace. It would outlive strace.
-struct Doomed(Child);
+pub struct Doomed(pub Child);
 
 impl Drop for Doomed {
     fn drop(&mut self) {
@@ -44,7 +45,7 @@ fn number(place: &Place, bytes: &[u8]) -> u64 {
 }
 
 /// Both databases at an instant that is said to be known.
-fn both(place: &Place, at: DateTime<Utc>) -> [Vec<u8>; 2] {
+pub fn both(place: &Place, at: DateTime<Utc>) -> [Vec<u8>; 2] {
     let databases = NAMES.map(|name| rebuilt(place, name, at));
     let [first, second] = [&databases[0], &databases[1]].map(|bytes| number(place, bytes));
     assert!(second == first || second + 1 == first, "{first} and {second} at {at}: no instant of both");
@@ -69,6 +70,7 @@ fn killed_while_it_captures() {
         }
     }
     println!("serve killed while it captures: {died} tried, {knew} after a tick");
+    Tried::of(died, knew, 0).report("capture", "kill -9");
     assert!(knew > 0 && knew < died, "{knew} of {died}");
 }
 

@@ -224,10 +224,10 @@ fn the_api_previews_and_restores_an_instant() {
     place.assert_whole();
 }
 
-const POINT: [&str; 5] = ["restore", "--at", "2025-03-04 12:00", "--confirm", "2025-03-04 12:00"];
+pub const POINT: [&str; 5] = ["restore", "--at", "2025-03-04 12:00", "--confirm", "2025-03-04 12:00"];
 
 /// The content of the backup is in the journal too, and what the databases hold now after it.
-fn killable(modes: [&'static str; 2]) -> Past {
+pub fn killable(modes: [&'static str; 2]) -> Past {
     let past = Past::of(modes);
     let place = &past.scene.place;
     let backup = place.list().remove(0);

@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::app::App;
 use crate::harness::{Place, Run, sql_on, thoroughness};
 use crate::inject::spots;
+use crate::tried::Tried;
 
 fn backup(place: &Place) -> String {
     let run = place.run(&["create", "--json"]);
@@ -300,5 +301,6 @@ fn an_offline_restore_that_is_killed_anywhere_is_settled() {
         }
     }
     println!("offline restore: killed at {points} points, {restored} of them came out restored");
+    Tried::of(points, restored, 0).report("offline restore", "kill -9");
     assert!(restored > 0 && restored < points);
 }

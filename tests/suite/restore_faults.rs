@@ -11,6 +11,7 @@ use crate::disk_full::{mount, run_in_namespace};
 use crate::harness::{Place, Run, thoroughness};
 use crate::inject::{Spot, signal};
 use crate::restore_scene::{ID, NAMES, Past, RESTORE, app, assert_goes_on, assert_settled_files, identities};
+use crate::tried::Tried;
 
 /// Calls that fail, and with what.
 const FAILING: [(&str, &str); 5] =
@@ -22,6 +23,7 @@ struct Tally {
     tried: usize,
     done: usize,
     unsettled: usize,
+    refused: usize,
 }
 
 impl Tally {
@@ -29,6 +31,7 @@ impl Tally {
         self.tried += one.tried;
         self.done += one.done;
         self.unsettled += one.unsettled;
+        self.refused += one.refused;
     }
 }
 
@@ -66,7 +69,8 @@ fn strike(past: &Past, spot: &Spot, effect: &str) -> Option<Tally> {
         assert_told_later(&place, done);
     }
     drop(context);
-    Some(Tally { tried: 1, done: usize::from(done), unsettled: usize::from(unsettled) })
+    let refused = usize::from(run.code != 0);
+    Some(Tally { tried: 1, done: usize::from(done), unsettled: usize::from(unsettled), refused })
 }
 
 /// The outcomes of restores.
@@ -118,8 +122,10 @@ fn strike_everywhere(modes: [&'static str; 2]) {
     println!(
         "restore over {modes:?} with an error at a call (+: and ever after): tried, old, new, unsettled until the next"
     );
-    for (kind, Tally { tried, done, unsettled }) in tallies.iter().filter(|(_, tally)| tally.tried > 0) {
+    for (kind, Tally { tried, done, unsettled, refused }) in tallies.iter().filter(|(_, tally)| tally.tried > 0) {
         println!("  {kind:<50} {tried:>5} {:>5} {done:>5} {unsettled:>5}", tried - done);
+        let fault = kind.split(" at ").next().unwrap();
+        Tried::of(*tried, *done, *refused).report_error(&format!("restore over {modes:?}"), fault);
     }
     let all = |count: fn(&Tally) -> usize| tallies.values().map(count).sum::<usize>();
     println!(
@@ -206,6 +212,7 @@ fn a_restore_that_is_interrupted_ends_old_or_new() {
         }
     }
     println!("interrupted: old, new: {seen:?}");
+    Tried::of(seen[0] + seen[1], seen[1], seen[0]).report("restore", "SIGTERM");
     assert!(seen[0] >= 4 && seen[1] >= 2, "old, new: {seen:?}");
 }
 

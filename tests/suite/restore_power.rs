@@ -1,56 +1,14 @@
 //! The power goes in the midst of a restore: what was on the disk by then is put right by whoever comes next, old or new,
 //! and every backup that was there is whole [P1, P6, P7].
 
-use std::path::Path;
-use std::process::Command;
-
-use crate::disk_full::{mount, run_in_namespace};
+use crate::disk_full::run_in_namespace;
 use crate::harness::{Place, thoroughness};
 use crate::inject::{Spot, signal, spots};
+use crate::power::Disk;
 use crate::restore_faults::live_files;
 use crate::restore_scene::{Past, RESTORE, identities, live_spots};
 use crate::scene::Context;
-
-/// A disk in a file: a copy of the file is what a power cut would leave.
-struct Disk {
-    dir: tempfile::TempDir,
-}
-
-impl Disk {
-    /// Nothing where nobody may mount such a disk.
-    fn new() -> Option<Self> {
-        let disk = Self { dir: tempfile::tempdir().unwrap() };
-        std::fs::create_dir(disk.mounted()).unwrap();
-        let (image, mounted) = (disk.image("live"), disk.mounted());
-        done("truncate", &["-s", "48M", &image]);
-        done("mkfs.ext4", &["-q", "-F", &image]);
-        let tried = Command::new("mount").args(["-o", "loop", &image, &mounted]).status().unwrap();
-        tried.success().then_some(disk)
-    }
-
-    fn image(&self, name: &str) -> String {
-        self.dir.path().join(name).display().to_string()
-    }
-
-    fn mounted(&self) -> String {
-        self.image("mounted")
-    }
-
-    /// A new file each time: a device may still have the one before in mind for a while.
-    fn copy(&self, from: &str, to: &str) {
-        done("cp", &["--remove-destination", "--sparse=always", &self.image(from), &self.image(to)]);
-    }
-
-    /// Puts another image in the place of the one that is mounted.
-    fn swap(&self, image: &str) {
-        done("umount", &[&self.mounted()]);
-        mount(&["-o", "loop", &self.image(image)], Path::new(&self.mounted()));
-    }
-}
-
-fn done(program: &str, args: &[&str]) {
-    assert!(Command::new(program).args(args).status().unwrap().success(), "{program} {args:?}");
-}
+use crate::tried::Tried;
 
 /// The points that matter most, or all when there is time.
 fn cuts(modes: [&str; 2]) -> Vec<(Spot, usize)> {
@@ -105,6 +63,7 @@ fn a_restore_whose_power_is_cut_faults_nothing() {
             drop(context);
         }
         println!("restore over {modes:?}, power cut: old, new: {seen:?}");
+        Tried::of(seen[0] + seen[1], seen[1], 0).report(&format!("restore over {modes:?}"), "power cut");
         assert!(seen[0] > 0 && seen[1] > 0);
         disk.swap("live");
     }

@@ -184,6 +184,11 @@ fn a_clock_that_jumps_a_day_forth_and_back_makes_no_burst_and_deletes_nothing() 
     (0..10).for_each(|_| timed.ring());
     // One backup for the day that the clock claimed; the count asks for one to go for it.
     assert!(timed.engine.list().unwrap().len().abs_diff(before) <= 1);
+    // A machine without a clock of its own that has just started.
+    let before = timed.engine.list().unwrap().len();
+    timed.set("1970-01-01T00:00:30Z".parse().unwrap());
+    (0..10).for_each(|_| timed.ring());
+    assert!(timed.engine.list().unwrap().len().abs_diff(before) <= 1);
     timed.set("2026-03-31T02:00:03Z".parse().unwrap());
     timed.ring();
     let newest = timed.engine.status().unwrap().last_backup.unwrap();

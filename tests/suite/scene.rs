@@ -7,7 +7,9 @@ use serde_json::Value;
 
 use crate::harness::{Place, sha256, traces};
 use crate::inject::{Spot, spots};
+use crate::invariants::Live;
 use crate::seasons;
+use crate::tried::Tried;
 
 /// The operation, where it happens, and how one sees what came of it.
 pub struct Scene {
@@ -25,6 +27,8 @@ pub struct Scene {
     pub next: Vec<Vec<&'static str>>,
     /// The backups before it.
     pub earlier: BTreeMap<String, String>,
+    /// What the databases hold all the time.
+    pub live: Live,
 }
 
 /// How the points of one kind of call came out.
@@ -62,7 +66,7 @@ impl Scene {
     /// Of a place where one backup of each tier is kept, and where a manual backup comes next.
     pub fn of(place: Place, args: &[&'static str], operation: &'static str, done: fn(&Place) -> bool) -> Self {
         let next = vec![vec!["create"]];
-        let earlier = contents(&place);
+        let (earlier, live) = (contents(&place), Live::of(&place));
         Self {
             place,
             args: args.to_vec(),
@@ -72,6 +76,7 @@ impl Scene {
             done,
             next,
             earlier,
+            live,
         }
     }
 
@@ -104,8 +109,17 @@ impl Scene {
     }
 
     /// What holds in the place as the kill left it, and after the next operation. Says whether it went forward.
-    fn recovers(&self, place: &Place, at: &str) -> bool {
+    pub fn recovers(&self, place: &Place, at: &str) -> bool {
         let context = Context(format!("{:?} was ended at {at}", self.args));
+        let done = self.settles(place);
+        self.assert_recorded(place, done);
+        drop(context);
+        done
+    }
+
+    /// The same after any fault, but for what the audit log says of it: where a line couldn't be written, backups and recoveries go on
+    /// without it.
+    pub fn settles(&self, place: &Place) -> bool {
         let done = (self.done)(place);
         self.assert_sound(place);
         assert_readers_change_nothing(place);
@@ -113,9 +127,7 @@ impl Scene {
             place.ok(args);
         }
         self.assert_kept(place, done);
-        self.assert_recorded(place, done);
-        place.assert_whole();
-        drop(context);
+        place.assert_invariants(&[&self.live]);
         done
     }
 
@@ -151,9 +163,17 @@ impl Scene {
         self.next.contains(&self.args)
     }
 
-    /// Each intent has its outcome before the next begins, but for a rotation within, and the outcome of what was ended
-    /// is true.
+    /// The outcome of what was ended is true.
     pub fn assert_recorded(&self, place: &Place, done: bool) {
+        let said = self.outcome(place);
+        // Ended before its intent, it has done nothing.
+        let silent = !done && (said.is_none() || self.is_repeated());
+        assert!(said == Some(done) || silent, "said {said:?}, was {done}");
+    }
+
+    /// What the audit log says of the operation, if anything. Each intent has its outcome before the next begins, but for a
+    /// rotation within.
+    fn outcome(&self, place: &Place) -> Option<bool> {
         let (mut open, mut said): (Vec<Value>, _) = (Vec::new(), None);
         for line in place.audit() {
             match line["kind"].as_str().unwrap() {
@@ -162,8 +182,9 @@ impl Scene {
                     assert_eq!(within, line["operation"] == "rotate", "an intent has no outcome, before {line}");
                     open.push(line);
                 }
-                // What a recovery finishes for an operation that has its outcome already stands alone.
-                "outcome" if line["operation"] != "recovery" => {
+                // What a recovery finishes for an operation that has its outcome already stands alone, and what failed before
+                // its intent.
+                "outcome" if line["operation"] != "recovery" && line["details"]["unbegun"].is_null() => {
                     let intent = open.pop().unwrap_or_else(|| panic!("no intent of {line}"));
                     let of = |line: &Value| ["operation", "id", "point"].map(|name| line[name].clone());
                     assert_eq!(of(&intent), of(&line));
@@ -175,9 +196,7 @@ impl Scene {
             }
         }
         assert!(open.is_empty(), "the last intent has no outcome");
-        // Ended before its intent, it has done nothing.
-        let silent = !done && (said.is_none() || self.is_repeated());
-        assert!(said == Some(done) || silent, "said {said:?}, was {done}");
+        said
     }
 
     fn is_ours(&self, line: &Value) -> bool {
@@ -240,5 +259,6 @@ pub fn report(title: &str, tallies: &BTreeMap<String, Tally>) {
         all.done += tally.done;
     }
     println!("  {:<55} {all}", "in all");
+    Tried::of(all.tried, all.done, 0).report(title, "kill -9");
     assert!(all.tried > 0, "{title} was never ended");
 }

@@ -29,7 +29,10 @@ enum Kind {
 
 impl Store {
     pub fn folder() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::folder_in(tempfile::tempdir().unwrap())
+    }
+
+    pub fn folder_in(dir: TempDir) -> Self {
         let folder = dir.path().join("replica");
         std::fs::create_dir(&folder).unwrap();
         Self {

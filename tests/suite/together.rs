@@ -11,6 +11,7 @@ use crate::client::{Answer, Request, Server, superuser, token};
 use crate::disk_full::SmallDisk;
 use crate::harness::{Place, eventually, sha256, thoroughness};
 use crate::inject::Spot;
+use crate::tried::Tried;
 
 pub fn signal(pid: u32, signal: &str) {
     assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
@@ -329,5 +330,6 @@ fn an_acknowledgement_that_is_killed_is_done_or_not() {
         }
     }
     println!("undone, done: {seen:?}");
+    Tried::of(seen[0] + seen[1], seen[1], 0).report("acknowledge", "kill -9");
     assert!(seen[0] > 2 && seen[1] > 2, "undone, done: {seen:?}");
 }

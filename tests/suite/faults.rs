@@ -1,0 +1,196 @@
+//! Every operation with every fault that a disk, a limit or a signal can put to one call of it, in a table: it is done, or it is not
+//! and says so, and whoever comes next finds all in order [P1, P4, P5, P6, P8, P10].
+
+use std::rc::Rc;
+
+use crate::calls::{Calls, Point};
+use crate::harness::{Place, Run, SECRET, thoroughness};
+use crate::invariants::Live;
+use crate::scene::{Context, Scene};
+use crate::tried::Tried;
+
+/// What happens at a call, and at which.
+struct Fault {
+    name: &'static str,
+    /// In strace's words, but for when.
+    effect: &'static str,
+    /// After the number of the call: from then on at each.
+    ever: &'static str,
+    calls: Which,
+}
+
+enum Which {
+    /// By which it changes the disk: these of them, or all.
+    Changing(&'static [&'static str]),
+    Reading(&'static [&'static str]),
+}
+
+const ALL: &[&str] = &[];
+/// What makes or removes a name.
+const NAMING: &[&str] =
+    &["mkdir", "mkdirat", "rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat", "ftruncate"];
+const BYTES: &[&str] = &["read", "pread64"];
+
+const FAULTS: [Fault; 12] = [
+    Fault { name: "ENOSPC, once", effect: "error=ENOSPC", ever: "", calls: Which::Changing(ALL) },
+    Fault { name: "ENOSPC, for ever", effect: "error=ENOSPC", ever: "+", calls: Which::Changing(ALL) },
+    Fault { name: "EIO, once", effect: "error=EIO", ever: "", calls: Which::Changing(ALL) },
+    Fault { name: "EIO, for ever", effect: "error=EIO", ever: "+", calls: Which::Changing(ALL) },
+    Fault { name: "EIO on reading, once", effect: "error=EIO", ever: "", calls: Which::Reading(BYTES) },
+    Fault { name: "EIO on reading, for ever", effect: "error=EIO", ever: "+", calls: Which::Reading(BYTES) },
+    Fault { name: "EIO on a look", effect: "error=EIO", ever: "", calls: Which::Reading(&["statx"]) },
+    Fault { name: "EMFILE, once", effect: "error=EMFILE", ever: "", calls: Which::Reading(&["openat"]) },
+    Fault { name: "EMFILE, for ever", effect: "error=EMFILE", ever: "+", calls: Which::Reading(&["openat"]) },
+    Fault { name: "EROFS, for ever", effect: "error=EROFS", ever: "+", calls: Which::Changing(NAMING) },
+    Fault { name: "SIGTERM", effect: "signal=TERM", ever: "", calls: Which::Changing(ALL) },
+    Fault { name: "kill -9", effect: "signal=KILL", ever: "", calls: Which::Changing(ALL) },
+];
+
+impl Fault {
+    fn points(&self, calls: &Calls) -> Vec<Point> {
+        let (points, meant) = match self.calls {
+            Which::Changing(meant) => (&calls.changing, meant),
+            Which::Reading(meant) => (&calls.reading, meant),
+        };
+        points.iter().filter(|point| meant.is_empty() || meant.contains(&point.spot.call)).cloned().collect()
+    }
+}
+
+/// What a fault did.
+pub struct Struck {
+    pub run: Run,
+    pub what: String,
+}
+
+/// Looks at a place in which a fault has struck.
+pub type Settles<'a> = Box<dyn Fn(&Place, &Struck) -> bool + 'a>;
+
+/// One operation that is tried in a new place each time.
+pub struct Operation<'a> {
+    pub name: &'static str,
+    pub fresh: Box<dyn Fn() -> Rc<Place> + 'a>,
+    /// `{}` is the folder of the place.
+    pub args: Vec<&'static str>,
+    /// What holds as the fault has left it and once whoever comes next has been by. Says whether it was done.
+    pub settles: Settles<'a>,
+}
+
+impl<'a> Operation<'a> {
+    /// One that changes what a scene says.
+    pub fn changing(name: &'static str, scene: &'a Scene) -> Self {
+        let settles = |place: &Place, struck: &Struck| {
+            let done = scene.settles(place);
+            assert!(done || struck.run.code != 0, "it says that it is done");
+            done
+        };
+        Self::of(name, &scene.place, &scene.args, settles)
+    }
+
+    /// One that only reads backups.
+    pub fn reading(name: &'static str, scene: &'a Scene) -> Self {
+        Self::of(name, &scene.place, &scene.args, |place, struck| {
+            scene.settles(place);
+            struck.run.code == 0
+        })
+    }
+
+    pub fn of(
+        name: &'static str,
+        place: &'a Place,
+        args: &[&'static str],
+        settles: impl Fn(&Place, &Struck) -> bool + 'a,
+    ) -> Self {
+        Self { name, fresh: Box::new(|| Rc::new(place.twin())), args: args.to_vec(), settles: Box::new(settles) }
+    }
+
+    /// One that brings other content into the live databases: what was there before stays, or all of it comes.
+    pub fn restoring(name: &'static str, place: &'a Place, args: &[&'static str]) -> Self {
+        let (old, ids) = (Live::of(place), place.ids());
+        let restored = place.twin();
+        restored.ok(args);
+        let new = Live::of(&restored);
+        Self::of(name, place, args, move |place, struck| {
+            place.ok(&["create"]);
+            let done = place.assert_invariants(&[&old, &new]) == 1;
+            crate::restore_scene::assert_settled_files(place);
+            assert!(done || struck.run.code != 0, "it says that it is done");
+            // However often it was tried until it was settled.
+            let now = place.ids();
+            assert!(ids.iter().all(|id| now.contains(id)), "{now:?}");
+            done
+        })
+    }
+
+    fn args_in(&self, place: &Place) -> Vec<String> {
+        let root = place.path("").display().to_string();
+        self.args.iter().map(|arg| arg.replace("{}", &root)).collect()
+    }
+
+    /// Each fault at each of its points when there is time; else a few faults of the table at one point each, other ones for each
+    /// `turn`.
+    pub fn suffers(&self, turn: usize) {
+        let place = (self.fresh)();
+        let args = self.args_in(&place);
+        let calls = Calls::of(&place, &args.iter().map(String::as_str).collect::<Vec<_>>());
+        for (number, fault) in FAULTS.iter().enumerate() {
+            let points = fault.points(&calls);
+            let is_due = thoroughness() >= 2 || (number + turn).is_multiple_of(3);
+            if !is_due || points.is_empty() {
+                continue;
+            }
+            let tried = self.strike(fault, &points, (turn * 5 + number * 11) % points.len());
+            println!("  {:<10} {:<26} {tried:?} of {}", self.name, fault.name, points.len());
+            assert!(tried.points > 0, "{} never met {}", self.name, fault.name);
+            tried.report(self.name, fault.name);
+        }
+    }
+
+    /// One point, or all; where one isn't met this time, the next.
+    fn strike(&self, fault: &Fault, points: &[Point], first: usize) -> Tried {
+        let (step, wanted) = match thoroughness() {
+            1 => (1, 1),
+            2..10 => (7, usize::MAX),
+            _ => (1, usize::MAX),
+        };
+        let mut tried = Tried::default();
+        for point in points.iter().cycle().skip(first).take(points.len()).step_by(step) {
+            if tried.points == wanted {
+                break;
+            }
+            let place = (self.fresh)();
+            let args = self.args_in(&place);
+            let effect = format!("{}:when={}{}", fault.effect, point.n, fault.ever);
+            let Some(struck) = struck(&place, point, &effect, &args) else { continue };
+            let context = Context(format!("{}, {}: {}", self.name, struck.what, struck.run.stderr));
+            let done = (self.settles)(&place, &struck);
+            tried.count(done, struck.run.code == 1);
+            drop(context);
+        }
+        tried
+    }
+}
+
+/// Runs it with the fault; nothing if that was never met, or by the loader alone.
+fn struck(place: &Place, point: &Point, effect: &str, args: &[String]) -> Option<Struck> {
+    let log = place.path("strace");
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let run = Run::of(place.faulty_into(&log, &point.spot, effect, &args).output().unwrap());
+    let calls = std::fs::read_to_string(&log).unwrap();
+    let is_met =
+        calls.contains("(INJECTED)") || calls.contains("--- SIGTERM") || calls.contains("+++ killed by SIGKILL");
+    // What threads wake each other by is on no disk.
+    let is_elsewhere = calls.lines().any(|line| line.contains("(INJECTED)") && line.contains("[eventfd]"));
+    if !is_met || is_elsewhere || run.code == 127 {
+        return None;
+    }
+    let what = format!("{effect} at {}", point.spot);
+    assert!([-1, 0, 1].contains(&run.code), "{what}: {} {}", run.code, run.stderr);
+    assert!(run.code != -1 || effect.starts_with("signal"), "{what}: it died: {}", run.stderr);
+    // Its own words are written too.
+    let is_heard = point.spot.call == "write" || !(run.stderr.is_empty() && run.stdout.is_empty());
+    assert!(run.code != 1 || is_heard, "{what}: it says nothing");
+    for said in [&run.stdout, &run.stderr] {
+        assert!(!said.contains("panicked") && !said.contains(SECRET), "{what}: {said}");
+    }
+    Some(Struck { run, what })
+}

@@ -1,0 +1,121 @@
+//! What stands in the way of a whole process: limits of files and of their size, a disk that is read-only, a stop of a while. What
+//! can't be done is refused in words, and done as soon as the way is free [P1, P3, P4, P8].
+
+use std::time::{Duration, Instant};
+
+use crate::app::App;
+use crate::disk_full::{SmallDisk, mount};
+use crate::harness::{PROGRAM, Place, Run, thoroughness};
+use crate::inject::{Spot, signal};
+use crate::invariants::Live;
+use crate::seasons::{self, MANUAL, MONTHLY};
+use crate::tried::Tried;
+
+/// The program with a limit of prlimit(1).
+fn limited(place: &Place, limit: &str, args: &[&str]) -> Run {
+    let mut command = place.command_of("prlimit");
+    Run::of(command.args([limit, PROGRAM]).args(args).output().expect("prlimit is needed"))
+}
+
+/// From too few to be loaded with to as many as it needs.
+#[test]
+fn with_too_few_open_files_it_is_refused() {
+    let place = seasons::of_three_months();
+    let (live, ids) = (Live::of(&place), place.ids());
+    let (mut tried, mut files) = (Tried::default(), 4);
+    loop {
+        let run = limited(&place, &format!("--nofile={files}"), &["create"]);
+        assert!([0, 1, 127].contains(&run.code), "{files}: {}", run.stderr);
+        if run.code == 0 {
+            break;
+        }
+        if run.code == 1 {
+            assert!(!run.stderr.contains("panicked") && run.stderr.contains("open"), "{files}: {}", run.stderr);
+            tried.count(false, true);
+        }
+        assert_eq!(place.ids(), ids, "{files}");
+        files += if thoroughness() >= 2 { 1 } else { 3 };
+    }
+    println!("too few open files: {tried:?}, {files} do");
+    assert!(tried.points >= 3, "{tried:?}");
+    tried.report("create", "EMFILE, of all files");
+    place.assert_invariants(&[&live]);
+}
+
+/// No file may be larger than that: no signal ends it, and the copy isn't kept.
+#[test]
+fn with_too_small_files_it_is_refused() {
+    let place = seasons::of_three_months();
+    place.fill(1);
+    let live = Live::of(&place);
+    let mut tried = Tried::default();
+    for (args, size) in [(["create", "--reason", "small"], 600_000), (["create", "--reason", "none"], 0)] {
+        let ids = place.ids();
+        let run = limited(&place, &format!("--fsize={size}"), &args);
+        run.refused(1, &["File too large"]);
+        assert_eq!(place.ids(), ids);
+        place.ok(&["create"]);
+        place.assert_invariants(&[&live]);
+        tried.count(false, true);
+    }
+    tried.report("create", "EFBIG");
+}
+
+/// Nothing is written any more, and everything can still be read.
+#[test]
+fn on_a_disk_that_is_read_only_it_is_refused() {
+    let test = "faults_limits::on_a_disk_that_is_read_only_it_is_refused";
+    let Some(disk) = SmallDisk::of(test, "size=16m,mode=0700") else { return };
+    let place = &disk.place;
+    let (live, before) = (Live::of(place), place.list());
+    mount(&["-o", "remount,ro"], &place.backups());
+    let restore = ["restore", MANUAL, "--confirm", MANUAL];
+    let operations: [&[&str]; 8] = [
+        &["create"],
+        &["create", "--type", "daily"],
+        &["delete", MONTHLY],
+        &["pin", MONTHLY],
+        &["config", "--set", "retention.daily=1"],
+        &["catalog", "rebuild"],
+        &["drill"],
+        &restore,
+    ];
+    for args in operations {
+        let run = place.run(args);
+        run.refused(1, &["Read-only file system"]);
+        assert!(!run.stderr.contains("panicked"), "{}", run.stderr);
+        Tried::of(1, 0, 1).report(args[0], "EROFS, the whole disk");
+    }
+    assert_eq!(place.list(), before);
+    place.ok(&["status"]);
+    place.ok(&["verify", MANUAL]);
+    mount(&["-o", "remount,rw"], &place.backups());
+    place.ok(&["create"]);
+    place.assert_invariants(&[&live]);
+}
+
+/// A backup that is stopped in its midst keeps no app from writing, and is of one instant when it goes on.
+#[test]
+fn while_it_is_stopped_the_app_writes_on() {
+    let place = Place::new();
+    place.fill(12);
+    let mut app = App::on(&[&place.live("attendance"), &place.live("auth")]);
+    let (child, pid) = place.stopped(&Spot::anywhere("write"), 8, &["create"]).unwrap();
+    let mut slowest = Duration::ZERO;
+    for _ in 0..50 {
+        let begun = Instant::now();
+        app.ok(0, "INSERT INTO people (name) VALUES ('while it is stopped')");
+        app.ok(1, "INSERT INTO users (email) VALUES (hex(randomblob(8)))");
+        slowest = slowest.max(begun.elapsed());
+    }
+    signal(&pid, "-CONT");
+    let run = Run::of(child.wait_with_output().unwrap());
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    // SQLite's own wait for a lock would be of seconds.
+    assert!(slowest < Duration::from_secs(4), "a commit took {slowest:?}");
+    let tables = |name: &str| place.list()[0]["databases"][name]["tables"].clone();
+    assert_eq!((tables("attendance")["people"].clone(), tables("auth")["users"].clone()), (3.into(), 1.into()));
+    app.end();
+    place.assert_invariants(&[&Live::of(&place)]);
+    Tried::of(1, 1, 0).report("create", "SIGSTOP");
+}

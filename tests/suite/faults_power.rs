@@ -1,0 +1,150 @@
+//! The power goes in the midst of an operation, or as soon as it has said that it is done: what it said is so, and what it didn't
+//! come to is as before [P1, P4, P5, P10].
+
+use serde_json::Value;
+
+use crate::calls::{Calls, Point};
+use crate::disk_full::run_in_namespace;
+use crate::harness::{Place, thoroughness};
+use crate::inject::signal;
+use crate::objects::Objects;
+use crate::power::Disk;
+use crate::replica_scene::{PUSH, another, with_replica};
+use crate::scene::{Context, Scene};
+use crate::seasons::{self, DAILY, MONTHLY};
+use crate::stores::Store;
+use crate::tried::Tried;
+
+/// As soon as the intent is recorded, and another one; all of them when there is time.
+fn some(points: Vec<Point>, turn: usize) -> Vec<Point> {
+    if thoroughness() == 1 {
+        let intent = points.iter().find(|point| point.spot.call == "fdatasync");
+        return intent.into_iter().chain(points.get(points.len() / 3 + turn * 2)).cloned().collect();
+    }
+    points.into_iter().step_by(if thoroughness() < 10 { 5 } else { 1 }).collect()
+}
+
+/// Runs an operation on a disk that is as it was before, and leaves there what is durable when the power goes at that point, or
+/// right after its end. Nothing when it was through before the point.
+fn cut(disk: &Disk, place: &Place, args: &[&str], at: Option<&Point>) -> Option<()> {
+    disk.copy("before", "running");
+    disk.swap("running");
+    if let Some(point) = at {
+        let (mut child, pid) = place.stopped(&point.spot, point.n, args)?;
+        disk.copy("running", "cut");
+        signal(&pid, "-KILL");
+        child.wait().unwrap();
+    } else {
+        place.ok(args);
+        disk.copy("running", "cut");
+    }
+    disk.swap("cut");
+    Some(())
+}
+
+/// Cuts the power everywhere; `settles` says whether the operation was done.
+fn cut_everywhere(name: &str, disk: &Disk, place: &Place, args: &[&str], turn: usize, settles: impl Fn() -> bool) {
+    disk.swap("live");
+    disk.copy("live", "before");
+    let points = some(Calls::of(place, args).changing, turn);
+    let mut tried = Tried::default();
+    for at in points.iter().map(Some).chain([None]) {
+        let context = Context(format!("{name}: the power was cut at {at:?}"));
+        if cut(disk, place, args, at).is_some() {
+            let done = settles();
+            assert!(done || at.is_some(), "what was said to be done is not");
+            tried.count(done, false);
+        }
+        drop(context);
+    }
+    println!("{name}, power cut: {tried:?}");
+    assert!(tried.points > points.len() / 2 && tried.new < tried.points, "{name}: {tried:?}");
+    tried.report(name, "power cut");
+}
+
+fn entries(place: &Place) -> Vec<Value> {
+    let catalog = place.catalog();
+    let standing = catalog["backups"].as_array().unwrap().iter().filter(|backup| backup["deleting"] != true);
+    standing.cloned().collect()
+}
+
+fn place_on(disk: &Disk, of: &Place) -> Place {
+    of.twin_in(tempfile::tempdir_in(disk.mounted()).unwrap())
+}
+
+/// In a namespace of its own, with a disk. Nothing where that can't be.
+fn disk_for(test: &str) -> Option<Disk> {
+    if std::env::var_os("IN_OWN_NAMESPACE").is_none() {
+        let said = run_in_namespace(test);
+        said.lines().filter(|line| line.contains("power")).for_each(|line| println!("{line}"));
+        return None;
+    }
+    let disk = Disk::new();
+    if disk.is_none() {
+        println!("skipped, no power is cut: an image can't be mounted here (mount -o loop)");
+    }
+    disk
+}
+
+#[test]
+fn a_create_and_a_deletion_whose_power_is_cut() {
+    let Some(disk) = disk_for("faults_power::a_create_and_a_deletion_whose_power_is_cut") else { return };
+    let past = seasons::of_three_months();
+    let has_a_new_daily =
+        |place: &Place| entries(place).iter().any(|backup| backup["type"] == "daily" && backup["id"] != DAILY);
+    let create = Scene::of(place_on(&disk, &past), &["create", "--type", "daily"], "create", has_a_new_daily);
+    let create = Scene { operation: ("create", "daily-"), drops: vec![MONTHLY], ..create };
+    let is_gone = |place: &Place| !entries(place).iter().any(|backup| backup["id"] == MONTHLY);
+    let deletion = Scene::of(place_on(&disk, &past), &["delete", MONTHLY], "delete", is_gone);
+    let deletion = Scene { drops: vec![MONTHLY], ..deletion };
+    for (turn, scene) in [create, deletion].iter().enumerate() {
+        let settles = || scene.recovers(&scene.place, "a power cut");
+        cut_everywhere(scene.operation.0, &disk, &scene.place, &scene.args, turn, settles);
+    }
+    disk.swap("live");
+}
+
+#[test]
+fn a_change_of_settings_and_a_rebuild_whose_power_is_cut() {
+    let Some(disk) = disk_for("faults_power::a_change_of_settings_and_a_rebuild_whose_power_is_cut") else { return };
+    let is_saved = |place: &Place| {
+        let bytes = std::fs::read(place.backups().join("settings.json")).unwrap_or_default();
+        serde_json::from_slice(&bytes).is_ok_and(|saved: Value| saved["retention"]["daily"] == 1)
+    };
+    let place = place_on(&disk, &seasons::of_four_days());
+    let settings = Scene::of(place, &["config", "--set", "retention.daily=1"], "settings", is_saved);
+    let settings = Scene { drops: vec!["daily-2025-02-10"], limit: 4, ..settings };
+    let rebuild = crate::faults_tried::a_rebuild_of(place_on(&disk, &seasons::of_three_months()));
+    for (turn, scene) in [settings, rebuild].iter().enumerate() {
+        let settles = || scene.recovers(&scene.place, "a power cut");
+        cut_everywhere(scene.operation.0, &disk, &scene.place, &scene.args, turn, settles);
+    }
+    disk.swap("live");
+}
+
+/// What was said to be sent is there, and nothing is named that isn't.
+#[test]
+fn a_push_to_a_folder_whose_power_is_cut() {
+    let Some(disk) = disk_for("faults_power::a_push_to_a_folder_whose_power_is_cut") else { return };
+    let store = Store::folder_in(tempfile::tempdir_in(disk.mounted()).unwrap());
+    let mut built = with_replica(&store);
+    built.set("BACKUP_RETENTION_MANUAL", "2");
+    for _ in 0..2 {
+        another(&built);
+    }
+    let place = place_on(&disk, &built);
+    place.ok(&PUSH);
+    another(&place);
+    let newest = place.ids().remove(0);
+    let settles = || {
+        let objects: &Objects = &store.objects;
+        objects.assert_true();
+        let done = objects.ids().contains(&newest);
+        place.ok(&PUSH);
+        objects.assert_complete(&place);
+        place.assert_whole();
+        done
+    };
+    cut_everywhere("push", &disk, &place, &PUSH, 2, settles);
+    disk.swap("live");
+}

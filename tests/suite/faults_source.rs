@@ -1,0 +1,64 @@
+//! What a crash, or somebody with `rm`, may leave beside the live databases: a backup has what the app's own SQLite would find there
+//! [P1, P8].
+
+use std::path::Path;
+
+use crate::app::App;
+use crate::harness::{Place, dump};
+use crate::tried::Tried;
+
+/// What happens to the files beside a database whose app was killed, with its commits in the WAL.
+struct Left {
+    what: &'static str,
+    act: fn(&Path, &Path),
+    /// Commits of the killed app that are there all the same.
+    commits: std::ops::RangeInclusive<usize>,
+}
+
+const LEFT: [Left; 7] = [
+    Left { what: "nothing is changed", act: |_, _| {}, commits: 20..=20 },
+    Left { what: "no -shm", act: |_, shm| std::fs::remove_file(shm).unwrap(), commits: 20..=20 },
+    Left { what: "a -shm of zeros", act: |_, shm| overwrite(shm, 0), commits: 20..=20 },
+    Left { what: "a -shm of anything", act: |_, shm| overwrite(shm, 0xa5), commits: 20..=20 },
+    Left { what: "an end of anything on the -wal", act: |wal, _| append(wal), commits: 20..=20 },
+    Left { what: "a -wal that is cut in a frame", act: |wal, _| cut(wal), commits: 1..=19 },
+    Left { what: "no -wal", act: |wal, _| std::fs::remove_file(wal).unwrap(), commits: 0..=0 },
+];
+
+fn overwrite(path: &Path, byte: u8) {
+    let len = path.metadata().unwrap().len();
+    std::fs::write(path, vec![byte; usize::try_from(len).unwrap()]).unwrap();
+}
+
+fn append(path: &Path) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes.extend((0..9000_usize).map(|n| (n * 31 % 251) as u8));
+    std::fs::write(path, bytes).unwrap();
+}
+
+fn cut(path: &Path) {
+    let bytes = std::fs::read(path).unwrap();
+    std::fs::write(path, &bytes[..bytes.len() / 2 + 100]).unwrap();
+}
+
+#[test]
+fn what_lies_beside_a_database_is_taken_for_what_it_is() {
+    let killed = Place::new();
+    let mut app = App::on(&[&killed.live("attendance")]);
+    app.ok(0, "PRAGMA wal_autocheckpoint=0");
+    for n in 0..20 {
+        app.ok(0, &format!("INSERT INTO people (name) VALUES ('commit {n}')"));
+    }
+    app.kill();
+    for Left { what, act, commits } in LEFT {
+        let place = killed.twin();
+        act(&place.path("attendance.db-wal"), &place.path("attendance.db-shm"));
+        let others = place.twin();
+        let backup = place.create();
+        let copied = dump(&place.copy(&backup, "attendance"), true);
+        assert_eq!(copied, dump(&others.live("attendance"), false), "{what}");
+        assert!(commits.contains(&copied.matches("commit ").count()), "{what}: {copied}");
+        place.assert_whole();
+        Tried::of(1, 1, 0).report("create", "-wal or -shm lost, cut or overwritten");
+    }
+}

@@ -1,0 +1,70 @@
+//! `serve` while calls fail by which it writes the journal: what isn't known is a gap, what is known stays, and it goes on by itself
+//! [P4].
+
+use std::process::Stdio;
+
+use crate::harness::{Place, eventually, thoroughness};
+use crate::inject::{Spot, signal, traced};
+use crate::journal_dies::{Doomed, both};
+use crate::journal_live::{live, place, ticked, timeline};
+use crate::tried::Tried;
+
+const NAMES: [&str; 2] = ["attendance", "auth"];
+
+/// A call, what it fails with, and which of them are tried without time for all.
+const FAILING: [(&str, &str, usize); 6] = [
+    ("fsync", "EIO", 5),
+    ("pwrite64", "ENOSPC", 2),
+    ("renameat2", "EIO", 3),
+    ("write", "ENOSPC", 9),
+    ("utimensat", "EIO", 4),
+    ("pread64", "EIO", 30),
+];
+
+#[test]
+fn serve_goes_on_after_each() {
+    let cases: Vec<_> = match thoroughness() {
+        1 => FAILING.to_vec(),
+        _ => FAILING.into_iter().flat_map(|(call, error, _)| (1..=24).map(move |n| (call, error, n))).collect(),
+    };
+    for row in cases.chunks(3) {
+        std::thread::scope(|scope| {
+            for &(call, error, n) in row {
+                scope.spawn(move || {
+                    let is_met = fails_and_goes_on(call, error, n);
+                    Tried::of(usize::from(is_met), 0, 0).report_error("capture", error);
+                });
+            }
+        });
+    }
+}
+
+/// Says whether the call was made at all.
+fn fails_and_goes_on(call: &'static str, error: &str, n: usize) -> bool {
+    let mut place: Place = place("100ms");
+    place.set("BACKUP_ENABLED", "false");
+    place.create();
+    let writer = place.writer(0.005);
+    let log = place.path("strace");
+    let mut command = place.faulty_into(&log, &Spot::anywhere(call), &format!("error={error}:when={n}"), &["serve"]);
+    let mut doomed = Doomed(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    let is_met = || std::fs::read_to_string(&log).unwrap().contains("(INJECTED)");
+    let ended = eventually("some ticks", || {
+        let ended = doomed.0.try_wait().unwrap().is_some();
+        let ticks = timeline(&place).alive.is_some() && is_met();
+        (ended || ticks).then_some(ended)
+    });
+    // Its start may be what failed.
+    if !ended {
+        let known = ticked(&place);
+        let before = both(&place, known);
+        assert_eq!(writer.stop().errors, Vec::<String>::new(), "{error} at {call} {n}");
+        let now = ticked(&place);
+        assert!(both(&place, now) == NAMES.map(|name| live(&place, name)), "{error} at {call} {n}");
+        assert!(both(&place, known) == before, "{error} at {call} {n}: what was known is another");
+        signal(&traced(doomed.0.id()).unwrap(), "-TERM");
+        assert!(doomed.0.wait().unwrap().success(), "{error} at {call} {n}");
+    }
+    place.assert_whole();
+    is_met()
+}

@@ -8,7 +8,9 @@ use std::time::Instant;
 use crate::client::Server;
 use crate::harness::{Place, Run, kill, thoroughness};
 use crate::inject::{Spot, spots};
-use crate::restore_scene::{ID, Identity, Past, RESTORE, app, assert_goes_on, identities, live_spots, write_meanwhile};
+use crate::restore_scene::{
+    ID, Identity, NAMES, Past, RESTORE, app, assert_goes_on, identities, live_spots, write_meanwhile,
+};
 use crate::scene::{Context, Tally, assert_readers_change_nothing, report};
 
 /// What the app does while the program is killed and is down.
@@ -241,6 +243,29 @@ fn a_restore_that_was_killed_and_can_not_be_settled_yet() {
         assert_eq!(told, [(&"intent".into(), &serde_json::Value::Null), (&"outcome".into(), &true.into())]);
         assert_goes_on(held, &place);
     }
+}
+
+/// Each try takes a pre-restore backup of its own. The first stays, and the newest.
+#[test]
+fn a_restore_that_is_tried_again_and_again_pushes_out_no_others_backup() {
+    let modes = ["wal", "wal"];
+    let past = Past::of(modes);
+    let place = past.twin();
+    let before = identities(&place);
+    let made = || place.ids().into_iter().filter(|id| id.starts_with("pre-restore")).collect::<Vec<_>>();
+    let (spot, n, _) = &firsts(modes)[1];
+    assert!(place.killed(spot, *n, &RESTORE));
+    let first = made();
+    let old = past.found(&place.twin()).0.iter().position(|is_new| !is_new).unwrap();
+    let full = Spot::on("pwrite64", &format!("../{}.db-wal", NAMES[old]));
+    for _ in 0..3 {
+        let run = Run::of(place.faulty(&full, "error=ENOSPC:when=1+", &["create"]).output().unwrap());
+        run.refused(1, &["is not settled"]);
+        assert_eq!(made().len(), 2, "{:?}", made());
+    }
+    place.ok(&["create"]);
+    assert!(past.assert_settled(&place, &before, None));
+    assert!(made().len() <= 3 && made().contains(&first[0]), "{:?}", made());
 }
 
 /// A line of a restore, but for one that failed before its intent.

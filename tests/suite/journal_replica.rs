@@ -76,6 +76,10 @@ pub fn kill_server(mut server: Server) {
     kill(&mut server.child);
 }
 
+pub fn packs_of(store: &Store, part: &str) -> Vec<String> {
+    journal_keys(store).into_iter().filter(|key| key.contains(part)).collect()
+}
+
 pub fn journal_keys(store: &Store) -> Vec<String> {
     store.objects.keys().into_iter().filter(|key| key.starts_with("journal/")).collect()
 }

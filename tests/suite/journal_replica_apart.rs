@@ -7,14 +7,10 @@ use serde_json::Value;
 use crate::client::Server;
 use crate::fault::{Fault, When};
 use crate::harness::{PROGRAM, Place, eventually};
-use crate::journal_replica::{journal_keys, number, shipping};
+use crate::journal_replica::{number, packs_of, shipping};
 use crate::proxy::Proxy;
 use crate::replica_scene::told;
 use crate::stores::Store;
-
-fn packs_of(store: &Store, part: &str) -> Vec<String> {
-    journal_keys(store).into_iter().filter(|key| key.contains(part)).collect()
-}
 
 fn refused() -> Fault {
     Fault::error(403, "AccessDenied")

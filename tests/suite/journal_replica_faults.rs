@@ -13,7 +13,7 @@ use crate::fault::{Fault, When};
 use crate::harness::{PROGRAM, Place, eventually, kill};
 use crate::journal_live::{Stamper, stamps, ticked};
 use crate::journal_replica::{
-    assert_was, journal_keys, kill_server, number, numbers_at, refused_at, shipping, text, until,
+    assert_was, kill_server, number, numbers_at, packs_of, refused_at, shipping, text, until,
 };
 use crate::replica_scene::{Clock, empty_machine, last_error, told};
 use crate::stores::Store;
@@ -33,10 +33,6 @@ fn lineages(store: &Store) -> Vec<String> {
     let catalog = store.objects.catalog().unwrap();
     let held = catalog["journals"].as_array().unwrap().iter();
     held.map(|it| it["lineage"].as_str().unwrap().to_owned()).collect()
-}
-
-fn packs_of(store: &Store, part: &str) -> Vec<String> {
-    journal_keys(store).into_iter().filter(|key| key.contains(part)).collect()
 }
 
 #[test]

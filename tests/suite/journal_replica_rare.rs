@@ -1,7 +1,6 @@
 //! The journal in a replica when something rare happens: what goes while it is read, what the store doesn't take, what a crash left.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
@@ -10,21 +9,10 @@ use crate::client::Server;
 use crate::fault::{Fault, When};
 use crate::harness::{Place, eventually, sha256};
 use crate::journal_live::ticked;
-use crate::journal_replica::{journal_keys, kill_server, number, numbers_at, refused_at, shipping, text, until};
+use crate::journal_replica::{kill_server, number, numbers_at, packs_of, refused_at, shipping, text, until};
+use crate::journal_replica_here::flip;
 use crate::replica_scene::{Clock, empty_machine};
 use crate::stores::Store;
-
-fn packs_of(store: &Store, part: &str) -> Vec<String> {
-    journal_keys(store).into_iter().filter(|key| key.contains(part)).collect()
-}
-
-fn flip(path: &Path) {
-    let (mut bytes, modified) = (std::fs::read(path).unwrap(), std::fs::metadata(path).unwrap().modified().unwrap());
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    std::fs::write(path, bytes).unwrap();
-    std::fs::File::options().write(true).open(path).unwrap().set_modified(modified).unwrap();
-}
 
 /// What the warning of damage there says.
 fn damage(place: &Place) -> Option<String> {

@@ -25,6 +25,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use console::{Console, Entry};
 use driver::Driver;
+
+use crate::patience::PATIENCE;
 pub use driver::{TURNS, Turn};
 
 /// How long anything may take: CI is slow.
@@ -214,7 +216,7 @@ impl Browser {
             console.hear(heard);
             let Some(awaited) = console.still_awaited() else { break };
             drop(console);
-            if begun.elapsed() > Duration::from_secs(10) {
+            if begun.elapsed() > PATIENCE {
                 self.give_up(&format!("the console never told of {awaited}"));
             }
             std::thread::sleep(Duration::from_millis(50));

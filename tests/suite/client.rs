@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::{AUDIENCE, Place, SECRET, kill};
+use crate::patience::PATIENCE;
 
 /// A running `serve`. Its schedule is off unless the place says otherwise.
 pub struct Server {
@@ -46,7 +47,7 @@ impl Server {
             if child.try_wait().unwrap().is_some() {
                 return None;
             }
-            assert!(begun.elapsed() < Duration::from_secs(30), "no address: {text}");
+            assert!(begun.elapsed() < PATIENCE, "no address: {text}");
             std::thread::sleep(Duration::from_millis(20));
         };
         Some(Self { child, address, log })

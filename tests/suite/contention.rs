@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::harness::{Place, Run, kill, traces};
 use crate::inject::Spot;
+use crate::patience::PATIENCE;
 
 /// Larger than what fits between two looks at how far it is.
 fn large() -> Place {
@@ -111,7 +112,7 @@ fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = look() {
             return found;
         }
-        assert!(begun.elapsed() < Duration::from_secs(30), "not in half a minute: {what}");
+        assert!(begun.elapsed() < PATIENCE, "it never came to {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -13,6 +13,8 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
+use crate::patience::{PATIENCE, Watched};
+
 /// The program as it was built.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_attendance-backup");
 
@@ -30,6 +32,7 @@ pub fn thoroughness() -> usize {
 pub struct Place {
     dir: TempDir,
     env: Vec<(String, String)>,
+    _watched: Watched,
 }
 
 impl Place {
@@ -39,7 +42,7 @@ impl Place {
     }
 
     pub fn in_dir(dir: TempDir) -> Self {
-        Self { dir, env: Vec::new() }
+        Self { dir, env: Vec::new(), _watched: Watched::now() }
     }
 
     /// With two small databases in WAL mode.
@@ -69,7 +72,7 @@ impl Place {
     }
 
     pub fn twin_in(&self, dir: TempDir) -> Self {
-        let twin = Self { dir, env: self.env.clone() };
+        let twin = Self { dir, env: self.env.clone(), _watched: Watched::now() };
         let copied = Command::new("cp").arg("-a").arg(self.dir.path().join(".")).arg(twin.dir.path()).status();
         assert!(copied.unwrap().success());
         twin
@@ -269,7 +272,7 @@ pub fn eventually<T>(what: &str, mut asked: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = asked() {
             return found;
         }
-        assert!(begun.elapsed() < Duration::from_secs(60), "never happened: {what}");
+        assert!(begun.elapsed() < PATIENCE, "never happened: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -15,6 +15,7 @@ use crate::journal_live::{Stamper, stamps, ticked};
 use crate::journal_replica::{
     assert_was, kill_server, number, numbers_at, packs_of, refused_at, shipping, text, until,
 };
+use crate::patience::PATIENCE;
 use crate::replica_scene::{Clock, empty_machine, last_error, told};
 use crate::stores::Store;
 use crate::visitor::{Visitor, words};
@@ -52,10 +53,9 @@ fn a_serve_that_is_killed_while_it_sends_goes_on() {
         }
         drop(app);
         let at = ticked(&place);
-        // After a failure the next try comes in a minute and a quarter at most.
         let begun = Instant::now();
         while until(&place).is_none_or(|until| until < at) {
-            assert!(begun.elapsed() < Duration::from_secs(150), "{}", place.json(&["status"]));
+            assert!(begun.elapsed() < PATIENCE, "{}", place.json(&["status"]));
             std::thread::sleep(Duration::from_millis(50));
         }
         // Larger steps may still be on their way, and are none too few.

@@ -18,6 +18,7 @@ mod manual;
 mod message;
 mod nginx;
 mod objects;
+mod patience;
 mod power;
 mod proxy;
 mod receivers;

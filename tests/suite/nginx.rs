@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::patience::PATIENCE;
+
 /// It runs until it is dropped.
 pub struct Nginx {
     child: Child,
@@ -45,7 +47,7 @@ impl Nginx {
         let child = command.stderr(Stdio::null()).spawn().expect("nginx is needed");
         let begun = Instant::now();
         while TcpStream::connect(address).is_err() {
-            assert!(begun.elapsed() < Duration::from_secs(20), "nginx doesn't listen");
+            assert!(begun.elapsed() < PATIENCE, "nginx doesn't listen");
             std::thread::sleep(Duration::from_millis(20));
         }
         Self { child, address, _dir: dir }

@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::harness::{PROGRAM, Place, Run, kill};
+use crate::patience::PATIENCE;
 
 /// A running `serve`, ended by SIGTERM.
 struct Serving(Child);
@@ -46,7 +47,7 @@ fn terminate(pid: u32) {
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "never happened: {what}");
+        assert!(begun.elapsed() < PATIENCE, "never happened: {what}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }

@@ -11,6 +11,7 @@ use crate::client::{Answer, Request, Server, superuser, token};
 use crate::disk_full::SmallDisk;
 use crate::harness::{Place, eventually, sha256, thoroughness};
 use crate::inject::Spot;
+use crate::patience::PATIENCE;
 use crate::tried::Tried;
 
 pub fn signal(pid: u32, signal: &str) {
@@ -229,7 +230,7 @@ fn one_verification_at_a_time_and_the_second_is_told_of_the_first() {
     let verify = server.request("POST", &format!("/api/backup/verify/{id}")).token(&superuser());
     let begun = Instant::now();
     loop {
-        assert!(begun.elapsed() < Duration::from_secs(60), "never two at once");
+        assert!(begun.elapsed() < PATIENCE, "never two at once");
         let mut first = verify.open().unwrap();
         let second = verify.send();
         let first = Answer::read(&mut first, false).unwrap();

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::client::{Answer, Request, Server, superuser};
+use crate::patience::PATIENCE;
 
 /// A browser that runs no scripts, signed in or not.
 pub struct Visitor<'s> {
@@ -94,7 +95,7 @@ impl<'s> Visitor<'s> {
             if !page.text().contains("http-equiv=\"refresh\"") {
                 return page.text();
             }
-            assert!(begun.elapsed() < Duration::from_secs(60), "it never ends: {}", page.text());
+            assert!(begun.elapsed() < PATIENCE, "it never ends: {}", page.text());
             std::thread::sleep(Duration::from_millis(100));
         }
     }

@@ -1,0 +1,60 @@
+//! How long the tests wait for what must come. It is far longer than it takes on a slow machine, since no figure comes from here:
+//! it is there so that what never comes fails, and says so.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::sync::{Mutex, Once, PoisonError};
+use std::time::{Duration, Instant};
+
+/// For one thing. After a failure the program itself pauses up to a minute and a quarter.
+pub const PATIENCE: Duration = Duration::from_secs(240);
+
+/// For a whole test of CI's form: none takes three minutes on two processors.
+const WHOLE: Duration = Duration::from_secs(20 * 60);
+
+/// A test's place is in use. One that hangs, say in waiting for a process, is named and ends the run, which would go on for ever.
+#[derive(Debug)]
+pub struct Watched(u64);
+
+struct Since {
+    next: u64,
+    held: BTreeMap<u64, (Instant, String)>,
+}
+
+static SINCE: Mutex<Since> = Mutex::new(Since { next: 0, held: BTreeMap::new() });
+
+impl Watched {
+    pub fn now() -> Self {
+        static WATCH: Once = Once::new();
+        WATCH.call_once(|| {
+            if crate::harness::thoroughness() == 1 && std::env::var_os("MODEL_STEPS").is_none() {
+                std::thread::spawn(watch);
+            }
+        });
+        let name = std::thread::current().name().unwrap_or("a thread of a test").to_owned();
+        let mut since = SINCE.lock().unwrap_or_else(PoisonError::into_inner);
+        since.next += 1;
+        let number = since.next;
+        since.held.insert(number, (Instant::now(), name));
+        Self(number)
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        SINCE.lock().unwrap_or_else(PoisonError::into_inner).held.remove(&self.0);
+    }
+}
+
+fn watch() {
+    loop {
+        std::thread::sleep(Duration::from_secs(10));
+        let since = SINCE.lock().unwrap_or_else(PoisonError::into_inner);
+        let hanging = since.held.values().find(|(begun, _)| begun.elapsed() > WHOLE);
+        if let Some((_, name)) = hanging {
+            eprintln!("it hangs: {name}. What runs:");
+            let _ = Command::new("ps").args(["-o", "pid,ppid,stat,etime,args", "--forest", "-A"]).status();
+            std::process::exit(124);
+        }
+    }
+}

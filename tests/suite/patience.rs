@@ -2,6 +2,7 @@
 //! it is there so that what never comes fails, and says so.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::process::Command;
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
@@ -52,7 +53,8 @@ fn watch() {
         let since = SINCE.lock().unwrap_or_else(PoisonError::into_inner);
         let hanging = since.held.values().find(|(begun, _)| begun.elapsed() > WHOLE);
         if let Some((_, name)) = hanging {
-            eprintln!("it hangs: {name}. What runs:");
+            // Past what the tests' own output is caught by.
+            let _ = writeln!(std::io::stderr(), "it hangs: {name}. What runs:");
             let _ = Command::new("ps").args(["-o", "pid,ppid,stat,etime,args", "--forest", "-A"]).status();
             std::process::exit(124);
         }

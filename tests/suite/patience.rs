@@ -56,7 +56,19 @@ fn watch() {
             // Past what the tests' own output is caught by.
             let _ = writeln!(std::io::stderr(), "it hangs: {name}. What runs:");
             let _ = Command::new("ps").args(["-o", "pid,ppid,stat,etime,args", "--forest", "-A"]).status();
+            end_children(std::process::id());
             std::process::exit(124);
+        }
+    }
+}
+
+/// Ends what a process has started, and what that has: it would hold the run's output open.
+fn end_children(pid: u32) {
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        for child in children.split_whitespace().filter_map(|child| child.parse().ok()) {
+            end_children(child);
+            let _ = Command::new("kill").args(["-9", &child.to_string()]).status();
         }
     }
 }

@@ -136,13 +136,15 @@ pub struct Capture {
     first: bool,
     /// The newest state of any database when this began.
     before: Option<DateTime<Utc>>,
+    /// What ticks have published that then failed: nobody has been told of it yet.
+    untold: Vec<Written>,
 }
 
 impl Capture {
     /// Nothing is looked at yet.
     pub fn new(tracks: Vec<Track>, keeper: Keeper, options: Options) -> Self {
         let before = newest(&tracks);
-        Self { tracks, keeper, options, torn: false, wrong_since: None, first: true, before }
+        Self { tracks, keeper, options, torn: false, wrong_since: None, first: true, before, untold: Vec::new() }
     }
 
     /// Until when it is known what the databases held, and when not.
@@ -166,6 +168,7 @@ impl Capture {
     }
 
     /// One look. `unsettled` tells whether a restore is under way; with `check` the journal is to be held against the databases.
+    /// What was written by one that fails is told by the next that doesn't.
     pub fn tick(
         &mut self,
         clock: &Clock,
@@ -173,6 +176,24 @@ impl Capture {
         check: bool,
         control: &Control,
     ) -> Result<Tick, Error> {
+        let mut tick = Tick { written: std::mem::take(&mut self.untold), ..Tick::default() };
+        match self.look(clock, unsettled, check, &mut tick, control) {
+            Ok(()) => Ok(tick),
+            Err(error) => {
+                self.untold = tick.written;
+                Err(error)
+            }
+        }
+    }
+
+    fn look(
+        &mut self,
+        clock: &Clock,
+        unsettled: &dyn Fn() -> bool,
+        check: bool,
+        tick: &mut Tick,
+        control: &Control,
+    ) -> Result<(), Error> {
         let asked = clock.now();
         let mut due = check;
         for track in &mut self.tracks {
@@ -180,18 +201,17 @@ impl Capture {
         }
         // Asked before the cut and after it: one that ends meanwhile counts too.
         if unsettled() {
-            return Ok(Tick::default());
+            return Ok(());
         }
         if !due {
-            return self.conclude(asked, Tick::default());
+            return self.conclude(asked, tick);
         }
         let begun = Instant::now();
         let mut watched: Vec<_> = self.tracks.iter_mut().filter_map(|track| track.watched.as_mut()).collect();
         let at = cut::take(&mut watched, self.options.patience, clock, control)?;
-        let mut tick = Tick::default();
         let taken = match unsettled() {
             true => Ok(false),
-            false => self.write(at, check, begun, &mut tick, control).map(|()| true),
+            false => self.write(at, check, begun, tick, control).map(|()| true),
         };
         // Without the others a file that was published is of no instant.
         self.torn |= taken.is_err() && !tick.written.is_empty();
@@ -201,7 +221,7 @@ impl Capture {
             }
             watched.unpin();
         }
-        if taken? { self.conclude(at, tick) } else { Ok(tick) }
+        if taken? { self.conclude(at, tick) } else { Ok(()) }
     }
 
     /// Steps 3 and 4. Hints count from the last tick that came to its end, also where a part of a later one is written already.
@@ -248,7 +268,7 @@ impl Capture {
     }
 
     /// Steps 5 and 6.
-    fn conclude(&mut self, at: DateTime<Utc>, mut tick: Tick) -> Result<Tick, Error> {
+    fn conclude(&mut self, at: DateTime<Utc>, tick: &mut Tick) -> Result<(), Error> {
         let at = self.in_order(at, TimeDelta::zero());
         if let Some(from) = self.keeper.timeline().alive.or(self.before) {
             let away = (at - from).to_std().unwrap_or_default() > self.options.longest;
@@ -267,7 +287,7 @@ impl Capture {
         self.wrong_since = None;
         self.keeper.alive(at)?;
         (self.torn, self.first, tick.at) = (false, false, Some(at));
-        Ok(tick)
+        Ok(())
     }
 }
 

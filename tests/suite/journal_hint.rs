@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use attendance_backup::backup::DatabaseName;
 use attendance_backup::clock::Clock;
-use attendance_backup::journal::Journal;
 use attendance_backup::journal::capture::{Capture, Options, Tick, Track};
 use attendance_backup::journal::timeline::Keeper;
+use attendance_backup::journal::{Error, Journal};
 use attendance_backup::sqlite::{Control, Source};
 use chrono::{DateTime, Utc};
 
@@ -60,11 +60,15 @@ impl Scene {
 
     /// So many seconds later.
     fn tick(&mut self, later: i64) -> (DateTime<Utc>, Tick) {
+        let tick = self.look(later).unwrap();
+        (tick.at.unwrap(), tick)
+    }
+
+    fn look(&mut self, later: i64) -> Result<Tick, Error> {
         self.millis.fetch_add(later * 1000, Ordering::Relaxed);
         let millis = Arc::clone(&self.millis);
         let clock = Clock::from_fn(move || DateTime::from_timestamp_millis(millis.load(Ordering::Relaxed)).unwrap());
-        let tick = self.capture.tick(&clock, &|| false, false, &Control::default()).unwrap();
-        (tick.at.unwrap(), tick)
+        self.capture.tick(&clock, &|| false, false, &Control::default())
     }
 
     /// Commits of a frame each until the WAL has so many.
@@ -132,4 +136,21 @@ fn where_it_does_not_it_is_found_out() {
     let (at, tick) = scene.tick(301);
     assert_eq!(missed(&tick), [50]);
     assert!(rebuilt(&scene.place, "attendance", at) == live(&scene.place, "attendance"));
+}
+
+/// The disk takes the file that shows it, and not the gap that comes after that.
+#[test]
+fn what_was_found_out_is_told_though_that_look_failed() {
+    let mut scene = Scene::new(&format!("PRAGMA journal_size_limit={}", wal(300)));
+    scene.reset(50);
+    scene.write();
+    let in_the_way = scene.place.backups().join("journal/timeline.json");
+    let _ = std::fs::remove_file(&in_the_way);
+    std::fs::create_dir_all(in_the_way.join("in the way")).unwrap();
+    assert!(scene.look(3601).is_err());
+    assert!(scene.look(1).is_err());
+    std::fs::remove_dir_all(&in_the_way).unwrap();
+    let (_, tick) = scene.tick(1);
+    assert_eq!((missed(&tick), tick.gap.is_some()), (vec![50], true));
+    assert!(scene.tick(1).1.written.is_empty(), "it is told once");
 }

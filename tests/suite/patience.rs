@@ -28,7 +28,9 @@ impl Watched {
     pub fn now() -> Self {
         static WATCH: Once = Once::new();
         WATCH.call_once(|| {
-            if crate::harness::thoroughness() == 1 && std::env::var_os("MODEL_STEPS").is_none() {
+            // Runs that somebody asked to be long are.
+            let is_long = |name: &&str| std::env::var_os(name).is_some();
+            if !["THOROUGH", "MODEL_STEPS", "FUZZ_CASES"].iter().any(is_long) {
                 std::thread::spawn(watch);
             }
         });

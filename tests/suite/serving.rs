@@ -2,10 +2,9 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::harness::{PROGRAM, Place, Run, kill};
-use crate::patience::PATIENCE;
+use crate::harness::{self, PROGRAM, Place, Run, kill};
 
 /// A running `serve`, ended by SIGTERM.
 struct Serving(Child);
@@ -45,11 +44,7 @@ fn terminate(pid: u32) {
 }
 
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < PATIENCE, "never happened: {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    harness::eventually(what, || holds().then_some(()));
 }
 
 fn daily_at(place: &Place, utc: &str) {

@@ -35,6 +35,9 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use chrono::{DateTime, Utc};
+
+use crate::backup::Moment;
 use crate::disk::{self, Context};
 use crate::sqlite;
 
@@ -115,11 +118,24 @@ pub enum Error {
 }
 
 impl Error {
+    /// The last instant before the state that a damaged file leads to: what was until then needs no file that follows. Of `files`, which
+    /// lie in `folder`; nothing where this is no damage of theirs.
+    pub fn right_before(&self, folder: &Path, files: &[LtxFile]) -> Option<DateTime<Utc>> {
+        let Self::Damaged { path, .. } = self else { return None };
+        let file = files.iter().find(|file| file.name.path(folder) == *path)?;
+        just_before(file.millis)
+    }
+
     /// What the system says of a call on the file at `path`.
     fn io(source: io::Error, action: &'static str, path: &Path) -> Self {
         let Err(error) = Err::<Infallible, _>(source).to(action, path);
         error.into()
     }
+}
+
+/// The millisecond before that one.
+fn just_before(millis: u64) -> Option<DateTime<Utc>> {
+    Moment::of_millis(millis.checked_sub(1)?).map(Moment::at)
 }
 
 /// A file of the journal, open for reading, whose header says what its name says.

@@ -1,5 +1,6 @@
 //! The journal in the hands of `serve`: ticks on one thread, and on another what makes it small and quick to read.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -11,11 +12,11 @@ use crate::audit::{Entry, Kind};
 use crate::backup::DatabaseName;
 use crate::journal::capture::{Capture, Options, Tick, Track};
 use crate::journal::check::{Check, Checked};
-use crate::journal::folder::make_identity;
+use crate::journal::folder::{folder, make_identity};
 use crate::journal::rebuild::sums;
 use crate::journal::sums::Sums;
 use crate::journal::timeline::{self, Gap, Keeper};
-use crate::journal::{self, Index, Journal, Level, Point, chain};
+use crate::journal::{self, Index, Journal, Level, Point, chain, states};
 use crate::sqlite::Control;
 
 /// What it is called in the audit log.
@@ -66,7 +67,7 @@ impl Engine {
         let (mut tracks, mut journals) = (Vec::new(), Vec::new());
         for source in self.sources() {
             let journal = Journal::open(root, &source.name)?;
-            let known = newest(&journal, control)?;
+            let known = self.known(&source.name, &journal, &keeper, control)?;
             locked(&self.journals).insert(source.name.clone(), journal.clone());
             journals.push(journal.clone());
             tracks.push(Track::new(source, journal, known));
@@ -88,6 +89,34 @@ impl Engine {
             wrong_since: None,
             tending,
         })
+    }
+
+    /// The pages of the newest state; nothing where a new base is needed. What of the journal is lost is told once.
+    fn known(
+        &self,
+        name: &DatabaseName,
+        journal: &Journal,
+        keeper: &Keeper,
+        control: &Control,
+    ) -> Result<Option<Sums>, Error> {
+        let (folder, last) = (journal.folder(), journal.index().last());
+        let read = read_newest(folder, &journal.index(), control)?;
+        // The last files are gone without a hole: what is there is whole.
+        let gone = last.and_then(|last| states::captured_after(folder, last)).map(|since| Lost {
+            why: format!("the newest files of the journal in {} are gone", folder.display()),
+            since: Some(since),
+        });
+        match read.and_then(|known| gone.map_or(Ok(known), Err)) {
+            Ok(known) => Ok(known),
+            Err(Lost { why, since }) => {
+                let since = since.unwrap_or_else(|| self.right(name));
+                tracing::error!(database = %name, "{why}");
+                if keeper.wrong_since().is_none_or(|told| told > since) {
+                    self.begin_journal_anew_since(since, &why);
+                }
+                Ok(None)
+            }
+        }
     }
 
     /// One look at all databases. While a restore holds the directory none is open here: an offline one wants them for itself.
@@ -167,7 +196,7 @@ impl Engine {
             None => self.note_right(&checked.name, checked.at),
             Some(difference) => {
                 let why = format!("the journal of `{}` is wrong: {difference}", checked.name);
-                self.begin_journal_anew([&checked.name], &why);
+                self.begin_journal_anew_as_read([&checked.name], &why, control);
             }
         }
         Ok(checked)
@@ -182,8 +211,27 @@ impl Engine {
 
     /// What isn't known to have been right at any time wasn't at all.
     pub(super) fn begin_journal_anew<'a>(&self, names: impl IntoIterator<Item = &'a DatabaseName>, why: &str) {
-        let right = |name| timeline::right(self.store.root(), name).unwrap_or_default();
-        self.begin_journal_anew_since(names.into_iter().map(right).min().unwrap_or_default(), why);
+        self.begin_journal_anew_since(names.into_iter().map(|name| self.right(name)).min().unwrap_or_default(), why);
+    }
+
+    /// The same where its files may be damaged, or missing: what they led to was right, and is lost all the same. So they are read.
+    pub(super) fn begin_journal_anew_as_read<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a DatabaseName>,
+        why: &str,
+        control: &Control,
+    ) {
+        let since = |name| {
+            let folder = folder(self.store.root(), name);
+            let read = Index::scan(&folder).and_then(|index| read_newest(&folder, &index, control));
+            let lost = read.ok().and_then(Result::err).and_then(|lost| lost.since);
+            lost.into_iter().fold(self.right(name), DateTime::min)
+        };
+        self.begin_journal_anew_since(names.into_iter().map(since).min().unwrap_or_default(), why);
+    }
+
+    fn right(&self, name: &DatabaseName) -> DateTime<Utc> {
+        timeline::right(self.store.root(), name).unwrap_or_default()
     }
 
     /// The same where it is known that all before that instant is right.
@@ -212,7 +260,7 @@ impl Engine {
             let made = if wants { journal.snapshot_from_files(control).map(drop) } else { Ok(()) };
             if let Err(error @ (journal::Error::Damaged { .. } | journal::Error::Unlike { .. })) = &made {
                 // What leads to the newest state leads nowhere, and each further one would rest on it.
-                self.begin_journal_anew(self.config.databases.keys(), &error.to_string());
+                self.begin_journal_anew_as_read(self.config.databases.keys(), &error.to_string(), control);
             }
             first = first.and(retained).and(compacted).and(made);
         }
@@ -254,18 +302,30 @@ fn millis(at: DateTime<Utc>) -> u64 {
     at.timestamp_millis().max(0) as u64
 }
 
-/// The pages of the newest state; nothing where a new base is needed.
-fn newest(journal: &Journal, control: &Control) -> Result<Option<Sums>, Error> {
-    let last = journal.index().last();
-    let chain = chain::plan(&journal.index(), u64::MAX);
-    let Some(chain) = chain.filter(|chain| chain.last().map(Point::from) == last) else { return Ok(None) };
-    match sums(journal.folder(), &chain, control) {
-        Ok(sums) => Ok(Some(sums)),
+/// The newest state can't be rebuilt.
+struct Lost {
+    why: String,
+    /// The last instant that needs nothing of what is lost, where that is known.
+    since: Option<DateTime<Utc>>,
+}
+
+/// The pages of the newest state, by all that leads there; none where nothing was captured yet.
+fn read_newest(folder: &Path, index: &Index, control: &Control) -> Result<Result<Option<Sums>, Lost>, journal::Error> {
+    if index.last().is_none() {
+        return Ok(Ok(None));
+    }
+    let Some(chain) = chain::plan(index, u64::MAX) else {
+        let why = format!("files of the journal in {} that lead to its newest state are missing", folder.display());
+        let newest = index.newest();
+        let since = newest.and_then(|newest| states::captured_after(folder, newest).or(newest.at()));
+        return Ok(Err(Lost { why, since: Some(since.unwrap_or_default()) }));
+    };
+    match sums(folder, &chain, control) {
+        Ok(sums) => Ok(Ok(Some(sums))),
         Err(error @ (journal::Error::Damaged { .. } | journal::Error::Unlike { .. })) => {
-            tracing::error!("{error}");
-            Ok(None)
+            Ok(Err(Lost { since: error.right_before(folder, &chain), why: error.to_string() }))
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     }
 }
 

@@ -19,13 +19,14 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use chrono::{DateTime, Utc};
 use twox_hash::XxHash3_64;
 
 use super::index::Point;
 use super::ltx::Header;
 use super::name::Txid;
 use super::sums::Whole;
-use super::{BUFFER, Error};
+use super::{BUFFER, Error, just_before};
 use crate::disk::{self, Context, Partial};
 
 const FILE: &str = "states";
@@ -209,6 +210,21 @@ pub fn find_all(folder: &Path, points: &[Point]) -> Vec<Option<Whole>> {
     found
 }
 
+/// The last instant before states that were captured after that one, where some were: if no file leads to them, theirs are gone.
+pub fn captured_after(folder: &Path, last: Point) -> Option<DateTime<Utc>> {
+    let file = disk::open_regular(&folder.join(FILE)).ok().filter(is_ours)?;
+    let mut first = None;
+    let read = each(At { file: &file, offset: LENGTH as u64 }, |record| {
+        let (txid, millis) = (number(record, 0), number(record, 8));
+        // An earlier one was lost before that, and its number is taken again.
+        if txid > last.txid.get() && millis > last.millis && is_whole(record) {
+            first = first.into_iter().chain([millis]).min();
+        }
+        Ok(())
+    });
+    read.ok().and(first).and_then(just_before)
+}
+
 /// Which record is the first of that number or a later one. Where numbers don't ascend, as after an older copy was put back, it may be too late.
 fn since(file: &File, records: u64, txid: Txid) -> u64 {
     let (mut from, mut to) = (1, records);
@@ -322,6 +338,17 @@ mod tests {
         states.append(point(3), whole(333));
         assert_eq!(find(dir.path(), point(3)), Some(whole(333)));
         assert_eq!(find(dir.path(), point(6)), None);
+        let after = |point| captured_after(dir.path(), point).map(|at| at.timestamp_millis() as u64 + 1);
+        assert_eq!(
+            [1, 3, 4, 5].map(|txid| after(point(txid))),
+            [2, 4, 5, 6].map(|txid| (txid < 6).then_some(point(txid).millis))
+        );
+        assert_eq!(after(again), Some(point(4).millis));
+        assert_eq!(
+            after(Point { millis: point(6).millis, ..point(3) }),
+            None,
+            "3 was captured again after those were lost"
+        );
     }
 
     #[test]

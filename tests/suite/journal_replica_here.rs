@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use crate::client::Server;
 use crate::harness::{Place, eventually};
 use crate::journal_live::{index, ticked, timeline};
-use crate::journal_replica::{kill_server, number, numbers_at, refused_at, shipping, text, until};
+use crate::journal_replica::{kill_server, number, numbers_at, packs_of, refused_at, shipping, text, until};
 use crate::journal_states::falsify;
 use crate::replica_scene::empty_machine;
 use crate::stores::Store;
@@ -68,6 +68,39 @@ fn a_damaged_file_is_not_sent_and_the_journal_begins_anew() {
     assert_eq!(numbers_at(&machine, last), [n + 1, n + 1]);
     let verified = machine.json(&["replica", "verify", "offsite"]);
     assert_eq!(verified["ok"], true, "{verified}");
+}
+
+/// What was sent goes bad there, and so does the file here that it could be sent again from.
+#[test]
+fn what_is_damaged_there_and_here_is_a_gap() {
+    let store = Store::s3();
+    let place = shipping(&store);
+    let server = Server::start(&place);
+    let seen = [1, 2, 3].map(|n| number(&place, n));
+    kill_server(server);
+    let packs = packs_of(&store, "/attendance/0/");
+    let last = packs.last().unwrap();
+    let mut bytes = store.objects.get(last).unwrap();
+    let middle = bytes.len() - 40;
+    bytes[middle] ^= 1;
+    store.objects.put(last, &bytes);
+    flip(&newest(&place));
+    let verified = place.run(&["replica", "verify", "offsite"]);
+    assert!(verified.code == 1 && (verified.stdout + &verified.stderr).contains(last.as_str()));
+    let server = Server::start(&place);
+    let gap = eventually("the gap", || timeline(&place).gaps.into_iter().find(|gap| gap.holds(seen[2])));
+    let fourth = number(&place, 4);
+    kill_server(server);
+    assert!(gap.wrong && seen[1] <= gap.from, "what was before it is right: {gap:?}");
+    let machine = empty_machine(&place, &store);
+    let listed = machine.json(&["replica", "list", "offsite"])["journal"]["gaps"].clone();
+    assert_eq!(listed, serde_json::json!([{ "from": text(gap.from), "to": text(gap.to), "wrong": true }]));
+    refused_at(&machine, seen[2], &[&text(gap.to)]);
+    assert_eq!(numbers_at(&machine, seen[1]), [2, 2]);
+    assert_eq!(numbers_at(&machine, fourth), [4, 4]);
+    eventually("all that is left there is whole", || {
+        place.run(&["replica", "verify", "offsite"]).code.eq(&0).then_some(())
+    });
 }
 
 #[test]

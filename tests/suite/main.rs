@@ -78,6 +78,7 @@ mod journal_faults;
 mod journal_format;
 mod journal_hint;
 mod journal_live;
+mod journal_lost;
 mod journal_replica;
 mod journal_replica_apart;
 mod journal_replica_faults;

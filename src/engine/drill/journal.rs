@@ -121,7 +121,8 @@ impl Engine {
             Err((_, Fault::Stopped(error))) => return Err(error),
             Err((wrong, Fault::Found(reason))) => {
                 if wrong {
-                    self.begin_journal_anew(self.config.databases.keys(), &format!("the journal is wrong: {reason}"));
+                    let why = format!("the journal is wrong: {reason}");
+                    self.begin_journal_anew_as_read(self.config.databases.keys(), &why, control);
                 }
                 Some(reason)
             }

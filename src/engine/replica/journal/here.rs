@@ -6,7 +6,7 @@ use std::io::{self, BufReader, Read};
 use std::path::Path;
 
 use super::send::Sent;
-use crate::backup::{DatabaseName, Moment};
+use crate::backup::DatabaseName;
 use crate::engine::{Engine, Error};
 use crate::journal::{self, Journal, LtxFile};
 use crate::sqlite::Control;
@@ -32,8 +32,7 @@ impl Engine {
             tracing::error!(database = %name, "it is sent to no replica: {error}");
         }
         if is_new && is_needed {
-            // What was before the states in it needs no file that follows.
-            let before = file.millis.checked_sub(1).and_then(Moment::of_millis).map(Moment::at);
+            let before = error.right_before(journal.folder(), files);
             self.begin_journal_anew_since(before.unwrap_or_default(), &error.to_string());
         }
     }

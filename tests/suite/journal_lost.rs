@@ -1,0 +1,78 @@
+//! Files of the journal go bad, or go, while nobody writes it. What they led to is a gap from its first instant on, and not only from the
+//! last one that `serve` saw: no restore is offered that fails, and none brings back what was before it.
+
+use std::path::Path;
+
+use attendance_backup::journal::Level;
+use attendance_backup::journal::folder::folder;
+use chrono::{DateTime, Utc};
+
+use crate::client::Server;
+use crate::harness::{Place, eventually, sql_on};
+use crate::journal_live::{index, place, ticked, timeline};
+use crate::journal_replica::{kill_server, text};
+use crate::journal_replica_here::flip;
+
+/// Restores both, and says the last number in each.
+fn numbers_at(place: &Place, at: DateTime<Utc>) -> [u64; 2] {
+    let at = text(at);
+    place.ok(&["restore", "--at", &at, "--confirm", &at]);
+    ["attendance", "auth"].map(|name| sql_on(&place.live(name), "SELECT max(n) FROM stamps").parse().unwrap())
+}
+
+fn number(place: &Place, number: u64) -> DateTime<Utc> {
+    for name in ["attendance", "auth"] {
+        place.sql(name, &format!("INSERT INTO stamps VALUES ({number})"));
+    }
+    ticked(place)
+}
+
+/// Four numbers are recorded, then `spoil` has the files of `attendance` from the third on, oldest first. How the databases came to the
+/// first two is known all the same, of the others it isn't, nor is it until the next start, nor does it get lost at the one after.
+fn loses_the_last_two(spoil: impl Fn(&[&Path]), why: &str) {
+    let place = place("500ms");
+    for name in ["attendance", "auth"] {
+        place.sql(name, "CREATE TABLE stamps (n INTEGER)");
+    }
+    let server = Server::start(&place);
+    ticked(&place);
+    let seen = [1, 2, 3, 4].map(|n| number(&place, n));
+    kill_server(server);
+    let journal = folder(&place.backups(), &"attendance".parse().unwrap());
+    let files = index(&place, "attendance").level(Level::CAPTURED).to_vec();
+    let paths: Vec<_> = files.iter().map(|file| file.name.path(&journal)).collect();
+    spoil(&paths[paths.len() - 2..].iter().map(AsRef::as_ref).collect::<Vec<_>>());
+    let server = Server::start(&place);
+    let gap = eventually("the gap", || timeline(&place).gaps.into_iter().find(|gap| gap.wrong && gap.holds(seen[3])));
+    assert!(gap.holds(seen[2]) && seen[1] <= gap.from, "{gap:?} of {seen:?}");
+    let wrong: Vec<_> = place.audit().into_iter().filter(|line| line["code"] == "journal-wrong").collect();
+    assert!(wrong.len() == 1 && wrong[0]["reason"].as_str().unwrap().contains(why), "{wrong:?}");
+    let fifth = number(&place, 5);
+    let gaps = timeline(&place).gaps;
+    kill_server(server);
+    let server = Server::start(&place);
+    ticked(&place);
+    kill_server(server);
+    assert_eq!(timeline(&place).gaps, gaps, "it is seen to");
+    for lost in [seen[2], seen[3]].map(text) {
+        let args = ["restore", "--at", &lost, "--confirm", &lost];
+        place.run(&args).refused(1, &["was found wrong", &text(gap.from), &text(gap.to)]);
+    }
+    assert_eq!(numbers_at(&place, gap.from), [2, 2]);
+    assert_eq!(numbers_at(&place, fifth), [5, 5]);
+}
+
+#[test]
+fn what_is_damaged_is_a_gap_from_its_first_instant_on() {
+    loses_the_last_two(|files| flip(files[0]), "is damaged");
+}
+
+#[test]
+fn what_is_missing_in_between_is_a_gap_from_its_first_instant_on() {
+    loses_the_last_two(|files| std::fs::remove_file(files[0]).unwrap(), "are missing");
+}
+
+#[test]
+fn what_went_at_the_end_is_a_gap_from_its_first_instant_on() {
+    loses_the_last_two(|files| files.iter().for_each(|file| std::fs::remove_file(file).unwrap()), "are gone");
+}

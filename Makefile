@@ -55,17 +55,23 @@ load:
 	cargo build --release
 	scripts/load
 
-# Our `create` beside `sqlite3 .backup`, our `restore` beside `.restore`, our codec beside `zstd | age`, our downloads beside
-# nginx, in turn; lists and status under load; what replicas hold and are sent, beside restic; the journal beside litestream.
+# `create` beside `sqlite3 .backup`, VACUUM INTO and better-sqlite3, `restore` beside `.restore`, the codec beside `zstd | age`,
+# downloads beside nginx, in turn; lists and status under load; what replicas hold and are sent, beside restic; the journal beside
+# litestream. docs/benchmarks.md is made of what comes out.
 bench:
 	scripts/setup bench
 	cargo build --release
-	scripts/bench
-	scripts/bench_restore
-	scripts/bench_codec
-	scripts/bench_http
-	scripts/bench_replica
-	scripts/bench_journal
+	cargo bench --no-run
+	rm -rf $(FIGURES)
+	scripts/bench --json $(FIGURES)/create.json
+	scripts/bench_restore --json $(FIGURES)/restore.json
+	scripts/bench_codec --json $(FIGURES)/codec.json
+	scripts/bench_http --json $(FIGURES)/http.json
+	scripts/bench_replica --json $(FIGURES)/replica.json
+	scripts/bench_journal --json $(FIGURES)/journal.json
+	scripts/bench_table
+
+FIGURES = target/bench
 
 # docs/ as a small site in target/book. mdBook is built once, which takes minutes.
 docs:

@@ -1,0 +1,24 @@
+"""What a benchmark has measured, beside its peer: `--json FILE` of each writes it, and `scripts/bench_table` makes docs/benchmarks.md of all."""
+
+import json
+
+
+class Figures:
+    """The figures of one benchmark, in rows. Less is better in all of them."""
+
+    def __init__(self, title, about, tools=()):
+        self.told = {"title": title, "about": about, "tools": list(tools), "rows": []}
+
+    def add(self, what, unit, ours, peer=None, theirs=None, ratio=None):
+        """What was measured, in which unit; of a peer its name and its figure. The ratio is ours by theirs, unless one is given (the
+        median of pairs, say)."""
+        row = {"what": what, "unit": unit, "ours": ours, "peer": peer, "theirs": theirs}
+        if theirs is not None:
+            row["ratio"] = ours / theirs if ratio is None else ratio
+        self.told["rows"].append(row)
+
+    def write(self, path):
+        """Does nothing where nobody wants it."""
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(self.told, indent=2) + "\n")

@@ -110,7 +110,7 @@ pub enum Error {
         hold: Duration,
     },
     /// The check of the structure found faults.
-    #[error("the live database `{name}` is corrupt: {}; older backups are left alone{}", findings.join("; "), look(kept))]
+    #[error("the live database `{name}` is corrupt: {}; older backups are left alone: restore one of them{}", findings.join("; "), look(kept))]
     Corrupt {
         /// Which.
         name: DatabaseName,

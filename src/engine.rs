@@ -12,6 +12,7 @@ mod error;
 mod first;
 mod handout;
 mod journal;
+mod lost;
 mod memo;
 pub mod metrics;
 mod notices;

@@ -89,7 +89,7 @@ pub enum Error {
         /// How.
         reason: String,
     },
-    /// Retention removed it after it was looked up.
+    /// Retention removed it after it was looked up, or somebody else did.
     #[error("the journal's file {} is gone; choose the instant again, for older ones may not be kept any more", path.display())]
     Gone {
         /// Which.
@@ -118,12 +118,20 @@ pub enum Error {
 }
 
 impl Error {
-    /// The last instant before the state that a damaged file leads to: what was until then needs no file that follows. Of `files`, which
-    /// lie in `folder`; nothing where this is no damage of theirs.
+    /// The last instant that needs nothing of what this says is wrong with `files`, which lie in `folder` and lead on from each other. What
+    /// is damaged is needed from the state on that it leads to; where states come out wrong, all after the last right one.
     pub fn right_before(&self, folder: &Path, files: &[LtxFile]) -> Option<DateTime<Utc>> {
-        let Self::Damaged { path, .. } = self else { return None };
-        let file = files.iter().find(|file| file.name.path(folder) == *path)?;
-        just_before(file.millis)
+        match self {
+            Self::Damaged { path, .. } => {
+                let file = files.iter().find(|file| file.name.path(folder) == *path)?;
+                just_before(file.millis)
+            }
+            Self::Unlike { txid, .. } => {
+                let at = files.iter().position(|file| file.name.max == *txid)?;
+                Point::from(files.get(at.checked_sub(1)?)?).at()
+            }
+            _ => None,
+        }
     }
 
     /// What the system says of a call on the file at `path`.
@@ -134,7 +142,7 @@ impl Error {
 }
 
 /// The millisecond before that one.
-fn just_before(millis: u64) -> Option<DateTime<Utc>> {
+pub fn just_before(millis: u64) -> Option<DateTime<Utc>> {
     Moment::of_millis(millis.checked_sub(1)?).map(Moment::at)
 }
 

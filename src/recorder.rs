@@ -7,7 +7,7 @@ use crate::journal;
 use crate::sqlite::{self, Control};
 
 /// Between two looks at the wish to stop. They cost more than a tick in which little has changed.
-const NAP: Duration = Duration::from_millis(100);
+const NAP: Duration = Duration::from_millis(250);
 /// After a failure of a tick the next comes so much later.
 const PAUSE: Duration = Duration::from_secs(2);
 /// Between two looks at what is to be compacted.

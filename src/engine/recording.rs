@@ -1,22 +1,21 @@
 //! The journal in the hands of `serve`: ticks on one thread, and on another what makes it small and quick to read.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Map;
 
+use super::lost::read_newest;
 use super::permit::{Holder, LOCK};
 use super::{Actor, Engine, Error, entry, locked};
 use crate::audit::{Entry, Kind};
 use crate::backup::DatabaseName;
 use crate::journal::capture::{Capture, Options, Tick, Track};
 use crate::journal::check::{Check, Checked};
-use crate::journal::folder::{folder, make_identity};
-use crate::journal::rebuild::sums;
+use crate::journal::folder::make_identity;
 use crate::journal::sums::Sums;
-use crate::journal::timeline::{self, Gap, Keeper};
-use crate::journal::{self, Index, Journal, Level, Point, chain, states};
+use crate::journal::timeline::{Gap, Keeper};
+use crate::journal::{self, Index, Journal, Level, Point};
 use crate::sqlite::Control;
 
 /// What it is called in the audit log.
@@ -91,7 +90,7 @@ impl Engine {
         })
     }
 
-    /// The pages of the newest state; nothing where a new base is needed. What of the journal is lost is told once.
+    /// The pages of the newest state; nothing where a new base is needed. What of the journal is lost is told, so that it is a gap.
     fn known(
         &self,
         name: &DatabaseName,
@@ -99,21 +98,12 @@ impl Engine {
         keeper: &Keeper,
         control: &Control,
     ) -> Result<Option<Sums>, Error> {
-        let (folder, last) = (journal.folder(), journal.index().last());
-        let read = read_newest(folder, &journal.index(), control)?;
-        // The last files are gone without a hole: what is there is whole.
-        let gone = last.and_then(|last| states::captured_after(folder, last)).map(|since| Lost {
-            why: format!("the newest files of the journal in {} are gone", folder.display()),
-            since: Some(since),
-        });
-        match read.and_then(|known| gone.map_or(Ok(known), Err)) {
+        let read = read_newest(journal.folder(), &journal.index(), keeper.timeline().alive, control)?;
+        match read {
             Ok(known) => Ok(known),
-            Err(Lost { why, since }) => {
-                let since = since.unwrap_or_else(|| self.right(name));
-                tracing::error!(database = %name, "{why}");
-                if keeper.wrong_since().is_none_or(|told| told > since) {
-                    self.begin_journal_anew_since(since, &why);
-                }
+            Err(lost) => {
+                tracing::error!(database = %name, "{}", lost.why);
+                self.tell_wrong(self.right_before(name, &lost), &lost.why)?;
                 Ok(None)
             }
         }
@@ -191,60 +181,22 @@ impl Engine {
     /// Holds what the journal comes to against a database as it was at the tick. A difference is recorded, what was kept since it was
     /// last known to be right isn't offered any more, and a new base follows.
     pub fn check_journal(&self, check: Check, control: &Control) -> Result<Checked, Error> {
-        let checked = check.run(control)?;
+        let name = check.name().clone();
+        let checked = match check.run(control) {
+            Err(error @ journal::Error::Gone { .. }) => {
+                self.begin_journal_anew_where_lost([&name], control)?;
+                return Err(error.into());
+            }
+            checked => checked?,
+        };
         match &checked.difference {
-            None => self.note_right(&checked.name, checked.at),
+            None => self.note_right(&name, checked.at),
             Some(difference) => {
-                let why = format!("the journal of `{}` is wrong: {difference}", checked.name);
-                self.begin_journal_anew_as_read([&checked.name], &why, control);
+                let why = format!("the journal of `{name}` is wrong: {difference}");
+                self.begin_journal_anew_as_read([&name], &why, control);
             }
         }
         Ok(checked)
-    }
-
-    /// Where that can't be written, an earlier time stands there.
-    pub(super) fn note_right(&self, name: &DatabaseName, at: DateTime<Utc>) {
-        if let Err(error) = timeline::note_right(self.store.root(), name, at) {
-            tracing::warn!(%error, "that the journal is right could not be noted");
-        }
-    }
-
-    /// What isn't known to have been right at any time wasn't at all.
-    pub(super) fn begin_journal_anew<'a>(&self, names: impl IntoIterator<Item = &'a DatabaseName>, why: &str) {
-        self.begin_journal_anew_since(names.into_iter().map(|name| self.right(name)).min().unwrap_or_default(), why);
-    }
-
-    /// The same where its files may be damaged, or missing: what they led to was right, and is lost all the same. So they are read.
-    pub(super) fn begin_journal_anew_as_read<'a>(
-        &self,
-        names: impl IntoIterator<Item = &'a DatabaseName>,
-        why: &str,
-        control: &Control,
-    ) {
-        let since = |name| {
-            let folder = folder(self.store.root(), name);
-            let read = Index::scan(&folder).and_then(|index| read_newest(&folder, &index, control));
-            let lost = read.ok().and_then(Result::err).and_then(|lost| lost.since);
-            lost.into_iter().fold(self.right(name), DateTime::min)
-        };
-        self.begin_journal_anew_since(names.into_iter().map(since).min().unwrap_or_default(), why);
-    }
-
-    fn right(&self, name: &DatabaseName) -> DateTime<Utc> {
-        timeline::right(self.store.root(), name).unwrap_or_default()
-    }
-
-    /// The same where it is known that all before that instant is right.
-    pub(super) fn begin_journal_anew_since(&self, since: DateTime<Utc>, why: &str) {
-        self.note_wrong(why);
-        if let Err(error) = timeline::tell_wrong(self.store.root(), since) {
-            tracing::error!(%error, "whoever writes the journal can't be told that it is wrong");
-        }
-    }
-
-    fn note_wrong(&self, why: &str) {
-        let reason = Some(format!("{why}; a new base follows"));
-        self.note(Entry { ok: Some(false), code: Some("journal-wrong".to_owned()), reason, ..line() });
     }
 
     /// Lets go what is older than the window, compacts what is due, and makes the next snapshot. What is wrong with one stops no other.
@@ -258,9 +210,15 @@ impl Engine {
             let compacted = journal.compact(millis(self.clock.now()), control).map(drop);
             let wants = wants_snapshot(&journal.index(), self.config.pitr.snapshot_every);
             let made = if wants { journal.snapshot_from_files(control).map(drop) } else { Ok(()) };
-            if let Err(error @ (journal::Error::Damaged { .. } | journal::Error::Unlike { .. })) = &made {
-                // What leads to the newest state leads nowhere, and each further one would rest on it.
-                self.begin_journal_anew_as_read(self.config.databases.keys(), &error.to_string(), control);
+            // What leads to the newest state leads nowhere, and each further one would rest on it.
+            match &made {
+                Err(error @ (journal::Error::Damaged { .. } | journal::Error::Unlike { .. })) => {
+                    self.begin_journal_anew_as_read(self.config.databases.keys(), &error.to_string(), control);
+                }
+                Err(journal::Error::Gone { .. }) => {
+                    self.begin_journal_anew_where_lost(self.config.databases.keys(), control)?;
+                }
+                _ => {}
             }
             first = first.and(retained).and(compacted).and(made);
         }
@@ -270,14 +228,14 @@ impl Engine {
         Ok(first?)
     }
 
-    fn note(&self, entry: Entry) {
+    pub(super) fn note(&self, entry: Entry) {
         if let Err(error) = self.audit.append(self.clock.now(), entry) {
             tracing::warn!(%error, "what happened to the journal could not be recorded");
         }
     }
 }
 
-fn line() -> Entry {
+pub(super) fn line() -> Entry {
     entry(Kind::Outcome, JOURNAL, &Actor::scheduler(), None)
 }
 
@@ -300,33 +258,6 @@ impl Recording {
 
 fn millis(at: DateTime<Utc>) -> u64 {
     at.timestamp_millis().max(0) as u64
-}
-
-/// The newest state can't be rebuilt.
-struct Lost {
-    why: String,
-    /// The last instant that needs nothing of what is lost, where that is known.
-    since: Option<DateTime<Utc>>,
-}
-
-/// The pages of the newest state, by all that leads there; none where nothing was captured yet.
-fn read_newest(folder: &Path, index: &Index, control: &Control) -> Result<Result<Option<Sums>, Lost>, journal::Error> {
-    if index.last().is_none() {
-        return Ok(Ok(None));
-    }
-    let Some(chain) = chain::plan(index, u64::MAX) else {
-        let why = format!("files of the journal in {} that lead to its newest state are missing", folder.display());
-        let newest = index.newest();
-        let since = newest.and_then(|newest| states::captured_after(folder, newest).or(newest.at()));
-        return Ok(Err(Lost { why, since: Some(since.unwrap_or_default()) }));
-    };
-    match sums(folder, &chain, control) {
-        Ok(sums) => Ok(Ok(Some(sums))),
-        Err(error @ (journal::Error::Damaged { .. } | journal::Error::Unlike { .. })) => {
-            Ok(Err(Lost { since: error.right_before(folder, &chain), why: error.to_string() }))
-        }
-        Err(error) => Err(error),
-    }
 }
 
 /// The newest snapshot is so much older than the newest state.

@@ -141,20 +141,20 @@ impl Journal {
         Err(Error::Astray { folder: self.folder.clone(), name, reason: fault })
     }
 
-    /// Makes levels 1 to 3 as far as they are due; tells how many files. What they are made from stays. A damaged one is in no
-    /// other's way: that is told when all others are made, and it is passed over from then on.
+    /// Makes levels 1 to 3 as far as they are due; tells how many files. What they are made from stays. One that is damaged or gone is in
+    /// no other's way: that is told when all others are made, and it is passed over from then on.
     pub fn compact(&self, now_millis: u64, control: &Control) -> Result<usize, Error> {
-        let (mut made, mut damaged) = (0, None);
+        let (mut made, mut lost) = (0, None);
         for level in Level::COMPACTED {
             let due = chain::due(&self.index(), level, now_millis);
             for files in due {
                 match self.merge(level.0, &files, control) {
-                    Err(error @ Error::Damaged { .. }) => damaged = damaged.or(Some(error)),
+                    Err(error @ (Error::Damaged { .. } | Error::Gone { .. })) => lost = lost.or(Some(error)),
                     merged => made += usize::from(merged?.is_some()),
                 }
             }
         }
-        damaged.map_or(Ok(made), Err)
+        lost.map_or(Ok(made), Err)
     }
 
     /// Makes a snapshot of the newest state from the files that lead to it, unless there is one; tells whether it did.

@@ -1,10 +1,12 @@
 //! What lies in the journal of a database: a look at names, sizes and times, without reading the files.
 //!
 //! A file's time is its mtime, as litestream has it. Tools that copy without times ruin that, so the first and the last file of
-//! each level are compared with their headers, and the times must ascend; else the headers of the whole level are read.
+//! each level are compared with their headers, and the times must ascend; else the files of the whole level are read. A header is
+//! only believed where its file is whole.
 
 use std::collections::BTreeSet;
 use std::fs::{DirEntry, read_dir};
+use std::io::BufReader;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -12,7 +14,7 @@ use chrono::{DateTime, Utc};
 
 use super::ltx::{Decoder, Header};
 use super::name::{FileName, Level, Txid};
-use super::{Error, chain};
+use super::{BUFFER, Error, chain};
 use crate::backup::Moment;
 use crate::disk::{self, Context};
 
@@ -71,7 +73,7 @@ impl Index {
             *files = list(folder, level)?;
             if !are_times_kept(folder, files) {
                 for file in files {
-                    let told = header(folder, file.name).map_or(file.millis, |header| header.millis);
+                    let told = header_of_whole(folder, file.name).map_or(file.millis, |header| header.millis);
                     if file.millis != told {
                         file.millis = told;
                         lost.push(*file);
@@ -192,6 +194,14 @@ fn look_at(level: Level, entry: &DirEntry) -> Result<Option<LtxFile>, disk::Erro
 fn are_times_kept(folder: &Path, files: &[LtxFile]) -> bool {
     let told = |file: &LtxFile| header(folder, file.name).is_none_or(|header| header.millis == file.millis);
     files.is_sorted_by_key(|file| file.millis) && files.first().is_none_or(told) && files.last().is_none_or(told)
+}
+
+/// The header of a file whose checksum is right.
+fn header_of_whole(folder: &Path, name: FileName) -> Option<Header> {
+    let file = disk::open_regular(&name.path(folder)).ok()?;
+    let decoder = Decoder::new(BufReader::with_capacity(BUFFER, file)).ok()?;
+    let header = decoder.header();
+    decoder.finish().ok().map(|()| header)
 }
 
 /// What a file says of itself; one that can't be read says nothing here, and why when its pages are wanted.

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::ltx::Header;
 use super::sums::{Sums, Whole, page_sum};
-use super::{Error, LtxFile, Source, Txid, states};
+use super::{Error, LtxFile, Point, Source, Txid, states};
 use crate::disk::Context;
 use crate::sqlite::Control;
 use crate::sqlite::pages::{Content, read_back_through};
@@ -80,10 +80,18 @@ impl<R: Read> Begun<R> {
     }
 }
 
-/// The same without a file.
+/// The same without a file. Each state on the way is compared with what was captured, so that the first one that is wrong is told.
 pub fn sums(folder: &Path, chain: &[LtxFile], control: &Control) -> Result<Sums, Error> {
-    let mut sums = Sums::default();
-    let header = walk(folder, chain, &mut sums, control)?;
+    let noted = states::find_all(folder, &chain.iter().map(Point::from).collect::<Vec<_>>());
+    let (mut sums, mut state) = (Sums::default(), None);
+    for (file, noted) in chain.iter().zip(noted) {
+        control.check()?;
+        state = Some(apply(Source::open(folder, file)?, state, &mut sums, control)?);
+        if noted.is_some_and(|noted| noted != sums.whole()) {
+            return Err(Error::Unlike { folder: folder.to_owned(), txid: file.name.max });
+        }
+    }
+    let header = state.ok_or_else(|| Error::Gone { path: folder.to_owned() })?;
     states::compare(folder, &header, sums.whole())?;
     Ok(sums)
 }

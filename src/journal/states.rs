@@ -4,8 +4,9 @@
 //! Records of 40 bytes, integers big-endian: txid, time, pages, bytes a page, the total of all pages, XXH3 of these. The first
 //! says whose file it is.
 //!
-//! It accuses files that are whole and yet wrong: written over by another's, put back from elsewhere. Nothing rests on it, so it is
-//! never synced: a record that is torn or missing only means that its state has no second word. That it accuses no good file:
+//! It accuses files that are whole and yet wrong: written over by another's, put back from elsewhere. And it tells of states to which
+//! no file leads any more. Nothing rests on it, so it is never synced: a record that is torn or missing only means that its state has no
+//! second word, and that nobody notices that its file, the last one, is gone. That it accuses no good file:
 //!
 //! 1. A record is appended when its file is there for good. From then on every other state has a higher number, for the next is one
 //!    more than that of any file. A try that failed, or a crash before the record, leaves none.
@@ -19,14 +20,13 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use chrono::{DateTime, Utc};
 use twox_hash::XxHash3_64;
 
 use super::index::Point;
 use super::ltx::Header;
 use super::name::Txid;
 use super::sums::Whole;
-use super::{BUFFER, Error, just_before};
+use super::{BUFFER, Error};
 use crate::disk::{self, Context, Partial};
 
 const FILE: &str = "states";
@@ -210,19 +210,20 @@ pub fn find_all(folder: &Path, points: &[Point]) -> Vec<Option<Whole>> {
     found
 }
 
-/// The last instant before states that were captured after that one, where some were: if no file leads to them, theirs are gone.
-pub fn captured_after(folder: &Path, last: Point) -> Option<DateTime<Utc>> {
+/// The first state that was captured after that one, of which there is a record: if no file leads to it, its file is gone.
+pub fn captured_after(folder: &Path, last: Point) -> Option<Point> {
     let file = disk::open_regular(&folder.join(FILE)).ok().filter(is_ours)?;
     let mut first = None;
     let read = each(At { file: &file, offset: LENGTH as u64 }, |record| {
         let (txid, millis) = (number(record, 0), number(record, 8));
         // An earlier one was lost before that, and its number is taken again.
         if txid > last.txid.get() && millis > last.millis && is_whole(record) {
-            first = first.into_iter().chain([millis]).min();
+            first = first.into_iter().chain([(millis, txid)]).min();
         }
         Ok(())
     });
-    read.ok().and(first).and_then(just_before)
+    let (millis, txid) = read.ok().and(first)?;
+    Some(Point { txid: Txid::new(txid)?, millis })
 }
 
 /// Which record is the first of that number or a later one. Where numbers don't ascend, as after an older copy was put back, it may be too late.
@@ -338,12 +339,10 @@ mod tests {
         states.append(point(3), whole(333));
         assert_eq!(find(dir.path(), point(3)), Some(whole(333)));
         assert_eq!(find(dir.path(), point(6)), None);
-        let after = |point| captured_after(dir.path(), point).map(|at| at.timestamp_millis() as u64 + 1);
-        assert_eq!(
-            [1, 3, 4, 5].map(|txid| after(point(txid))),
-            [2, 4, 5, 6].map(|txid| (txid < 6).then_some(point(txid).millis))
-        );
-        assert_eq!(after(again), Some(point(4).millis));
+        let after = |point| captured_after(dir.path(), point);
+        assert_eq!([1, 3, 4].map(|txid| after(point(txid))), [2, 4, 5].map(|txid| Some(point(txid))));
+        assert_eq!(after(point(5)), None);
+        assert_eq!(after(again), Some(point(4)));
         assert_eq!(
             after(Point { millis: point(6).millis, ..point(3) }),
             None,

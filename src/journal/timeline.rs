@@ -112,7 +112,7 @@ impl Timeline {
 }
 
 /// Since when the journal may be wrong, as somebody has found since that was last seen to. Where that can't be read, since ever.
-fn wrong_since(root: &Path) -> Option<DateTime<Utc>> {
+pub fn wrong_since(root: &Path) -> Option<DateTime<Utc>> {
     let text = contents(&root.join(FOLDER).join(WRONG)).unwrap_or_else(|_| Some(String::new()))?;
     Some(text.trim_end().parse().unwrap_or(DateTime::UNIX_EPOCH))
 }

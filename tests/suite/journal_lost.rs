@@ -8,7 +8,7 @@ use attendance_backup::journal::folder::folder;
 use chrono::{DateTime, Utc};
 
 use crate::client::Server;
-use crate::harness::{Place, eventually, sql_on};
+use crate::harness::{Place, eventually, kill, sql_on};
 use crate::journal_live::{index, place, ticked, timeline};
 use crate::journal_replica::{kill_server, text};
 use crate::journal_replica_here::flip;
@@ -27,22 +27,30 @@ fn number(place: &Place, number: u64) -> DateTime<Utc> {
     ticked(place)
 }
 
-/// Four numbers are recorded, then `spoil` has the files of `attendance` from the third on, oldest first. How the databases came to the
-/// first two is known all the same, of the others it isn't, nor is it until the next start, nor does it get lost at the one after.
-fn loses_the_last_two(spoil: impl Fn(&[&Path]), why: &str) {
+/// Four numbers are recorded, then `spoil` has the files of `attendance` from the third on, oldest first, and somebody finds out: `serve`
+/// when it starts, or else a rehearsal beside it.
+fn loses_the_last_two(spoil: impl Fn(&Path), is_running: bool, why: &str) {
     let place = place("500ms");
     for name in ["attendance", "auth"] {
         place.sql(name, "CREATE TABLE stamps (n INTEGER)");
     }
-    let server = Server::start(&place);
+    place.create();
+    let mut server = Server::start(&place);
     ticked(&place);
     let seen = [1, 2, 3, 4].map(|n| number(&place, n));
-    kill_server(server);
+    if !is_running {
+        kill(&mut server.child);
+    }
     let journal = folder(&place.backups(), &"attendance".parse().unwrap());
     let files = index(&place, "attendance").level(Level::CAPTURED).to_vec();
-    let paths: Vec<_> = files.iter().map(|file| file.name.path(&journal)).collect();
-    spoil(&paths[paths.len() - 2..].iter().map(AsRef::as_ref).collect::<Vec<_>>());
-    let server = Server::start(&place);
+    files[files.len() - 2..].iter().for_each(|file| spoil(&file.name.path(&journal)));
+    if is_running {
+        assert_eq!(place.run(&["drill"]).code, 1);
+    } else {
+        let at = text(seen[3]);
+        place.run(&["restore", "--at", &at, "--confirm", &at]).refused(1, &["is damaged"]);
+        server = Server::start(&place);
+    }
     let gap = eventually("the gap", || timeline(&place).gaps.into_iter().find(|gap| gap.wrong && gap.holds(seen[3])));
     assert!(gap.holds(seen[2]) && seen[1] <= gap.from, "{gap:?} of {seen:?}");
     let wrong: Vec<_> = place.audit().into_iter().filter(|line| line["code"] == "journal-wrong").collect();
@@ -62,17 +70,49 @@ fn loses_the_last_two(spoil: impl Fn(&[&Path]), why: &str) {
     assert_eq!(numbers_at(&place, fifth), [5, 5]);
 }
 
+/// `at` is a byte of it, and its time stays what it was.
+fn flip_at(path: &Path, at: usize) {
+    let (mut bytes, modified) = (std::fs::read(path).unwrap(), std::fs::metadata(path).unwrap().modified().unwrap());
+    bytes[at] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+    std::fs::File::options().write(true).open(path).unwrap().set_modified(modified).unwrap();
+}
+
+fn remove(path: &Path) {
+    std::fs::remove_file(path).unwrap();
+}
+
 #[test]
 fn what_is_damaged_is_a_gap_from_its_first_instant_on() {
-    loses_the_last_two(|files| flip(files[0]), "is damaged");
+    loses_the_last_two(flip, false, "is damaged");
+}
+
+/// Bytes 32 to 39 of an LTX file: the time, here one in 34 years.
+#[test]
+fn the_time_of_a_damaged_file_is_not_believed() {
+    loses_the_last_two(|path| flip_at(path, 34), false, "is damaged");
+}
+
+#[test]
+fn what_is_gone_is_a_gap_from_its_first_instant_on() {
+    loses_the_last_two(remove, false, "are gone");
+}
+
+#[test]
+fn what_goes_beside_serve_is_a_gap_from_its_first_instant_on() {
+    loses_the_last_two(remove, true, "the journal is wrong");
 }
 
 #[test]
 fn what_is_missing_in_between_is_a_gap_from_its_first_instant_on() {
-    loses_the_last_two(|files| std::fs::remove_file(files[0]).unwrap(), "are missing");
-}
-
-#[test]
-fn what_went_at_the_end_is_a_gap_from_its_first_instant_on() {
-    loses_the_last_two(|files| files.iter().for_each(|file| std::fs::remove_file(file).unwrap()), "are gone");
+    let third = std::cell::Cell::new(true);
+    loses_the_last_two(
+        |path| {
+            if third.take() {
+                remove(path)
+            }
+        },
+        false,
+        "are missing",
+    );
 }

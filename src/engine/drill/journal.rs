@@ -208,7 +208,8 @@ impl Engine {
                 (found.compared, found.reason) = (Some(compared.pages), compared.difference);
                 match &found.reason {
                     Some(difference) => {
-                        self.begin_journal_anew([name], &format!("the journal of `{name}` is wrong: {difference}"))
+                        let why = format!("the journal of `{name}` is wrong: {difference}");
+                        self.begin_journal_anew_as_read([name], &why, control);
                     }
                     None if seen.is_whole() => self.note_right(name, to.at()),
                     None => {}

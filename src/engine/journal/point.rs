@@ -25,7 +25,7 @@ use crate::journal::folder::folder;
 use crate::journal::ltx::Decoder;
 use crate::journal::rebuild::{Rebuilt, rebuild};
 use crate::journal::timeline::Timeline;
-use crate::journal::{self, Index, LtxFile, chain};
+use crate::journal::{self, Index, LtxFile, chain, states};
 use crate::sqlite::snapshot::facts;
 use crate::sqlite::{Control, open_finished};
 
@@ -60,7 +60,12 @@ impl Point {
                 let reason = format!("files of the journal that lead there are missing for `{name}`");
                 return Err(Error::Damaged { subject: moment.into(), reason });
             };
-            match size_after(&folder(root, &name), &last) {
+            let folder = folder(root, &name);
+            if states::captured_after(&folder, (&last).into()).is_some_and(|state| state.millis <= moment.millis()) {
+                let reason = format!("files of the journal are gone that lead to a later state of `{name}` before it");
+                return Err(Error::Damaged { subject: moment.into(), reason });
+            }
+            match size_after(&folder, &last) {
                 Ok(size) => drop(chains.insert(name, Chain { files, size })),
                 Err(error) => return Ok(Err(error)),
             }

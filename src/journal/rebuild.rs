@@ -80,20 +80,24 @@ impl<R: Read> Begun<R> {
     }
 }
 
-/// The same without a file. Each state on the way is compared with what was captured, so that the first one that is wrong is told.
+/// The same without a file. Of a state that comes out wrong it is told from which one on it does.
 pub fn sums(folder: &Path, chain: &[LtxFile], control: &Control) -> Result<Sums, Error> {
     let noted = states::find_all(folder, &chain.iter().map(Point::from).collect::<Vec<_>>());
-    let (mut sums, mut state) = (Sums::default(), None);
+    let (mut sums, mut state, mut wrong) = (Sums::default(), None, None);
     for (file, noted) in chain.iter().zip(noted) {
         control.check()?;
         state = Some(apply(Source::open(folder, file)?, state, &mut sums, control)?);
-        if noted.is_some_and(|noted| noted != sums.whole()) {
-            return Err(Error::Unlike { folder: folder.to_owned(), txid: file.name.max });
-        }
+        wrong = match noted {
+            Some(noted) if noted == sums.whole() => None,
+            Some(_) => wrong.or(Some(file.name.max)),
+            None => wrong,
+        };
     }
     let header = state.ok_or_else(|| Error::Gone { path: folder.to_owned() })?;
-    states::compare(folder, &header, sums.whole())?;
-    Ok(sums)
+    match (states::compare(folder, &header, sums.whole()), wrong) {
+        (Err(Error::Unlike { folder, .. }), Some(txid)) => Err(Error::Unlike { folder, txid }),
+        (compared, _) => compared.map(|()| sums),
+    }
 }
 
 /// Where pages go.

@@ -38,6 +38,7 @@ mod settle;
 mod staging;
 pub mod status;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,7 +46,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
-use crate::audit::{Audit, Entry, Kind};
+use crate::audit::{self, Audit, Entry, Kind};
 use crate::backup::{DatabaseName, Subject, hex};
 use crate::catalog::{self, Anchor, Catalog};
 use crate::clock::Clock;
@@ -251,7 +252,7 @@ impl Engine {
             operation,
             call: call.clone(),
             catalog,
-            unrecorded: false,
+            owed: RefCell::default(),
             _running: running,
             permit,
         };
@@ -390,8 +391,8 @@ struct Session<'e> {
     operation: &'static str,
     call: Call,
     catalog: Catalog,
-    /// An outcome could not be written.
-    unrecorded: bool,
+    /// Lines for the audit log that could not be written yet, in their order.
+    owed: RefCell<Vec<Entry>>,
     // Before the permit: the next operation puts its own there as soon as it has that.
     _running: running::Guard,
     permit: Permit,
@@ -427,10 +428,13 @@ impl Session<'_> {
         work: impl FnOnce(&mut Self) -> Result<(T, Map<String, Value>), Error>,
     ) -> Result<T, Error> {
         let intent = Entry { details: planned, ..entry(Kind::Intent, self.operation, &self.call.actor, subject) };
-        self.record(intent, unrecorded).inspect_err(|error| {
-            let outcome = entry(Kind::Outcome, self.operation, &self.call.actor, subject);
-            self.engine.tell(&failure(Entry { ok: Some(false), ..outcome }, error));
-        })?;
+        match unrecorded {
+            Unrecorded::GoesOn => self.record_or_owe(intent),
+            Unrecorded::IsRefused => self.record(intent).inspect_err(|error| {
+                let outcome = entry(Kind::Outcome, self.operation, &self.call.actor, subject);
+                self.engine.tell(&failure(Entry { ok: Some(false), ..outcome }, error));
+            })?,
+        }
         let begun = Instant::now();
         let result = work(self);
         let outcome = entry(Kind::Outcome, self.operation, &self.call.actor, subject);
@@ -440,10 +444,7 @@ impl Session<'_> {
         };
         outcome.details.insert(record::SECONDS.to_owned(), record::seconds(begun).into());
         // What is done is done: an outcome that can't be written is told, not undone.
-        if let Err(error) = self.record(outcome, Unrecorded::IsRefused) {
-            tracing::warn!(%error, operation = self.operation, "going on without an audit line");
-            self.unrecorded = true;
-        }
+        self.record_or_owe(outcome);
         result.map(|(value, _)| value)
     }
 
@@ -451,19 +452,33 @@ impl Session<'_> {
     fn record_failure(&self, error: &Error) {
         let details = Map::from_iter([(UNBEGUN.to_owned(), true.into())]);
         let outcome = Entry { details, ..entry(Kind::Outcome, self.operation, &self.call.actor, None) };
-        let recorded = self.record(failure(Entry { ok: Some(false), ..outcome }, error), Unrecorded::GoesOn);
-        debug_assert!(recorded.is_ok(), "what may go unrecorded is no error");
+        self.record_or_owe(failure(Entry { ok: Some(false), ..outcome }, error));
     }
 
-    fn record(&self, entry: Entry, unrecorded: Unrecorded) -> Result<(), Error> {
-        match self.engine.append(entry) {
-            Ok(_) => Ok(()),
-            Err(error) if unrecorded == Unrecorded::GoesOn => {
-                tracing::warn!(%error, operation = self.operation, "going on without an audit line");
-                Ok(())
-            }
-            Err(error) => Err(error.into()),
+    /// What isn't done without its line.
+    fn record(&self, entry: Entry) -> Result<(), Error> {
+        let written = self.write_owed().and_then(|()| self.engine.audit.append(self.engine.clock.now(), entry.clone()));
+        self.engine.tell(&entry);
+        written?;
+        Ok(())
+    }
+
+    /// What goes on without its line, or has ended, owes it: no later one is written before it.
+    fn record_or_owe(&self, entry: Entry) {
+        if let Err(error) = self.record(entry.clone()) {
+            tracing::warn!(%error, operation = self.operation, "going on without an audit line");
+            self.owed.borrow_mut().push(entry);
         }
+    }
+
+    /// All of that was told already.
+    fn write_owed(&self) -> Result<(), audit::Error> {
+        let mut owed = self.owed.borrow_mut();
+        while let Some(entry) = owed.first() {
+            self.engine.audit.append(self.engine.clock.now(), entry.clone())?;
+            owed.remove(0);
+        }
+        Ok(())
     }
 }
 

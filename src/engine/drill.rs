@@ -24,7 +24,7 @@ use utoipa::ToSchema;
 use super::read::Share;
 use super::record::{SECONDS, seconds};
 use super::staging::Copies;
-use super::{Actor, Call, Engine, Error, Session, Unrecorded, entry, failure};
+use super::{Actor, Call, Engine, Error, Session, entry, failure};
 use crate::audit::{Entry, Kind};
 use crate::backup::{Backup, BackupId, CheckKind, DatabaseCopy, DatabaseName, Flag, Tier, Verified};
 use crate::catalog::Catalog;
@@ -125,10 +125,10 @@ impl Engine {
         let ids = chosen.iter().map(|(id, _)| id.to_string().into()).collect();
         let details = Map::from_iter([("backups".to_owned(), Value::Array(ids))]);
         let line = |kind| entry(kind, DRILL, &call.actor, Some(newest.into()));
-        session.record(Entry { details, ..line(Kind::Intent) }, Unrecorded::GoesOn)?;
+        session.record_or_owe(Entry { details, ..line(Kind::Intent) });
         let begun = Instant::now();
         let result = session.rehearse_all(&chosen, begun);
-        session.record(outcome(line(Kind::Outcome), &result, begun, call), Unrecorded::GoesOn)?;
+        session.record_or_owe(outcome(line(Kind::Outcome), &result, begun, call));
         result
     }
 }

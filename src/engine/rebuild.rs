@@ -5,6 +5,7 @@
 
 mod files;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -67,7 +68,7 @@ impl Engine {
             operation: "rebuild",
             call: call.clone(),
             catalog,
-            unrecorded: false,
+            owed: RefCell::default(),
             _running,
             permit,
         };

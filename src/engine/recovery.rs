@@ -22,7 +22,7 @@ use super::replica::PULL;
 use super::restore::Restored;
 use super::rotation::ROTATE;
 use super::settle::Settled;
-use super::{Error, Session, Unrecorded, entry};
+use super::{Error, Session, entry};
 use crate::audit::{Entry, Kind, Line};
 use crate::backup::{BackupId, Subject};
 use crate::disk;
@@ -62,7 +62,7 @@ impl Session<'_> {
             // Its operation has its outcome: that this couldn't be done yet. Now it is.
             let details = std::mem::take(&mut details);
             let done = Entry { ok: Some(true), details, ..entry(Kind::Outcome, "recovery", &self.call.actor, None) };
-            self.record(done, Unrecorded::GoesOn)?;
+            self.record_or_owe(done);
         }
         let subject = plan.as_ref().map(|plan| plan.subject);
         let settled = plan.map(|plan| self.settle(plan)).transpose()?;
@@ -75,14 +75,14 @@ impl Session<'_> {
                 let restored = settled.as_ref().and_then(Settled::restored);
                 open.done = restored.is_some();
                 details.extend(restored.map(Restored::details).unwrap_or_default());
-                self.close(open, "nothing was changed", std::mem::take(&mut details))?;
+                self.close(open, "nothing was changed", std::mem::take(&mut details));
                 continue;
             }
             if (open.is("settings") || open.is("acknowledge")) && open.done {
                 // Whatever is in its way, it is in no operation's way.
                 self.rotate_after(Self::rotate_due);
             }
-            self.close(open, "what it had begun was undone", std::mem::take(&mut details))?;
+            self.close(open, "what it had begun was undone", std::mem::take(&mut details));
         }
         if !(swept.is_empty() && removed.is_empty() && deleted.is_empty()) {
             tracing::info!(?swept, ?removed, ?deleted, "put right what an interrupted operation had left");
@@ -105,7 +105,8 @@ impl Session<'_> {
             outcome.code = Some("interrupted".to_owned());
             outcome.reason = Some("it was settled: nothing was changed".to_owned());
         }
-        self.record(outcome, Unrecorded::GoesOn)
+        self.record_or_owe(outcome);
+        Ok(())
     }
 
     /// Whether the last word on a restore is that it wasn't settled, or that nobody knew.
@@ -135,7 +136,7 @@ impl Session<'_> {
     /// Before a rebuild nothing is undone, but what was interrupted gets its outcome.
     pub(super) fn close_unfinished(&self) -> Result<(), Error> {
         for open in self.unfinished()? {
-            self.close(open, "the catalog was then rebuilt from what lay there", Map::new())?;
+            self.close(open, "the catalog was then rebuilt from what lay there", Map::new());
         }
         Ok(())
     }
@@ -238,7 +239,7 @@ impl Session<'_> {
         }
     }
 
-    fn close(&self, open: Unfinished, otherwise: &str, details: Map<String, Value>) -> Result<(), Error> {
+    fn close(&self, open: Unfinished, otherwise: &str, details: Map<String, Value>) {
         let was = open.intent.entry;
         let subject = was.subject();
         let reason = if open.done {
@@ -256,7 +257,7 @@ impl Session<'_> {
             ..entry(Kind::Outcome, &was.operation, &self.call.actor, subject)
         };
         outcome.details.insert("recoveredBy".to_owned(), self.operation.into());
-        self.record(outcome, Unrecorded::GoesOn)
+        self.record_or_owe(outcome);
     }
 }
 

@@ -229,8 +229,8 @@ impl Session<'_> {
 
     /// The restore is settled and its outcome is recorded.
     pub(super) fn conclude(&self) {
-        if self.unrecorded {
-            // Only as long as it is there can the next operation say what came of it.
+        if self.write_owed().is_err() {
+            // Only as long as `restore.json` is there can the next operation say what came of it.
             return;
         }
         let root = self.engine.store.root();

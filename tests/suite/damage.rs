@@ -16,11 +16,13 @@ struct Damage {
     word: &'static str,
 }
 
-fn flip(path: &Path, at: impl Fn(usize) -> usize) {
-    let mut bytes = std::fs::read(path).unwrap();
+/// As a disk does it: length and times stay.
+pub fn flip(path: &Path, at: impl Fn(usize) -> usize) {
+    let (mut bytes, modified) = (std::fs::read(path).unwrap(), path.metadata().unwrap().modified().unwrap());
     let at = at(bytes.len());
     bytes[at] ^= 4;
     std::fs::write(path, bytes).unwrap();
+    std::fs::File::options().write(true).open(path).unwrap().set_modified(modified).unwrap();
 }
 
 const DAMAGES: &[Damage] = &[

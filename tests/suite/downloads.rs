@@ -3,7 +3,6 @@
 
 use std::io::Read;
 use std::net::TcpStream;
-use std::path::Path;
 use std::process::Command;
 
 use base64::Engine;
@@ -11,6 +10,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::client::{Answer, Request, Server, superuser, token};
+use crate::damage::flip;
 use crate::harness::{Place, eventually, python, sha256, untimed};
 
 /// A backup, and a server that hands it out.
@@ -280,12 +280,6 @@ fn the_tar_is_unpacked_checked_and_opened_by_the_tools_that_people_have() {
     assert_eq!(python(opened, &[&dir.path().join("attendance.db")]), "ok (3,)");
 }
 
-fn flip(path: &Path, at: usize) {
-    let mut bytes = std::fs::read(path).unwrap();
-    bytes[at] ^= 1;
-    std::fs::write(path, bytes).unwrap();
-}
-
 /// The head, and what came of the body until the connection ended.
 fn broken_off(request: &Request) -> (Answer, Vec<u8>) {
     let mut stream = request.open().unwrap();
@@ -315,7 +309,7 @@ fn a_damaged_copy_is_never_delivered_whole() {
     let whole = library.bytes("attendance");
     let mut count = 0;
     for at in [0, whole.len() / 2, whole.len() - 1] {
-        flip(&path, at);
+        flip(&path, |_| at);
         for request in [library.get("attendance"), library.tar()] {
             let (head, body) = broken_off(&request);
             let announced: usize = head.header("content-length").unwrap().parse().unwrap();
@@ -328,7 +322,7 @@ fn a_damaged_copy_is_never_delivered_whole() {
             // The head's bytes of the tar count as well; the last block of the copy doesn't.
             assert!(outcome["details"]["bytes"].as_u64().unwrap() < whole.len() as u64, "{outcome}");
         }
-        flip(&path, at);
+        flip(&path, |_| at);
     }
     // That is a failure of ours.
     assert_eq!(library.server.get("/api/backup/status").ok()["lastFailure"]["operation"], "download");
@@ -344,7 +338,7 @@ fn a_damaged_copy_is_never_delivered_whole() {
     library.outcome(count + 1);
     assert_eq!(library.server.get("/api/backup/status").ok()["lastFailure"], Value::Null);
     let small = Library::new();
-    flip(&small.place.copy(&small.backup, "attendance"), 5000);
+    flip(&small.place.copy(&small.backup, "attendance"), |_| 5000);
     let said = small.get("attendance").send().problem(422, "damaged");
     assert!(said.contains("other bytes than were recorded"), "{said}");
     small.tar().send().problem(422, "damaged");

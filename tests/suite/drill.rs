@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::client::{Answer, Server, superuser, user};
+use crate::damage::flip;
 use crate::harness::{Place, Run, eventually};
 use crate::inject::Spot;
 use crate::seasons::{self, DAILY, MANUAL, MONTHLY, WEEKLY};
@@ -29,13 +30,6 @@ fn assert_fails(place: &Place, name: &str, words: &str) -> Value {
     assert!(others.map(|(_, found)| &found["ok"]).all(|ok| ok == true), "{drilled}");
     assert!(!place.backups().join("restoring").exists());
     drilled
-}
-
-fn flip(path: &Path, at: impl Fn(usize) -> usize) {
-    let mut bytes = std::fs::read(path).unwrap();
-    let at = at(bytes.len());
-    bytes[at] ^= 4;
-    std::fs::write(path, bytes).unwrap();
 }
 
 fn change_catalog(place: &Place, change: impl FnOnce(&mut Value)) {

@@ -60,6 +60,20 @@ impl Fault {
 pub struct Struck {
     pub run: Run,
     pub what: String,
+    /// Only one call was struck.
+    pub once: bool,
+}
+
+impl Struck {
+    /// What holds of a scene. Where only one call was struck nothing keeps the audit log from being whole. An outcome may say that it
+    /// failed of what is there all the same: a catalog that was renamed, and whose folder could not be synced.
+    pub fn settled(&self, scene: &Scene, place: &Place) -> bool {
+        let done = scene.settles(place);
+        if self.once {
+            scene.outcome(place);
+        }
+        done
+    }
 }
 
 /// Looks at a place in which a fault has struck.
@@ -79,7 +93,7 @@ impl<'a> Operation<'a> {
     /// One that changes what a scene says.
     pub fn changing(name: &'static str, scene: &'a Scene) -> Self {
         let settles = |place: &Place, struck: &Struck| {
-            let done = scene.settles(place);
+            let done = struck.settled(scene, place);
             assert!(done || struck.run.code != 0, "it says that it is done");
             done
         };
@@ -160,7 +174,8 @@ impl<'a> Operation<'a> {
             let place = (self.fresh)();
             let args = self.args_in(&place);
             let effect = format!("{}:when={}{}", fault.effect, point.n, fault.ever);
-            let Some(struck) = struck(&place, point, &effect, &args) else { continue };
+            let Some((run, what)) = struck(&place, point, &effect, &args) else { continue };
+            let struck = Struck { run, what, once: fault.ever.is_empty() };
             let context = Context(format!("{}, {}: {}", self.name, struck.what, struck.run.stderr));
             let done = (self.settles)(&place, &struck);
             tried.count(done, struck.run.code == 1);
@@ -171,7 +186,7 @@ impl<'a> Operation<'a> {
 }
 
 /// Runs it with the fault; nothing if that was never met, or by the loader alone.
-fn struck(place: &Place, point: &Point, effect: &str, args: &[String]) -> Option<Struck> {
+fn struck(place: &Place, point: &Point, effect: &str, args: &[String]) -> Option<(Run, String)> {
     let log = place.path("strace");
     let args: Vec<_> = args.iter().map(String::as_str).collect();
     let run = Run::of(place.faulty_into(&log, &point.spot, effect, &args).output().unwrap());
@@ -192,5 +207,5 @@ fn struck(place: &Place, point: &Point, effect: &str, args: &[String]) -> Option
     for said in [&run.stdout, &run.stderr] {
         assert!(!said.contains("panicked") && !said.contains(SECRET), "{what}: {said}");
     }
-    Some(Struck { run, what })
+    Some((run, what))
 }

@@ -1,4 +1,4 @@
-//! Files of the journal go bad, or go, while nobody writes it. What they led to is a gap from its first instant on, and not only from the
+//! Files of the journal go bad, or go, while nobody writes it or beside whoever does. What they led to is a gap from its first instant on, and not only from the
 //! last one that `serve` saw: no restore is offered that fails, and none brings back what was before it.
 
 use std::path::Path;
@@ -8,10 +8,10 @@ use attendance_backup::journal::folder::folder;
 use chrono::{DateTime, Utc};
 
 use crate::client::Server;
+use crate::damage::flip;
 use crate::harness::{Place, eventually, kill, sql_on};
 use crate::journal_live::{index, place, ticked, timeline};
 use crate::journal_replica::{kill_server, text};
-use crate::journal_replica_here::flip;
 
 /// Restores both, and says the last number in each.
 fn numbers_at(place: &Place, at: DateTime<Utc>) -> [u64; 2] {
@@ -71,26 +71,19 @@ fn loses_the_last_two(spoil: impl Fn(&Path), is_running: bool, why: &str) {
 }
 
 /// `at` is a byte of it, and its time stays what it was.
-fn flip_at(path: &Path, at: usize) {
-    let (mut bytes, modified) = (std::fs::read(path).unwrap(), std::fs::metadata(path).unwrap().modified().unwrap());
-    bytes[at] ^= 1;
-    std::fs::write(path, bytes).unwrap();
-    std::fs::File::options().write(true).open(path).unwrap().set_modified(modified).unwrap();
-}
-
 fn remove(path: &Path) {
     std::fs::remove_file(path).unwrap();
 }
 
 #[test]
 fn what_is_damaged_is_a_gap_from_its_first_instant_on() {
-    loses_the_last_two(flip, false, "is damaged");
+    loses_the_last_two(|path| flip(path, |len| len / 2), false, "is damaged");
 }
 
 /// Bytes 32 to 39 of an LTX file: the time, here one in 34 years.
 #[test]
 fn the_time_of_a_damaged_file_is_not_believed() {
-    loses_the_last_two(|path| flip_at(path, 34), false, "is damaged");
+    loses_the_last_two(|path| flip(path, |_| 34), false, "is damaged");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use attendance_backup::journal::folder::folder;
 use chrono::{DateTime, Utc};
 
 use crate::client::Server;
+use crate::damage::flip;
 use crate::harness::{Place, eventually};
 use crate::journal_live::{index, ticked, timeline};
 use crate::journal_replica::{kill_server, number, numbers_at, packs_of, refused_at, shipping, text, until};
@@ -37,21 +38,13 @@ fn newest(place: &Place) -> PathBuf {
 }
 
 /// A bit of a file is another one, though it looks untouched.
-pub fn flip(path: &Path) {
-    let (mut bytes, modified) = (std::fs::read(path).unwrap(), std::fs::metadata(path).unwrap().modified().unwrap());
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    std::fs::write(path, bytes).unwrap();
-    std::fs::File::options().write(true).open(path).unwrap().set_modified(modified).unwrap();
-}
-
 #[test]
 fn a_damaged_file_is_not_sent_and_the_journal_begins_anew() {
     let store = Store::folder();
     let place = shipping(&store);
     let server = Server::start(&place);
     let first = number(&place, 1);
-    let (n, lost) = spoiled(&place, 2, flip);
+    let (n, lost) = spoiled(&place, 2, |path| flip(path, |len| len / 2));
     let wrong = eventually("it is told", || place.audit().into_iter().find(|line| line["code"] == "journal-wrong"));
     assert!(wrong["reason"].as_str().unwrap().contains("is damaged"), "{wrong}");
     eventually("that it is seen to", || (!place.backups().join("journal/wrong").exists()).then_some(()));
@@ -84,7 +77,7 @@ fn what_is_damaged_there_and_here_is_a_gap() {
     let middle = bytes.len() - 40;
     bytes[middle] ^= 1;
     store.objects.put(last, &bytes);
-    flip(&newest(&place));
+    flip(&newest(&place), |len| len / 2);
     let verified = place.run(&["replica", "verify", "offsite"]);
     assert!(verified.code == 1 && (verified.stdout + &verified.stderr).contains(last.as_str()));
     let server = Server::start(&place);

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::Value;
 
 use crate::client::Server;
+use crate::damage::flip;
 use crate::fault::{Fault, When};
 use crate::harness::{Place, eventually, sha256};
 use crate::journal_live::ticked;
 use crate::journal_replica::{kill_server, number, numbers_at, packs_of, refused_at, shipping, text, until};
-use crate::journal_replica_here::flip;
 use crate::replica_scene::{Clock, empty_machine};
 use crate::stores::Store;
 
@@ -67,7 +67,7 @@ fn what_the_store_does_not_take_again_is_told() {
     number(&place, 1);
     let last = number(&place, 2);
     let pack = packs_of(&store, "/auth/0/").pop().unwrap();
-    flip(&store.objects.path(&pack));
+    flip(&store.objects.path(&pack), |len| len / 2);
     proxy.spoil(When::of("PUT", pack.rsplit('/').next().unwrap()), Fault::error(403, "AccessDenied"));
     let verified = place.run(&["replica", "verify", "offsite"]);
     assert!(verified.code == 1 && verified.stdout.contains(&pack), "{}", verified.stdout);

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::client::{Server, superuser};
+use crate::damage::flip;
 use crate::harness::{Place, Run, sha256, sql_on};
 
 /// Everything that both live databases hold.
@@ -93,7 +94,7 @@ fn forge_sql(place: &Place, backup: &Value, name: &str, sql: &str) {
 #[test]
 fn damaged_copies_are_refused_whichever_way() {
     for (what, act) in [
-        ("SHA-256", (|file: &Path| flip(file)) as fn(&Path)),
+        ("SHA-256", (|file: &Path| flip(file, |len| len - 7)) as fn(&Path)),
         ("bytes instead of", |file| {
             std::fs::OpenOptions::new().write(true).open(file).unwrap().set_len(4096).unwrap();
         }),
@@ -107,13 +108,6 @@ fn damaged_copies_are_refused_whichever_way() {
             refused(&place, &id, &["--force"], "damaged", &[what]);
         }
     }
-}
-
-fn flip(file: &Path) {
-    let mut bytes = std::fs::read(file).unwrap();
-    let at = bytes.len() - 7;
-    bytes[at] ^= 1;
-    std::fs::write(file, bytes).unwrap();
 }
 
 #[test]
@@ -398,7 +392,7 @@ fn over_http_the_same_words_and_the_same_refusals() {
     post(json!({ "id": id, "confirm": id, "offline": true })).problem(400, "bad-body");
     post(json!({ "id": "daily-2026-01-01", "confirm": "daily-2026-01-01" })).problem(404, "not-found");
     let kept = std::fs::read(place.copy(&backup, "auth")).unwrap();
-    flip(&place.copy(&backup, "auth"));
+    flip(&place.copy(&backup, "auth"), |len| len - 7);
     post(json!({ "id": id, "confirm": id })).problem(422, "damaged");
     std::fs::write(place.copy(&backup, "auth"), kept).unwrap();
     let mut app = App::on(&[&place.live("auth")]);

@@ -173,7 +173,7 @@ impl Scene {
 
     /// What the audit log says of the operation, if anything. Each intent has its outcome before the next begins, but for a
     /// rotation within.
-    fn outcome(&self, place: &Place) -> Option<bool> {
+    pub fn outcome(&self, place: &Place) -> Option<bool> {
         let (mut open, mut said): (Vec<Value>, _) = (Vec::new(), None);
         for line in place.audit() {
             match line["kind"].as_str().unwrap() {

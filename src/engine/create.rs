@@ -25,7 +25,7 @@ use crate::backup::{Backup, BackupId, Checked, DatabaseCopy, DatabaseName, Flag,
 use crate::disk::{self, Partial};
 use crate::sqlite::check::{Report, Verdict};
 use crate::sqlite::pages::Content;
-use crate::sqlite::snapshot::{self, Facts, Snapshot};
+use crate::sqlite::snapshot::{self, Facts, Instead, Snapshot};
 use crate::sqlite::{self, identify};
 
 /// What a backup needs beside its databases: catalog, audit, folders.
@@ -152,7 +152,7 @@ impl Session<'_> {
 
     /// Step 2.
     fn taken(&self, id: &BackupId) -> Result<(Snapshot, AllStored), Error> {
-        let mut snapshot = self.snapshot(id, self.engine.sources(), self.care())?;
+        let mut snapshot = self.snapshot(id, self.engine.sources(), &Instead::new(), self.care())?;
         let control = self.call.control.also(self.permit.noting());
         let stored = self.encode_in_place(id, &mut snapshot, &control)?;
         Ok((snapshot, stored))
@@ -190,7 +190,13 @@ impl Session<'_> {
     }
 
     /// Step 2, the snapshot.
-    pub(super) fn snapshot(&self, id: &BackupId, sources: Vec<sqlite::Source>, care: Care) -> Result<Snapshot, Error> {
+    pub(super) fn snapshot(
+        &self,
+        id: &BackupId,
+        sources: Vec<sqlite::Source>,
+        instead: &Instead,
+        care: Care,
+    ) -> Result<Snapshot, Error> {
         let (engine, config) = (self.engine, &self.engine.config);
         engine.assert_distinct()?;
         let target = |source: &sqlite::Source| Partial::create(&engine.store.path(id, &source.name, Form::Plain));
@@ -203,7 +209,7 @@ impl Session<'_> {
             corrupt_as_partial: config.codec.encrypts,
         };
         let control = self.call.control.also(self.permit.noting());
-        let mut snapshot = snapshot::take(&sources, targets, &options, &engine.clock, &control);
+        let mut snapshot = snapshot::take(&sources, targets, instead, &options, &engine.clock, &control);
         if let Err(sqlite::Error::Corrupt { name, kept, .. }) = &mut snapshot {
             *kept = kept.take().and_then(|kept| self.encode_corrupt(name, kept));
             if let Err(error) = self.thin_corrupt(name) {

@@ -32,7 +32,7 @@ use crate::sqlite::exclusive::Exclusive;
 use crate::sqlite::kind::{Kind, Misfit};
 use crate::sqlite::pages::read_back;
 use crate::sqlite::restore::Target;
-use crate::sqlite::snapshot::Snapshot;
+use crate::sqlite::snapshot::{Instead, Snapshot};
 use crate::sqlite::{self, BESIDE, Source, beside};
 
 /// How a live database was found.
@@ -137,7 +137,7 @@ impl Session<'_> {
             true => None,
             false => {
                 let id = self.free_id(Tier::PreRestore)?;
-                Some((id, self.pre_restore_snapshot(&id, usable, job)?))
+                Some((id, self.pre_restore_snapshot(&id, usable, &Instead::new(), job)?))
             }
         };
         let ready = self.ready(job, app_is_stopped, snapshot.as_mut().map(|(_, snapshot)| snapshot))?;

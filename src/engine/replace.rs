@@ -12,10 +12,10 @@ use super::{Error, Session};
 use crate::backup::{Backup, BackupId, DatabaseName, Tier};
 use crate::disk::{self, Context, Partial};
 use crate::sqlite::catch_up::catch_up;
-use crate::sqlite::page_set::{PageSet, differing};
+use crate::sqlite::page_set::PageSet;
 use crate::sqlite::pages::read_back;
 use crate::sqlite::restore::{Committed, Locked, Target};
-use crate::sqlite::snapshot::Snapshot;
+use crate::sqlite::snapshot::{Instead, Snapshot};
 use crate::sqlite::{self, Control, Source};
 
 /// Bytes that a page takes in a WAL besides its own (sqlite.org/fileformat2.html, section 4.1), and more than in a journal.
@@ -47,8 +47,9 @@ impl Session<'_> {
         targets.iter().try_for_each(|target| target.watch(timeout, &control))?;
         let pre_restore = self.free_id(Tier::PreRestore)?;
         let hold = self.hold(job);
-        let mut snapshot = self.pre_restore_snapshot(&pre_restore, self.sources_of(job), job)?;
-        let mut changed = self.changed(job, &snapshot)?;
+        let instead = job.files.iter().map(|(name, file)| (name, file.as_new())).collect();
+        let mut snapshot = self.pre_restore_snapshot(&pre_restore, self.sources_of(job), &instead, job)?;
+        let mut changed = self.changed(job, &mut snapshot)?;
         let mut encoded = self.encode_beside(&pre_restore, &snapshot, &control)?;
         assert_data_room(job, targets, &changed)?;
         let locked = Locked::take(targets, timeout, &control)?;
@@ -123,6 +124,7 @@ impl Session<'_> {
         &self,
         id: &BackupId,
         sources: Vec<Source>,
+        instead: &Instead,
         job: &Job,
     ) -> Result<Snapshot, Error> {
         let corrupt_too = job.force || job.restored.is_some();
@@ -130,7 +132,7 @@ impl Session<'_> {
             Some(_) => FORWARD,
             None => self.engine.config.rollback_hold,
         };
-        self.snapshot(id, sources, Care { corrupt_too, rollback_hold }).map_err(|error| match error {
+        self.snapshot(id, sources, instead, Care { corrupt_too, rollback_hold }).map_err(|error| match error {
             // Its pages could be read; otherwise there is nothing to be written into.
             Error::Sqlite(sqlite::Error::Corrupt { name, findings, kept: Some(_) }) => {
                 Error::CorruptLive { name, findings }
@@ -152,12 +154,12 @@ impl Session<'_> {
 
     /// The pages that the snapshot doesn't hold as the backup does. The private copies are read to their ends for it, and
     /// are what the catalog says also as they lie on the disk.
-    fn changed(&self, job: &Job, snapshot: &Snapshot) -> Result<Changed, Error> {
+    fn changed(&self, job: &Job, snapshot: &mut Snapshot) -> Result<Changed, Error> {
         let mut changed = Changed::new();
-        for copy in snapshot.copies.iter().filter(|copy| job.files.contains_key(&copy.name)) {
-            let file = &job.files[&copy.name];
-            let old = (copy.partial.file(), copy.partial.path());
-            let found = differing(old, file.both(), file.copy.page_size, &self.control())?;
+        for copy in &mut snapshot.copies {
+            let Some(file) = job.files.get(&copy.name) else { continue };
+            let unread = || sqlite::Error::ReadBack { name: copy.name.clone() };
+            let found = copy.difference.take().ok_or_else(unread)?;
             let same = match file.copy.plain_xxh3() {
                 Some(recorded) => *recorded == found.new.xxh3(),
                 None => read_back(&file.file, &file.path, &self.control())?.checksum == file.copy.checksum,

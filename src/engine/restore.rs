@@ -2,7 +2,7 @@
 //!
 //! 1. The backup's files are copied into a private folder while they are hashed (`staging`), or the databases are rebuilt there from
 //!    the journal (`journal::point`); it is these very copies that are checked and restored. They are whole, and of the same kind as the live databases. The intent was recorded before.
-//! 2. A pre-restore snapshot of all live databases, not under its final name yet. The pages that differ are found.
+//! 2. A pre-restore snapshot of all live databases, not under its final name yet. While it is read back the pages that differ are found.
 //! 3. Locks on all live databases, in name order. What was committed since step 2 is brought into the snapshot.
 //! 4. `restore.json`, durable: which backup or instant, which private files, which pre-restore backup, and for each database the mark that
 //!    its commit will leave (`plan`). Then the pre-restore backup is published: every commit that the app was told of is in it,
@@ -36,6 +36,7 @@ use crate::backup::{BackupId, DatabaseCopy, DatabaseName, Form, Subject};
 use crate::disk::{self, Partial};
 use crate::sqlite::check::{self, Verdict};
 use crate::sqlite::kind::{Kind, Misfit};
+use crate::sqlite::page_set::New;
 use crate::sqlite::restore::{ReadBack, Target};
 use crate::sqlite::snapshot::facts;
 use crate::sqlite::{self, Control, Source, open_finished};
@@ -164,6 +165,11 @@ impl PrivateFile {
 
     pub(super) fn both(&self) -> (&File, &Path) {
         (&self.file, &self.path)
+    }
+
+    /// As what takes the place of the live one.
+    pub(super) fn as_new(&self) -> New<'_> {
+        New { file: &self.file, path: &self.path, page_size: self.copy.page_size }
     }
 
     pub(super) fn pages(&self) -> u64 {

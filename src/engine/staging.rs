@@ -11,8 +11,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-
-use sha2::{Digest, Sha256};
+use std::sync::mpsc::{Receiver, Sender};
 
 use super::create::OVERHEAD;
 use super::decode::{Coded, Decoded, Fault};
@@ -23,6 +22,7 @@ use super::{Engine, Error, Session};
 use crate::backup::{Backup, BackupId, DatabaseName, Form, hex};
 use crate::disk::block::{Block, BlockWriter, Direct};
 use crate::disk::{self, Context};
+use crate::sqlite::pages::hashed;
 use crate::sqlite::{Control, Progress};
 
 /// Where such folders lie, below the backup directory.
@@ -212,12 +212,12 @@ impl Job<'_> {
             file.sync_all().to("sync", &target)?;
             return Ok(decoded.map(|()| target));
         }
-        let hash = match self.pass_on(&file, &target)? {
-            Ok(hash) => hash,
-            Err(error) => return Ok(Err(error.into())),
-        };
+        let (passed, content) = hashed(|_| (), |free, full| self.pass_on(&file, &target, free, full));
+        if let Err(error) = passed? {
+            return Ok(Err(error.into()));
+        }
         file.sync_all().to("sync", &target)?;
-        if hash == self.from.copy.stored_checksum {
+        if content.checksum == self.from.copy.stored_checksum {
             return Ok(Ok(target));
         }
         Ok(Err(Error::Damaged { subject: self.id.into(), reason: other_bytes(&self.from.copy.file) }))
@@ -248,12 +248,17 @@ impl Job<'_> {
         })
     }
 
-    /// Gives the SHA-256 of what was copied.
-    fn pass_on(&self, file: &File, target: &Path) -> Result<Result<String, disk::Error>, Error> {
+    /// What was copied is hashed meanwhile.
+    fn pass_on(
+        &self,
+        file: &File,
+        target: &Path,
+        free: &Receiver<Block>,
+        full: &Sender<Block>,
+    ) -> Result<Result<(), disk::Error>, Error> {
         // It is checked, compared and restored from there.
-        let (reader, writer) = (Direct::cached(&self.from.file), Direct::cached(file));
-        let (mut block, mut hash, mut done) = (Block::new(), Sha256::new(), 0);
-        loop {
+        let (reader, writer, mut done) = (Direct::cached(&self.from.file), Direct::cached(file), 0);
+        while let Ok(mut block) = free.recv() {
             self.control.check()?;
             let (database, total) = (&self.from.name, self.share.total);
             self.control.tell(Progress { database, done: self.share.before + done, total });
@@ -262,12 +267,15 @@ impl Job<'_> {
             }
             block.truncate(self.from.copy.stored_size - done);
             if block.is_empty() {
-                return Ok(Ok(hex(&hash.finalize())));
+                break;
             }
-            hash.update(block.bytes());
             writer.write(&block).to("write", target)?;
             done += block.bytes().len() as u64;
+            if full.send(block).is_err() {
+                break;
+            }
         }
+        Ok(Ok(()))
     }
 }
 

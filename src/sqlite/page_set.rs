@@ -5,8 +5,8 @@ use std::path::Path;
 
 use super::pages::{Fingerprint, Sum};
 use super::{Control, Error};
-use crate::disk::Context;
 use crate::disk::block::{Block, Direct};
+use crate::disk::{self, Context};
 
 /// The page that holds this byte belongs to SQLite's locks and never holds data (sqlite.org/fileformat2.html, section 1.4).
 const LOCK_BYTE: u64 = 0x4000_0000;
@@ -72,27 +72,55 @@ pub struct Difference {
     pub new: Fingerprint,
 }
 
-/// Compares two files, each a database of that page size. The new one is read through the cache: it was written just now, and
-/// is written from soon.
-pub fn differing(
-    old: (&File, &Path),
-    new: (&File, &Path),
-    page_size: u32,
-    control: &Control,
-) -> Result<Difference, Error> {
-    let (old_file, new_file) = (Direct::new(old.0), Direct::cached(new.0));
-    let (mut before, mut after) = (Block::new(), Block::new());
-    let (mut pages, mut sum, mut offset) = (PageSet::default(), Sum::default(), 0);
-    loop {
-        control.check()?;
-        after.fill(&new_file, offset).to("read", new.1)?;
-        if after.is_empty() {
-            return Ok(Difference { pages, new: sum.fingerprint() });
+/// The new one of two files that are compared, a database of that page size.
+#[derive(Clone, Copy)]
+pub struct New<'a> {
+    /// It.
+    pub file: &'a File,
+    /// Where it lies.
+    pub path: &'a Path,
+    /// Bytes.
+    pub page_size: u32,
+}
+
+/// Compares a file that somebody reads with a new one. That one is read through the cache: it was written just now, and is written
+/// from soon.
+pub struct Comparison<'a> {
+    new: New<'a>,
+    file: Direct<'a>,
+    block: Block,
+    offset: u64,
+    pages: PageSet,
+    sum: Sum,
+}
+
+impl<'a> Comparison<'a> {
+    /// At the start of both.
+    pub fn with(new: New<'a>) -> Self {
+        let (file, block) = (Direct::cached(new.file), Block::new());
+        Self { new, file, block, offset: 0, pages: PageSet::default(), sum: Sum::default() }
+    }
+
+    /// What the old one holds next: a full block, or its end.
+    pub fn old(&mut self, before: &[u8]) -> Result<(), disk::Error> {
+        self.block.fill(&self.file, self.offset).to("read", self.new.path)?;
+        let after = self.block.bytes();
+        self.sum.add(after);
+        insert_differing(&mut self.pages, before, after, self.offset, self.new.page_size);
+        self.offset += after.len() as u64;
+        Ok(())
+    }
+
+    /// The old one has ended; the new one may go on.
+    pub fn end(mut self, control: &Control) -> Result<Difference, Error> {
+        loop {
+            control.check()?;
+            let before = self.offset;
+            self.old(&[])?;
+            if self.offset == before {
+                return Ok(Difference { pages: self.pages, new: self.sum.fingerprint() });
+            }
         }
-        sum.add(after.bytes());
-        before.fill(&old_file, offset).to("read", old.1)?;
-        insert_differing(&mut pages, before.bytes(), after.bytes(), offset, page_size);
-        offset += after.bytes().len() as u64;
     }
 }
 
@@ -132,7 +160,7 @@ mod tests {
     #[test]
     fn every_page_that_differs_is_found_and_no_other() {
         let size = 512;
-        let pages = 3 * crate::disk::block::BLOCK / size;
+        let pages = 3 * disk::block::BLOCK / size;
         let old: Vec<u8> = (0..pages * size).map(|n| (n % 249) as u8).collect();
         let mut new = old.clone();
         for page in [0, 2047, 2048, pages - 1] {
@@ -145,7 +173,14 @@ mod tests {
             file
         };
         let (old, new, path) = (file(&old), file(&new), Path::new("x"));
-        let between = |old, new| differing((old, path), (new, path), size as u32, &Control::default()).unwrap();
+        let between = |old: &File, new| {
+            let mut comparison = Comparison::with(New { file: new, path, page_size: size as u32 });
+            let bytes = crate::sqlite::pages::read_back_through(old, path, &Control::default(), |it| {
+                comparison.old(it).unwrap()
+            });
+            bytes.unwrap();
+            comparison.end(&Control::default()).unwrap()
+        };
         let found = between(&old, &new).pages;
         let last = pages as u32;
         assert_eq!(found.iter().collect::<Vec<_>>(), [1, 2048, 2049, last, last + 1, last + 2]);

@@ -106,14 +106,22 @@ pub fn read_back_through(
     control: &Control,
     each: impl FnMut(&[u8]) + Send,
 ) -> Result<Content, Error> {
+    let (read, content) = hashed(each, |to_fill, full| read_blocks(file, path, to_fill, full, control));
+    read.map(|()| content)
+}
+
+/// Hashes on another thread what `fill` puts into the blocks that it is given, and passes on; `each` sees it there.
+pub fn hashed<T>(
+    each: impl FnMut(&[u8]) + Send,
+    fill: impl FnOnce(&Receiver<Block>, &Sender<Block>) -> T,
+) -> (T, Content) {
     let (free, to_fill) = blocks();
     let (full, to_hash) = channel();
     std::thread::scope(|scope| {
         let hasher = scope.spawn(move || hash(&to_hash, &free, each));
-        let read = read_blocks(file, path, &to_fill, &full, control);
+        let filled = fill(&to_fill, &full);
         drop(full);
-        let content = joined(hasher);
-        read.map(|()| content)
+        (filled, joined(hasher))
     })
 }
 

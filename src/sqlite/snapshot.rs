@@ -10,6 +10,7 @@
 //! 6. The files themselves: fsync, read back, compare, open [P8].
 //! 7. The live paths still lead to the same files.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use chrono::{DateTime, Utc};
 use rusqlite::{Connection, ErrorCode};
 
 use super::check::{self, Report, Verdict};
+use super::page_set::{Comparison, Difference, New};
 use super::pages::{self, Content, Fingerprint, Share, joined};
 use super::{Control, Error, Identity, Source, code, identify, is_wal, open_finished, open_live, situation, wal_size};
 use crate::backup::{CheckKind, DatabaseName};
@@ -73,6 +75,8 @@ pub struct Copy {
     pub facts: Facts,
     /// The look at its structure.
     pub report: Report,
+    /// How it differs from what takes its place.
+    pub difference: Option<Difference>,
     /// Bytes that its `-wal` grew by while readers were pinned: nobody can begin it anew meanwhile.
     pub wal_grown: u64,
 }
@@ -99,10 +103,15 @@ impl Facts {
     }
 }
 
-/// Takes a snapshot of `sources` (in name order) into `targets`, one each.
+/// What takes the place of databases.
+pub type Instead<'a> = BTreeMap<&'a DatabaseName, New<'a>>;
+
+/// Takes a snapshot of `sources` (in name order) into `targets`, one each. While a copy is read back it is compared with what takes
+/// the place of its database.
 pub fn take(
     sources: &[Source],
     targets: Vec<Partial>,
+    instead: &Instead,
     options: &Options,
     clock: &Clock,
     control: &Control,
@@ -121,11 +130,12 @@ pub fn take(
         share.before += bytes;
     }
     for copied in held {
-        copies.push(check_copied(copied, options, control)?);
+        let new = instead.get(&copied.name).copied();
+        copies.push(check_copied(copied, new, options, control)?);
     }
     for (pinned, target) in wal {
-        let bytes = pinned.facts.bytes();
-        copies.push(copy_and_check(pinned, target, share, options, control)?);
+        let (bytes, new) = (pinned.facts.bytes(), instead.get(&pinned.name).copied());
+        copies.push(copy_and_check(pinned, target, new, share, options, control)?);
         share.before += bytes;
     }
     still_the_same(sources, &identities)?;
@@ -340,45 +350,46 @@ fn copy_held(
 }
 
 /// Step 6 for it, and the check that the others had in step 5.
-fn check_copied(copied: Copied, options: &Options, control: &Control) -> Result<Copy, Error> {
+fn check_copied(copied: Copied, new: Option<New>, options: &Options, control: &Control) -> Result<Copy, Error> {
     let name = &copied.name;
-    let content = compare(name, &copied.target, copied.written, control)?;
+    let found = compare(name, &copied.target, copied.written, new, control)?;
     let mut copy = open_finished(copied.target.path()).map_err(|error| ours(situation(name, error)))?;
     let report = check::check(&mut copy, name, options.check, &patient(&copied.facts, control)).map_err(ours)?;
-    judged(copied, content, report, options)
+    judged(copied, found, report, options)
 }
 
 /// Steps 5 and 6 for a WAL database: the copy on this thread, the check of the same snapshot on another.
 fn copy_and_check(
     pinned: Pinned,
     target: Partial,
+    new: Option<New>,
     share: Share,
     options: &Options,
     control: &Control,
 ) -> Result<Copy, Error> {
     let Pinned { name, mut copy, mut check, facts, wal } = pinned;
     let (control, named, file) = (&patient(&facts, control), &name, &target);
-    let (written, content, report) = std::thread::scope(|scope| {
+    let (written, found, report) = std::thread::scope(|scope| {
         let looker = scope.spawn(move || check::look(&mut check, named, options.check, control));
         let written = pages::copy(&copy, named, file, share, control).and_then(|written| {
             // This connection has done its copying, and its snapshot is as good for the references.
             let follower = scope.spawn(move || check::references(&mut copy, named, control));
-            let content = compare(named, file, written, control);
-            if content.is_err() {
+            let found = compare(named, file, written, new, control);
+            if found.is_err() {
                 control.abandon();
             }
             let references = joined(follower);
-            Ok((written, content?, references?))
+            Ok((written, found?, references?))
         });
         if written.is_err() {
             control.abandon();
         }
         let report = joined(looker);
-        let (written, content, references) = written?;
-        Ok::<_, Error>((written, content, report?.with(references)))
+        let (written, found, references) = written?;
+        Ok::<_, Error>((written, found, report?.with(references)))
     })?;
     let wal_grown = wal.grown();
-    judged(Copied { name, target, written, facts, wal_grown }, content, report, options)
+    judged(Copied { name, target, written, facts, wal_grown }, found, report, options)
 }
 
 /// The time that reading and checking a database may take.
@@ -387,10 +398,11 @@ pub fn patient(facts: &Facts, control: &Control) -> Control {
 }
 
 /// A corrupt copy is kept, and is no copy, unless it is wanted as it is.
-fn judged(copied: Copied, content: Content, report: Report, options: &Options) -> Result<Copy, Error> {
+fn judged(copied: Copied, found: Found, report: Report, options: &Options) -> Result<Copy, Error> {
     let Copied { name, target, facts, wal_grown, .. } = copied;
+    let Found { content, difference } = found;
     if options.corrupt_too && matches!(report.verdict, Verdict::Corrupt(_)) {
-        return Ok(Copy { name, partial: target, content, facts, report, wal_grown });
+        return Ok(Copy { name, partial: target, content, facts, report, difference, wal_grown });
     }
     if let Verdict::Corrupt(findings) = report.verdict {
         // That the data is corrupt counts, whether or not a copy of it can be kept.
@@ -400,14 +412,36 @@ fn judged(copied: Copied, content: Content, report: Report, options: &Options) -
         return Err(Error::Corrupt { name, findings, kept });
     }
     opens_as(&name, &target, &facts)?;
-    Ok(Copy { name, partial: target, content, facts, report, wal_grown })
+    Ok(Copy { name, partial: target, content, facts, report, difference, wal_grown })
+}
+
+/// What reading a copy back showed.
+struct Found {
+    content: Content,
+    difference: Option<Difference>,
 }
 
 /// fsync, then every byte read back [P8].
-fn compare(name: &DatabaseName, target: &Partial, written: Fingerprint, control: &Control) -> Result<Content, Error> {
+fn compare(
+    name: &DatabaseName,
+    target: &Partial,
+    written: Fingerprint,
+    new: Option<New>,
+    control: &Control,
+) -> Result<Found, Error> {
     target.sync()?;
-    let content = pages::read_back(target.file(), target.path(), control)?;
-    if content.fingerprint == written { Ok(content) } else { Err(Error::ReadBack { name: name.clone() }) }
+    let (mut comparison, mut compared) = (new.map(Comparison::with), Ok(()));
+    let content = pages::read_back_through(target.file(), target.path(), control, |bytes| {
+        if let (Some(comparison), Ok(())) = (&mut comparison, &compared) {
+            compared = comparison.old(bytes);
+        }
+    })?;
+    if content.fingerprint != written {
+        return Err(Error::ReadBack { name: name.clone() });
+    }
+    compared?;
+    let difference = comparison.map(|comparison| comparison.end(control)).transpose()?;
+    Ok(Found { content, difference })
 }
 
 /// What goes wrong with a finished copy is the matter of our disk, not of the live data.

@@ -1,7 +1,8 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::sqlite::page_set::differing;
+use crate::sqlite::page_set::{Comparison, New};
+use crate::sqlite::pages::read_back_through;
 
 const WAIT: Duration = Duration::from_millis(200);
 
@@ -141,7 +142,7 @@ fn what_came_since_the_snapshot_is_in_the_copy_and_hides_no_page() {
     use crate::clock::Clock;
     use crate::disk::Partial;
     use crate::sqlite::catch_up::catch_up;
-    use crate::sqlite::snapshot::{Options, take};
+    use crate::sqlite::snapshot::{Instead, Options, take};
     let setup = format!(
         "PRAGMA auto_vacuum=full; PRAGMA journal_mode=wal; CREATE TABLE marks (id INTEGER PRIMARY KEY, text TEXT); {FILL}"
     );
@@ -159,13 +160,14 @@ fn what_came_since_the_snapshot_is_in_the_copy_and_hides_no_page() {
             corrupt_as_partial: false,
         };
         let partials = vec![Partial::create(&target).unwrap()];
-        let mut snapshot =
-            take(std::slice::from_ref(&scene.live), partials, &options, &Clock::system(), &control).unwrap();
-        let snapped = &mut snapshot.copies[0];
         let file = File::open(&scene.copy).unwrap();
         let both = (&file, scene.copy.as_path());
-        let old = (snapped.partial.file(), snapped.partial.path());
-        let mut changed = differing(old, both, 4096, &control).unwrap().pages;
+        let live = &scene.live;
+        let instead = Instead::from([(&live.name, New { file: &file, path: &scene.copy, page_size: 4096 })]);
+        let mut snapshot =
+            take(std::slice::from_ref(live), partials, &instead, &options, &Clock::system(), &control).unwrap();
+        let snapped = &mut snapshot.copies[0];
+        let mut changed = snapped.difference.take().unwrap().pages;
         assert!(changed.len() < 5);
         app(&scene.live.path).execute_batch(meanwhile).unwrap();
         let expected: i64 = app(&scene.live.path)
@@ -198,7 +200,9 @@ fn what_others_commit_after_the_restore_is_no_damage() {
     let targets = [Target::open(&scene.live, WAIT, &control).unwrap()];
     let copy = File::open(&scene.copy).unwrap();
     let live = File::open(&scene.live.path).unwrap();
-    let changed = differing((&live, &scene.live.path), (&copy, &scene.copy), 4096, &control).unwrap().pages;
+    let mut comparison = Comparison::with(New { file: &copy, path: &scene.copy, page_size: 4096 });
+    read_back_through(&live, &scene.live.path, &control, |it| comparison.old(it).unwrap()).unwrap();
+    let changed = comparison.end(&control).unwrap().pages;
     let locked = Locked::take(&targets, WAIT, &control).unwrap();
     targets[0].has_moved().unwrap();
     let mark = targets[0].draw_mark().unwrap();

@@ -80,7 +80,9 @@ fn tell_of_page(engine: &Engine, directory: &Path, id: &BackupId, address: Socke
 fn tell_of_http(header: &Path, address: SocketAddr, id: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout();
     writeln!(out, "\nOr over HTTP, with the token in {} (a superuser's, for 8 hours):\n", header.display())?;
-    let curl = format!("curl -sS --fail-with-body -H @{}", quoted(header));
+    let bytes = format!("curl -sS --fail-with-body -H @{}", quoted(header));
+    // JSON has no line end of its own.
+    let curl = format!("{bytes} -w '\\n'");
     let json = "-H 'Content-Type: application/json'";
     let base = format!("http://{address}/api/backup");
     let commands = [
@@ -90,13 +92,13 @@ fn tell_of_http(header: &Path, address: SocketAddr, id: &str) -> anyhow::Result<
         format!("{curl} -X POST {base}/verify/{id}"),
         format!("{curl} {base}/{id}/preview"),
         format!("{curl} {base}/restore {json} -d '{{\"id\": \"{id}\", \"confirm\": \"{id}\"}}'"),
-        format!("{curl} -o /tmp/auth-{}.db '{base}/download/{id}?database=auth'", address.port()),
-        format!("{curl} {base}/download/{id} | tar -tv"),
+        format!("{bytes} -o /tmp/auth-{}.db '{base}/download/{id}?database=auth'", address.port()),
+        format!("{bytes} {base}/download/{id} | tar -tv"),
         format!(
             "{curl} -X PUT '{base}/config?dryRun=true' -H 'If-Match: *' {json} -d '{{\"retention\": {{\"daily\": 3}}}}'"
         ),
         format!("{curl} '{base}/audit?limit=3'"),
-        format!("curl -sS http://{address}/readyz"),
+        format!("curl -sS -w '\\n' http://{address}/readyz"),
     ];
     for command in commands {
         writeln!(out, "  {command}")?;

@@ -1,6 +1,9 @@
 """What a benchmark has measured, beside its peer: `--json FILE` of each writes it, and `scripts/bench_table` makes docs/benchmarks.md of all."""
 
+import datetime
 import json
+import subprocess
+from pathlib import Path
 
 
 class Figures:
@@ -20,5 +23,13 @@ class Figures:
     def write(self, path):
         """Does nothing where nobody wants it."""
         if path:
+            self.told["at"] = at()
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(self.told, indent=2) + "\n")
+
+
+def at():
+    """Today, and the commit that is measured."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True).stdout.strip()
+    return f"{datetime.datetime.now(datetime.timezone.utc).date()}, {commit}"

@@ -44,6 +44,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
 use crate::audit::{self, Audit, Entry, Kind};
@@ -253,6 +254,7 @@ impl Engine {
             call: call.clone(),
             catalog,
             owed: RefCell::default(),
+            unrecorded: false,
             _running: running,
             permit,
         };
@@ -391,8 +393,10 @@ struct Session<'e> {
     operation: &'static str,
     call: Call,
     catalog: Catalog,
-    /// Lines for the audit log that could not be written yet, in their order.
-    owed: RefCell<Vec<Entry>>,
+    /// Lines for the audit log that could not be written yet, in their order, and when they should have been.
+    owed: RefCell<Vec<(DateTime<Utc>, Entry)>>,
+    /// An outcome of its own was among them.
+    unrecorded: bool,
     // Before the permit: the next operation puts its own there as soon as it has that.
     _running: running::Guard,
     permit: Permit,
@@ -429,7 +433,7 @@ impl Session<'_> {
     ) -> Result<T, Error> {
         let intent = Entry { details: planned, ..entry(Kind::Intent, self.operation, &self.call.actor, subject) };
         match unrecorded {
-            Unrecorded::GoesOn => self.record_or_owe(intent),
+            Unrecorded::GoesOn => drop(self.record_or_owe(intent)),
             Unrecorded::IsRefused => self.record(intent).inspect_err(|error| {
                 let outcome = entry(Kind::Outcome, self.operation, &self.call.actor, subject);
                 self.engine.tell(&failure(Entry { ok: Some(false), ..outcome }, error));
@@ -444,7 +448,7 @@ impl Session<'_> {
         };
         outcome.details.insert(record::SECONDS.to_owned(), record::seconds(begun).into());
         // What is done is done: an outcome that can't be written is told, not undone.
-        self.record_or_owe(outcome);
+        self.unrecorded |= !self.record_or_owe(outcome);
         result.map(|(value, _)| value)
     }
 
@@ -463,19 +467,23 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// What goes on without its line, or has ended, owes it: no later one is written before it.
-    fn record_or_owe(&self, entry: Entry) {
-        if let Err(error) = self.record(entry.clone()) {
+    /// What goes on without its line, or has ended, owes it: no later one of the session is written before it, but for refusals. Says
+    /// whether it was written now.
+    fn record_or_owe(&self, entry: Entry) -> bool {
+        let at = self.engine.clock.now();
+        let recorded = self.record(entry.clone());
+        if let Err(error) = &recorded {
             tracing::warn!(%error, operation = self.operation, "going on without an audit line");
-            self.owed.borrow_mut().push(entry);
+            self.owed.borrow_mut().push((at, entry));
         }
+        recorded.is_ok()
     }
 
     /// All of that was told already.
     fn write_owed(&self) -> Result<(), audit::Error> {
         let mut owed = self.owed.borrow_mut();
-        while let Some(entry) = owed.first() {
-            self.engine.audit.append(self.engine.clock.now(), entry.clone())?;
+        while let Some((at, entry)) = owed.first() {
+            self.engine.audit.append(*at, entry.clone())?;
             owed.remove(0);
         }
         Ok(())

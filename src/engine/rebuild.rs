@@ -69,6 +69,7 @@ impl Engine {
             call: call.clone(),
             catalog,
             owed: RefCell::default(),
+            unrecorded: false,
             _running,
             permit,
         };

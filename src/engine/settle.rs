@@ -229,7 +229,7 @@ impl Session<'_> {
 
     /// The restore is settled and its outcome is recorded.
     pub(super) fn conclude(&self) {
-        if self.write_owed().is_err() {
+        if self.unrecorded && self.write_owed().is_err() {
             // Only as long as `restore.json` is there can the next operation say what came of it.
             return;
         }

@@ -1,5 +1,5 @@
-//! Files of the journal go bad, or go, while nobody writes it or beside whoever does. What they led to is a gap from its first instant on, and not only from the
-//! last one that `serve` saw: no restore is offered that fails, and none brings back what was before it.
+//! Files of the journal go bad, or go, while nobody writes it or beside whoever does. What they led to is a gap from its first instant on,
+//! and not only from the last one that `serve` saw: no restore is offered that fails, and none brings back what was before it.
 
 use std::path::Path;
 
@@ -70,7 +70,6 @@ fn loses_the_last_two(spoil: impl Fn(&Path), is_running: bool, why: &str) {
     assert_eq!(numbers_at(&place, fifth), [5, 5]);
 }
 
-/// `at` is a byte of it, and its time stays what it was.
 fn remove(path: &Path) {
     std::fs::remove_file(path).unwrap();
 }
@@ -80,7 +79,7 @@ fn what_is_damaged_is_a_gap_from_its_first_instant_on() {
     loses_the_last_two(|path| flip(path, |len| len / 2), false, "is damaged");
 }
 
-/// Bytes 32 to 39 of an LTX file: the time, here one in 34 years.
+/// Bytes 32 to 39 of an LTX file: the time, here one in 139 years.
 #[test]
 fn the_time_of_a_damaged_file_is_not_believed() {
     loses_the_last_two(|path| flip(path, |_| 34), false, "is damaged");

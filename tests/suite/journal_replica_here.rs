@@ -37,7 +37,6 @@ fn newest(place: &Place) -> PathBuf {
     file.name.path(&folder(&place.backups(), &"attendance".parse().unwrap()))
 }
 
-/// A bit of a file is another one, though it looks untouched.
 #[test]
 fn a_damaged_file_is_not_sent_and_the_journal_begins_anew() {
     let store = Store::folder();

@@ -38,7 +38,7 @@ pub use entry::ReplicaEntry;
 pub use keys::{
     BACKUPS, CATALOGS, Folder, LEASE, catalog_key, is_ours, is_unfinished_catalog, parse_catalog_key, part,
 };
-pub use plan::{Plan, Sending, Wishes, is_sendable, plan};
+pub use plan::{Plan, Sending, Wishes, is_sendable, plan, step_aside};
 
 /// The format of entries, and of a catalog without segments.
 pub const VERSION: u32 = 1;

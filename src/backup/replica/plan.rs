@@ -98,6 +98,17 @@ pub fn is_sendable(backup: &Backup) -> bool {
     !backup.deleting && backup.checked.ok && backup.verified.ok
 }
 
+/// While not all of a plan is done, something may be there that is to go, or to be called otherwise, and has the id of a backup that comes
+/// first: it steps aside, to an id that nobody has.
+pub fn step_aside(backups: &mut [Held], comes_first: impl Fn(&Held) -> bool) {
+    let wanted: BTreeSet<BackupId> = backups.iter().filter(|held| comes_first(held)).map(|held| held.id).collect();
+    let mut taken: BTreeSet<BackupId> = backups.iter().map(|held| held.id).collect();
+    for held in backups.iter_mut().filter(|held| !comes_first(held) && wanted.contains(&held.id)) {
+        held.id = free_id(held.id, |id| taken.contains(id));
+        taken.insert(held.id);
+    }
+}
+
 /// What the catalog of the replica is to say of a backup, where it says something else.
 fn amended(held: &Held, as_backup: &Backup) -> Option<Held> {
     let Backup { id, promoted_from, pinned, flags, .. } = as_backup.clone();

@@ -299,6 +299,17 @@ fn what_would_be_sent_again_and_is_overtaken_goes() {
     assert_eq!(plan.drop.iter().map(|(origin, _)| origin.sequence).collect::<Vec<_>>(), [1]);
 }
 
+#[test]
+fn who_steps_aside_takes_nobodys_id() {
+    let there = |number| held(&backup(number, Tier::Manual, day(0)));
+    let id = there(1).id;
+    let named = |number, id| Held { id, ..there(number) };
+    // What is to go, what stays as it is, and what has just got the id of the first.
+    let mut backups = [named(1, id), named(2, id.next()), named(3, id)];
+    step_aside(&mut backups, |held| held.origin.sequence == 3);
+    assert_eq!(backups.map(|held| held.id), [id.next().next(), id.next(), id]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 

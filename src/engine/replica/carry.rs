@@ -6,8 +6,7 @@ use super::state::State;
 use super::sync::{NotSent, Replicated};
 use super::writable::Writable;
 use crate::backup::BackupId;
-use crate::backup::replica::{Chains, Held, Origin, Plan, Sending};
-use crate::backup::retention::free_id;
+use crate::backup::replica::{Chains, Held, Origin, Plan, Sending, step_aside};
 use crate::engine::{Call, Error};
 use crate::remote;
 
@@ -95,8 +94,8 @@ impl Writable<'_> {
         let (id, bytes, origin, before) = (held.id, held.size(), held.origin, self.site.named());
         let mut backups = self.marked(&[]);
         backups.retain(|other| other.origin != origin);
-        name_apart(&mut backups, &held);
         backups.push(held);
+        step_aside(&mut backups, |held| held.origin == origin);
         self.write(backups)?;
         // What was found of the one that is replaced is nothing of this one.
         self.state.found_damaged.remove(&origin);
@@ -131,14 +130,6 @@ impl Writable<'_> {
             self.site.link.at(self.site.link.remote.delete(key))?;
         }
         Ok(())
-    }
-}
-
-/// Until the catalog is amended a backup that has its id here may be there under that of another.
-fn name_apart(backups: &mut [Held], held: &Held) {
-    let taken: BTreeSet<BackupId> = backups.iter().map(|other| other.id).collect();
-    for other in backups.iter_mut().filter(|other| other.id == held.id) {
-        other.id = free_id(other.id, |id| taken.contains(id));
     }
 }
 

@@ -13,8 +13,8 @@ use super::state::{FOLDER, State};
 use super::writable::Writable;
 use super::{Elsewhere, details, ids};
 use crate::audit::{Entry, Kind};
-use crate::backup::replica::{BACKUPS, Chains, Held, Origin, Plan, Wishes, is_ours, is_sendable, plan};
-use crate::backup::retention::{Retention, free_id};
+use crate::backup::replica::{BACKUPS, Chains, Held, Origin, Plan, Wishes, is_ours, is_sendable, plan, step_aside};
+use crate::backup::retention::Retention;
 use crate::backup::{Backup, BackupId, ReplicaName, hex};
 use crate::catalog::Catalog;
 use crate::disk;
@@ -267,13 +267,7 @@ impl Writable<'_> {
             marked
         };
         let mut marked: Vec<Held> = self.site.backups().iter().map(mark).collect();
-        // Those that were amended come first: what is to go, and may not yet, may have their ids.
-        let is_amended = |held: &Held| amend.iter().any(|amended| amended.origin == held.origin);
-        let mut taken: BTreeSet<BackupId> = amend.iter().map(|held| held.id).collect();
-        for held in marked.iter_mut().filter(|held| !is_amended(held)) {
-            held.id = free_id(held.id, |id| taken.contains(id));
-            taken.insert(held.id);
-        }
+        step_aside(&mut marked, |held| amend.iter().any(|amended| amended.origin == held.origin));
         marked
     }
 

@@ -240,6 +240,11 @@ impl Engine {
 
     /// Takes the directory, makes it whole after whatever a crash left, and checks that it is the one that is meant.
     fn begin(&self, operation: &'static str, call: &Call) -> Result<Session<'_>, Error> {
+        self.begin_while(operation, false, call)
+    }
+
+    /// The same, with the word of whoever has stopped the app, if it was given: a restore that was cut short may need it.
+    fn begin_while(&self, operation: &'static str, app_is_stopped: bool, call: &Call) -> Result<Session<'_>, Error> {
         self.assert_expected()?;
         let permit = self.permit(operation, call)?;
         let running = self.running.begin(permit.holder(), call);
@@ -252,6 +257,7 @@ impl Engine {
             engine: self,
             operation,
             call: call.clone(),
+            app_is_stopped,
             catalog,
             owed: RefCell::default(),
             unrecorded: false,
@@ -392,6 +398,8 @@ struct Session<'e> {
     engine: &'e Engine,
     operation: &'static str,
     call: Call,
+    /// Somebody says so; see [`restore::Offline`].
+    app_is_stopped: bool,
     catalog: Catalog,
     /// Lines for the audit log that could not be written yet, in their order, and when they should have been.
     owed: RefCell<Vec<(DateTime<Utc>, Entry)>>,

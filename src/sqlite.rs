@@ -213,13 +213,23 @@ pub(crate) fn situation(name: &DatabaseName, source: rusqlite::Error) -> Error {
     }
     match code(&source) {
         Some(ErrorCode::NotADatabase) => Error::NotADatabase { name },
-        Some(ErrorCode::DatabaseCorrupt) => Error::Corrupt { name, findings: vec![source.to_string()], kept: None },
+        Some(ErrorCode::DatabaseCorrupt) => Error::Corrupt { name, findings: vec![in_words(&source)], kept: None },
         Some(ErrorCode::SystemIoFailure) => Error::SourceIo { name, source },
         Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => {
             Error::NotAllowed { name, source }
         }
         Some(ErrorCode::OperationInterrupted) => Error::Cancelled,
         _ => Error::Sqlite { name, source },
+    }
+}
+
+/// What SQLite says of damage. A statement that met EIO has the same word for it (`SQLITE_IOERR_CORRUPTFS` in vdbe.c).
+fn in_words(error: &rusqlite::Error) -> String {
+    match code(error) {
+        Some(ErrorCode::DatabaseCorrupt) => {
+            format!("{error} (or the disk could not be read, which SQLite tells alike: look at `dmesg`)")
+        }
+        _ => error.to_string(),
     }
 }
 

@@ -54,17 +54,12 @@ struct Ready {
 }
 
 impl Session<'_> {
-    pub(super) fn restore_offline(
-        &mut self,
-        restore: &Restore,
-        origin: &Origin,
-        app_is_stopped: bool,
-    ) -> Result<Restored, Error> {
+    pub(super) fn restore_offline(&mut self, restore: &Restore, origin: &Origin) -> Result<Restored, Error> {
         self.assert_room(origin)?;
         let staged = self.engine.stage_past(origin, &self.control())?;
         let job = self.offline_job(restore, staged)?;
         let mut plan = None;
-        let error = match self.swap(&job, app_is_stopped, &mut plan) {
+        let error = match self.swap(&job, &mut plan) {
             Ok(restored) => return Ok(restored),
             Err(error) => error,
         };
@@ -121,12 +116,7 @@ impl Session<'_> {
     }
 
     /// Steps 2 to 7, once. `planned` is set as soon as `restore.json` may be there.
-    pub(super) fn swap(
-        &mut self,
-        job: &Job,
-        app_is_stopped: bool,
-        planned: &mut Option<Plan>,
-    ) -> Result<Restored, Error> {
+    pub(super) fn swap(&mut self, job: &Job, planned: &mut Option<Plan>) -> Result<Restored, Error> {
         let mut usable = Vec::new();
         for source in self.sources_of(job) {
             if let Found::Usable(_) = self.find(&source)? {
@@ -140,7 +130,7 @@ impl Session<'_> {
                 Some((id, self.pre_restore_snapshot(&id, usable, &Instead::new(), job)?))
             }
         };
-        let ready = self.ready(job, app_is_stopped, snapshot.as_mut().map(|(_, snapshot)| snapshot))?;
+        let ready = self.ready(job, snapshot.as_mut().map(|(_, snapshot)| snapshot))?;
         let encoded = match &snapshot {
             Some((id, snapshot)) => self.encode_beside(id, snapshot, &self.control())?,
             None => AllEncoded::new(),
@@ -165,7 +155,7 @@ impl Session<'_> {
     }
 
     /// Steps 3 and 4.
-    fn ready(&self, job: &Job, app_is_stopped: bool, mut snapshot: Option<&mut Snapshot>) -> Result<Vec<Ready>, Error> {
+    fn ready(&self, job: &Job, mut snapshot: Option<&mut Snapshot>) -> Result<Vec<Ready>, Error> {
         let (control, timeout) = (self.control(), self.engine.config.lock_timeout);
         let mut ready = Vec::new();
         for source in self.engine.sources() {
@@ -177,7 +167,7 @@ impl Session<'_> {
             if let Some(copy) = copy {
                 let exclusive = Exclusive::take(&source, timeout, &control)?;
                 let exclusive = exclusive.ok_or_else(|| Error::AppRuns { name: name.clone() })?;
-                if !exclusive.is_wal() && !app_is_stopped {
+                if !exclusive.is_wal() && !self.app_is_stopped {
                     return Err(Error::AppMayRun { name });
                 }
                 exclusive.connection().execute_batch("BEGIN").map_err(|error| sqlite::situation(&name, error))?;

@@ -67,6 +67,7 @@ impl Engine {
             engine: self,
             operation: "rebuild",
             call: call.clone(),
+            app_is_stopped: false,
             catalog,
             owed: RefCell::default(),
             unrecorded: false,

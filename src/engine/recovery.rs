@@ -2,7 +2,8 @@
 //!
 //! 1. Partials are swept.
 //! 2. An operation that began (intent) and never ended (outcome) is undone: files that a create had named, but that no
-//!    catalog names, are removed. The catalog write is the commit point, so what it names stays.
+//!    catalog names, are removed. The catalog write is the commit point, so what it names stays. The same of one that said that it
+//!    failed, on a disk where it could not remove them by itself.
 //! 3. Second names of known files, left by a promotion that was not committed, are removed.
 //! 4. Marked deletions are finished.
 //! 5. A restore that was under way is settled (`settle`).
@@ -51,9 +52,11 @@ impl Session<'_> {
         for id in plan.iter().flat_map(|plan| &plan.pre_restore) {
             removed.extend(self.remove_uncommitted(id, false)?);
         }
-        let create = open.iter().find(|open| open.is("create") || open.is(PULL));
-        if let Some((open, id)) = create.and_then(|open| Some((open, open.intent.entry.id?))) {
-            removed.extend(self.remove_uncommitted(&id, open.is(PULL))?);
+        let failed = if open.is_empty() { self.failed()? } else { None };
+        let begun = open.iter().map(|open| &open.intent.entry).chain(&failed);
+        let create = begun.filter(|entry| ["create", PULL].contains(&entry.operation.as_str()));
+        for (operation, id) in create.filter_map(|entry| Some((&entry.operation, entry.id?))) {
+            removed.extend(self.remove_uncommitted(&id, operation == PULL)?);
         }
         removed.extend(self.remove_second_names()?);
         let deleted = self.finish_deletions().done;
@@ -189,6 +192,21 @@ impl Session<'_> {
             operation != ROTATE
         })?;
         Ok(open)
+    }
+
+    /// The newest exclusive operation, if it said that it failed.
+    fn failed(&self) -> Result<Option<Entry>, Error> {
+        let mut failed = None;
+        self.engine.audit.newest_first(|line| {
+            let Entry { kind, operation, details, .. } = &line.entry;
+            let is_its_end = matches!(kind, Kind::Intent | Kind::Outcome) && EXCLUSIVE.contains(&operation.as_str());
+            if !is_its_end || details.contains_key(UNBEGUN) {
+                return false;
+            }
+            failed = (*kind == Kind::Outcome && line.entry.ok == Some(false)).then(|| line.entry.clone());
+            true
+        })?;
+        Ok(failed)
     }
 
     /// Files of our databases under the final names of a backup that isn't in the catalog. Those names were free when its

@@ -64,6 +64,10 @@ pub struct Offline {
     pub app_is_stopped: bool,
 }
 
+fn is_stopped(offline: Option<Offline>) -> bool {
+    offline.is_some_and(|offline| offline.app_is_stopped)
+}
+
 /// What was done.
 #[derive(Clone, PartialEq, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -189,7 +193,7 @@ impl Engine {
     }
 
     fn restore_with(&self, restore: &Restore, fetched: Option<&FetchedPoint>, call: &Call) -> Result<Restored, Error> {
-        let mut session = self.begin("restore", call)?;
+        let mut session = self.begin_while("restore", is_stopped(restore.offline), call)?;
         let subject = Some(restore.subject);
         let looked_up = || self.origin(restore.subject);
         let origin = fetched.map_or_else(looked_up, |fetched| Ok(fetched.origin()));
@@ -205,7 +209,7 @@ impl Engine {
         let restored = session.audited(subject, Unrecorded::IsRefused, planned, |session| {
             let restored = match restore.offline {
                 None => session.restore(restore, &origin)?,
-                Some(offline) => session.restore_offline(restore, &origin, offline.app_is_stopped)?,
+                Some(_) => session.restore_offline(restore, &origin)?,
             };
             let details = restored.details();
             Ok((restored, details))
@@ -220,7 +224,7 @@ impl Engine {
     /// Takes the last restore back, whose end is waited for if it was cut short.
     pub fn undo(&self, force: bool, offline: Option<Offline>, call: &Call) -> Result<Restored, Error> {
         if self.is_unsettled() {
-            self.recover(call)?;
+            self.begin_while("recovery", is_stopped(offline), call)?;
         }
         self.restore(&Restore { subject: self.undoable()?.into(), force, offline }, call)
     }

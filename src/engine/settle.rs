@@ -145,7 +145,7 @@ impl Session<'_> {
             return Ok(Settled::Restored(Box::new(self.found_restored(plan, &targets))));
         }
         let job = self.rest_of(plan, &rest.into_iter().map(|source| source.name).collect())?;
-        Ok(Settled::Restored(Box::new(self.swap(&job, false, next)?)))
+        Ok(Settled::Restored(Box::new(self.swap(&job, next)?)))
     }
 
     /// Nothing was known of what the app has written since, so no page can be held against it: the structure is looked at.
@@ -249,6 +249,12 @@ impl Session<'_> {
 fn in_the_way(error: Error) -> String {
     match error {
         Error::NeedsOffline { reason } => reason,
+        Error::AppRuns { name } => {
+            format!("`{name}` is open in another process; stop the app, and whatever else has it open")
+        }
+        Error::AppMayRun { name } => format!(
+            "`{name}` is not in WAL mode, so it can't be seen whether the app has it open; stop the app, and restore once more with --offline --app-is-stopped"
+        ),
         Error::RestoreHold { name, hold, .. } => {
             let hold = humantime::format_duration(hold);
             format!("the app's writers would have to wait for more than {hold} at `{name}` (BACKUP_RESTORE_HOLD)")

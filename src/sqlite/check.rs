@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, ErrorCode, ffi};
 
-use super::{Control, Error, code, quoted, references, situation};
+use super::page_set::lock_page;
+use super::{Control, Error, code, in_words, quoted, references, situation};
 use crate::backup::{CheckKind, DatabaseName};
 
 /// Findings that are kept; the first ones tell enough.
@@ -73,7 +74,7 @@ pub enum References {
 pub fn references(connection: &mut Connection, name: &DatabaseName, control: &Control) -> Result<References, Error> {
     control.watch(connection).map_err(|error| situation(name, error))?;
     match orphans(connection) {
-        Err(error) if is_damage(&error) => Ok(References::Damaged(error.to_string())),
+        Err(error) if is_damage(&error) => Ok(References::Damaged(in_words(&error))),
         counted => counted.map(References::Missing).map_err(|error| late_or(control, name, error)),
     }
 }
@@ -87,7 +88,7 @@ pub fn look(
 ) -> Result<Report, Error> {
     control.watch(connection).map_err(|error| situation(name, error))?;
     match structure_and_rows(connection, kind) {
-        Err(error) if is_damage(&error) => Ok(Report::corrupt(vec![error.to_string()])),
+        Err(error) if is_damage(&error) => Ok(Report::corrupt(vec![in_words(&error)])),
         report => report.map_err(|error| late_or(control, name, error)),
     }
 }
@@ -132,7 +133,7 @@ fn structure(connection: &Connection, kind: CheckKind, tables: &[String]) -> rus
     match findings(connection, kind, None) {
         Ok(found) if found.is_empty() => Ok(Verdict::Whole),
         Ok(found) => Ok(Verdict::Corrupt(found)),
-        Err(error) if is_damage(&error) => Ok(Verdict::Corrupt(vec![error.to_string()])),
+        Err(error) if is_damage(&error) => Ok(Verdict::Corrupt(vec![in_words(&error)])),
         Err(error) if is_unknown(&error) => by_table(connection, kind, tables, &error),
         Err(error) => Err(error),
     }
@@ -149,7 +150,7 @@ fn by_table(
     for table in tables {
         match findings(connection, kind, Some(table)) {
             Ok(found) => faults.extend(found),
-            Err(error) if is_damage(&error) => faults.push(format!("{table}: {error}")),
+            Err(error) if is_damage(&error) => faults.push(format!("{table}: {}", in_words(&error))),
             Err(error) if is_unknown(&error) => unknown.push(table.clone()),
             Err(error) => return Err(error),
         }
@@ -172,7 +173,29 @@ fn findings(connection: &Connection, kind: CheckKind, table: Option<&str>) -> ru
     let argument = table.map_or(FINDINGS.to_string(), quoted);
     let mut statement = connection.prepare(&format!("PRAGMA {pragma}({argument})"))?;
     let rows: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    let lock_page = lock_page(connection.query_row("PRAGMA page_size", [], |row| row.get(0))?);
+    if let Some(error) = rows.iter().find_map(|finding| failed_read(finding, lock_page)) {
+        return Err(error);
+    }
     Ok(rows.into_iter().filter(|row| row != "ok").take(FINDINGS).collect())
+}
+
+/// The error that a finding tells of: a page that could not be read says nothing of the structure, but SQLite goes on and has it among
+/// its findings (`checkTreePage` with the code, `checkList` without it; that one says the same of the lock page, which is damage).
+fn failed_read(finding: &str, lock_page: u32) -> Option<rusqlite::Error> {
+    let (place, what) = finding.split_once(": ")?;
+    if !place.starts_with("Tree ") && place != "Freelist" {
+        return None;
+    }
+    let code = if let Some(code) = what.strip_prefix("unable to get the page. error code=") {
+        code.parse().ok()?
+    } else {
+        let page: u32 = what.strip_prefix("failed to get page ")?.parse().ok()?;
+        (page != lock_page).then_some(ffi::SQLITE_IOERR_READ)?
+    };
+    let error = ffi::Error::new(code);
+    let failed = error.code == ErrorCode::SystemIoFailure;
+    failed.then(|| rusqlite::Error::SqliteFailure(error, Some(format!("{error}; {finding}"))))
 }
 
 fn rows(connection: &Connection, tables: &[String], unchecked: &[String]) -> rusqlite::Result<BTreeMap<String, u64>> {
@@ -202,5 +225,28 @@ fn orphans(connection: &Connection) -> rusqlite::Result<Option<u64>> {
         // A foreign key that names a table or column that isn't there is the app's matter.
         Err(error) if is_unknown(&error) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_that_cannot_be_read_is_no_damage() {
+        let code = |finding: &str| failed_read(finding, 262_145)?.sqlite_error().map(|error| error.extended_code);
+        assert_eq!(code("Tree 2 page 2: unable to get the page. error code=8458"), Some(ffi::SQLITE_IOERR_CORRUPTFS));
+        assert_eq!(code("Tree 2 page 7 cell 3: failed to get page 9"), Some(ffi::SQLITE_IOERR_READ));
+        assert_eq!(code("Freelist: failed to get page 9"), Some(ffi::SQLITE_IOERR_READ));
+        for damage in [
+            "Tree 2 page 2: unable to get the page. error code=11",
+            "Freelist: failed to get page 262145",
+            "Tree 2 page 2: btreeInitPage() returns error code 11",
+            "Freelist: size is 3 but should be 4",
+            "non-unique entry in index a: unable to get the page. error code=10",
+            "row 3 missing from index Tree : failed to get page 9",
+        ] {
+            assert_eq!(code(damage), None, "{damage}");
+        }
     }
 }

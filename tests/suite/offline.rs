@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::app::App;
 use crate::harness::{Place, Run, sql_on, thoroughness};
-use crate::inject::spots;
+use crate::inject::{Spot, spots};
 use crate::tried::Tried;
 
 fn backup(place: &Place) -> String {
@@ -303,4 +303,32 @@ fn an_offline_restore_that_is_killed_anywhere_is_settled() {
     println!("offline restore: killed at {points} points, {restored} of them came out restored");
     Tried::of(points, restored, 0).report("offline restore", "kill -9");
     assert!(restored > 0 && restored < points);
+}
+
+/// Nobody sees who has a database in rollback mode open, so half a restore waits for the word that the app is stopped.
+#[test]
+fn half_an_offline_restore_in_rollback_mode_waits_for_the_word() {
+    let past = Place::new();
+    let id = backup(&past);
+    past.sql("attendance", "PRAGMA journal_mode=delete; DELETE FROM people");
+    past.sql("auth", "PRAGMA journal_mode=delete; DELETE FROM users");
+    let args = ["restore", &id, "--confirm", &id, "--offline", "--app-is-stopped"];
+    let undo = ["undo", "--offline", "--app-is-stopped"];
+    for (again, wanted) in [(&args[..], ["3", "1"]), (&undo, ["0", "0"])] {
+        let half = (1..10).find_map(|n| {
+            let place = past.twin();
+            let is_half = place.killed(&Spot::anywhere("rename"), n, &args)
+                && rows(&place, "attendance", "people") != rows(&place, "auth", "users");
+            is_half.then_some(place)
+        });
+        let place = half.expect("half a restore");
+        let refused = place.run(&["create"]);
+        assert_eq!(refused.code, 1);
+        let word = "stop the app, and restore once more with --offline --app-is-stopped";
+        assert!(refused.stderr.contains(word), "{}", refused.stderr);
+        assert!(!refused.stderr.contains("nothing was changed"), "{}", refused.stderr);
+        place.ok(again);
+        assert_eq!([rows(&place, "attendance", "people"), rows(&place, "auth", "users")], wanted);
+        ok(&place);
+    }
 }

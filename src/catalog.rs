@@ -23,6 +23,9 @@ const MAX_BYTES: u64 = 64 << 20;
 /// JSON's numbers are exact up to here (RFC 8259, section 6), and a backup a second takes 285 million years.
 const MAX_SEQUENCE: u64 = 1 << 53;
 
+/// Of all copies together, in bytes: 9 PB, which JSON's numbers say exactly too.
+const MAX_SIZE: u64 = 1 << 53;
+
 /// What is wrong with a catalog.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -151,6 +154,11 @@ impl Catalog {
         let mut ids = BTreeSet::new();
         if self.backups.iter().map(|backup| backup.sequence).max().max(Some(self.last_sequence)) > Some(MAX_SEQUENCE) {
             return Err("a sequence is larger than any that was given".to_owned());
+        }
+        let copies = self.backups.iter().flat_map(|backup| backup.databases.values());
+        let sizes = copies.flat_map(|copy| [copy.size, copy.stored_size]);
+        if sizes.fold(0, u64::saturating_add) > MAX_SIZE {
+            return Err("its copies are larger than any disk".to_owned());
         }
         for backup in &self.backups {
             let id = backup.id;

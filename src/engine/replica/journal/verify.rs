@@ -55,8 +55,10 @@ impl Engine {
         for held in site.journals() {
             let (listing, mut wrong) = (self.listing_there(&site.link, held.lineage)?, Wrong::default());
             wrong.missing = self.missing_there(&site.link, held.lineage, &listing)?;
-            let total = listing.packs.values().flat_map(|packs| packs.all()).map(|pack| pack.size).sum();
-            let mut done = 0;
+            // What a store says of sizes may be anything.
+            let sizes = listing.packs.values().flat_map(|packs| packs.all()).map(|pack| pack.size);
+            let total = sizes.fold(0, u64::saturating_add);
+            let mut done: u64 = 0;
             for (database, packs) in &listing.packs {
                 for pack in packs.all() {
                     control.tell(Progress { database, done, total });
@@ -65,7 +67,7 @@ impl Engine {
                     if let Some(reason) = self.look_into(&packed, &mut verdict)? {
                         wrong.damaged.insert((database.clone(), pack.span), (packed.key(), reason));
                     }
-                    done += pack.size;
+                    done = done.saturating_add(pack.size);
                 }
             }
             self.look_again(site, held.lineage, &mut wrong, &mut verdict, control)?;

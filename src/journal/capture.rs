@@ -136,6 +136,8 @@ pub struct Capture {
     first: bool,
     /// The newest state of any database when this began.
     before: Option<DateTime<Utc>>,
+    /// The newest one that each of them had come to: `alive` may be lost, and the last tick have come to some of them only.
+    before_of_all: Option<DateTime<Utc>>,
     /// What ticks have published that then failed: nobody has been told of it yet.
     untold: Vec<Written>,
 }
@@ -143,8 +145,18 @@ pub struct Capture {
 impl Capture {
     /// Nothing is looked at yet.
     pub fn new(tracks: Vec<Track>, keeper: Keeper, options: Options) -> Self {
-        let before = newest(&tracks);
-        Self { tracks, keeper, options, torn: false, wrong_since: None, first: true, before, untold: Vec::new() }
+        let (before, before_of_all) = (newests(&tracks).max(), newests(&tracks).min());
+        Self {
+            tracks,
+            keeper,
+            options,
+            torn: false,
+            wrong_since: None,
+            first: true,
+            before,
+            before_of_all,
+            untold: Vec::new(),
+        }
     }
 
     /// Until when it is known what the databases held, and when not.
@@ -262,7 +274,7 @@ impl Capture {
 
     /// Time never goes back along the states: it comes so long after the newest at least.
     fn in_order(&self, at: DateTime<Utc>, after: TimeDelta) -> DateTime<Utc> {
-        let newest = newest(&self.tracks).map(|newest| newest + after);
+        let newest = newests(&self.tracks).max().map(|newest| newest + after);
         let alive = self.keeper.timeline().alive.map(|alive| alive + after);
         newest.into_iter().chain(alive).fold(at, DateTime::max)
     }
@@ -270,7 +282,7 @@ impl Capture {
     /// Steps 5 and 6.
     fn conclude(&mut self, at: DateTime<Utc>, tick: &mut Tick) -> Result<(), Error> {
         let at = self.in_order(at, TimeDelta::zero());
-        if let Some(from) = self.keeper.timeline().alive.or(self.before) {
+        if let Some(from) = self.keeper.timeline().alive.or(self.before_of_all) {
             let away = (at - from).to_std().unwrap_or_default() > self.options.longest;
             // After a start it is known that nothing has changed, where nothing had to be written, nor was by a tick that didn't end.
             let unknown = if self.first { !tick.written.is_empty() || self.before > Some(from) } else { away };
@@ -291,9 +303,9 @@ impl Capture {
     }
 }
 
-/// When the newest state of any database began.
-fn newest(tracks: &[Track]) -> Option<DateTime<Utc>> {
-    tracks.iter().filter_map(|track| track.newest?.at()).max()
+/// When the newest state of each database began.
+fn newests(tracks: &[Track]) -> impl Iterator<Item = DateTime<Utc>> {
+    tracks.iter().filter_map(|track| track.newest?.at())
 }
 
 impl Track {

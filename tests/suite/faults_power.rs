@@ -68,12 +68,12 @@ fn entries(place: &Place) -> Vec<Value> {
     standing.cloned().collect()
 }
 
-fn place_on(disk: &Disk, of: &Place) -> Place {
+pub fn place_on(disk: &Disk, of: &Place) -> Place {
     of.twin_in(tempfile::tempdir_in(disk.mounted()).unwrap())
 }
 
 /// In a namespace of its own, with a disk. Nothing where that can't be.
-fn disk_for(test: &str) -> Option<Disk> {
+pub fn disk_for(test: &str) -> Option<Disk> {
     if std::env::var_os("IN_OWN_NAMESPACE").is_none() {
         let said = run_in_namespace(test);
         said.lines().filter(|line| line.contains("power")).for_each(|line| println!("{line}"));

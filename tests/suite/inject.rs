@@ -96,18 +96,23 @@ impl Place {
     /// Runs it until it stops itself at the `n`-th call at `spot`: strace, and its own pid. Nothing when it is through before.
     pub fn stopped(&self, spot: &Spot, n: usize, args: &[&str]) -> Option<(Child, String)> {
         let mut command = self.faulty(spot, &format!("signal=STOP:when={n}"), args);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        eventually("the stop", || {
-            if child.try_wait().unwrap().is_some() {
-                return Some(None);
-            }
-            let pid = traced(child.id())?;
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            let is_stopped = stat.rsplit_once(") ")?.1.starts_with(['T', 't']);
-            (is_stopped && is_still(&pid)).then_some(Some(pid))
-        })
-        .map(|pid| (child, pid))
+        until_stopped(&mut command)
     }
+}
+
+/// Runs strace until what it runs has stopped: strace, and the pid of the other. Nothing when that ended before.
+pub fn until_stopped(strace: &mut Command) -> Option<(Child, String)> {
+    let mut child = strace.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("strace is needed");
+    eventually("the stop", || {
+        if child.try_wait().unwrap().is_some() {
+            return Some(None);
+        }
+        let pid = traced(child.id())?;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let is_stopped = stat.rsplit_once(") ")?.1.starts_with(['T', 't']);
+        (is_stopped && is_still(&pid)).then_some(Some(pid))
+    })
+    .map(|pid| (child, pid))
 }
 
 /// The pid of what strace runs.

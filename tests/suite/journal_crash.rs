@@ -105,14 +105,14 @@ fn tends_the_journal_that_it_is_told() {
 }
 
 /// A journal, and the calls that tending it makes.
-struct Scene {
-    recorded: TempDir,
+pub struct Scene {
+    pub recorded: TempDir,
     /// How many of each kind one thread makes.
-    calls: BTreeMap<String, usize>,
+    pub calls: BTreeMap<String, usize>,
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let recorded = recorded();
         let mut scene = Self { recorded, calls: BTreeMap::new() };
         let twin = scene.twin();
@@ -146,14 +146,18 @@ impl Scene {
 
 /// Tends the journal in a process of its own, under strace.
 fn tended(root: &Path, log: &Path, options: &[&str]) -> Output {
+    tending(root, log, options).output().expect("strace is needed")
+}
+
+pub fn tending(root: &Path, log: &Path, options: &[&str]) -> Command {
     let mut command = Command::new("strace");
     command.args(["-f", "-y", "-o"]).arg(log).args(options).arg(std::env::current_exe().unwrap());
     command.args(["--exact", CHILD, "--nocapture"]).env(FOLDER, root).stdin(Stdio::null());
-    command.output().expect("strace is needed")
+    command
 }
 
 /// What must hold of the journal, however it was left; looks at some of the states, others each time.
-fn assert_whole(root: &Path, turn: usize, what: &str) {
+pub fn assert_whole(root: &Path, turn: usize, what: &str) {
     let folder = folder::folder(root, &"attendance".parse().unwrap());
     let index = Index::scan(&folder).unwrap();
     let points: Vec<_> = points(&index).iter().map(|(txid, millis)| (txid.get() as usize - 1, *millis)).collect();
@@ -180,7 +184,7 @@ fn assert_whole(root: &Path, turn: usize, what: &str) {
 }
 
 /// After the next start all is done, and nothing lies about.
-fn assert_ends_well(root: &Path, turn: usize, what: &str) {
+pub fn assert_ends_well(root: &Path, turn: usize, what: &str) {
     let journal = open(root);
     let is_partial = |name: &str| name.ends_with(".partial");
     assert!(!tree(root).iter().any(|(name, ..)| is_partial(name)), "{what}: a partial stays");

@@ -79,6 +79,7 @@ mod journal_format;
 mod journal_hint;
 mod journal_live;
 mod journal_lost;
+mod journal_power;
 mod journal_replica;
 mod journal_replica_apart;
 mod journal_replica_faults;

@@ -199,6 +199,12 @@ pub fn open(path: &Path) -> Result<File, Error> {
     }
 }
 
+/// What a file of the journal says of itself at its head.
+pub fn header(path: &Path) -> Result<ltx::Header, Error> {
+    let decoder = ltx::Decoder::new(BufReader::new(open(path)?)).map_err(|error| unreadable(error, path))?;
+    Ok(decoder.header())
+}
+
 /// Reads a file of a journal to its end from whatever hands it on, and compares all its checksums.
 pub fn read_whole(from: impl Read, file: &LtxFile, path: &Path) -> Result<(), Error> {
     Source::begin(from, path.to_owned(), (file.name.min, file.name.max, file.millis))?.finish()

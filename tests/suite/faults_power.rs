@@ -9,7 +9,7 @@ use crate::harness::{Place, thoroughness};
 use crate::inject::signal;
 use crate::objects::Objects;
 use crate::power::Disk;
-use crate::replica_scene::{PUSH, another, with_replica};
+use crate::replica_scene::{PUSH, another, empty_machine, pushes, with_replica};
 use crate::scene::{Context, Scene};
 use crate::seasons::{self, DAILY, MONTHLY};
 use crate::stores::Store;
@@ -87,8 +87,8 @@ pub fn disk_for(test: &str) -> Option<Disk> {
 }
 
 #[test]
-fn a_create_and_a_deletion_whose_power_is_cut() {
-    let Some(disk) = disk_for("faults_power::a_create_and_a_deletion_whose_power_is_cut") else { return };
+fn a_create_a_deletion_and_a_pin_whose_power_is_cut() {
+    let Some(disk) = disk_for("faults_power::a_create_a_deletion_and_a_pin_whose_power_is_cut") else { return };
     let past = seasons::of_three_months();
     let has_a_new_daily =
         |place: &Place| entries(place).iter().any(|backup| backup["type"] == "daily" && backup["id"] != DAILY);
@@ -97,7 +97,9 @@ fn a_create_and_a_deletion_whose_power_is_cut() {
     let is_gone = |place: &Place| !entries(place).iter().any(|backup| backup["id"] == MONTHLY);
     let deletion = Scene::of(place_on(&disk, &past), &["delete", MONTHLY], "delete", is_gone);
     let deletion = Scene { drops: vec![MONTHLY], ..deletion };
-    for (turn, scene) in [create, deletion].iter().enumerate() {
+    let is_pinned = |place: &Place| entries(place).iter().any(|it| it["id"] == MONTHLY && it["pinned"] == true);
+    let pin = Scene::of(place_on(&disk, &past), &["pin", MONTHLY], "pin", is_pinned);
+    for (turn, scene) in [create, deletion, pin].iter().enumerate() {
         let settles = || scene.recovers(&scene.place, "a power cut");
         cut_everywhere(scene.operation.0, &disk, &scene.place, &scene.args, turn, settles);
     }
@@ -146,5 +148,30 @@ fn a_push_to_a_folder_whose_power_is_cut() {
         done
     };
     cut_everywhere("push", &disk, &place, &PUSH, 2, settles);
+    disk.swap("live");
+}
+
+/// What was said to have come is here.
+#[test]
+fn a_pull_from_a_folder_whose_power_is_cut() {
+    let Some(disk) = disk_for("faults_power::a_pull_from_a_folder_whose_power_is_cut") else { return };
+    let store = Store::folder();
+    let sender = with_replica(&store);
+    sender.create();
+    another(&sender);
+    pushes(&sender, &store);
+    let pull = ["replica", "pull", "offsite", "--all"];
+    let empty = empty_machine(&sender, &store);
+    let machine = place_on(&disk, &empty);
+    let settles = || {
+        let done = machine.backups().join("metadata.json").exists() && machine.ids() == sender.ids();
+        machine.ok(&pull);
+        assert_eq!(machine.ids(), sender.ids());
+        machine.ok(&["verify", "--all"]);
+        machine.assert_whole();
+        store.objects.assert_true();
+        done
+    };
+    cut_everywhere("pull", &disk, &machine, &pull, 1, settles);
     disk.swap("live");
 }

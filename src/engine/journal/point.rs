@@ -8,7 +8,6 @@
 //! `serve` may remove a file meanwhile that a larger one stands for: then the files are chosen once more.
 
 use std::collections::BTreeMap;
-use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use serde_json::Map;
@@ -22,7 +21,6 @@ use crate::engine::past::Past;
 use crate::engine::staging::{Staged, Staging, private_name};
 use crate::engine::{Engine, Error};
 use crate::journal::folder::folder;
-use crate::journal::ltx::Decoder;
 use crate::journal::rebuild::{Rebuilt, rebuild};
 use crate::journal::timeline::Timeline;
 use crate::journal::{self, Index, LtxFile, chain, states};
@@ -165,10 +163,7 @@ impl Engine {
 
 /// Bytes of the database in the state that a file ends with.
 fn size_after(folder: &Path, file: &LtxFile) -> Result<u64, journal::Error> {
-    let path = file.name.path(folder);
-    let opened = journal::open(&path)?;
-    let header = Decoder::new(BufReader::new(opened)).map(|decoder| decoder.header());
-    let header = header.map_err(|_| journal::Error::Damaged { path, reason: "it is no LTX file" })?;
+    let header = journal::header(&file.name.path(folder))?;
     Ok(u64::from(header.pages) * u64::from(header.page_size))
 }
 

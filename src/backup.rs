@@ -184,7 +184,7 @@ impl DatabaseCopy {
 pub enum Flag {
     /// Much smaller than the last good one, or a table is gone; rotation stands still until acknowledged.
     Shrunk,
-    /// Part of the structure needs the app's own functions or collations to be checked.
+    /// Part of the structure needs the app's own functions or collations to be checked, or is a search index that the app has not kept up.
     NotCheckable,
     /// The entry was remade from the files by `catalog rebuild`.
     Recovered,

@@ -422,9 +422,10 @@ fn record(
         Verdict::Whole => {}
         Verdict::NotCheckable(tables) => {
             backup.flags.insert(Flag::NotCheckable);
-            backup
-                .findings
-                .push(format!("{name}: not checkable without the app's own functions: {}", tables.join(", ")));
+            backup.findings.push(format!(
+                "{name}: not checked, for want of the app's own functions or an up-to-date search index: {}",
+                tables.join(", ")
+            ));
         }
         Verdict::Corrupt(findings) => {
             backup.checked.ok = false;

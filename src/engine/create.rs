@@ -423,7 +423,7 @@ fn record(
         Verdict::NotCheckable(tables) => {
             backup.flags.insert(Flag::NotCheckable);
             backup.findings.push(format!(
-                "{name}: not checked, for want of the app's own functions or an up-to-date search index: {}",
+                "{name}: not checkable without the app's own functions or an up-to-date search index: {}",
                 tables.join(", ")
             ));
         }

@@ -58,6 +58,7 @@ fn the_plain_database_comes_by_default_and_the_file_when_it_is_asked_for() {
         let answer = library.get("attendance").send();
         assert_proven(&answer, &plain, checksum("checksum"), "application/vnd.sqlite3", &format!("{name}.db"));
         assert!(answer.body == plain, "{form}");
+        library.outcome(1);
         let file = std::fs::read(library.place.copy(&library.backup, "attendance")).unwrap();
         let answer = stored(&library, "attendance");
         assert_proven(&answer, &file, checksum("storedChecksum"), kind, &format!("{name}.{form}"));

@@ -178,11 +178,7 @@ impl Session<'_> {
         let (mut open, mut rotated) = (Vec::new(), false);
         self.engine.audit.newest_first(|line| {
             let Entry { kind, operation, .. } = &line.entry;
-            if !matches!(kind, Kind::Intent | Kind::Outcome) || !EXCLUSIVE.contains(&operation.as_str()) {
-                return false;
-            }
-            // It never came to its intent, and what it found open is open still.
-            if line.entry.details.contains_key(UNBEGUN) {
+            if !is_of_exclusive(&line.entry) {
                 return false;
             }
             if *kind == Kind::Intent && !std::mem::take(&mut rotated) {
@@ -198,13 +194,11 @@ impl Session<'_> {
     fn failed(&self) -> Result<Option<Entry>, Error> {
         let mut failed = None;
         self.engine.audit.newest_first(|line| {
-            let Entry { kind, operation, details, .. } = &line.entry;
-            let is_its_end = matches!(kind, Kind::Intent | Kind::Outcome) && EXCLUSIVE.contains(&operation.as_str());
-            if !is_its_end || details.contains_key(UNBEGUN) {
-                return false;
+            let found = is_of_exclusive(&line.entry);
+            if found && line.entry.kind == Kind::Outcome && line.entry.ok == Some(false) {
+                failed = Some(line.entry.clone());
             }
-            failed = (*kind == Kind::Outcome && line.entry.ok == Some(false)).then(|| line.entry.clone());
-            true
+            found
         })?;
         Ok(failed)
     }
@@ -283,6 +277,12 @@ impl Unfinished {
     fn is(&self, operation: &str) -> bool {
         self.intent.entry.operation == operation
     }
+}
+
+/// The begin or the end of an exclusive operation. One that never came to its intent left open what it found so.
+fn is_of_exclusive(entry: &Entry) -> bool {
+    let ends = matches!(entry.kind, Kind::Intent | Kind::Outcome);
+    ends && EXCLUSIVE.contains(&entry.operation.as_str()) && !entry.details.contains_key(UNBEGUN)
 }
 
 /// The backups that are not there under the same id after the rotation that `intent` announces.

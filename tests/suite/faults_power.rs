@@ -9,7 +9,7 @@ use crate::harness::{Place, thoroughness};
 use crate::inject::signal;
 use crate::objects::Objects;
 use crate::power::Disk;
-use crate::replica_scene::{PUSH, another, empty_machine, pushes, with_replica};
+use crate::replica_scene::{PULL, PUSH, another, comes_whole, empty_machine, with_replica, with_two_there};
 use crate::scene::{Context, Scene};
 use crate::seasons::{self, DAILY, MONTHLY};
 use crate::stores::Store;
@@ -156,22 +156,14 @@ fn a_push_to_a_folder_whose_power_is_cut() {
 fn a_pull_from_a_folder_whose_power_is_cut() {
     let Some(disk) = disk_for("faults_power::a_pull_from_a_folder_whose_power_is_cut") else { return };
     let store = Store::folder();
-    let sender = with_replica(&store);
-    sender.create();
-    another(&sender);
-    pushes(&sender, &store);
-    let pull = ["replica", "pull", "offsite", "--all"];
+    let sender = with_two_there(&store);
     let empty = empty_machine(&sender, &store);
     let machine = place_on(&disk, &empty);
     let settles = || {
         let done = machine.backups().join("metadata.json").exists() && machine.ids() == sender.ids();
-        machine.ok(&pull);
-        assert_eq!(machine.ids(), sender.ids());
-        machine.ok(&["verify", "--all"]);
-        machine.assert_whole();
-        store.objects.assert_true();
+        comes_whole(&machine, &sender, &store);
         done
     };
-    cut_everywhere("pull", &disk, &machine, &pull, 1, settles);
+    cut_everywhere("pull", &disk, &machine, &PULL, 1, settles);
     disk.swap("live");
 }

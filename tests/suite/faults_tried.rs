@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::faults::{Operation, Struck};
 use crate::harness::Place;
 use crate::inject::Spot;
-use crate::replica_scene::{PUSH, another, empty_machine, pushes, with_replica};
+use crate::replica_scene::{PULL, PUSH, another, comes_whole, empty_machine, with_replica, with_two_there};
 use crate::restore_scene::{ID, Past, RESTORE};
 use crate::scene::Scene;
 use crate::seasons::{self, DAILY, MANUAL, MONTHLY};
@@ -127,25 +127,17 @@ fn of_what_brings_data_back() {
 #[test]
 fn of_a_pull() {
     let store = Store::folder();
-    let place = with_replica(&store);
-    place.create();
-    another(&place);
-    pushes(&place, &store);
-    let pull = ["replica", "pull", "offsite", "--all"];
+    let place = with_two_there(&store);
     let settles = |machine: &Place, struck: &Struck| {
         let done = struck.run.code == 0;
         assert!(!done || machine.ids() == place.ids(), "it says that it is done");
-        machine.ok(&pull);
-        assert_eq!(machine.ids(), place.ids());
-        machine.ok(&["verify", "--all"]);
-        machine.assert_whole();
-        store.objects.assert_true();
+        comes_whole(machine, &place, &store);
         done
     };
     Operation {
         name: "pull",
         fresh: Box::new(|| Rc::new(empty_machine(&place, &store))),
-        args: pull.to_vec(),
+        args: PULL.to_vec(),
         settles: Box::new(settles),
     }
     .suffers(0);

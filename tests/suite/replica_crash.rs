@@ -13,7 +13,9 @@ use crate::fault::{Fault, When};
 use crate::harness::{Place, eventually, thoroughness};
 use crate::inject::spots;
 use crate::proxy::Proxy;
-use crate::replica_scene::{PUSH, Wrongs, another, empty_machine, pushes, told, with_replica};
+use crate::replica_scene::{
+    PULL, PUSH, Wrongs, another, comes_whole, empty_machine, pushes, told, with_replica, with_two_there,
+};
 use crate::scene::{Context, Tally, report};
 use crate::stores::Store;
 
@@ -210,23 +212,17 @@ fn a_pull_at_each_of_its_requests() {
 #[test]
 fn a_pull_at_each_call_that_changes_something() {
     let store = Store::folder();
-    let place = with_replica(&store);
-    place.create();
-    another(&place);
-    pushes(&place, &store);
-    let pull = ["replica", "pull", "offsite", "--all"];
+    let place = with_two_there(&store);
     let stride = if thoroughness() >= 2 { 1 } else { 9 };
     for (number, spot) in spots(&[]).into_iter().enumerate() {
         let mut n = 1 + number % stride;
         loop {
             let machine = empty_machine(&place, &store);
-            if !machine.killed(&spot, n, &pull) {
+            if !machine.killed(&spot, n, &PULL) {
                 break;
             }
             let context = Context(format!("ended at {spot} {n}"));
-            machine.ok(&pull);
-            assert_eq!(machine.ids(), place.ids());
-            machine.assert_whole();
+            comes_whole(&machine, &place, &store);
             drop(context);
             n += stride;
         }

@@ -130,3 +130,24 @@ impl Clock {
         std::fs::rename(new, &self.0).unwrap();
     }
 }
+
+/// Brings all that a replica holds.
+pub const PULL: [&str; 4] = ["replica", "pull", "offsite", "--all"];
+
+/// Whose two backups are in that replica.
+pub fn with_two_there(store: &Store) -> Place {
+    let place = with_replica(store);
+    place.create();
+    another(&place);
+    pushes(&place, store);
+    place
+}
+
+/// What came, or didn't, of an earlier pull is no matter: the next one brings all of it.
+pub fn comes_whole(machine: &Place, sender: &Place, store: &Store) {
+    machine.ok(&PULL);
+    assert_eq!(machine.ids(), sender.ids());
+    machine.ok(&["verify", "--all"]);
+    machine.assert_whole();
+    store.objects.assert_true();
+}

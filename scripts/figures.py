@@ -12,12 +12,14 @@ class Figures:
     def __init__(self, title, about, tools=()):
         self.told = {"title": title, "about": about, "tools": list(tools), "rows": []}
 
-    def add(self, what, unit, ours, peer=None, theirs=None, ratio=None):
+    def add(self, what, unit, ours, peer=None, theirs=None, ratio=None, between=None):
         """What was measured, in which unit; of a peer its name and its figure. The ratio is ours by theirs, unless one is given (the
-        median of pairs, say)."""
+        median of pairs, say); where it is known so well only, it lies between two."""
         row = {"what": what, "unit": unit, "ours": ours, "peer": peer, "theirs": theirs}
         if theirs is not None:
             row["ratio"] = ours / theirs if ratio is None else ratio
+        if between:
+            row["between"] = between
         self.told["rows"].append(row)
 
     def write(self, path):

@@ -158,20 +158,19 @@ impl Audit {
             shorten(text);
         }
         entry.details = fitting(entry.details);
-        let created = !self.path.exists();
         let file = disk::open_shared(&self.path)?;
         disk::lock(&file, &self.path)?;
-        let head = self.close_torn_line(&file, at)?;
-        let head = match self.write_line(&file, &head, at, &entry) {
-            Err(Error::Disk(error)) if error.is_full() && self.give_up_reserve() => {
-                self.write_line(&file, &head, at, &entry)?
-            }
-            done => done?,
-        };
-        if created {
+        if file.metadata().to("look at", &self.path)?.len() == 0 {
+            // Before its first line: whoever is told that a line could not be written writes it again.
             disk::sync_dir(disk::parent(&self.path))?;
         }
-        Ok(head)
+        let head = self.close_torn_line(&file, at)?;
+        match self.write_line(&file, &head, at, &entry) {
+            Err(Error::Disk(error)) if error.is_full() && self.give_up_reserve() => {
+                self.write_line(&file, &head, at, &entry)
+            }
+            done => done,
+        }
     }
 
     /// Sets bytes aside for a full disk; without room for them it simply isn't done.

@@ -146,12 +146,8 @@ impl<'a> Rotation<'a> {
         self.drop_flagged();
         if frozen.is_none() {
             self.rotate();
-        }
-        if freeze.is_none() {
             self.shorten(Tier::PreRestore);
-            if frozen.is_none() {
-                self.shorten(Tier::Manual);
-            }
+            self.shorten(Tier::Manual);
         }
         Plan { steps: self.steps, frozen }
     }

@@ -76,7 +76,7 @@ impl Session<'_> {
         let Staged { past, files: paths, folder } = staged;
         let mut files = BTreeMap::new();
         let force = restore.force || self.engine.is_undo(past.subject);
-        for source in self.engine.assert_same_databases(&past, force)? {
+        for source in self.engine.assert_same_databases(&past, restore.force)? {
             let name = &source.name;
             let (Some(path), Some(copy)) = (paths.get(name), past.databases.get(name)) else { continue };
             let file = PrivateFile::at(path.clone(), copy.clone())?;

@@ -202,7 +202,7 @@ impl Engine {
     /// Why a restore would be refused as things stand, and what it would take.
     fn obstacles(&self, past: &Past, kinds: &BTreeMap<DatabaseName, Kind>, call: &Call) -> Result<Vec<Error>, Error> {
         let allowed = Allowed { force: false, is_undo: self.is_undo(past.subject) };
-        let same = self.assert_same_databases(past, allowed.is_undo).err();
+        let same = self.assert_same_databases(past, allowed.force).err();
         let mut found: Vec<Error> = same.into_iter().collect();
         for source in self.sources() {
             let Some(kind) = kinds.get(&source.name) else { continue };

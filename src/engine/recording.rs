@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use serde_json::Map;
 
 use super::lost::read_newest;
@@ -11,6 +11,7 @@ use super::{Actor, Engine, Error, entry, locked};
 use crate::audit::{Entry, Kind};
 use crate::backup::DatabaseName;
 use crate::journal::capture::{Capture, Options, Tick, Track};
+use crate::journal::chain::Horizon;
 use crate::journal::check::{Check, Checked};
 use crate::journal::folder::make_identity;
 use crate::journal::sums::Sums;
@@ -49,9 +50,6 @@ pub struct Recording {
 #[derive(Clone)]
 pub struct Tending {
     journals: Vec<Journal>,
-    /// Time for which the journal was kept is what counts: a jump of the clock makes nothing old.
-    from: DateTime<Utc>,
-    since: Instant,
     retained: Option<Instant>,
 }
 
@@ -78,8 +76,7 @@ impl Engine {
             longest: 3 * pitr.interval + Duration::from_secs(2),
             compare_every: COMPARE_EVERY,
         };
-        let from = keeper.timeline().alive.unwrap_or_else(|| self.clock.now());
-        let tending = Tending { journals, from, since: Instant::now(), retained: None };
+        let tending = Tending { journals, retained: None };
         Ok(Recording {
             capture: Capture::new(tracks, keeper, options),
             next_check: Instant::now() + FIRST_CHECK,
@@ -202,11 +199,10 @@ impl Engine {
     /// Lets go what is older than the window, compacts what is due, and makes the next snapshot. What is wrong with one stops no other.
     pub fn tend_journal(&self, tending: &mut Tending, control: &Control) -> Result<(), Error> {
         let retains = tending.retained.is_none_or(|at| at.elapsed() > RETAIN_EVERY);
-        let kept = self.clock.now().min(tending.from + tending.since.elapsed());
-        let oldest = kept - TimeDelta::from_std(self.config.pitr.retention).unwrap_or(TimeDelta::MAX);
+        let horizon = self.horizon(self.clock.now());
         let mut first = Ok(());
         for journal in &tending.journals {
-            let retained = if retains { journal.retain(millis(oldest), control).map(drop) } else { Ok(()) };
+            let retained = if retains { journal.retain(horizon, control).map(drop) } else { Ok(()) };
             let compacted = journal.compact(millis(self.clock.now()), control).map(drop);
             let wants = wants_snapshot(&journal.index(), self.config.pitr.snapshot_every);
             let made = if wants { journal.snapshot_from_files(control).map(drop) } else { Ok(()) };
@@ -226,6 +222,11 @@ impl Engine {
             tending.retained = Some(Instant::now());
         }
         Ok(first?)
+    }
+
+    /// What of the journal is kept at that time.
+    pub(super) fn horizon(&self, now: DateTime<Utc>) -> Horizon {
+        Horizon::until(millis(now), self.config.pitr.retention, self.config.pitr.snapshot_every)
     }
 
     pub(super) fn note(&self, entry: Entry) {

@@ -249,7 +249,8 @@ impl Engine {
         self.undoable().is_ok_and(|undoable| subject == undoable.into())
     }
 
-    /// The live databases that it holds.
+    /// The live databases that it holds. Without force it has to be all: an undo too would leave two ages behind, where a restore that began
+    /// with a ruined database had nothing of that to keep.
     pub(super) fn assert_same_databases(&self, past: &Past, force: bool) -> Result<Vec<Source>, Error> {
         let configured = self.sources();
         let (held, not_held): (Vec<_>, Vec<_>) =
@@ -319,7 +320,7 @@ impl Session<'_> {
     fn job(&self, restore: &Restore, staged: Staged) -> Result<(Job, Vec<Target>), Error> {
         let Staged { past, files: paths, folder } = staged;
         let allowed = Allowed { force: restore.force, is_undo: self.engine.is_undo(past.subject) };
-        let sources = self.engine.assert_same_databases(&past, allowed.force || allowed.is_undo)?;
+        let sources = self.engine.assert_same_databases(&past, allowed.force)?;
         let (mut files, mut targets) = (BTreeMap::new(), Vec::new());
         for source in sources {
             let name = &source.name;

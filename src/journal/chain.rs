@@ -3,6 +3,8 @@
 //! A chain begins with a snapshot; each further file begins at most one state after the end of the one before and ends
 //! later. Files may overlap: pages of the later one win.
 
+use std::time::Duration;
+
 use super::index::{Index, LtxFile};
 use super::name::{FileName, Level, Txid};
 
@@ -74,7 +76,63 @@ pub(super) fn merged(level: Level, files: &[LtxFile]) -> Option<FileName> {
     Some(FileName { level, min: first.name.min, max: last.name.max })
 }
 
-/// What retention removes when states since `oldest_millis` are to be kept.
+/// How far back states are kept: since an instant, and by no jump of the clock less.
+///
+/// The clock alone would let all go that lies before the day to which it has jumped. So the window is counted in snapshots too, as a
+/// rotation counts its days: one is older than the next by no more than the step in which they are made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Horizon {
+    since: u64,
+    long: u64,
+    step: u64,
+}
+
+impl Horizon {
+    /// A window so long, which ends at that time in milliseconds since 1970; `step` is what lies between two snapshots as a rule.
+    pub fn until(at_millis: u64, long: Duration, step: Duration) -> Self {
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Self { since: at_millis.saturating_sub(millis(long)), long: millis(long), step: millis(step) }
+    }
+
+    /// By the time alone: milliseconds since 1970.
+    pub fn since(millis: u64) -> Self {
+        Self { since: millis, long: 0, step: 0 }
+    }
+
+    /// The same, or from that time on where it is earlier.
+    pub fn or_since(self, millis: u64) -> Self {
+        Self { since: self.since.min(millis), ..self }
+    }
+
+    /// Whether that is over, by the time alone.
+    pub fn is_after(&self, millis: u64) -> bool {
+        millis < self.since
+    }
+
+    /// With which snapshot what stays begins.
+    fn base(&self, snapshots: &[LtxFile]) -> usize {
+        let until = snapshots.partition_point(|file| file.millis <= self.since);
+        until.saturating_sub(1).min(self.counted(snapshots))
+    }
+
+    /// By how many there are after it. A hole longer than the window is a jump of the clock, or a time in which nothing happened: by the
+    /// first one nothing has become older.
+    fn counted(&self, snapshots: &[LtxFile]) -> usize {
+        let (mut age, mut has_jumped) = (0u64, false);
+        for (at, pair) in snapshots.windows(2).enumerate().rev() {
+            if age >= self.long {
+                return at + 1;
+            }
+            let between = pair[1].millis.saturating_sub(pair[0].millis);
+            let jumps = !has_jumped && between > self.long.max(self.step);
+            has_jumped |= jumps;
+            age += if jumps { 0 } else { between.min(self.step) };
+        }
+        0
+    }
+}
+
+/// What retention removes.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) struct Expired {
     /// The snapshot that all that stays begins with.
@@ -86,10 +144,9 @@ pub(super) struct Expired {
 }
 
 /// The newest snapshot that isn't later stays, or else the oldest, and all after it.
-pub(super) fn expired(index: &Index, oldest_millis: u64) -> Option<Expired> {
+pub(super) fn expired(index: &Index, horizon: Horizon) -> Option<Expired> {
     let snapshots = index.level(Level::SNAPSHOT);
-    let until = snapshots.partition_point(|file| file.millis <= oldest_millis);
-    let at = until.saturating_sub(1);
+    let at = horizon.base(snapshots);
     let base = *snapshots.get(at)?;
     let others = index.files().filter(|file| !is_snapshot(file) && file.name.max <= base.name.max);
     Some(Expired { base, snapshots: snapshots[..at].to_vec(), others: others.copied().collect() })

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use super::chain::{self, Expired};
+use super::chain::{self, Expired, Horizon};
 use super::index::{Index, LtxFile, Point};
 use super::name::{FileName, Level, Txid};
 use super::pack::Span;
@@ -275,21 +275,21 @@ impl Packs {
             })
     }
 
-    /// What goes when states since `oldest_millis` are to be kept: snapshots, the oldest first, and then what leads nowhere without them.
+    /// What goes when states since then are to be kept: snapshots, the oldest first, and then what leads nowhere without them.
     /// What stays begins with none that is known to be damaged, as long as there is an older one.
-    pub fn expired(&self, oldest_millis: u64, damaged: &BTreeSet<Span>) -> Vec<Pack> {
-        let expired = self.expiry(oldest_millis, damaged);
+    pub fn expired(&self, horizon: Horizon, damaged: &BTreeSet<Span>) -> Vec<Pack> {
+        let expired = self.expiry(horizon, damaged);
         let gone = expired.iter().flat_map(|expired| expired.snapshots.iter().chain(&expired.others));
         gone.filter_map(|file| self.find(file.name).copied()).collect()
     }
 
     /// The state that what stays begins with then.
-    pub fn base(&self, oldest_millis: u64, damaged: &BTreeSet<Span>) -> Option<Txid> {
-        self.expiry(oldest_millis, damaged).map(|expired| expired.base.name.max)
+    pub fn base(&self, horizon: Horizon, damaged: &BTreeSet<Span>) -> Option<Txid> {
+        self.expiry(horizon, damaged).map(|expired| expired.base.name.max)
     }
 
-    fn expiry(&self, oldest_millis: u64, damaged: &BTreeSet<Span>) -> Option<Expired> {
-        let of = |packs: &Self| chain::expired(&packs.index(), oldest_millis);
+    fn expiry(&self, horizon: Horizon, damaged: &BTreeSet<Span>) -> Option<Expired> {
+        let of = |packs: &Self| chain::expired(&packs.index(), horizon);
         of(self).into_iter().chain(of(&self.without(damaged))).min_by_key(|expired| expired.base.name.max)
     }
 

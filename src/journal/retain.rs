@@ -5,6 +5,7 @@
 //! 3. Their folder is synced, also where they went at an earlier try: no snapshot comes back without what follows it.
 //! 4. What leads nowhere without them, of all levels; and what is noted of such states.
 
+use super::chain::Horizon;
 use super::index::level_folder;
 use super::name::Level;
 use super::{Error, Journal, LtxFile, Source, chain, states};
@@ -12,9 +13,9 @@ use crate::disk;
 use crate::sqlite::Control;
 
 impl Journal {
-    /// Keeps every state since `oldest_millis`, and the newest in any case; tells how many files went.
-    pub fn retain(&self, oldest_millis: u64, control: &Control) -> Result<usize, Error> {
-        let Some(expired) = chain::expired(&self.index(), oldest_millis) else { return Ok(0) };
+    /// Keeps every state since then, and the newest in any case; tells how many files went.
+    pub fn retain(&self, horizon: Horizon, control: &Control) -> Result<usize, Error> {
+        let Some(expired) = chain::expired(&self.index(), horizon) else { return Ok(0) };
         if !expired.snapshots.is_empty() {
             let mut base = Source::open(&self.folder, &expired.base)?;
             let mut page = Vec::new();

@@ -6,6 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use attendance_backup::journal::chain::Horizon;
 use attendance_backup::journal::ltx::Header;
 use attendance_backup::journal::{Error, FileName, Index, Journal, Level, Txid, chain, folder, rebuild};
 use attendance_backup::sqlite::Control;
@@ -89,7 +90,7 @@ fn tend(journal: &Journal) -> Result<(), Error> {
     let control = Control::default();
     journal.compact(millis(STATES), &control)?;
     journal.snapshot_from_files(&control)?;
-    journal.retain(millis(KEPT), &control)?;
+    journal.retain(Horizon::since(millis(KEPT)), &control)?;
     Ok(())
 }
 

@@ -230,6 +230,17 @@ fn a_ruined_file_is_moved_aside_when_that_is_wanted() {
     let copy = place.backups().join(format!("pre-restore/attendance-{before}.db"));
     assert_eq!(sql_on(&copy, "SELECT count(*) FROM people"), "0");
     ok(&place);
+    // And nothing else is, so an undo would leave the two at different ages: somebody has to want that.
+    let run = place.run(&["undo"]);
+    assert!(
+        run.code == 1 && run.stderr.contains("no copy of `auth`") && run.stderr.contains("force"),
+        "{}",
+        run.stderr
+    );
+    assert_eq!(rows(&place, "attendance", "people"), "3");
+    place.ok(&["undo", "--force"]);
+    assert_eq!((rows(&place, "auth", "users"), rows(&place, "attendance", "people")), ("1".to_owned(), "0".to_owned()));
+    ok(&place);
 }
 
 #[test]

@@ -110,8 +110,11 @@ fn pinned_ones_stay_and_fill_nothing() {
 #[test]
 fn flagged_ones_freeze_rotation_fill_no_quota_and_only_three_stay() {
     let mut backups = after_days("2026-01-01", 40, &Retention::default());
-    let good: Vec<_> = backups.iter().map(|backup| backup.id).collect();
+    let mut good: Vec<_> = backups.iter().map(|backup| backup.id).collect();
     for n in 40..60 {
+        let before = backup(2000 + n, Tier::PreRestore, day("2026-01-01") + Days::new(n));
+        good.push(before.id);
+        backups.push(before);
         let mut shrunk = backup(1000 + n, Tier::Daily, day("2026-01-01") + Days::new(n));
         shrunk.flags.insert(Flag::Shrunk);
         backups.push(shrunk);

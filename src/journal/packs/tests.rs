@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 use crate::journal::FileName;
 
@@ -189,19 +191,48 @@ fn what_was_sent_from_elsewhere_is_noticed() {
 fn what_expires_leaves_every_later_state() {
     let all =
         packs(&[("9", 1, 1), ("0", 2, 10), ("0", 11, 20), ("2", 2, 20), ("9", 1, 15), ("9", 1, 30), ("0", 21, 40)]);
-    let gone = |oldest| spans(Some(all.expired(oldest, &BTreeSet::new()))).unwrap();
-    let base = |oldest| all.base(oldest, &BTreeSet::new()).map(Txid::get);
+    let gone = |oldest| spans(Some(all.expired(Horizon::since(oldest), &BTreeSet::new()))).unwrap();
+    let base = |oldest| all.base(Horizon::since(oldest), &BTreeSet::new()).map(Txid::get);
     assert_eq!([base(0), base(14_999), base(15_000), base(99_000)], [1, 1, 15, 30].map(Some));
     assert_eq!(gone(14_999), []);
     assert_eq!(gone(15_000), [(1, 1), (2, 10)]);
     assert_eq!(gone(99_000), [(1, 1), (1, 15), (2, 10), (11, 20), (2, 20)]);
     // A snapshot that is known to be damaged stands for nothing that was before it.
-    let without = |oldest, max| spans(Some(all.expired(oldest, &[pack("9", 1, max).span].into()))).unwrap();
+    let without =
+        |oldest, max| spans(Some(all.expired(Horizon::since(oldest), &[pack("9", 1, max).span].into()))).unwrap();
     assert_eq!(without(15_000, 15), []);
     assert_eq!(without(99_000, 15), [(1, 1), (1, 15), (2, 10), (11, 20), (2, 20)]);
     assert_eq!(without(99_000, 30), [(1, 1), (2, 10)]);
     assert_eq!(without(15_000, 1), [(1, 1), (2, 10)], "nor does it stay for ever");
     assert_eq!(without(14_000, 1), [], "and where there is no other, nothing goes");
+}
+
+/// A day is a thousand of what `packs` counts in, and the window is a week.
+#[test]
+fn a_clock_that_jumps_lets_nothing_go() {
+    const DAY: u64 = 1_000;
+    let step = Duration::from_millis(1000 * DAY);
+    // Which snapshot is the first to stay at that time, when they are of these.
+    let first = |snapshots: &[u64], now: u64| {
+        let all: Vec<_> = snapshots.iter().map(|max| ("9", 1, *max)).collect();
+        packs(&all).base(Horizon::until(1000 * now, 7 * step, step), &BTreeSet::new()).map(Txid::get)
+    };
+    let days: Vec<u64> = (1..=12).map(|day| day * (DAY + 1)).collect();
+    let with = |more: &[u64]| [&days, more].concat();
+    let (today, jump) = (days[11] + DAY / 2, 400 * DAY);
+    assert_eq!(first(&days, today), Some(days[4]), "by the clock alone it is the same");
+    assert_eq!(first(&days, today + jump), Some(days[4]), "a jump, or a year in which nobody looked");
+    assert_eq!(first(&with(&[today + jump]), today + jump), Some(days[4]), "and what is captured after it");
+    let later: Vec<u64> = (0..5).map(|more| today + jump + more).collect();
+    assert_eq!(first(&with(&later), today + jump + 5), Some(days[4]), "however often it begins anew then");
+    assert_eq!(first(&with(&[today + jump, today + jump + DAY]), today + jump + DAY), Some(days[5]), "a day is a day");
+    // Jumps that are shorter than the window: each is a day.
+    assert_eq!(first(&with(&[today + 3 * DAY]), today + 3 * DAY), Some(days[5]));
+    // One that goes back keeps more.
+    assert_eq!(first(&days, days[7]), Some(days[0]));
+    // What changes once in a fortnight goes too, one after the other.
+    let rare: Vec<u64> = (1..=20).map(|number| number * 14 * DAY).collect();
+    assert_eq!(first(&rare, rare[19]), Some(rare[11]));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
+use crate::journal::chain::Horizon;
 
 const CAPTURED: &str = "0/0000000000000002-0000000000000002.ltx";
 
@@ -213,12 +214,12 @@ fn a_base_that_is_damaged_lets_nothing_go() {
     flip(&base, 130);
     let count = place.journal.index().files().count();
     assert!(
-        matches!(place.journal.retain(u64::MAX, &Control::default()), Err(Error::Damaged { path, .. }) if path == base)
+        matches!(place.journal.retain(Horizon::since(u64::MAX), &Control::default()), Err(Error::Damaged { path, .. }) if path == base)
     );
     assert_eq!(place.journal.index().files().count(), count);
     flip(&base, 130);
-    assert_eq!(place.journal.retain(START + 3999, &Control::default()).unwrap(), 0);
-    assert_eq!(place.journal.retain(u64::MAX, &Control::default()).unwrap(), 5);
+    assert_eq!(place.journal.retain(Horizon::since(START + 3999), &Control::default()).unwrap(), 0);
+    assert_eq!(place.journal.retain(Horizon::since(u64::MAX), &Control::default()).unwrap(), 5);
     assert_eq!(place.points(), [(5, START + 4000)]);
     assert_eq!(place.at(u64::MAX).unwrap(), states[4]);
 }
@@ -230,9 +231,9 @@ fn what_is_noted_of_states_goes_with_them() {
     let first = Point { txid: Txid::FIRST, millis: START };
     (0..1000).for_each(|_| place.journal.remember(first, sums_of(&states[0]).whole()));
     assert!(place.journal.snapshot_from_files(&Control::default()).unwrap());
-    place.journal.retain(START + 3999, &Control::default()).unwrap();
+    place.journal.retain(Horizon::since(START + 3999), &Control::default()).unwrap();
     assert!(states::find(place.journal.folder(), first).is_some());
-    place.journal.retain(u64::MAX, &Control::default()).unwrap();
+    place.journal.retain(Horizon::since(u64::MAX), &Control::default()).unwrap();
     assert_eq!(states::find(place.journal.folder(), first), None);
     let newest = Point { txid: Txid::new(5).unwrap(), millis: START + 4000 };
     assert_eq!(states::find(place.journal.folder(), newest), Some(sums_of(&states[4]).whole()));

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::journal::chain::Horizon;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -100,7 +101,7 @@ fn perform(step: &Step, place: &mut Place, model: &mut Model) {
         }
         Step::Retain { window } => {
             let oldest = model.now - window;
-            place.journal.retain(oldest, &control).unwrap();
+            place.journal.retain(Horizon::since(oldest), &control).unwrap();
             model.retain(oldest);
         }
         Step::Reopen => place.reopen(),

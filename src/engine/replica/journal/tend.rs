@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 
 use super::send::{Sent, stops_all};
 use super::shipping::{Ready, Shipping, delete};
@@ -13,6 +13,7 @@ use crate::backup::{DatabaseName, Moment};
 use crate::engine::replica::Elsewhere;
 use crate::engine::replica::site::{Link, Site};
 use crate::engine::{Engine, Error, locked};
+use crate::journal::chain::Horizon;
 use crate::journal::pack::{JOURNALS, Key, Span};
 use crate::journal::packs::{Pack, Packs};
 use crate::journal::timeline::Timeline;
@@ -111,20 +112,19 @@ impl Engine {
         };
         let told = locked(&shipping.shared.bases).clone().filter(|(lineage, _)| *lineage == ready.lineage);
         let (told, mut keeps) = (told.map(|(_, told)| told).unwrap_or_default(), false);
-        let window = self.config.pitr.retention;
+        let horizon = self.horizon(alive);
         for (name, packs) in there {
             let expired = match ready.journals.get(&name) {
                 Some(journal) => {
-                    let oldest = oldest_kept(alive, window, &journal.index());
-                    let (oldest, damaged) = (oldest.unwrap_or_default(), damaged(ready, &name));
-                    let expired = packs.expired(oldest, &damaged);
-                    let is_told = packs.base(oldest, &damaged) <= told.get(&name).copied();
+                    let (kept, damaged) = (kept(horizon, &journal.index()), damaged(ready, &name));
+                    let expired = packs.expired(kept, &damaged);
+                    let is_told = packs.base(kept, &damaged) <= told.get(&name).copied();
                     keeps |= !is_told && !expired.is_empty();
                     if is_told { expired } else { Vec::new() }
                 }
                 // A database that isn't kept any more goes as a whole.
                 None => {
-                    let is_over = |pack: &Pack| Some(pack.span.last) < begun(alive, window);
+                    let is_over = |pack: &Pack| horizon.is_after(pack.span.last);
                     if packs.all().iter().all(is_over) { packs.all().to_vec() } else { Vec::new() }
                 }
             };
@@ -192,15 +192,9 @@ pub(super) fn damaged(ready: &Ready, of: &DatabaseName) -> BTreeSet<Span> {
     ready.damaged.iter().filter_map(|key| span(Key::parse(key)?)).collect()
 }
 
-/// When the window began: milliseconds since 1970.
-fn begun(alive: DateTime<Utc>, window: Duration) -> Option<u64> {
-    let begun = alive.checked_sub_signed(TimeDelta::from_std(window).ok()?)?;
-    Some(u64::try_from(begun.timestamp_millis()).unwrap_or_default())
-}
-
 /// Every state of a database since then stays: the journal here may reach back farther than the window.
-pub(super) fn oldest_kept(alive: DateTime<Utc>, window: Duration, here: &Index) -> Option<u64> {
-    Some(begun(alive, window)?.min(here.oldest().map_or(0, |point| point.millis)))
+pub(super) fn kept(horizon: Horizon, here: &Index) -> Horizon {
+    horizon.or_since(here.oldest().map_or(0, |point| point.millis))
 }
 
 /// The next file of each database that is a pack of its own.

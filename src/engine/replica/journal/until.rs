@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 
 use super::shipping::{Ready, Shipping};
-use super::tend::{damaged, oldest_kept};
+use super::tend::{damaged, kept};
 use crate::backup::{DatabaseName, Form, Moment};
 use crate::codec::Codec;
 use crate::engine::replica::send::broken;
@@ -88,8 +88,8 @@ impl Engine {
             let (reach, index) = (reaches.get(name)?, ready.journals.get(name)?.index());
             let before = before.get(name).map_or(&[][..], Vec::as_slice);
             lasted.insert(name.clone(), Lasted::all(reach, &index, before, (*txid, alive)));
-            let kept = oldest_kept(alive, self.config.pitr.retention, &index);
-            let base = kept.and_then(|kept| packs.get(name)?.base(kept, &damaged(ready, name)));
+            let kept = kept(self.horizon(alive), &index);
+            let base = packs.get(name).and_then(|packs| packs.base(kept, &damaged(ready, name)));
             bases.extend(base.map(|base| (name.clone(), base.get())));
         }
         let next = |name: &DatabaseName, reached| first_after(&ready.journals.get(name)?.index(), reached);

@@ -121,6 +121,8 @@ pub struct Engine {
     running: Running,
     /// The journals that this process writes.
     journals: Arc<Mutex<BTreeMap<DatabaseName, Journal>>>,
+    /// When it took them up, by the journal's time and by its own.
+    recorded: Arc<Mutex<Option<(DateTime<Utc>, Instant)>>>,
     catalog: Memo<Arc<Catalog>>,
     /// What was counted since this process began.
     metrics: Arc<Metrics>,
@@ -148,6 +150,7 @@ impl Engine {
             met: Arc::default(),
             running: Running::default(),
             journals: Arc::default(),
+            recorded: Arc::default(),
             catalog: Memo::default(),
             metrics: Arc::default(),
             said: record::Said::default(),

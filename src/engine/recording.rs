@@ -76,6 +76,8 @@ impl Engine {
             longest: 3 * pitr.interval + Duration::from_secs(2),
             compare_every: COMPARE_EVERY,
         };
+        let from = keeper.timeline().alive.unwrap_or_else(|| self.clock.now());
+        *locked(&self.recorded) = Some((from, Instant::now()));
         let tending = Tending { journals, retained: None };
         Ok(Recording {
             capture: Capture::new(tracks, keeper, options),
@@ -199,7 +201,7 @@ impl Engine {
     /// Lets go what is older than the window, compacts what is due, and makes the next snapshot. What is wrong with one stops no other.
     pub fn tend_journal(&self, tending: &mut Tending, control: &Control) -> Result<(), Error> {
         let retains = tending.retained.is_none_or(|at| at.elapsed() > RETAIN_EVERY);
-        let horizon = self.horizon(self.clock.now());
+        let horizon = self.horizon();
         let mut first = Ok(());
         for journal in &tending.journals {
             let retained = if retains { journal.retain(horizon, control).map(drop) } else { Ok(()) };
@@ -224,9 +226,13 @@ impl Engine {
         Ok(first?)
     }
 
-    /// What of the journal is kept at that time.
-    pub(super) fn horizon(&self, now: DateTime<Utc>) -> Horizon {
-        Horizon::until(millis(now), self.config.pitr.retention, self.config.pitr.snapshot_every)
+    /// What of the journal is kept. Time for which it was written is what counts: a jump of the clock makes nothing old.
+    pub(super) fn horizon(&self) -> Horizon {
+        let recorded = *locked(&self.recorded);
+        let (from, running) =
+            recorded.map_or((DateTime::UNIX_EPOCH, Duration::ZERO), |(from, since)| (from, since.elapsed()));
+        let pitr = &self.config.pitr;
+        Horizon::until(millis(self.clock.now().min(from + running)), running, pitr.retention, pitr.snapshot_every)
     }
 
     pub(super) fn note(&self, entry: Entry) {

@@ -79,24 +79,29 @@ pub(super) fn merged(level: Level, files: &[LtxFile]) -> Option<FileName> {
 /// How far back states are kept: since an instant, and by no jump of the clock less.
 ///
 /// The clock alone would let all go that lies before the day to which it has jumped. So the window is counted in snapshots too, as a
-/// rotation counts its days: one is older than the next by no more than the step in which they are made.
+/// rotation counts its days: one is older than the next by no more than the step in which they are made, and the newest no older than what
+/// is known by another clock, which nobody puts on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Horizon {
     since: u64,
+    until: u64,
+    running: u64,
     long: u64,
     step: u64,
 }
 
 impl Horizon {
-    /// A window so long, which ends at that time in milliseconds since 1970; `step` is what lies between two snapshots as a rule.
-    pub fn until(at_millis: u64, long: Duration, step: Duration) -> Self {
+    /// A window so long, which ends at that time in milliseconds since 1970; `step` is what lies between two snapshots as a rule. For so long
+    /// before its end it is known that time has gone by.
+    pub fn until(until: u64, running: Duration, long: Duration, step: Duration) -> Self {
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        Self { since: at_millis.saturating_sub(millis(long)), long: millis(long), step: millis(step) }
+        let since = until.saturating_sub(millis(long));
+        Self { since, until, running: millis(running), long: millis(long), step: millis(step) }
     }
 
     /// By the time alone: milliseconds since 1970.
     pub fn since(millis: u64) -> Self {
-        Self { since: millis, long: 0, step: 0 }
+        Self { since: millis, until: millis, running: 0, long: 0, step: 0 }
     }
 
     /// The same, or from that time on where it is earlier.
@@ -118,7 +123,8 @@ impl Horizon {
     /// By how many there are after it. A hole longer than the window is a jump of the clock, or a time in which nothing happened: by the
     /// first one nothing has become older.
     fn counted(&self, snapshots: &[LtxFile]) -> usize {
-        let (mut age, mut has_jumped) = (0u64, false);
+        let newest = snapshots.last().map_or(self.until, |file| file.millis);
+        let (mut age, mut has_jumped) = (self.until.saturating_sub(newest).min(self.running), false);
         for (at, pair) in snapshots.windows(2).enumerate().rev() {
             if age >= self.long {
                 return at + 1;

@@ -213,16 +213,21 @@ fn a_clock_that_jumps_lets_nothing_go() {
     const DAY: u64 = 1_000;
     let step = Duration::from_millis(1000 * DAY);
     // Which snapshot is the first to stay at that time, when they are of these.
-    let first = |snapshots: &[u64], now: u64| {
+    let first_after = |snapshots: &[u64], now: u64, days: u32| {
         let all: Vec<_> = snapshots.iter().map(|max| ("9", 1, *max)).collect();
-        packs(&all).base(Horizon::until(1000 * now, 7 * step, step), &BTreeSet::new()).map(Txid::get)
+        packs(&all).base(Horizon::until(1000 * now, days * step, 7 * step, step), &BTreeSet::new()).map(Txid::get)
     };
+    let first = |snapshots: &[u64], now: u64| first_after(snapshots, now, 1);
     let days: Vec<u64> = (1..=12).map(|day| day * (DAY + 1)).collect();
     let with = |more: &[u64]| [&days, more].concat();
     let (today, jump) = (days[11] + DAY / 2, 400 * DAY);
     assert_eq!(first(&days, today), Some(days[4]), "by the clock alone it is the same");
-    assert_eq!(first(&days, today + jump), Some(days[4]), "a jump, or a year in which nobody looked");
-    assert_eq!(first(&with(&[today + jump]), today + jump), Some(days[4]), "and what is captured after it");
+    assert_eq!(first_after(&days, today + 7 * DAY, 8), Some(days[11]), "a week in which nothing more happens");
+    assert_eq!(first_after(&days, today + jump, 0), Some(days[4]), "a start at a time to which the clock has jumped");
+    // What is captured after a jump, and after a start that takes the journal's word for the time.
+    for now in [today, today + jump] {
+        assert_eq!(first(&with(&[today + jump]), now), Some(days[4]));
+    }
     let later: Vec<u64> = (0..5).map(|more| today + jump + more).collect();
     assert_eq!(first(&with(&later), today + jump + 5), Some(days[4]), "however often it begins anew then");
     assert_eq!(first(&with(&[today + jump, today + jump + DAY]), today + jump + DAY), Some(days[5]), "a day is a day");

@@ -16,7 +16,6 @@ use crate::engine::{Engine, Error, locked};
 use crate::journal::chain::Horizon;
 use crate::journal::pack::{JOURNALS, Key, Span};
 use crate::journal::packs::{Pack, Packs};
-use crate::journal::timeline::Timeline;
 use crate::journal::{Index, Journal, Level, LtxFile};
 use crate::sqlite::Control;
 
@@ -105,14 +104,13 @@ impl Engine {
     /// As here: every state since the window began stays. Where the journal here reaches back farther, so does the one there. What goes is no
     /// more in what the replica was told last that it has: else whoever reads it meanwhile misses it.
     fn retain_shipped(&self, shipping: &Shipping, ready: &Ready, link: &Link, control: &Control) -> Result<(), Error> {
-        let Some(alive) = Timeline::read(self.store.root())?.alive else { return Ok(()) };
         let there: BTreeMap<_, _> = match shipping.there().as_ref() {
             Some(there) => there.listing.packs.iter().map(|(name, packs)| (name.clone(), packs.clone())).collect(),
             None => return Ok(()),
         };
         let told = locked(&shipping.shared.bases).clone().filter(|(lineage, _)| *lineage == ready.lineage);
         let (told, mut keeps) = (told.map(|(_, told)| told).unwrap_or_default(), false);
-        let horizon = self.horizon(alive);
+        let horizon = self.horizon();
         for (name, packs) in there {
             let expired = match ready.journals.get(&name) {
                 Some(journal) => {

@@ -88,7 +88,7 @@ impl Engine {
             let (reach, index) = (reaches.get(name)?, ready.journals.get(name)?.index());
             let before = before.get(name).map_or(&[][..], Vec::as_slice);
             lasted.insert(name.clone(), Lasted::all(reach, &index, before, (*txid, alive)));
-            let kept = kept(self.horizon(alive), &index);
+            let kept = kept(self.horizon(), &index);
             let base = packs.get(name).and_then(|packs| packs.base(kept, &damaged(ready, name)));
             bases.extend(base.map(|base| (name.clone(), base.get())));
         }

@@ -89,6 +89,40 @@ pub struct Operation<'a> {
     pub settles: Settles<'a>,
 }
 
+/// What an operation makes of the live databases, and what was there before.
+pub struct Change<'a> {
+    old: Live,
+    new: Live,
+    ids: Vec<String>,
+    args: Vec<&'a str>,
+}
+
+impl<'a> Change<'a> {
+    pub fn of(place: &Place, args: &[&'a str]) -> Self {
+        let (old, ids) = (Live::of(place), place.ids());
+        let restored = place.twin();
+        restored.ok(args);
+        Self { old, new: Live::of(&restored), ids, args: args.to_vec() }
+    }
+
+    /// Whoever comes next finds the one or leaves the other, in all of them. Says whether it is the new one.
+    pub fn settles(&self, place: &Place) -> bool {
+        let next = place.run(&["create"]);
+        if next.code == 1 && next.stderr.contains("restore once more with --offline --app-is-stopped") {
+            place.ok(&self.args);
+            place.ok(&["create"]);
+        } else {
+            assert_eq!(next.code, 0, "{}", next.stderr);
+        }
+        let done = place.assert_invariants(&[&self.old, &self.new]) == 1;
+        crate::restore_scene::assert_settled_files(place);
+        // However often it was tried until it was settled.
+        let now = place.ids();
+        assert!(self.ids.iter().all(|id| now.contains(id)), "{now:?}");
+        done
+    }
+}
+
 impl<'a> Operation<'a> {
     /// One that changes what a scene says.
     pub fn changing(name: &'static str, scene: &'a Scene) -> Self {
@@ -119,25 +153,10 @@ impl<'a> Operation<'a> {
 
     /// One that brings other content into the live databases: what was there before stays, or all of it comes.
     pub fn restoring(name: &'static str, place: &'a Place, args: &[&'static str]) -> Self {
-        let (old, ids) = (Live::of(place), place.ids());
-        let restored = place.twin();
-        restored.ok(args);
-        let new = Live::of(&restored);
-        let again = args.to_vec();
+        let change = Change::of(place, args);
         Self::of(name, place, args, move |place, struck| {
-            let next = place.run(&["create"]);
-            if next.code == 1 && next.stderr.contains("restore once more with --offline --app-is-stopped") {
-                place.ok(&again);
-                place.ok(&["create"]);
-            } else {
-                assert_eq!(next.code, 0, "{}", next.stderr);
-            }
-            let done = place.assert_invariants(&[&old, &new]) == 1;
-            crate::restore_scene::assert_settled_files(place);
+            let done = change.settles(place);
             assert!(done || struck.run.code != 0, "it says that it is done");
-            // However often it was tried until it was settled.
-            let now = place.ids();
-            assert!(ids.iter().all(|id| now.contains(id)), "{now:?}");
             done
         })
     }

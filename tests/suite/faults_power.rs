@@ -5,11 +5,14 @@ use serde_json::Value;
 
 use crate::calls::{Calls, Point};
 use crate::disk_full::run_in_namespace;
+use crate::faults::Change;
 use crate::harness::{Place, thoroughness};
 use crate::inject::signal;
+use crate::journal_restore::{POINT, killable};
 use crate::objects::Objects;
 use crate::power::Disk;
 use crate::replica_scene::{PULL, PUSH, another, comes_whole, empty_machine, with_replica, with_two_there};
+use crate::restore_scene::{ID, Past, RESTORE};
 use crate::scene::{Context, Scene};
 use crate::seasons::{self, DAILY, MONTHLY};
 use crate::stores::Store;
@@ -165,5 +168,27 @@ fn a_pull_from_a_folder_whose_power_is_cut() {
         done
     };
     cut_everywhere("pull", &disk, &machine, &PULL, 1, settles);
+    disk.swap("live");
+}
+
+/// Besides a restore of a backup (`restore_power`): all of it came back, or nothing did.
+#[test]
+fn what_brings_data_back_in_other_ways_and_whose_power_is_cut() {
+    let test = "faults_power::what_brings_data_back_in_other_ways_and_whose_power_is_cut";
+    let Some(disk) = disk_for(test) else { return };
+    let (past, instant) = (Past::of(["wal", "delete"]), killable(["wal", "wal"]));
+    let restored = past.twin();
+    restored.ok(&RESTORE);
+    let offline = ["restore", ID, "--confirm", ID, "--offline", "--app-is-stopped"];
+    let ways = [
+        ("undo", &restored, &["undo"][..]),
+        ("offline restore", &past.scene.place, &offline),
+        ("restore --at", &instant.scene.place, &POINT),
+    ];
+    let ways = ways.map(|(name, of, args)| (name, place_on(&disk, of), args));
+    let ways = ways.map(|(name, place, args)| (name, Change::of(&place, args), place, args));
+    for (turn, (name, change, place, args)) in ways.iter().enumerate() {
+        cut_everywhere(name, &disk, place, args, turn, || change.settles(place));
+    }
     disk.swap("live");
 }

@@ -121,8 +121,7 @@ pub struct Engine {
     running: Running,
     /// The journals that this process writes.
     journals: Arc<Mutex<BTreeMap<DatabaseName, Journal>>>,
-    /// When it took them up, by the journal's time and by its own.
-    recorded: Arc<Mutex<Option<(DateTime<Utc>, Instant)>>>,
+    recorded: Arc<Mutex<Option<recording::TakenUp>>>,
     catalog: Memo<Arc<Catalog>>,
     /// What was counted since this process began.
     metrics: Arc<Metrics>,

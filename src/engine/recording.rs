@@ -46,6 +46,15 @@ pub struct Recording {
     tending: Tending,
 }
 
+/// When this process took the journal up.
+#[derive(Clone, Copy)]
+pub(super) struct TakenUp {
+    /// By the journal's time.
+    from: DateTime<Utc>,
+    /// By a clock that nobody puts on.
+    since: Instant,
+}
+
 /// What is done with the journal besides.
 #[derive(Clone)]
 pub struct Tending {
@@ -77,7 +86,7 @@ impl Engine {
             compare_every: COMPARE_EVERY,
         };
         let from = keeper.timeline().alive.unwrap_or_else(|| self.clock.now());
-        *locked(&self.recorded) = Some((from, Instant::now()));
+        *locked(&self.recorded) = Some(TakenUp { from, since: Instant::now() });
         let tending = Tending { journals, retained: None };
         Ok(Recording {
             capture: Capture::new(tracks, keeper, options),
@@ -228,10 +237,9 @@ impl Engine {
 
     /// What of the journal is kept. Time for which it was written is what counts: a jump of the clock makes nothing old.
     pub(super) fn horizon(&self) -> Horizon {
-        let recorded = *locked(&self.recorded);
-        let (from, running) =
-            recorded.map_or((DateTime::UNIX_EPOCH, Duration::ZERO), |(from, since)| (from, since.elapsed()));
-        let pitr = &self.config.pitr;
+        let (recorded, pitr) = (*locked(&self.recorded), &self.config.pitr);
+        let of = |taken_up: TakenUp| (taken_up.from, taken_up.since.elapsed());
+        let (from, running) = recorded.map_or((DateTime::UNIX_EPOCH, Duration::ZERO), of);
         Horizon::until(millis(self.clock.now().min(from + running)), running, pitr.retention, pitr.snapshot_every)
     }
 

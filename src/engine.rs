@@ -121,6 +121,7 @@ pub struct Engine {
     running: Running,
     /// The journals that this process writes.
     journals: Arc<Mutex<BTreeMap<DatabaseName, Journal>>>,
+    /// When it took them up.
     recorded: Arc<Mutex<Option<recording::TakenUp>>>,
     catalog: Memo<Arc<Catalog>>,
     /// What was counted since this process began.

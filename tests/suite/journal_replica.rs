@@ -240,6 +240,8 @@ fn what_is_older_than_the_window_goes_there_too() {
     let server = start(1000);
     eventually("a tick", || crate::journal_live::timeline(&place).alive.filter(|at| *at > now() + TimeDelta::days(40)));
     std::thread::sleep(Duration::from_secs(6));
+    // One that was under way when `serve` was killed is put away, and sent again.
+    eventually("all four are there", || (snapshots() == 4).then_some(()));
     kill_server(server);
     let machine = empty_machine(&place, &store);
     for (number, at) in [(1, first), (2, second)] {

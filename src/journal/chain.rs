@@ -104,37 +104,45 @@ impl Horizon {
         Self { since: millis, until: millis, running: 0, long: 0, step: 0 }
     }
 
+    /// Since when, by the time alone: milliseconds since 1970.
+    pub fn begin(&self) -> u64 {
+        self.since
+    }
+
     /// The same, or from that time on where it is earlier.
     pub fn or_since(self, millis: u64) -> Self {
         Self { since: self.since.min(millis), ..self }
     }
 
-    /// Whether that is over, by the time alone.
-    pub fn is_after(&self, millis: u64) -> bool {
-        millis < self.since
+    /// Whether that is over, by the time and by the snapshots that some database has since then.
+    pub fn is_after<'a>(&self, millis: u64, mut snapshots: impl Iterator<Item = &'a [LtxFile]>) -> bool {
+        let later = |all: &'a [LtxFile]| &all[all.partition_point(|file| file.millis < millis)..];
+        millis < self.since && snapshots.any(|all| self.counted(later(all)).is_some())
     }
 
     /// With which snapshot what stays begins.
     fn base(&self, snapshots: &[LtxFile]) -> usize {
         let until = snapshots.partition_point(|file| file.millis <= self.since);
-        until.saturating_sub(1).min(self.counted(snapshots))
+        until.saturating_sub(1).min(self.counted(snapshots).unwrap_or(0))
     }
 
-    /// By how many there are after it. A hole longer than the window is a jump of the clock, or a time in which nothing happened: by the
-    /// first one nothing has become older.
-    fn counted(&self, snapshots: &[LtxFile]) -> usize {
-        let newest = snapshots.last().map_or(self.until, |file| file.millis);
+    /// The newest that is as old as the window is long, by how many there are after it. A hole longer than the window is a jump of the clock,
+    /// or a time in which nothing happened: by the first one nothing has become older.
+    fn counted(&self, snapshots: &[LtxFile]) -> Option<usize> {
+        let newest = snapshots.last()?.millis;
         let (mut age, mut has_jumped) = (self.until.saturating_sub(newest).min(self.running), false);
-        for (at, pair) in snapshots.windows(2).enumerate().rev() {
-            if age >= self.long {
-                return at + 1;
-            }
-            let between = pair[1].millis.saturating_sub(pair[0].millis);
+        let mut after = newest;
+        for (at, LtxFile { millis, .. }) in snapshots.iter().enumerate().rev() {
+            let between = after.saturating_sub(*millis);
             let jumps = !has_jumped && between > self.long.max(self.step);
             has_jumped |= jumps;
             age += if jumps { 0 } else { between.min(self.step) };
+            if age >= self.long {
+                return Some(at);
+            }
+            after = *millis;
         }
-        0
+        None
     }
 }
 

@@ -14,7 +14,7 @@ use crate::power::Disk;
 use crate::replica_scene::{PULL, PUSH, another, comes_whole, empty_machine, with_replica, with_two_there};
 use crate::restore_scene::{ID, Past, RESTORE};
 use crate::scene::{Context, Scene};
-use crate::seasons::{self, DAILY, MONTHLY};
+use crate::seasons::{self, DAILY, MANUAL, MONTHLY};
 use crate::stores::Store;
 use crate::tried::Tried;
 
@@ -89,9 +89,13 @@ pub fn disk_for(test: &str) -> Option<Disk> {
     disk
 }
 
+fn is_pinned(place: &Place) -> bool {
+    entries(place).iter().any(|it| it["id"] == MONTHLY && it["pinned"] == true)
+}
+
 #[test]
-fn a_create_a_deletion_and_a_pin_whose_power_is_cut() {
-    let Some(disk) = disk_for("faults_power::a_create_a_deletion_and_a_pin_whose_power_is_cut") else { return };
+fn a_create_a_deletion_and_pins_whose_power_is_cut() {
+    let Some(disk) = disk_for("faults_power::a_create_a_deletion_and_pins_whose_power_is_cut") else { return };
     let past = seasons::of_three_months();
     let has_a_new_daily =
         |place: &Place| entries(place).iter().any(|backup| backup["type"] == "daily" && backup["id"] != DAILY);
@@ -100,9 +104,11 @@ fn a_create_a_deletion_and_a_pin_whose_power_is_cut() {
     let is_gone = |place: &Place| !entries(place).iter().any(|backup| backup["id"] == MONTHLY);
     let deletion = Scene::of(place_on(&disk, &past), &["delete", MONTHLY], "delete", is_gone);
     let deletion = Scene { drops: vec![MONTHLY], ..deletion };
-    let is_pinned = |place: &Place| entries(place).iter().any(|it| it["id"] == MONTHLY && it["pinned"] == true);
     let pin = Scene::of(place_on(&disk, &past), &["pin", MONTHLY], "pin", is_pinned);
-    for (turn, scene) in [create, deletion, pin].iter().enumerate() {
+    let pinned = place_on(&disk, &past);
+    pinned.ok(&["pin", MONTHLY]);
+    let unpin = Scene::of(pinned, &["unpin", MONTHLY], "unpin", |place| !is_pinned(place));
+    for (turn, scene) in [create, deletion, pin, unpin].iter().enumerate() {
         let settles = || scene.recovers(&scene.place, "a power cut");
         cut_everywhere(scene.operation.0, &disk, &scene.place, &scene.args, turn, settles);
     }
@@ -124,6 +130,26 @@ fn a_change_of_settings_and_a_rebuild_whose_power_is_cut() {
         let settles = || scene.recovers(&scene.place, "a power cut");
         cut_everywhere(scene.operation.0, &disk, &scene.place, &scene.args, turn, settles);
     }
+    disk.swap("live");
+}
+
+/// What was said to be whole is recorded as read back today.
+#[test]
+fn a_verification_and_a_rehearsal_whose_power_is_cut() {
+    let Some(disk) = disk_for("faults_power::a_verification_and_a_rehearsal_whose_power_is_cut") else { return };
+    let past = seasons::of_three_months();
+    let is_verified = |place: &Place| {
+        let verified = |it: &Value| it["id"] == MANUAL && !it["verified"]["at"].as_str().unwrap().starts_with("2025");
+        entries(place).iter().any(verified)
+    };
+    let is_rehearsed = |place: &Place| place.json(&["status"])["lastDrill"]["ok"] == true;
+    let verification = Scene::of(place_on(&disk, &past), &["verify", MANUAL], "verify", is_verified);
+    let rehearsal = Scene::of(place_on(&disk, &past), &["drill"], "drill", is_rehearsed);
+    // The audit log has no word of a verification.
+    let settles = || verification.settles(&verification.place);
+    cut_everywhere("verify", &disk, &verification.place, &verification.args, 0, settles);
+    let settles = || rehearsal.recovers(&rehearsal.place, "a power cut");
+    cut_everywhere("drill", &disk, &rehearsal.place, &rehearsal.args, 1, settles);
     disk.swap("live");
 }
 

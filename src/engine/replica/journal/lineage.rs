@@ -3,21 +3,23 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 
 use super::listing::Listing;
 use super::state::Remembered;
 use crate::backup::replica::{HeldJournal, MAX_JOURNALS, Nonce};
-use crate::backup::{DatabaseName, ReplicaName};
+use crate::backup::{DatabaseName, Moment, ReplicaName};
 use crate::disk;
 use crate::engine::replica::state::{OwnJournal, State};
 use crate::engine::replica::sync::chance;
 use crate::engine::replica::writable::Writable;
 use crate::engine::{Call, Engine, Error};
+use crate::journal::chain::Horizon;
 use crate::journal::folder::identity;
 use crate::journal::pack::{Key, folder_of};
 use crate::journal::packs::Packs;
 use crate::journal::timeline::Timeline;
+use crate::journal::{Level, LtxFile};
 use crate::sqlite;
 
 impl Writable<'_> {
@@ -66,8 +68,8 @@ impl Writable<'_> {
         }
         // First: what can't be listed is in no catalog's way.
         make_room(&mut self.journals);
-        let Some(kept) = self.engine.kept_journal()? else { return Ok(()) };
-        let over = over(&self.journals, kept.since(), |lineage| self.reaches_back(lineage, &kept))?;
+        let kept = self.engine.kept_journal()?;
+        let over = over(&self.journals, &kept, |lineage| self.reaches_back(lineage, &kept))?;
         self.journals.drain(..over);
         Ok(())
     }
@@ -83,7 +85,7 @@ impl Writable<'_> {
                 _ => None,
             };
             let reach = packs.without(&damaged.iter().filter_map(of).collect()).reach();
-            reach.and_then(|reach| reach.from.at()).is_some_and(|from| from <= kept.of(name))
+            reach.is_some_and(|reach| reach.from.millis <= kept.of(name).begin())
         };
         Ok(!listing.untils.is_empty() && !listing.packs.is_empty() && listing.packs.iter().all(reaches))
     }
@@ -105,7 +107,7 @@ impl Writable<'_> {
         let listing = self.listing(lineage)?;
         let there = listing.untils.last().map(|(millis, ..)| *millis);
         let remembered = Remembered::load(self.engine.store.root(), &self.name, self.state.place())?;
-        let millis = |until: DateTime<Utc>| u64::try_from(until.timestamp_millis()).unwrap_or_default();
+        let millis = |until: DateTime<Utc>| Moment::new(until).millis();
         let left = [remembered.until, remembered.writing].map(|until| until.map(millis));
         let is_left = remembered.lineage == Some(lineage) && left.contains(&there);
         Ok(is_left.then_some(Left { lineage, listing }))
@@ -143,53 +145,49 @@ fn make_room<T>(journals: &mut Vec<T>) {
 /// How many of them go, the oldest first: those before one that is older than what is kept, and `reaches_back` as far.
 fn over(
     journals: &[HeldJournal],
-    since: DateTime<Utc>,
+    kept: &Kept,
     reaches_back: impl Fn(Nonce) -> Result<bool, Error>,
 ) -> Result<usize, Error> {
     for (at, held) in journals.iter().enumerate().skip(1).rev() {
-        if held.since < since && reaches_back(held.lineage)? {
+        if kept.is_after(held.since) && reaches_back(held.lineage)? {
             return Ok(at);
         }
     }
     Ok(0)
 }
 
-/// Since when instants are kept, whatever of them a database lacks. By the journal here too, which no jump of the clock makes shorter:
-/// where a database reaches back farther, so does this.
+/// Since when instants are kept, whatever of them a database lacks. By the journal here too: where a database reaches back farther, so
+/// does this.
 struct Kept {
-    /// When the window began.
-    begun: DateTime<Utc>,
-    /// The first state of each database here.
-    oldest: BTreeMap<DatabaseName, DateTime<Utc>>,
+    horizon: Horizon,
+    /// The first state of each database here, in milliseconds since 1970.
+    oldest: BTreeMap<DatabaseName, u64>,
+    /// The snapshots of each.
+    snapshots: Vec<Vec<LtxFile>>,
 }
 
 impl Kept {
-    fn new(
-        alive: Option<DateTime<Utc>>,
-        window: Duration,
-        oldest: BTreeMap<DatabaseName, DateTime<Utc>>,
-    ) -> Option<Self> {
-        let begun = alive?.checked_sub_signed(TimeDelta::from_std(window).ok()?)?;
-        Some(Self { begun, oldest })
-    }
-
-    /// Of any database.
-    fn since(&self) -> DateTime<Utc> {
-        self.oldest.values().copied().fold(self.begun, DateTime::min)
+    /// Whether that was before any database's.
+    fn is_after(&self, since: DateTime<Utc>) -> bool {
+        let horizon = self.oldest.values().fold(self.horizon, |horizon, oldest| horizon.or_since(*oldest));
+        horizon.is_after(Moment::new(since).millis(), self.snapshots.iter().map(Vec::as_slice))
     }
 
     /// Of that one.
-    fn of(&self, name: &DatabaseName) -> DateTime<Utc> {
-        self.oldest.get(name).copied().into_iter().fold(self.begun, DateTime::min)
+    fn of(&self, name: &DatabaseName) -> Horizon {
+        self.oldest.get(name).map_or(self.horizon, |oldest| self.horizon.or_since(*oldest))
     }
 }
 
 impl Engine {
-    fn kept_journal(&self) -> Result<Option<Kept>, Error> {
-        let oldest = self.of_journals(|index, _| index.oldest())?;
-        let alive = Timeline::read(self.store.root())?.alive;
-        let oldest = oldest.into_iter().filter_map(|(name, point)| Some((name, point?.at()?))).collect();
-        Ok(Kept::new(alive, self.config.pitr.retention, oldest))
+    fn kept_journal(&self) -> Result<Kept, Error> {
+        let snapshots = self.of_journals(|index, _| index.level(Level::SNAPSHOT).to_vec())?;
+        let oldest = snapshots.iter().filter_map(|(name, all)| Some((name.clone(), all.first()?.millis))).collect();
+        // Whoever pushes need not be who writes the journal.
+        let (alive, pitr) = (Timeline::read(self.store.root())?.alive, &self.config.pitr);
+        let until = alive.map_or(0, |alive| Moment::new(alive).millis());
+        let horizon = Horizon::until(until, Duration::ZERO, pitr.retention, pitr.snapshot_every);
+        Ok(Kept { horizon, oldest, snapshots: snapshots.into_values().collect() })
     }
 
     /// Whether each database has a state in the journal that is written here.
@@ -227,28 +225,58 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use chrono::TimeDelta;
 
-    fn hours(hours: i64) -> DateTime<Utc> {
+    use super::*;
+    use crate::journal::{FileName, Txid};
+
+    fn at(hours: i64) -> DateTime<Utc> {
         "2026-01-08T02:00:00Z".parse::<DateTime<Utc>>().unwrap() + TimeDelta::hours(hours)
+    }
+
+    fn hours(hours: u32) -> Duration {
+        hours * Duration::from_secs(3600)
     }
 
     fn journals(since: &[i64]) -> Vec<HeldJournal> {
         let journal = |(number, since): (usize, &i64)| HeldJournal {
             lineage: Nonce(u64::to_be_bytes(number as u64)),
-            since: hours(*since),
+            since: at(*since),
         };
         since.iter().enumerate().map(journal).collect()
+    }
+
+    /// At that hour, with a window so long, and databases that have a snapshot at each of these. The program was started just now.
+    fn kept(now: i64, window: u32, snapshots: &[&[i64]]) -> Kept {
+        let millis = |hours: i64| Moment::new(at(hours)).millis();
+        let file = |hours: &i64| {
+            let txid = Txid::new(1 + *hours as u64).unwrap();
+            LtxFile { name: FileName { level: Level::SNAPSHOT, min: txid, max: txid }, millis: millis(*hours), size: 1 }
+        };
+        let all: Vec<Vec<LtxFile>> = snapshots.iter().map(|hours| hours.iter().map(file).collect()).collect();
+        let oldest = all.iter().enumerate().filter_map(|(at, all)| Some((named(at), all.first()?.millis)));
+        Kept {
+            horizon: Horizon::until(millis(now), Duration::ZERO, hours(window), hours(24)),
+            oldest: oldest.collect(),
+            snapshots: all,
+        }
+    }
+
+    fn named(database: usize) -> DatabaseName {
+        format!("db{database}").parse().unwrap()
     }
 
     /// As a directory that gets another name each time.
     #[test]
     fn a_new_one_every_day_is_never_too_many() {
-        let kept = |days: i64| {
-            let (mut since, mut most) = (Vec::new(), 0);
+        let kept = |days: u32| {
+            let (mut since, mut snapshots, mut most) = (Vec::new(), Vec::new(), 0);
             for day in 0..1200 {
                 since.push(24 * day);
-                let over = over(&journals(&since), hours(24 * (day - days)), |_| Ok(true)).unwrap();
+                snapshots.push(24 * day);
+                snapshots.drain(..snapshots.len().saturating_sub(days as usize + 2));
+                let kept = kept(24 * day, 24 * days, &[&snapshots]);
+                let over = over(&journals(&since), &kept, |_| Ok(true)).unwrap();
                 since.drain(..over);
                 make_room(&mut since);
                 most = most.max(since.len());
@@ -256,38 +284,34 @@ mod tests {
             }
             most
         };
-        assert_eq!(kept(7), 9, "those of the window, and the one that it begins in");
+        assert_eq!(kept(7), 10, "those of the window, the one that it begins in, and the one before");
         assert_eq!(kept(36500), MAX_JOURNALS);
-        assert_eq!(over(&journals(&[0]), hours(9999), |_| Ok(true)).unwrap(), 0);
+        assert_eq!(over(&journals(&[0]), &self::kept(9999, 24, &[&[0, 24, 48]]), |_| Ok(true)).unwrap(), 0);
     }
 
     /// After a machine was lost: another one goes on.
     #[test]
     fn one_that_is_needed_stays_until_the_next_is_older_than_the_window() {
-        let day = Duration::from_secs(86400);
-        let kept = |alive, oldest: &[i64]| {
-            let name = |at: usize| format!("db{at}").parse().unwrap();
-            let oldest = oldest.iter().enumerate().map(|(at, oldest)| (name(at), hours(*oldest))).collect();
-            Kept::new(alive, day, oldest)
+        let gone = |since, now, snapshots: &[&[i64]]| {
+            over(&journals(&[0, since]), &kept(now, 24, snapshots), |_| Ok(true)).unwrap()
         };
-        let gone = |since, alive, oldest: &[i64]| {
-            over(&journals(&[0, since]), kept(Some(hours(alive)), oldest).unwrap().since(), |_| Ok(true)).unwrap()
-        };
-        assert_eq!(gone(48, 49, &[49]), 0, "its first snapshot came later");
-        assert_eq!(gone(48, 71, &[48, 70]), 0, "a database was added");
+        assert_eq!(gone(48, 49, &[&[49]]), 0, "its first snapshot came later");
+        assert_eq!(gone(48, 71, &[&[48, 70], &[70]]), 0, "a database was added");
         assert_eq!(gone(48, 71, &[]), 0, "nothing of it is here");
-        assert_eq!(gone(48, 73, &[47]), 0, "what is here reaches back farther");
-        assert_eq!(gone(48, 73, &[73, 49]), 1);
-        let kept_of = |number: &str| kept(Some(hours(73)), &[80, 40]).unwrap().of(&number.parse().unwrap());
-        assert_eq!([kept_of("db0"), kept_of("db1"), kept_of("db2")], [hours(49), hours(40), hours(49)]);
-        assert!(kept(None, &[0]).is_none());
+        assert_eq!(gone(48, 73, &[&[47, 73]]), 0, "what is here reaches back farther");
+        assert_eq!(gone(48, 74, &[&[49, 73], &[73]]), 1);
+        assert_eq!(gone(48, 1000, &[&[49, 60], &[60]]), 0, "a clock that jumped makes no window");
+        let kept = kept(73, 24, &[&[80], &[40]]);
+        let begins = [0, 1, 2].map(|database| kept.of(&named(database)).begin());
+        assert_eq!(begins, [49, 40, 49].map(|hours| Moment::new(at(hours)).millis()));
     }
 
     /// What a lineage has there counts too, and not only since when the catalog names it.
     #[test]
     fn one_that_does_not_reach_back_there_makes_none_before_it_go() {
         let gone = |since: &[i64], reaching: &[u8]| {
-            over(&journals(since), hours(50), |lineage| Ok(reaching.contains(&lineage.0[7]))).unwrap()
+            let kept = kept(75, 24, &[&[51, 75]]);
+            over(&journals(since), &kept, |lineage| Ok(reaching.contains(&lineage.0[7]))).unwrap()
         };
         assert_eq!(gone(&[0, 10], &[]), 0);
         assert_eq!(gone(&[0, 10], &[1]), 1);

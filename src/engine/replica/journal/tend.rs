@@ -15,7 +15,7 @@ use crate::engine::replica::site::{Link, Site};
 use crate::engine::{Engine, Error, locked};
 use crate::journal::chain::Horizon;
 use crate::journal::pack::{JOURNALS, Key, Span};
-use crate::journal::packs::{Pack, Packs};
+use crate::journal::packs::Packs;
 use crate::journal::{Index, Journal, Level, LtxFile};
 use crate::sqlite::Control;
 
@@ -111,6 +111,7 @@ impl Engine {
         let told = locked(&shipping.shared.bases).clone().filter(|(lineage, _)| *lineage == ready.lineage);
         let (told, mut keeps) = (told.map(|(_, told)| told).unwrap_or_default(), false);
         let horizon = self.horizon();
+        let snapshots: Vec<_> = ready.journals.values().map(|it| it.index().level(Level::SNAPSHOT).to_vec()).collect();
         for (name, packs) in there {
             let expired = match ready.journals.get(&name) {
                 Some(journal) => {
@@ -122,8 +123,9 @@ impl Engine {
                 }
                 // A database that isn't kept any more goes as a whole.
                 None => {
-                    let is_over = |pack: &Pack| horizon.is_after(pack.span.last);
-                    if packs.all().iter().all(is_over) { packs.all().to_vec() } else { Vec::new() }
+                    let last = packs.all().iter().map(|pack| pack.span.last).max().unwrap_or_default();
+                    let is_over = horizon.is_after(last, snapshots.iter().map(Vec::as_slice));
+                    if is_over { packs.all().to_vec() } else { Vec::new() }
                 }
             };
             for pack in expired {

@@ -25,6 +25,8 @@ use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+use rustix::io::Errno;
 
 use crate::backup::DatabaseName;
 use crate::disk::{self, Context};
@@ -80,6 +82,14 @@ pub enum Error {
         path: PathBuf,
         /// How many names.
         links: u64,
+    },
+    /// A mount of its own: what the app has beside it is not here.
+    #[error("the live database `{name}` at {} is a mount by itself, so the app's -wal isn't seen here and commits get lost: mount the folder that holds it, not the file", path.display())]
+    MountedAlone {
+        /// Which.
+        name: DatabaseName,
+        /// Where.
+        path: PathBuf,
     },
     /// Not SQLite's format.
     #[error("`{name}` is not a SQLite database, or it is encrypted (SQLCipher), which can't be read here")]
@@ -281,8 +291,8 @@ impl Identity {
     }
 }
 
-/// Looks at a live file by path, without opening it: it is there, a file, not empty, has one name, and may be written. Where it may
-/// not, SQLite would open it all the same, and leave a `-shm` that the app can't write.
+/// Looks at a live file by path, without opening it: it is there, a file, not empty, has one name and its folder, and may be written.
+/// Where it may not, SQLite would open it all the same, and leave a `-shm` that the app can't write.
 ///
 /// SQLite takes an empty file for a new database and would delete the WAL beside it, so this comes before any open.
 pub fn identify(source: &Source) -> Result<Identity, Error> {
@@ -295,6 +305,9 @@ pub fn identify(source: &Source) -> Result<Identity, Error> {
     if !meta.is_file() {
         return Err(Error::NotAFile { name, path });
     }
+    if is_mount(&path)? {
+        return Err(Error::MountedAlone { name, path });
+    }
     if meta.len() == 0 {
         return Err(Error::Empty { name, path });
     }
@@ -302,10 +315,18 @@ pub fn identify(source: &Source) -> Result<Identity, Error> {
         return Err(Error::HardLinked { name, path, links: meta.nlink() });
     }
     let writable = rustix::fs::access(&path, rustix::fs::Access::WRITE_OK);
-    if let Err(denied @ rustix::io::Errno::ACCESS) = writable {
+    if let Err(denied @ Errno::ACCESS) = writable {
         Err(denied).to("write", &path)?;
     }
     Ok(Identity { device: meta.dev(), inode: meta.ino(), size: meta.len() })
+}
+
+/// Whether something is mounted there (statx(2), since Linux 5.8; older ones don't say, and there `doctor` does).
+fn is_mount(path: &Path) -> Result<bool, disk::Error> {
+    match statx(CWD, path, AtFlags::empty(), StatxFlags::empty()) {
+        Err(Errno::NOSYS) => Ok(false),
+        found => Ok(found.to("look at", path)?.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
+    }
 }
 
 /// Opens a live database: for reading and writing, since a read-only connection can neither recover a hot journal nor

@@ -539,6 +539,7 @@ impl Error {
                 Live::Empty { .. } => "live-empty",
                 Live::NotAFile { .. } => "live-not-a-file",
                 Live::HardLinked { .. } => "live-hard-linked",
+                Live::MountedAlone { .. } => "live-mounted-alone",
                 Live::NotADatabase { .. } => "live-not-a-database",
                 Live::Locked { .. } => "live-locked",
                 Live::HeldTooLong { .. } => "rollback-hold",

@@ -21,6 +21,7 @@ use super::limits;
 use super::problem::{self, Problem};
 use super::shown::{Shown, is_navigation};
 use super::sign_in::PAGE;
+use super::views::point;
 use crate::config::PublicUrl;
 use crate::engine::Actor;
 use crate::token::{Caller, Refused};
@@ -227,7 +228,8 @@ fn is_asked_for(headers: &HeaderMap) -> bool {
 fn is_visit(path: &str, headers: &HeaderMap) -> bool {
     let is_document = headers.get_all(FETCH_DEST).map(HeaderValue::as_bytes).eq([b"document".as_slice()]);
     let is_page = path.strip_prefix(PAGE).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    is_page && !path.ends_with("/restore") && is_navigation(headers) && is_document
+    let is_look = !path.ends_with("/restore") && path != point::PLACE;
+    is_page && is_look && is_navigation(headers) && is_document
 }
 
 impl State {

@@ -229,6 +229,7 @@ fn a_link_from_elsewhere_leads_to_the_page_and_nothing_else_does() {
         ("/settings/backups".to_owned(), "navigate", "iframe"),
         ("/settings/backups".to_owned(), "cors", "empty"),
         (format!("/settings/backups/backup/{id}/restore"), "navigate", "document"),
+        ("/settings/backups/point?at=2026-01-08T14:30:05Z".to_owned(), "navigate", "document"),
         (format!("/api/backup/download/{id}"), "navigate", "document"),
         ("/settings/backupsx".to_owned(), "navigate", "document"),
     ] {

@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::app::App;
+use crate::disk_full::{mount, run_in_namespace};
 use crate::harness::{PROGRAM, Place, Run, python, sql_on};
 
 /// What lies beside the live databases: names, and how large each is, but for the backups.
@@ -86,6 +88,40 @@ fn what_is_no_file_is_refused_and_does_not_hang() {
 fn a_second_name_of_a_database_is_refused() {
     let place = spoilt(|place, live| std::fs::hard_link(live, place.path("other.db")).unwrap());
     assert_refused(&place, &["`attendance`", "2 hard links", "remove the other names"]);
+}
+
+/// As `-v ./attendance.db:/data/attendance.db` has it: the app's `-wal` lies elsewhere.
+#[test]
+fn a_file_that_is_mounted_alone_is_refused_and_a_folder_is_not() {
+    if std::env::var_os("IN_OWN_NAMESPACE").is_none() {
+        run_in_namespace("refusals::a_file_that_is_mounted_alone_is_refused_and_a_folder_is_not");
+        return;
+    }
+    let alone = |place: &Place, live: &Path| {
+        let elsewhere = place.path("elsewhere.db");
+        std::fs::rename(live, &elsewhere).unwrap();
+        std::fs::write(live, b"").unwrap();
+        mount(&["--bind", elsewhere.to_str().unwrap()], live);
+    };
+    let mut place = spoilt(alone);
+    let words = ["`attendance`", "is a mount by itself", "mount the folder that holds it"];
+    assert_refused(&place, &words);
+    let (id, before) = (place.ids().remove(0), std::fs::read(place.live("attendance")).unwrap());
+    for more in [&[][..], &["--offline", "--app-is-stopped"]] {
+        place.run(&[&["restore", &id, "--confirm", &id][..], more].concat()).refused(1, &words);
+    }
+    let preview = place.run(&["preview", &id]).stdout;
+    assert!(preview.contains("a restore would be refused") && preview.contains(words[1]), "{preview}");
+    assert!(std::fs::read(place.live("attendance")).unwrap() == before);
+    let live = place.live("attendance");
+    assert!(Command::new("umount").arg(&live).status().unwrap().success());
+    std::fs::rename(place.path("elsewhere.db"), &live).unwrap();
+    std::fs::create_dir(place.path("data")).unwrap();
+    mount(&["--bind", place.path("").to_str().unwrap()], &place.path("data"));
+    let named =
+        ["attendance", "auth"].map(|name| format!("{name}={}", place.path(&format!("data/{name}.db")).display()));
+    place.set("BACKUP_DATABASES", &named.join(","));
+    place.ok(&["create"]);
 }
 
 #[test]

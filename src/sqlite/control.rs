@@ -27,9 +27,10 @@ pub struct Control {
 /// Steps of SQLite's between two looks whether to go on. Where the schema computes, one may take milliseconds.
 const STEPS: i32 = 1000;
 /// Bytes that a value may always have.
-const LONGEST: i64 = 64 << 20;
+const LONGEST: i64 = 1 << 20;
 
-/// Bytes that a value may have. Of what can't even be asked how long it is, nothing more will come.
+/// Bytes that a value may have: no more than all of the database, for one call of a function that takes the square of its length is one
+/// step. Of what can't even be asked how long it is, nothing more will come.
 fn longest(connection: &Connection) -> i32 {
     let sql = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
     let bytes = connection.query_row(sql, [], |row| row.get(0)).unwrap_or(0);

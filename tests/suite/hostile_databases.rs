@@ -155,6 +155,27 @@ fn what_computes_a_gigabyte_is_not_computed() {
     }
 }
 
+/// One call that takes the square of a length is one step, in the midst of which nothing looks at a deadline.
+#[test]
+fn what_would_take_hours_in_one_step_is_not_computed() {
+    let place = Place::new();
+    let slow = "UPDATE sqlite_schema SET sql = 'CREATE TABLE slow (a CHECK (instr(printf(''%.*c'', 60000000, ''a''), \
+                printf(''%.*c'', 30000000, ''a'') || ''b'') = 0))' WHERE name = 'slow'";
+    let statements = ["CREATE TABLE slow (a)", "INSERT INTO slow VALUES (1)", "PRAGMA writable_schema=ON", slow];
+    does(&place.live("attendance"), &statements);
+    let within_a_minute = |args: &[&str]| {
+        let run =
+            Run::of(place.command_of("timeout").args(["60", crate::harness::PROGRAM]).args(args).output().unwrap());
+        assert_eq!(run.code, 0, "{args:?}: {}", run.stderr);
+    };
+    within_a_minute(&["create"]);
+    let backup = place.list().remove(0);
+    assert_eq!(backup["flags"], serde_json::json!(["not-checkable"]), "{backup}");
+    for args in [&["preview", id(&backup)][..], &["drill"], &["restore", id(&backup), "--confirm", id(&backup)]] {
+        within_a_minute(args);
+    }
+}
+
 /// By the kernel's own word (getrusage(2)).
 fn peak_of(place: &Place, args: &[&str]) -> u64 {
     let script = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True); \

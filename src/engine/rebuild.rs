@@ -302,7 +302,8 @@ impl Session<'_> {
         let open = |error| damaged(situation(name, error).to_string());
         let mut copy = open_finished(path).map_err(open)?;
         let facts = snapshot::facts(&copy).map_err(open)?;
-        let report = check::check(&mut copy, name, self.engine.config.check, control)?;
+        let patient = snapshot::patient(&facts, control);
+        let report = check::check(&mut copy, name, self.engine.config.check, &patient)?;
         match &report.verdict {
             Verdict::Corrupt(findings) => return Err(damaged(findings.join("; "))),
             Verdict::NotCheckable(_) => drop(backup.flags.insert(Flag::NotCheckable)),

@@ -12,7 +12,7 @@ use attendance_backup::backup::settings::{Saved, SavedRetention};
 use attendance_backup::backup::{BackupId, Tier};
 use attendance_backup::clock::Clock;
 use attendance_backup::config::Config;
-use attendance_backup::engine::{Activity, Actor, AuditQuery, Call, Change, Engine, Error};
+use attendance_backup::engine::{Activity, Actor, AuditQuery, Call, Change, Create, Engine, Error, Offline};
 use attendance_backup::journal::until::Until;
 use proptest::prelude::*;
 
@@ -120,6 +120,23 @@ proptest! {
             prop_assert_eq!(page.lines[0].entry.reason.as_deref(), Some("there is none"));
         }
         told(engine.activity(&Activity::default()));
+    }
+
+    /// What a restore that was cut short has left: without its private copies no live byte changes on the word of it.
+    #[test]
+    fn a_plan_of_a_restore(bytes in document("plan"), catalog in document("catalog")) {
+        let shelf = Shelf::with(&[("restore.json", &bytes), ("metadata.json", &catalog)]);
+        let live = ["attendance.db", "auth.db"].map(|name| shelf.dir.path().join(name));
+        live.iter().for_each(|path| std::fs::write(path, &corpus("database")[1]).unwrap());
+        let engine = &shelf.engine;
+        let (_, _, _) = (told(engine.status()), told(engine.list()), told(engine.is_ready()));
+        let create = Create { tier: Tier::Manual, reason: None, accept_shrink: true };
+        told(engine.create(&create, &Shelf::call()));
+        for offline in [None, Some(Offline { app_is_stopped: true })] {
+            told(engine.undo(true, offline, &Shelf::call()));
+        }
+        prop_assert!(live.iter().all(|path| std::fs::read(path).unwrap() == corpus("database")[1]));
+        prop_assert_eq!(shelf.dir.path().read_dir().unwrap().count(), 3, "something lies outside of the backup directory");
     }
 
     #[test]

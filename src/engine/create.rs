@@ -36,6 +36,8 @@ const CORRUPT_KEPT: usize = 3;
 const SHRINK_FLOOR: u64 = 32 << 10;
 /// Fewer rows come and go by themselves.
 const ROWS_FLOOR: u64 = 100;
+/// So many are never all gone by themselves.
+const FEW_ROWS: u64 = 10;
 
 /// What is asked for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -478,7 +480,8 @@ fn shrunk(before: &DatabaseCopy, now: &DatabaseCopy, alarm: u8) -> Vec<String> {
         found.push(format!("{} of data instead of {}", super::bytes(is), super::bytes(was)));
     }
     let rows = |copy: &DatabaseCopy| copy.tables.values().sum::<u64>();
-    if rows(before) >= ROWS_FLOOR && rows(now) < least(rows(before)) {
+    let is_all_gone = rows(before) >= FEW_ROWS && rows(now) == 0;
+    if is_all_gone || rows(before) >= ROWS_FLOOR && rows(now) < least(rows(before)) {
         found.push(format!("{} rows instead of {}", rows(now), rows(before)));
     }
     let emptied = |(table, was): &(&String, &u64)| **was >= ROWS_FLOOR && now.tables.get(*table) == Some(&0);

@@ -215,6 +215,28 @@ fn a_table_that_is_emptied_is_suspicious() {
     assert!(place.warnings().contains(&"rotation-frozen".to_owned()));
 }
 
+#[test]
+fn a_small_database_that_lost_all_of_its_rows_is_suspicious() {
+    let place = Place::new();
+    place.sql("auth", "DELETE FROM users");
+    let filled = |rows: u32| {
+        let filler = format!("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < {rows}) ");
+        place.sql("auth", &format!("{filler} INSERT INTO users (email) SELECT NULL FROM n"));
+        place.create();
+    };
+    filled(9);
+    place.sql("auth", "DELETE FROM users");
+    assert_eq!(place.create()["flags"], json!([]));
+    filled(10);
+    place.sql("auth", "DELETE FROM users WHERE id > (SELECT min(id) FROM users)");
+    assert_eq!(place.create()["flags"], json!([]));
+    filled(10);
+    place.sql("auth", "DELETE FROM users");
+    let backup = place.create();
+    assert_eq!(backup["flags"], json!(["shrunk"]));
+    assert!(backup["findings"].to_string().contains("0 rows instead of 11"), "{}", backup["findings"]);
+}
+
 /// It is the measure of the next backup, by whatever name it has then.
 #[test]
 fn what_was_restored_is_no_loss_if_rotation_gave_it_another_name_since() {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::client::{Answer, Server, superuser, user};
-use crate::harness::Place;
+use crate::harness::{PROGRAM, Place, Run};
 
 fn place() -> (Place, Server) {
     let place = Place::new();
@@ -223,6 +223,36 @@ fn readiness_follows_the_newest_proven_backup() {
     server.post(&format!("/api/backup/verify/{}", backup["id"].as_str().unwrap())).ok();
     std::thread::sleep(std::time::Duration::from_millis(1100));
     ready().problem(503, "not-ready");
+}
+
+#[test]
+fn readiness_ends_when_the_newest_proven_backup_is_too_old() {
+    let mut place = Place::new();
+    place.set("BACKUP_METRICS", "true");
+    let mut command = place.command_of("faketime");
+    command.args(["-f", "-30h", PROGRAM, "create"]).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    assert_eq!(Run::of(command.output().unwrap()).code, 0);
+    let asked = |place: &Place| {
+        let server = Server::start(place);
+        let [ready, metrics] = ["/readyz", "/metrics"].map(|path| server.request("GET", path).send());
+        let figure =
+            metrics.text().lines().find_map(|line| line.strip_prefix("attendance_backup_ready ").map(str::to_owned));
+        (ready, figure.unwrap(), server)
+    };
+    // 26 hours are allowed.
+    let (ready, figure, server) = asked(&place);
+    assert!(ready.problem(503, "not-ready").contains("younger than BACKUP_STALE_AFTER; /api/backup/status says why"));
+    assert_eq!(figure, "0");
+    let warnings = server.get("/api/backup/status").ok()["warnings"].clone();
+    let stale = warnings.as_array().unwrap().iter().find(|it| it["code"] == "stale").unwrap();
+    assert!(stale["detail"].as_str().unwrap().contains("the newest backup is 30 hours old"), "{stale}");
+    drop(server);
+    place.set("BACKUP_STALE_AFTER", "31h");
+    let (ready, figure, _) = asked(&place);
+    assert_eq!((ready.ok(), figure.as_str()), (json!({ "ready": true }), "1"));
+    place.unset("BACKUP_STALE_AFTER").create();
+    let (ready, figure, _) = asked(&place);
+    assert_eq!((ready.ok(), figure.as_str()), (json!({ "ready": true }), "1"));
 }
 
 #[test]

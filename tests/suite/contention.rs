@@ -134,6 +134,7 @@ fn of_twenty_at_once_one_at_a_time_succeeds_and_the_others_hear_who_it_is() {
         run.refused(3, &["another operation holds the backup directory: create by cli"]);
         assert!(winners.iter().any(|pid| run.stderr.contains(&format!("(process {pid} on"))), "{}", run.stderr);
     }
+    assert!((1..20).contains(&winners.len()), "{winners:?}: nobody was in anybody's way");
     assert_eq!(place.list().len(), winners.len());
     let refused = place.audit().into_iter().filter(|line| line["kind"] == "refused").count();
     assert_eq!(refused, 20 - winners.len());

@@ -1,11 +1,13 @@
 //! What stands in the way of a whole process: limits of files and of their size, a disk that is read-only, a stop of a while. What
 //! can't be done is refused in words, and done as soon as the way is free [P1, P3, P4, P8].
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::app::App;
+use crate::client::Server;
 use crate::disk_full::{SmallDisk, mount};
-use crate::harness::{PROGRAM, Place, Run, thoroughness};
+use crate::harness::{PROGRAM, Place, Run, thoroughness, traces, tree};
 use crate::inject::{Spot, signal};
 use crate::invariants::Live;
 use crate::seasons::{self, MANUAL, MONTHLY};
@@ -94,6 +96,59 @@ fn on_a_disk_that_is_read_only_it_is_refused() {
     place.assert_invariants(&[&live]);
 }
 
+/// A `serve` that runs needs no restart. A disk can't be remounted while a file on it is open for writing, as `.serve` is; the kernel
+/// does it all the same when the disk fails. Here a read-only view of it is laid over it.
+#[test]
+fn a_serve_whose_disk_was_read_only_goes_on() {
+    let test = "faults_limits::a_serve_whose_disk_was_read_only_goes_on";
+    let Some(disk) = SmallDisk::of(test, "size=16m,mode=0700") else { return };
+    let (place, backups) = (&disk.place, disk.place.backups());
+    let server = Server::start(place);
+    assert_eq!(server.post("/api/backup/create").status, 201);
+    let before = traces(&backups);
+    mount(&["--bind", backups.to_str().unwrap()], &backups);
+    mount(&["-o", "remount,bind,ro"], &backups);
+    assert_refused(&server, "Read-only file system");
+    assert_eq!(traces(&backups), before);
+    assert!(Command::new("umount").arg(&backups).status().unwrap().success());
+    assert_eq!(server.post("/api/backup/create").status, 201);
+    server.stop();
+    place.assert_whole();
+}
+
+#[test]
+fn a_serve_that_had_too_few_descriptors_goes_on() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    assert_eq!(server.post("/api/backup/create").status, 201);
+    let (ids, open) = (place.ids(), server.descriptors());
+    let limit = |files: usize| {
+        let pid = server.child.id().to_string();
+        let limit = format!("--nofile={files}:");
+        assert!(Command::new("prlimit").args(["--pid", &pid, &limit]).status().unwrap().success());
+    };
+    // One is for the request itself.
+    for more in [1, 2] {
+        limit(open + more);
+        assert_refused(&server, "Too many open files");
+        assert_eq!(place.ids(), ids);
+        assert!(!tree(&place.backups()).iter().any(|(file, ..)| file.ends_with(".partial")));
+    }
+    limit(1024);
+    assert_eq!(server.post("/api/backup/create").status, 201);
+    server.stop();
+    place.assert_whole();
+}
+
+/// It makes no backup, and the log has the cause under the number that came with the answer.
+fn assert_refused(server: &Server, cause: &str) {
+    let answer = server.post("/api/backup/create");
+    answer.problem(500, "internal");
+    let id = answer.header("x-request-id").unwrap();
+    let log = server.log();
+    assert!(log.lines().any(|line| line.contains(id) && line.contains(cause)), "{id}: {log}");
+}
+
 /// A backup that is stopped in its midst keeps no app from writing, and is of one instant when it goes on.
 #[test]
 fn while_it_is_stopped_the_app_writes_on() {
@@ -108,6 +163,10 @@ fn while_it_is_stopped_the_app_writes_on() {
         app.ok(1, "INSERT INTO users (email) VALUES (hex(randomblob(8)))");
         slowest = slowest.max(begun.elapsed());
     }
+    let partial = tree(&place.backups()).into_iter().map(|(file, ..)| place.backups().join(file));
+    let partial = partial.filter(|file| file.to_str().unwrap().ends_with(".partial"));
+    let size = partial.map(|file| file.metadata().unwrap().len()).max();
+    assert!(size.is_some_and(|size| (1..12_000_000).contains(&size)), "it isn't in the midst of a copy: {size:?}");
     signal(&pid, "-CONT");
     let run = Run::of(child.wait_with_output().unwrap());
     assert_eq!(run.code, 0, "{}", run.stderr);

@@ -257,13 +257,12 @@ fn ten_thousand_idle_connections_stand_in_nobodys_way() {
     let server = Server::of(&mut command, place.path("serve.log"));
     server.get("/api/backup/status").ok();
     let before = server.memory();
-    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", server.child.id())).unwrap().count();
     let (mut idle, mut most, mut grown) = (Vec::new(), 0, 0);
     while idle.len() < count {
         idle.extend((0..500).map(|_| TcpStream::connect(server.address).unwrap()));
         assert_eq!(server.get("/api/backup/status").status, 200);
         // Of a slow machine the first are cut before the last come.
-        (most, grown) = (most.max(descriptors()), grown.max(server.memory().saturating_sub(before)));
+        (most, grown) = (most.max(server.descriptors()), grown.max(server.memory().saturating_sub(before)));
     }
     println!("{} idle connections, {most} at once, take {} KiB", idle.len(), grown >> 10);
     assert!(most > 2000, "only {most} are open");
@@ -276,5 +275,5 @@ fn ten_thousand_idle_connections_stand_in_nobodys_way() {
         assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 408 "));
     }
     assert_eq!(server.get("/api/backup/status").status, 200);
-    eventually("they are closed", || (descriptors() < 100).then_some(()));
+    eventually("they are closed", || (server.descriptors() < 100).then_some(()));
 }

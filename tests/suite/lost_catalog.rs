@@ -6,7 +6,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::{PROGRAM, Place, Run, python, tree};
+use crate::client::Server;
+use crate::harness::{PROGRAM, Place, Run, eventually, python, traces, tree};
 use crate::inject::Spot;
 use crate::seasons;
 
@@ -309,6 +310,41 @@ fn another_store_and_an_empty_place_are_refused() {
     std::fs::remove_dir(place.backups()).unwrap();
     place.run(&["create"]).refused(1, &["is its volume mounted?"]);
     assert!(!place.backups().exists());
+}
+
+/// The same under a `serve` that runs: told of no store, it knows the one that it has met.
+#[test]
+fn what_takes_the_place_of_the_directory_under_a_running_serve_is_left_alone() {
+    let (place, foreign) = (Place::new(), Place::new());
+    place.create();
+    foreign.create();
+    let server = Server::start(&place);
+    let create = || server.post("/api/backup/create");
+    assert_eq!(create().status, 201);
+    let (before, away) = (traces(&place.backups()), place.path("away"));
+    std::fs::rename(place.backups(), &away).unwrap();
+
+    std::fs::create_dir(place.backups()).unwrap();
+    let detail = create().problem(503, "another-store");
+    assert!(detail.contains("is empty") && detail.contains("is its volume mounted?"), "{detail}");
+    server.get("/api/backup/list").problem(503, "another-store");
+    eventually("it is not ready", || (server.request("GET", "/readyz").send().status == 503).then_some(()));
+    assert_eq!(tree(&place.backups()), [], "something was made");
+    std::fs::remove_dir(place.backups()).unwrap();
+
+    std::fs::rename(foreign.backups(), place.backups()).unwrap();
+    let theirs = traces(&place.backups());
+    let detail = create().problem(503, "another-store");
+    assert!(detail.contains("is another volume mounted there?"), "{detail}");
+    assert_eq!(traces(&place.backups()), theirs, "what is somebody else's was touched");
+    std::fs::rename(place.backups(), foreign.backups()).unwrap();
+
+    std::fs::rename(&away, place.backups()).unwrap();
+    assert_eq!(traces(&place.backups()), before);
+    assert_eq!(create().status, 201);
+    server.stop();
+    assert_eq!(place.ids().len(), 3);
+    place.assert_whole();
 }
 
 /// A log that has lost its end, or all of it, is broken until it is put back, whatever comes after.

@@ -87,11 +87,45 @@ fn a_download_outlives_the_rotation_that_takes_its_backup() {
     library.place.assert_whole();
 }
 
+/// Another file is put in its place, or written over it: what arrives whole is never of two files.
+#[test]
+fn a_download_is_whole_and_of_the_file_that_it_began_with_or_it_is_cut() {
+    let place = Place::new();
+    place.fill(20);
+    let library = Library::of(place);
+    let (file, other) = (library.place.copy(&library.backup, "attendance"), library.place.path("other"));
+    let recorded = std::fs::read(&file).unwrap();
+    std::fs::write(&other, recorded.iter().map(|byte| !byte).collect::<Vec<_>>()).unwrap();
+    let mut is_replaced = false;
+    let (sum, taken) = take_slowly(library.get("attendance").open().unwrap(), |_| {
+        if !is_replaced {
+            std::fs::rename(&other, &file).unwrap();
+            is_replaced = true;
+        }
+    });
+    assert!(library.backup["databases"]["attendance"]["checksum"] == sum, "{taken} bytes of another checksum");
+    assert_eq!(library.outcome(1)["ok"], true);
+
+    let mut stream = library.get("attendance").open().unwrap();
+    assert_eq!(Answer::read(&mut Unbuffered(&mut stream), true).unwrap().status, 200);
+    let mut start = vec![0; 1 << 20];
+    stream.read_exact(&mut start).unwrap();
+    assert!(start[..] != recorded[..1 << 20], "it has not begun with the other file");
+    std::fs::write(&file, &recorded).unwrap();
+    let mut rest = Vec::new();
+    let ended = stream.read_to_end(&mut rest);
+    assert!(ended.is_err() || start.len() + rest.len() < recorded.len(), "a mix has arrived whole");
+    let outcome = library.outcome(2);
+    assert_eq!((&outcome["ok"], &outcome["code"]), (&false.into(), &"damaged".into()), "{outcome}");
+}
+
 #[test]
 fn who_goes_away_frees_the_place_and_it_is_no_failure() {
     let place = Place::new();
     place.fill(20);
     let library = Library::of(place);
+    library.server.get("/api/backup/status").ok();
+    let before = library.server.descriptors();
     for n in 1..=40 {
         let mut stream = library.get("attendance").open().unwrap();
         let mut first = [0; 1000];
@@ -102,6 +136,7 @@ fn who_goes_away_frees_the_place_and_it_is_no_failure() {
         assert_eq!((&outcome["ok"], &outcome["code"]), (&false.into(), &"aborted".into()), "{outcome}");
         assert!(outcome["details"]["bytes"].as_u64().unwrap() < 20_000_000, "{outcome}");
     }
+    eventually("what it had open is closed", || (library.server.descriptors() <= before).then_some(()));
     assert_eq!(library.server.get("/api/backup/status").ok()["lastFailure"], Value::Null);
     library.server.stop();
     library.place.assert_whole();

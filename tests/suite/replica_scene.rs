@@ -119,6 +119,11 @@ impl Clock {
         self.set(&format!("+{seconds}s\n"));
     }
 
+    /// At that time in the command's zone when it begins, and so many times as fast from there.
+    pub fn runs_from(&self, local: &str, times: u64) {
+        self.set(&format!("@{local} x{times}\n"));
+    }
+
     /// So many times as fast.
     pub fn runs(&self, times: u64) {
         self.set(&format!("+0s x{times}\n"));

@@ -4,7 +4,10 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::client::Server;
 use crate::harness::{self, PROGRAM, Place, Run, kill};
+use crate::replica_scene::Clock;
+use crate::together::signal;
 
 /// A running `serve`, ended by SIGTERM.
 struct Serving(Child);
@@ -110,6 +113,29 @@ fn a_restart_over_a_due_time_catches_up_once() {
     }
     assert_eq!(scheduled(&place).len(), 1);
     assert_eq!(place.ids(), ["daily-2026-11-09", "daily-2026-11-01"]);
+}
+
+/// As in a machine that sleeps: all of the process stands still, and the clock goes on.
+#[test]
+fn a_stop_over_two_due_times_is_caught_up_once() {
+    let mut place = Place::new();
+    place.set("BACKUP_ENABLED", "true").set("TZ", "UTC");
+    let mut command = place.command(&["serve"]);
+    let clock = Clock::of(&place, &mut command);
+    clock.runs_from("2026-11-01 12:00:00", 60);
+    let server = Server::of(&mut command, place.path("serve.log"));
+    eventually("the first backup", || place.backups().join("audit.jsonl").exists() && !scheduled(&place).is_empty());
+    signal(server.child.id(), "-STOP");
+    clock.runs_from("2026-11-03 12:00:00", 60);
+    signal(server.child.id(), "-CONT");
+    eventually("the backup that was missed", || scheduled(&place).len() > 1);
+    // Time for a burst, if there were one: the alarm rings twelve times a second.
+    std::thread::sleep(Duration::from_secs(1));
+    server.stop();
+    let taken = scheduled(&place);
+    assert_eq!(taken.len(), 2, "{taken:?}");
+    assert!(taken[0].starts_with("2026-11-01T12:") && taken[1].starts_with("2026-11-03T12:"), "{taken:?}");
+    place.assert_whole();
 }
 
 #[test]

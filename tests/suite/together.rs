@@ -1,6 +1,7 @@
 //! Many at once, and operations that are in each other's way, are stopped or are left: each is told what it needs to
 //! know, and whatever was done is whole [P1, P3, P4, P5].
 
+use std::net::TcpStream;
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -13,6 +14,8 @@ use crate::harness::{Place, eventually, sha256, thoroughness};
 use crate::inject::Spot;
 use crate::patience::PATIENCE;
 use crate::tried::Tried;
+
+const NAMES: [&str; 2] = ["attendance", "auth"];
 
 pub fn signal(pid: u32, signal: &str) {
     assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
@@ -35,6 +38,12 @@ fn create(server: &Server) -> Request {
 
 fn cancel(server: &Server) -> Answer {
     server.post("/api/backup/operation/cancel")
+}
+
+/// A client goes away in such a way that the server is told at once, and not when it answers.
+fn cut(stream: TcpStream) {
+    rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
+    drop(stream);
 }
 
 /// Nothing of a create is left, and nothing is in the way of the next.
@@ -156,10 +165,76 @@ fn a_create_goes_on_when_its_client_goes_away() {
     let server = Server::start(&place);
     let stream = create(&server).open().unwrap();
     under_way(&place, "create");
-    drop(stream);
+    cut(stream);
     eventually("the backup", || (place.ids().len() == 1).then_some(()));
     eventually("its end", || holder(&place).is_none().then_some(()));
     server.stop();
+    place.assert_whole();
+}
+
+/// Both databases have the number 1, and a backup with that; then they have 2. Large enough that a restore takes a while.
+fn numbered() -> (Place, String) {
+    let place = Place::new();
+    place.fill(40);
+    NAMES.iter().for_each(|name| drop(place.sql(name, "CREATE TABLE state (n); INSERT INTO state VALUES (1)")));
+    let id = place.create()["id"].as_str().unwrap().to_owned();
+    NAMES.iter().for_each(|name| drop(place.sql(name, "UPDATE state SET n = 2")));
+    (place, id)
+}
+
+fn numbers(place: &Place) -> [String; 2] {
+    NAMES.map(|name| place.sql(name, "SELECT n FROM state"))
+}
+
+fn restore(server: &Server, id: &str) -> Request {
+    server.request("POST", "/api/backup/restore").token(&superuser()).json(&json!({ "id": id, "confirm": id }))
+}
+
+#[test]
+fn a_restore_goes_on_when_its_client_goes_away() {
+    let (place, id) = numbered();
+    let server = Server::start(&place);
+    let stream = restore(&server, &id).open().unwrap();
+    under_way(&place, "restore");
+    cut(stream);
+    assert_eq!(holder(&place).unwrap()["operation"], "restore", "it was over before the client went away");
+    let ended = |line: &Value| line["operation"] == "restore" && line["kind"] == "outcome";
+    let outcome = eventually("its end", || place.audit().into_iter().find(ended));
+    assert_eq!((&outcome["ok"], &outcome["by"]), (&true.into(), &"user:ada".into()), "{outcome}");
+    assert_eq!(numbers(&place), ["1", "1"]);
+    server.stop();
+    place.assert_whole();
+}
+
+/// Each of its calls on files takes a while: what only asks is not kept waiting by a create.
+#[test]
+fn on_a_slow_disk_it_answers_while_a_create_is_under_way() {
+    let place = Place::new();
+    place.create();
+    place.fill(2);
+    let (log, slow) = (place.path("calls"), Spot::anywhere("pread64,?read,?write,?fsync,?fdatasync"));
+    let mut command = place.faulty_into(&log, &slow, "delay_enter=5000", &["serve"]);
+    let mut server = Server::of(command.env("BACKUP_ENABLED", "false"), place.path("serve.log"));
+    let begun = Instant::now();
+    let mut creating = create(&server).open().unwrap();
+    let serving = under_way(&place, "create");
+    let (mut slowest, mut asked) = (Duration::ZERO, 0);
+    while holder(&place).is_some() {
+        for path in ["/healthz", "/readyz", "/api/backup/status"] {
+            let begun = Instant::now();
+            let answer = server.get(path);
+            assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+            slowest = slowest.max(begun.elapsed());
+        }
+        asked += 1;
+    }
+    assert_eq!(Answer::read(&mut creating, false).unwrap().status, 201);
+    let whole = begun.elapsed();
+    println!("asked {asked} times in {whole:?}, the slowest answer took {slowest:?}");
+    assert!(asked > 0 && slowest < whole / 3, "{slowest:?} of {whole:?}");
+    signal(serving["pid"].as_u64().unwrap() as u32, "-TERM");
+    assert!(server.ended().success());
+    assert!(std::fs::read_to_string(&log).unwrap().contains("(DELAYED)"));
     place.assert_whole();
 }
 
@@ -218,6 +293,32 @@ fn a_stop_during_a_create_undoes_it() {
         answer.problem(409, "cancelled");
     }
     assert_undone(&place);
+}
+
+/// What a stop breaks off is the old in both databases or the new in both, at once or after the next start.
+#[test]
+fn a_stop_during_a_restore_leaves_all_old_or_all_new() {
+    let (place, id) = numbered();
+    let replaces =
+        |place: &Place| eventually("it replaces", || place.backups().join("restore.json").exists().then_some(()));
+    let copies = |place: &Place| drop(under_way(place, "restore"));
+    for reaches in [&copies as &dyn Fn(&Place), &replaces] {
+        let server = Server::start(&place);
+        let mut stream = restore(&server, &id).open().unwrap();
+        reaches(&place);
+        server.stop();
+        let told = Answer::read(&mut stream, false);
+        let server = Server::start(&place);
+        eventually("it is settled", || (!place.backups().join("restore.json").exists()).then_some(()));
+        let found = numbers(&place);
+        println!("told {:?}, found {found:?}", told.as_ref().map(|answer| answer.status));
+        assert!(found == ["1", "1"] || found == ["2", "2"], "{found:?}");
+        if let Ok(answer) = told {
+            assert_eq!(answer.status == 200, found[0] == "1", "{}", answer.text());
+        }
+        server.stop();
+        place.assert_whole();
+    }
 }
 
 #[test]
@@ -313,7 +414,7 @@ fn an_acknowledgement_that_is_killed_is_done_or_not() {
             if let Ok(answer) = answer {
                 signal(serving["pid"].as_u64().unwrap() as u32, "-TERM");
                 let mut server = server;
-                assert!(server.child.wait().unwrap().success());
+                assert!(server.ended().success());
                 answer.ok();
                 break;
             }

@@ -116,10 +116,13 @@ fn a_wrong_user_opens_no_database_and_the_app_goes_on() {
 fn serve_says_so_at_its_start() {
     let (mut place, program) = of_app();
     place.set("BACKUP_ENABLED", "false");
-    let server = Server::of(&mut as_user(&place, &program, 4321, &["serve"]), place.path("serve.log"));
+    let mut server = Server::of(&mut as_user(&place, &program, 4321, &["serve"]), place.path("serve.log"));
     let log = crate::harness::eventually("a word of the user", || {
         std::fs::read_to_string(place.path("serve.log")).ok().filter(|log| log.contains("belongs to uid 1234"))
     });
     assert!(log.contains("user: \"1234:1234\"") && log.contains("ERROR"), "{log}");
-    drop(server);
+    // Nothing is well, and it stays to say so: an end would be tried again and again.
+    server.request("GET", "/readyz").send().problem(503, "not-ready");
+    assert_eq!(server.request("GET", "/healthz").send().status, 200);
+    assert!(server.child.try_wait().unwrap().is_none());
 }

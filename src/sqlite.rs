@@ -438,6 +438,30 @@ mod tests {
         assert!(open_live(Path::new("file:/tmp/x?mode=memory")).is_err());
     }
 
+    /// Asked of the connections themselves: whoever opens a database that somebody else has written stands on it.
+    #[test]
+    fn every_connection_is_hardened() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        let made = "VACUUM INTO ?1";
+        Connection::open_in_memory().unwrap().execute(made, [path.to_str()]).unwrap();
+        for (what, connection) in [("live", open_live(&path)), ("finished", open_finished(&path))] {
+            let connection = connection.unwrap();
+            let config = |config| connection.db_config(config).unwrap();
+            let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0)).unwrap();
+            let said: [(&str, i64); 6] = [
+                ("triggers", config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER).into()),
+                ("trusted schema", config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA).into()),
+                ("defensive", config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE).into()),
+                ("mmap_size", pragma("mmap_size")),
+                ("cell_size_check", pragma("cell_size_check")),
+                ("temp_store", pragma("temp_store")),
+            ];
+            let wanted = [0, 0, 1, 0, 1, 2];
+            assert_eq!(said.map(|(_, value)| value), wanted, "{what}: {said:?}");
+        }
+    }
+
     #[test]
     fn uris_hide_no_part_of_a_path() {
         assert_eq!(immutable_uri(Path::new("/a b/c?d#e%'.db")), "file:/a%20b/c%3Fd%23e%25%27.db?immutable=1");

@@ -245,6 +245,9 @@ fn unanswered(whom: &str, error: &reqwest::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
     use super::*;
     use crate::backup::notices::Event;
 
@@ -264,6 +267,24 @@ mod tests {
             link: Some("https://school.example/settings/backups".to_owned()),
             from: "here".to_owned(),
         }
+    }
+
+    /// No name server knows the name. Whoever looked it up once more, after it was judged, might be told another address.
+    #[test]
+    fn what_was_judged_is_connected_to_and_no_name_is_looked_up_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let answer = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.read(&mut [0; 4096]).unwrap();
+            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+        });
+        let to: Url = format!("http://no-such-host.invalid:{}/", address.port()).parse().unwrap();
+        let client = client(&to, &[address], &Trust { private: true, authorities: None }).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let answered = runtime.block_on(async { client.get(to).send().await }).unwrap();
+        assert_eq!(answered.status(), StatusCode::NO_CONTENT);
+        answer.join().unwrap();
     }
 
     #[test]

@@ -266,6 +266,8 @@ fn orphans(connection: &Connection) -> rusqlite::Result<Option<u64>> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
 
     #[test]
@@ -285,6 +287,25 @@ mod tests {
         connection.execute_batch("UPDATE own_segdir SET root = zeroblob(length(root))").unwrap();
         let Verdict::Corrupt(findings) = look() else { panic!("{:?}", look()) };
         assert!(findings.iter().any(|finding| finding.contains("main.own")), "{findings:?}");
+    }
+
+    /// For each row the schema computes a text of 200 kB, which takes minutes for all.
+    #[test]
+    fn a_look_that_takes_too_long_is_cut_soon_and_told_from_one_that_was_cancelled() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        let made = "CREATE TABLE slow (a CHECK (length(hex(zeroblob(100000 + a))) > 0)); PRAGMA ignore_check_constraints=ON;
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200000) INSERT INTO slow SELECT i FROM n;
+             PRAGMA ignore_check_constraints=OFF";
+        connection.execute_batch(made).unwrap();
+        let (name, limit, begun) = ("app".parse().unwrap(), Duration::from_millis(100), Instant::now());
+        let control = Control::default().within(begun, limit);
+        let mut look = |control: &Control| look(&mut connection, &name, CheckKind::Quick, control);
+        let error = look(&control).unwrap_err();
+        assert!(matches!(error, Error::TooSlow { limit: told, .. } if told == limit), "{error}");
+        assert!((limit..limit * 50).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+        let control = Control::default().within(Instant::now(), Duration::from_secs(600));
+        control.cancel();
+        assert!(matches!(look(&control), Err(Error::Cancelled)));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::browser::{Browser, TURNS, Turn};
 
 /// A server of a few pages, each of which fails or does well in its own way.
-fn pages() -> SocketAddr {
+pub fn pages() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -55,6 +55,11 @@ fn page(path: &str) -> (&'static str, &'static str, String) {
         "/script" => ("200 OK", html, format!("{script}<noscript><p id=without>without</noscript>")),
         "/person" => ("200 OK", html, PERSON.to_owned()),
         "/conflict" => ("409 Conflict", html, "<h1>Busy</h1>".to_owned()),
+        // To where the rest of the path says, as soon as it is seen.
+        _ if path.starts_with("/forged/") => {
+            let form = "<input name=reason value=forged></form><script>document.forms[0].submit()</script>";
+            ("200 OK", html, format!("<form method=post action='http://{}'>{form}", &path["/forged/".len()..]))
+        }
         "/slow" => {
             return ("200 OK", "Content-Disposition: attachment; filename=\"copy.db\"", "0123456789".repeat(100_000));
         }

@@ -56,7 +56,8 @@ impl Server {
     pub fn request(&self, method: &str, path: &str) -> Request {
         let headers = vec![("Host".to_owned(), self.address.to_string())];
         let (method, path) = (method.to_owned(), path.to_owned());
-        Request { address: self.address, from: Ipv4Addr::UNSPECIFIED, method, path, headers, body: Vec::new() }
+        let (from, body) = (Ipv4Addr::UNSPECIFIED, Vec::new());
+        Request { address: self.address, is_direct: true, from, method, path, headers, body }
     }
 
     /// As a superuser.
@@ -117,6 +118,7 @@ impl Drop for Server {
 #[derive(Clone)]
 pub struct Request {
     address: SocketAddr,
+    is_direct: bool,
     from: Ipv4Addr,
     method: String,
     path: String,
@@ -136,7 +138,7 @@ impl Request {
 
     /// To another port, such as a proxy's.
     pub fn to(self, address: SocketAddr) -> Self {
-        Self { address, ..self }
+        Self { address, is_direct: false, ..self }
     }
 
     /// From this address of this machine, such as 127.0.0.2.
@@ -182,7 +184,12 @@ impl Request {
 
     pub fn try_send(&self) -> std::io::Result<Answer> {
         let mut stream = self.open()?;
-        Answer::read(&mut stream, self.method == "HEAD")
+        let answer = Answer::read(&mut stream, self.method == "HEAD")?;
+        // A proxy has answers of its own.
+        if self.is_direct {
+            answer.assert_secure(&format!("{} {}", self.method, self.path));
+        }
+        Ok(answer)
     }
 
     /// Sends it, and leaves the answer to be read.
@@ -204,6 +211,20 @@ fn connect(from: Ipv4Addr, to: SocketAddr) -> std::io::Result<TcpStream> {
     connect(&socket, &to)?;
     Ok(socket.into())
 }
+
+/// What each answer says to browsers.
+const SECURE: [(&str, &str); 6] = [
+    (
+        "content-security-policy",
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; form-action 'self'; \
+         base-uri 'none'; frame-ancestors 'none'",
+    ),
+    ("x-content-type-options", "nosniff"),
+    ("x-frame-options", "DENY"),
+    ("referrer-policy", "same-origin"),
+    ("cross-origin-resource-policy", "same-origin"),
+    ("permissions-policy", "camera=(), geolocation=(), microphone=()"),
+];
 
 /// An answer as it came.
 #[derive(Clone, Debug)]
@@ -240,6 +261,22 @@ impl Answer {
 
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
+    }
+
+    /// It has those headers, each once, and says how long it may be kept. What isn't HTTP, doesn't come or has no end
+    /// is answered by a bare status before any code of ours.
+    #[track_caller]
+    pub fn assert_secure(&self, what: &str) {
+        if [400, 408, 431].contains(&self.status) && self.header("content-type").is_none() {
+            return;
+        }
+        let all =
+            |name: &str| self.headers.iter().filter(|it| it.0 == name).map(|it| it.1.as_str()).collect::<Vec<_>>();
+        for (name, value) in SECURE {
+            assert_eq!(all(name), [value], "{what}: {} {name}", self.status);
+        }
+        let kept = all("cache-control");
+        assert!(kept == ["no-store"] || kept == ["public, max-age=31536000, immutable"], "{what}: {kept:?}");
     }
 
     pub fn text(&self) -> String {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::harness::{Place, Run, kill, traces};
+use crate::harness::{Place, Run, dump, kill, traces};
 use crate::inject::Spot;
 use crate::patience::PATIENCE;
 
@@ -284,6 +284,37 @@ fn a_stopped_process_that_holds_the_audit_log_stops_nobody_else() {
     place.create();
     kill(&mut holder);
     place.ok(&["pin", &id]);
+    place.assert_whole();
+}
+
+/// A change wants its line first [P10].
+#[test]
+fn what_cannot_be_recorded_is_not_done() {
+    let place = Place::new();
+    let [older, newer] = [(); 2].map(|()| place.create()["id"].as_str().unwrap().to_owned());
+    place.ok(&["restore", &older, "--confirm", &older]);
+    place.sql("attendance", "INSERT INTO people (name) VALUES ('Dora')");
+    let lies_there = || {
+        let mut traces = traces(&place.backups());
+        traces.retain(|(name, ..)| !name.starts_with('.') && name != "audit.jsonl");
+        (traces, ["attendance", "auth"].map(|name| dump(&place.live(name), false)), place.audit().len())
+    };
+    let before = lies_there();
+    let aside = place.path("aside");
+    for args in [
+        &["pin", &newer][..],
+        &["delete", &newer],
+        &["restore", &newer, "--confirm", &newer],
+        &["undo"],
+        &["config", "--set", "retention.daily=9"],
+        &["download", &newer, "-o", aside.to_str().unwrap()],
+    ] {
+        let run = Run::of(place.faulty(&Spot::on("write", "audit.jsonl"), "error=EIO", args).output().unwrap());
+        run.refused(1, &["audit"]);
+        assert_eq!(lies_there(), before, "{args:?}");
+    }
+    assert!(!aside.exists());
+    place.ok(&["undo"]);
     place.assert_whole();
 }
 

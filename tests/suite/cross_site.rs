@@ -5,7 +5,8 @@ use crate::door::{afresh, proxied, somebody};
 use crate::harness::Place;
 use serde_json::json;
 
-const COOKIE: &str = "backup_session";
+/// The app's.
+pub const COOKIE: &str = "backup_session";
 
 fn by_cookie(server: &Server, method: &str, path: &str) -> Request {
     afresh(server.request(method, path)).header("Cookie", &format!("{COOKIE}={}", somebody(json!("superuser"))))

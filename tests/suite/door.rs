@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use serde_json::{Value, json};
 
 use crate::client::{Answer, Request, Server, in_an_hour, superuser, token, user};
+use crate::cross_site::COOKIE;
 use crate::harness::{Place, eventually};
+use crate::visitor::Visitor;
 
 use Who::{Anyone, Superuser, User};
 
@@ -152,25 +154,39 @@ fn every_route_is_listed_here() {
     }
 }
 
-/// Callers, each with whether they count as nobody, a user or a superuser.
-fn callers() -> Vec<(&'static str, Option<String>, Who)> {
+/// What a caller says of itself: headers.
+type Said = Vec<(&'static str, String)>;
+
+/// Callers, each with whether they count as nobody, a user or a superuser. Sessions are opened anew, since one of the routes
+/// ends them.
+fn callers(server: &Server) -> Vec<(&'static str, Said, Who)> {
+    let bearer = |token: &str| vec![("Authorization", format!("Bearer {token}"))];
+    let cookie = |pair: &str| vec![("Cookie", pair.to_owned()), ("Sec-Fetch-Site", "same-origin".to_owned())];
+    let apps = |token: &str| cookie(&format!("{COOKIE}={token}"));
+    let session = |role: Value| cookie(Visitor::of(server, &somebody(role)).cookie());
     let expired = token(json!({ "role": "superuser", "exp": in_an_hour() - 7200 }));
     vec![
-        ("nobody", None, Anyone),
-        ("an empty token", Some(String::new()), Anyone),
-        ("garbage", Some("garbage".to_owned()), Anyone),
-        ("three parts of garbage", Some("a.b.c".to_owned()), Anyone),
-        ("expired", Some(expired), Anyone),
-        ("a user", Some(somebody(json!("teacher"))), User),
-        ("no role", Some(somebody(Value::Null)), User),
-        ("role true", Some(somebody(json!(true))), User),
-        ("role 1", Some(somebody(json!(1))), User),
-        ("a list of roles", Some(somebody(json!(["superuser"]))), User),
-        ("another case", Some(somebody(json!("Superuser"))), User),
-        ("a space", Some(somebody(json!("superuser "))), User),
-        ("a nested role", Some(somebody(json!({ "role": "superuser" }))), User),
-        ("another claim", Some(token(json!({ "sub": format!("user-{}", next()), "superuser": true }))), User),
-        ("a superuser", Some(superuser()), Superuser),
+        ("nobody", Vec::new(), Anyone),
+        ("an empty token", bearer(""), Anyone),
+        ("garbage", bearer("garbage"), Anyone),
+        ("three parts of garbage", bearer("a.b.c"), Anyone),
+        ("expired", bearer(&expired), Anyone),
+        ("expired, by the app's cookie", apps(&expired), Anyone),
+        ("a session of nobody's", cookie("attendance-backup=garbage"), Anyone),
+        ("a user", bearer(&somebody(json!("teacher"))), User),
+        ("a user by session", session(json!("teacher")), User),
+        ("a user by the app's cookie", apps(&somebody(json!("teacher"))), User),
+        ("no role", bearer(&somebody(Value::Null)), User),
+        ("role true", bearer(&somebody(json!(true))), User),
+        ("role 1", bearer(&somebody(json!(1))), User),
+        ("a list of roles", bearer(&somebody(json!(["superuser"]))), User),
+        ("another case", bearer(&somebody(json!("Superuser"))), User),
+        ("a space", bearer(&somebody(json!("superuser "))), User),
+        ("a nested role", bearer(&somebody(json!({ "role": "superuser" }))), User),
+        ("another claim", bearer(&token(json!({ "sub": format!("user-{}", next()), "superuser": true }))), User),
+        ("a superuser", bearer(&superuser()), Superuser),
+        ("a superuser by session", session(json!("superuser")), Superuser),
+        ("a superuser by the app's cookie", apps(&somebody(json!("superuser"))), Superuser),
     ]
 }
 
@@ -194,9 +210,10 @@ fn every_route_answers_those_that_it_is_for_and_nobody_else() {
     place.create();
     for (method, path, who, status) in ROUTES {
         let methods = if *method == "GET" { vec!["GET", "HEAD"] } else { vec![*method] };
-        for (name, token, is) in callers() {
+        for (name, said, is) in callers(&server) {
             for method in &methods {
-                let answer = ask(&server, method, path, token.as_ref());
+                let request = afresh(server.request(method, &placed(path)));
+                let answer = said.iter().fold(request, |request, (name, value)| request.header(name, value)).send();
                 let expected = match (who, is) {
                     (Anyone, _) | (_, Superuser) | (User, User) => *status,
                     (_, Anyone) => 401,
@@ -214,7 +231,7 @@ fn every_route_answers_those_that_it_is_for_and_nobody_else() {
             }
         }
     }
-    assert_eq!(place.list().len(), 4, "the first and the superuser's three");
+    assert_eq!(place.list().len(), 10, "the first and three of each superuser");
     server.stop();
     place.assert_whole();
 }
@@ -297,6 +314,22 @@ const LIKE_OPEN: &[(&str, u16)] = &[
     ("/api/backup/list?x=/healthz", 401),
     ("/api/backup%2flist", 401),
     ("/api/backup/lis%74", 401),
+    ("/sign-in/../api/backup/list", 401),
+    ("/sign-in%2f..%2fapi%2fbackup%2flist", 401),
+    ("/sign-in/", 401),
+    // Open by how it begins, and nothing but its files is there.
+    ("/assets", 401),
+    ("/assets/", 404),
+    ("/assets/../api/backup/list", 404),
+    ("/assets/%2e%2e/api/backup/list", 404),
+    ("/assets/%2e%2e%2fapi%2fbackup%2flist", 404),
+    ("/assets/x/../../api/backup/list", 404),
+    ("/assets/..\\api\\backup\\list", 404),
+    ("/assets/../../../../../../etc/passwd", 404),
+    ("/assets//../api/backup/list", 404),
+    ("//assets/../api/backup/list", 401),
+    ("/Assets/../api/backup/list", 401),
+    ("http://school.example/assets/../api/backup/list", 404),
     ("http://school.example/api/backup/list", 401),
     ("http://healthz/api/backup/list", 401),
 ];

@@ -107,6 +107,44 @@ fn views_upon_views_are_not_looked_into() {
     assert_eq!(html.token(&crate::client::superuser()).header("Accept", "text/html").send().status, 200);
 }
 
+/// It computes for ever, whoever asks it.
+#[test]
+fn a_view_without_an_end_is_not_asked() {
+    let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)";
+    let view = format!("CREATE VIEW endless AS {rows} SELECT i FROM n");
+    let (place, backup) = forged(&[&view]);
+    let preview = ends_well(&place, &["preview", id(&backup)]);
+    assert!(preview.contains("needs-force") && preview.contains("view endless"), "{preview}");
+    ends_well(&place, &["verify", id(&backup)]);
+    fails(&place, &["restore", id(&backup), "--confirm", id(&backup)], &["view endless", "force"]);
+    does(&place.live("auth"), &[&view]);
+    let backup: Value = serde_json::from_str(&ends_well(&place, &["create", "--json"])).unwrap();
+    for args in [&["preview", id(&backup)][..], &["drill"], &["restore", id(&backup), "--confirm", id(&backup)]] {
+        ends_well(&place, args);
+    }
+}
+
+/// An app that has the live database open would fail from then on.
+#[test]
+fn a_copy_in_another_text_encoding_is_not_restored() {
+    for encoding in ["UTF-16le", "UTF-16be"] {
+        let place = Place::new();
+        let backup = place.create();
+        let file = place.path("forged.db");
+        let table = "CREATE TABLE users (id INTEGER PRIMARY KEY, email TEXT UNIQUE)";
+        does(
+            &file,
+            &[&format!("PRAGMA encoding='{encoding}'"), table, "INSERT INTO users (email) VALUES ('ö@b.example')"],
+        );
+        forge(&place, &backup, "auth", &file);
+        let preview = ended(&place, &["preview", id(&backup)]);
+        assert!((preview.stdout + &preview.stderr).contains("text encoding"), "{encoding}");
+        fails(&place, &["restore", id(&backup), "--confirm", id(&backup)], &["auth", "text encoding", encoding]);
+        assert_eq!(place.sql("auth", "SELECT email FROM users"), "a@school.example");
+        assert_eq!(place.sql("auth", "PRAGMA encoding"), "UTF-8");
+    }
+}
+
 /// What a rehearsal is to ask may be asked of a view, as before.
 #[test]
 fn the_owner_may_ask_a_view() {

@@ -258,14 +258,20 @@ fn ten_thousand_idle_connections_stand_in_nobodys_way() {
     server.get("/api/backup/status").ok();
     let before = server.memory();
     let (mut idle, mut most, mut grown) = (Vec::new(), 0, 0);
+    let begun = Instant::now();
     while idle.len() < count {
         idle.extend((0..500).map(|_| TcpStream::connect(server.address).unwrap()));
+        let asked = Instant::now();
         assert_eq!(server.get("/api/backup/status").status, 200);
-        // Of a slow machine the first are cut before the last come.
+        // Where no more connections are taken, it is served when the first idle ones are cut.
+        assert!(asked.elapsed() < Duration::from_secs(5), "{:?} with {} idle", asked.elapsed(), idle.len());
         (most, grown) = (most.max(server.descriptors()), grown.max(server.memory().saturating_sub(before)));
     }
+    let opened_in = begun.elapsed();
     println!("{} idle connections, {most} at once, take {} KiB", idle.len(), grown >> 10);
-    assert!(most > 2000, "only {most} are open");
+    // Each is cut when its head has not come for ten seconds: on a slow machine the first before the last come.
+    let least = if opened_in < Duration::from_secs(9) { count } else { 2000 };
+    assert!(most > least, "only {most} were open at once, all opened in {opened_in:?}");
     assert!(grown < (most as u64) << 14, "{} KiB for {most}", grown >> 10);
     for stream in &mut idle {
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();

@@ -347,6 +347,42 @@ fn what_takes_the_place_of_the_directory_under_a_running_serve_is_left_alone() {
     place.assert_whole();
 }
 
+/// Each as whoever can write to the file would do it, and each is named by the line where it shows first: a changed one by
+/// the one after it.
+#[test]
+fn the_first_line_of_the_audit_log_that_is_not_as_it_was_is_named() {
+    let place = three();
+    let log = place.backups().join("audit.jsonl");
+    let whole = std::fs::read_to_string(&log).unwrap();
+    let lines: Vec<String> = whole.lines().map(str::to_owned).collect();
+    assert!(lines.len() > 6, "{whole}");
+    type Deed = fn(&mut Vec<String>);
+    let deeds: [(&str, Deed, u64, &str); 6] = [
+        (
+            "edited",
+            |lines| lines[3] = lines[3].replace("\"by\":\"", "\"by\":\"x"),
+            5,
+            "was changed after it was written",
+        ),
+        ("swapped", |lines| lines.swap(3, 4), 4, "missing, doubled or moved"),
+        ("removed", |lines| drop(lines.remove(3)), 4, "missing, doubled or moved"),
+        ("doubled", |lines| lines.insert(4, lines[3].clone()), 5, "missing, doubled or moved"),
+        ("blotted", |lines| lines[3] = "x".repeat(lines[3].len()), 4, "is not a line of the log"),
+        ("the first removed", |lines| drop(lines.remove(0)), 1, "missing, doubled or moved"),
+    ];
+    for (what, deed, line, words) in deeds {
+        let mut changed = lines.clone();
+        deed(&mut changed);
+        assert_ne!(changed, lines, "{what}");
+        std::fs::write(&log, changed.join("\n") + "\n").unwrap();
+        let named = format!("not whole at line {line} (seq {line})");
+        place.run(&["audit", "verify"]).refused(1, &[&named, words]);
+    }
+    std::fs::write(&log, whole).unwrap();
+    place.ok(&["audit", "verify"]);
+    place.assert_whole();
+}
+
 /// A log that has lost its end, or all of it, is broken until it is put back, whatever comes after.
 #[test]
 fn an_audit_log_that_was_cut_off_is_not_made_whole_by_what_comes_after() {

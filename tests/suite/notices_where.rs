@@ -47,6 +47,24 @@ fn nothing_is_sent_to_where_only_this_machine_gets() {
     assert!(hook.got().is_empty(), "{:?}", hook.got());
 }
 
+/// A proxy would look the name up by itself, and connect to whatever it likes.
+#[test]
+fn no_proxy_of_the_environment_is_asked_to_send_a_notice() {
+    let mut place = Place::new();
+    place.create();
+    let (hook, proxy) = (Receiver::start(), Receiver::start());
+    for name in ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
+        place.set(name, &proxy.url("/"));
+    }
+    place.set("no_proxy", "").set("NO_PROXY", "").set("BACKUP_NOTIFY_PRIVATE", "true");
+    place.set("BACKUP_WEBHOOK_URL", &hook.url("/hook")).set("BACKUP_HEALTHCHECK_URL", &hook.url("/ping"));
+    assert!(tested(&place, "webhook", 0).contains("it was taken"));
+    assert!(proxy.got().is_empty(), "{:?}", proxy.got());
+    let lines: Vec<_> = hook.got().into_iter().map(|got| got.line).collect();
+    assert!(lines.iter().any(|line| line.starts_with("POST /hook ")), "{lines:?}");
+    assert!(lines.iter().any(|line| line.starts_with("GET /ping ")), "{lines:?}");
+}
+
 #[test]
 fn a_mail_goes_to_none_but_the_server_that_is_meant() {
     let mut place = Place::new();

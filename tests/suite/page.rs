@@ -9,7 +9,7 @@ use crate::client::{Request, Server, superuser, user};
 use crate::harness::{Place, sha256};
 use crate::layers::{bare, sources};
 use crate::nginx::{Nginx, free_address};
-use crate::visitor::Visitor;
+use crate::visitor::{Visitor, between};
 
 /// The values of an attribute, wherever it is.
 fn values(html: &str, attribute: &str) -> Vec<String> {
@@ -231,30 +231,85 @@ fn there_is_no_inline_script_or_style_and_nothing_is_put_in_unescaped() {
     let place = Place::new();
     let server = Server::start(&place);
     let visitor = Visitor::superuser(&server);
-    visitor.post("/settings/backups/create", &[("reason", "\"><img src=x onerror=alert(1)></script>\u{202e}x")]);
-    let id = place.ids().remove(0);
-    let pages = [
-        "".to_owned(),
-        "/card".to_owned(),
-        format!("/backup/{id}"),
-        format!("/backup/{id}/restore"),
-        format!("/backup/{id}/delete"),
-    ];
-    for path in pages {
-        let html = visitor.get(&format!("/settings/backups{path}")).text();
+    let mut told = Vec::new();
+    for reason in [
+        "\"><img src=x onerror=alert(1)></script>\u{202e}x",
+        "x' onmouseover='alert(2)",
+        "x\u{2028}alert(3)\u{2029}x",
+        "x\0<script>alert(4)</script>",
+        &"<script>".repeat(1250),
+    ] {
+        let answer = visitor.post("/settings/backups/create", &[("reason", reason)]);
+        told.push(if answer.status == 303 { visitor.follow(&answer) } else { answer.text() });
+    }
+    let of_each = |id: &String| ["", "/restore", "/delete"].map(|rest| format!("/backup/{id}{rest}"));
+    let ids = place.ids();
+    let pages = ["", "/card", "/activity"].map(str::to_owned).into_iter().chain(ids.iter().flat_map(of_each));
+    told.extend(pages.map(|path| visitor.get(&format!("/settings/backups{path}")).text()));
+    assert!(told.len() > 13, "{}", told.len());
+    for html in told {
         for (mark, what) in
             [(" style=", "a style"), ("<style", "a style"), (" onerror=alert(1)>", "an event"), ("<img", "an image")]
         {
-            assert!(!html.contains(mark), "{path} has {what}: {html}");
+            assert!(!html.contains(mark), "it has {what}: {html}");
         }
         for script in html.split("<script").skip(1) {
-            assert!(script.contains("></script>"), "{path}: {script}");
+            assert!(script.contains("></script>"), "{script}");
         }
-        assert!(!html.contains('\u{202e}'), "{path}");
+        // The values of attributes stand in double quotes, where a single one is a letter.
+        for tag in html.split('<').skip(1).map(|rest| rest.split('>').next().unwrap()) {
+            let names: String = tag.split('"').step_by(2).collect();
+            assert!(!names.contains("onmouseover") && !names.contains('\''), "{tag}");
+        }
+        assert!(!html.contains(['\u{202e}', '\u{2028}', '\u{2029}', '\0']), "{html}");
     }
     let script = std::fs::read_to_string(root.join("assets/page.js")).unwrap();
     for word in ["eval", "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "Function("] {
         assert!(!script.contains(word), "{word} in page.js");
+    }
+}
+
+/// In each page it is told that it evaluates nothing, asks no other site and keeps no page.
+#[test]
+fn htmx_is_held_to_what_the_policy_allows() {
+    let place = Place::new();
+    let id = place.create()["id"].as_str().unwrap().to_owned();
+    let server = Server::start(&place);
+    let visitor = Visitor::superuser(&server);
+    let pages = ["", "/settings", "/activity", &format!("/backup/{id}"), &format!("/backup/{id}/restore"), "/nowhere"];
+    let pages = pages.map(|path| visitor.get(&format!("/settings/backups{path}")));
+    let nobody = Visitor::nobody(&server);
+    for page in pages.iter().chain(&["/sign-in", "/settings/backups"].map(|path| nobody.get(path))) {
+        let html = page.text();
+        let config = between(&html, "<meta name=\"htmx-config\" content=\"", "\"").replace("&quot;", "\"");
+        let config: Value = serde_json::from_str(&config).unwrap();
+        for (name, value) in [
+            ("allowEval", json!(false)),
+            ("allowScriptTags", json!(false)),
+            ("includeIndicatorStyles", json!(false)),
+            ("selfRequestsOnly", json!(true)),
+            ("historyEnabled", json!(false)),
+            ("historyCacheSize", json!(0)),
+            ("disableInheritance", json!(true)),
+        ] {
+            assert_eq!(config[name], value, "{name}: {config}");
+        }
+    }
+}
+
+/// Whatever keeps answers on the way gives none to who asks for the other form of it.
+#[test]
+fn a_page_and_its_parts_are_told_apart() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    let visitor = Visitor::superuser(&server);
+    for path in ["", "/now", "/list", "/settings", "/activity"] {
+        for (header, value) in [("HX-Request", "true"), ("Accept-Encoding", "gzip")] {
+            let answer = visitor.request("GET", &format!("/settings/backups{path}")).header(header, value).send();
+            let vary: Vec<_> =
+                answer.headers.iter().filter(|(name, _)| name == "vary").map(|(_, value)| value).collect();
+            assert!(answer.status == 200 && vary.iter().any(|value| value.contains("HX-Request")), "{path}: {vary:?}");
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! complains of on the way fails the test.
 
 use crate::browser::Browser;
+use crate::browser_itself::pages;
 use crate::client::{Server, superuser};
 use crate::harness::{Place, sha256};
 use crate::nginx::free_address;
@@ -84,6 +85,30 @@ fn a_whole_story_is_done_with_the_keyboard_and_the_mouse() {
     browser.go(&format!("{site}/settings/backups"));
     assert_eq!(browser.text("h1"), "Sign in");
     place.assert_whole();
+}
+
+/// For a browser a page at another port of this host is of the same site, so that the session is sent along with its forms; with
+/// those of another host it is not.
+#[test]
+fn forms_that_other_sites_send_by_themselves_change_nothing() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    let site = format!("http://{}", server.address);
+    let browser = Browser::with(&["--host-resolver-rules=MAP evil.example 127.0.0.1"]);
+    sign_in(&browser, &place, &site, "grace");
+    let port = pages().port();
+    for (host, status) in [("127.0.0.1", 403), ("evil.example", 401)] {
+        for path in ["settings/backups/create", "sign-out"] {
+            browser.expect_status(status);
+            browser.go(&format!("http://{host}:{port}/forged/{}/{path}", server.address));
+            browser.wait_until("the answer", || browser.url() == format!("{site}/{path}"));
+            browser.assert_quiet();
+        }
+    }
+    browser.go(&format!("{site}/settings/backups"));
+    browser.wait_text(".sentence", "There is no backup yet");
+    let refused = place.audit().into_iter().filter(|line| line["code"] == "cross-site").count();
+    assert_eq!((refused, place.list().len()), (2, 0));
 }
 
 fn create_it(browser: &Browser, place: &Place) -> String {

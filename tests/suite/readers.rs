@@ -8,9 +8,10 @@ use std::time::Duration;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::client::{Answer, superuser};
+use crate::client::{Answer, Server, superuser};
 use crate::downloads::{Library, Unbuffered};
-use crate::harness::{Place, eventually};
+use crate::harness::{PROGRAM, Place, eventually};
+use crate::inject::{signal, traced};
 
 /// Takes a megabyte at a time, with pauses in the first part of it. Says the checksum of all of it.
 fn take_slowly(mut stream: TcpStream, mut between: impl FnMut(u64)) -> (String, u64) {
@@ -63,6 +64,27 @@ fn a_large_download_outlives_its_backup_in_little_memory() {
     library.outcome(2);
     let sent: Vec<_> = library.audited().iter().filter_map(|line| line["details"]["bytes"].as_u64()).collect();
     assert!(sent.len() == 2 && sent.iter().all(|bytes| *bytes > 300_000_000), "{sent:?}");
+}
+
+/// That nothing is taken any more only the kernel sees: it is told with each connection how long that may be.
+#[test]
+fn a_connection_on_which_nothing_is_taken_has_an_end() {
+    let place = Place::new();
+    let log = place.path("calls");
+    let mut command = place.command_of("strace");
+    command
+        .args(["-f", "-e", "trace=setsockopt", "-o"])
+        .arg(&log)
+        .args([PROGRAM, "serve"])
+        .env("BACKUP_ENABLED", "false");
+    let mut server = Server::of(&mut command, place.path("serve.log"));
+    for _ in 0..3 {
+        server.get("/api/backup/status").ok();
+    }
+    signal(&traced(server.child.id()).unwrap(), "-TERM");
+    assert!(server.child.wait().unwrap().success());
+    let calls = std::fs::read_to_string(log).unwrap();
+    assert_eq!(calls.matches("TCP_USER_TIMEOUT, [60000], 4) = 0").count(), 3, "{calls}");
 }
 
 #[test]

@@ -135,6 +135,29 @@ fn every_variable_refuses_what_it_does_not_allow() {
     assert!(!place.backups().exists(), "something was made in spite of it");
 }
 
+/// A mail has its recipients in lines, and a request its address: whatever ends one begins another.
+#[test]
+fn nobody_that_is_told_of_anything_has_a_line_end_in_his_address() {
+    let place = Place::new();
+    for (name, value) in [
+        ("BACKUP_EMAIL_FROM", "a@b.example{}Bcc: eve@evil.example"),
+        ("BACKUP_EMAIL_FROM", "Ada{}Bcc: eve@evil.example <a@b.example>"),
+        ("BACKUP_EMAIL_TO", "a@b.example{}RCPT TO:<eve@evil.example>"),
+        ("BACKUP_EMAIL_TO", "a@b.example,{}eve@evil.example{}"),
+        ("BACKUP_SMTP_URL", "smtp://ada{}AUTH@mail.example"),
+        ("BACKUP_SMTP_URL", "smtp://mail.example{}"),
+        ("BACKUP_WEBHOOK_URL", "https://hook.example/a{}X-Evil: 1"),
+        ("BACKUP_WEBHOOK_URL", "https://hook.example{}.evil.example/"),
+        ("BACKUP_HEALTHCHECK_URL", "https://ping.example/a{}{}GET /b"),
+    ] {
+        for end in ["\r\n", "\n", "\r"] {
+            let value = value.replace("{}", end);
+            let run = Run::of(place.command(&["status"]).env(name, &value).output().unwrap());
+            run.refused(2, &[name, "is not allowed"]);
+        }
+    }
+}
+
 /// The same of replicas, whose names stand in their variables.
 const BAD_OF_REPLICAS: &[(&str, &[&str], &str)] = &[
     ("MODE", &["", "delta"], "full or incremental"),
@@ -202,6 +225,9 @@ fn names_that_mean_nothing_stop_the_start() {
 
 /// In no output of ours may this be.
 const CANARY: &str = "c4n4ry-5ecret";
+/// Nor this.
+const METRICS_TOKEN: &str = "n0b0dy-5-f1gur35";
+const FORM: &str = "application/x-www-form-urlencoded";
 
 /// Places that hold secrets, each with the exit code that follows.
 fn planted(place: &Place) -> Vec<(Vec<(&'static str, String)>, i32)> {
@@ -229,6 +255,14 @@ fn planted(place: &Place) -> Vec<(Vec<(&'static str, String)>, i32)> {
                 ("BACKUP_REPLICA_EU1_URL", "s3://school/b?endpoint=http://127.0.0.1:9".to_owned()),
                 ("BACKUP_REPLICA_EU1_ACCESS_KEY", CANARY.to_owned()),
                 ("BACKUP_REPLICA_EU1_SECRET_KEY", CANARY.to_owned()),
+                // Nor there, whoever they would be.
+                ("HTTPS_PROXY", "http://127.0.0.1:9".to_owned()),
+                ("BACKUP_REPLICA_DRIVE_URL", "gdrive:///b".to_owned()),
+                ("BACKUP_REPLICA_DRIVE_CLIENT_ID", CANARY.to_owned()),
+                ("BACKUP_REPLICA_DRIVE_CLIENT_SECRET", CANARY.to_owned()),
+                ("BACKUP_REPLICA_DRIVE_REFRESH_TOKEN", CANARY.to_owned()),
+                ("BACKUP_METRICS", "true".to_owned()),
+                ("BACKUP_METRICS_TOKEN", format!("{CANARY}-of-the-metrics")),
                 ("BACKUP_REPLICA_FROM_REFRESH_TOKEN_FILE", file("token", CANARY.to_owned())),
                 ("BACKUP_REPLICA_FROM_PASSWORD", CANARY.to_owned()),
                 ("BACKUP_LOG", "trace".to_owned()),
@@ -328,8 +362,10 @@ fn keys_and_tokens_are_in_no_answer_no_log_and_no_file() {
         let mut place = Place::new();
         place.set("BACKUP_LOG", "trace").set("BACKUP_LOG_FORMAT", format).set("BACKUP_TRUSTED_PROXIES", "127.0.0.1");
         place.set("BACKUP_JWT_PREVIOUS_SECRET", previous).set("BACKUP_JWT_PREVIOUS_UNTIL", "2999-01-01T00:00:00Z");
+        place.set("BACKUP_METRICS", "true").set("BACKUP_METRICS_TOKEN", METRICS_TOKEN);
         let server = Server::start(&place);
         let printed = place.ok(&["token"]);
+        let code = place.json(&["token", "--link"])["code"].as_str().unwrap().to_owned();
         let tokens = [
             printed.stdout.trim().to_owned(),
             user(),
@@ -338,8 +374,25 @@ fn keys_and_tokens_are_in_no_answer_no_log_and_no_file() {
             sign_with("of somebody else, and 32 bytes long", HS256, r#"{"sub":"ada"}"#),
             format!("{CANARY}.{CANARY}.{CANARY}"),
         ];
-        let mut seen: String =
-            knocks(&server, &tokens).into_iter().map(|it| format!("{:?}{}", it.headers, it.text())).collect();
+        let mut answers = knocks(&server, &tokens);
+        let figures = afresh(server.request("GET", "/metrics")).token(METRICS_TOKEN).send();
+        let by_code = afresh(server.request("POST", "/sign-in")).json(&json!({ "code": code })).send();
+        assert_eq!((figures.status, by_code.status), (200, 200), "{}{}", figures.text(), by_code.text());
+        answers.extend([figures, by_code]);
+        let sessions: Vec<_> = answers.iter_mut().filter_map(session).collect();
+        assert!(sessions.len() > 4, "{}", sessions.len());
+        let key = std::fs::read_to_string(place.backups().join("session.key")).unwrap();
+        let others = [METRICS_TOKEN.to_owned(), code, key];
+        let rightly = |session: &String| {
+            let ask = |method, path| {
+                afresh(server.request(method, path)).header("Cookie", &format!("attendance-backup={session}"))
+            };
+            let ours = |request: Request| request.header("Sec-Fetch-Site", "same-origin").send();
+            [ask("GET", "/settings/backups").header("Accept", "text/html").send(), ours(ask("POST", "/sign-out"))]
+        };
+        answers.extend(knocks(&server, &[&sessions[..2], &others].concat()));
+        answers.extend(sessions.iter().flat_map(rightly));
+        let mut seen: String = answers.into_iter().map(|it| format!("{:?}{}", it.headers, it.text())).collect();
         seen += &printed.stderr;
         for args in commands(&place, place.create()["id"].as_str().unwrap()) {
             // Another server would hold the directory no better.
@@ -352,18 +405,25 @@ fn keys_and_tokens_are_in_no_answer_no_log_and_no_file() {
         assert!(log.contains("TRACE") && log.contains("answered") && seen.len() > 20_000, "{log}");
         seen += &log;
         for (file, _, dir) in tree(&place.backups()) {
-            if !dir {
+            if !dir && file != "session.key" {
                 seen += &String::from_utf8_lossy(&std::fs::read(place.backups().join(file)).unwrap());
             }
         }
-        for secret in [SECRET, previous, CANARY] {
+        for secret in [SECRET, previous, CANARY].into_iter().chain(others.iter().map(String::as_str)) {
             assert!(!seen.contains(secret), "{format}: {secret}");
         }
-        for part in tokens.iter().flat_map(|token| token.split('.').skip(1)) {
+        for part in tokens.iter().chain(&sessions).flat_map(|token| token.split('.').skip(1)) {
             assert!(!seen.contains(part), "{format}: {part}");
         }
         place.assert_whole();
     }
+}
+
+/// The session that an answer opens, which is taken out of it.
+fn session(answer: &mut Answer) -> Option<String> {
+    let at = answer.headers.iter().position(|(name, value)| name == "set-cookie" && !value.contains("Max-Age=0"))?;
+    let (_, cookie) = answer.headers.remove(at);
+    Some(cookie.split(['=', ';']).nth(1).unwrap().to_owned())
 }
 
 /// Each token wherever one may send it, rightly or wrongly.
@@ -387,6 +447,16 @@ fn knocks(server: &Server, tokens: &[String]) -> Vec<Answer> {
             ask("GET", "/api/backup/list").header("Cookie", &cookie),
             ask("GET", "/api/backup/list").header("Cookie", &cookie).header("Cookie", &cookie),
             ask("POST", "/api/backup/create").header("Cookie", &cookie).header("Sec-Fetch-Site", "cross-site"),
+            ask("GET", "/api/backup/list").header("Cookie", &format!("attendance-backup={token}")),
+            ask("POST", "/sign-in").json(&json!({ "token": token })),
+            ask("POST", "/sign-in").json(&json!({ "code": token })),
+            ask("POST", "/sign-in").json(&json!({ "token": token, "code": token })),
+            ask("POST", "/sign-in").json(&json!({ token: token })),
+            ask("POST", "/sign-in").json(&json!(token)),
+            ask("POST", "/sign-in").header("Content-Type", FORM).body(format!("token={token}").as_bytes()),
+            ask("POST", "/sign-in").header("Content-Type", FORM).body(format!("code={token}&to={token}").as_bytes()),
+            ask("POST", "/sign-out").token(token).header("Cookie", &format!("attendance-backup={token}")),
+            ask("GET", "/metrics").token(token),
             ask("GET", &format!("/api/backup/list?access_token={token}")),
             ask("GET", &format!("/healthz?access_token={token}")),
             ask("GET", "/api/backup/list").token(token).token(token),

@@ -192,18 +192,12 @@ impl Book {
         let is_suspicious = self.small_newest().is_some();
         let small: Vec<_> = self.sequences(|kept| kept.small && !kept.pinned);
         small.iter().rev().skip(SMALL_ONES).for_each(|sequence| self.drop(*sequence));
-        if stands_still {
+        if stands_still || is_suspicious {
             return promoted;
         }
-        if !is_suspicious {
-            self.replace_same_days();
-            for tier in ["daily", "weekly", "monthly"] {
-                self.shorten(tier, &mut taken, &mut promoted);
-            }
-        }
-        self.shorten("pre-restore", &mut taken, &mut promoted);
-        if !is_suspicious {
-            self.shorten("manual", &mut taken, &mut promoted);
+        self.replace_same_days();
+        for tier in ["daily", "weekly", "monthly", "pre-restore", "manual"] {
+            self.shorten(tier, &mut taken, &mut promoted);
         }
         promoted
     }

@@ -3,6 +3,7 @@
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::{Error, HttpMessage};
 use tracing::Span;
@@ -21,6 +22,9 @@ pub fn request_id(request: &ServiceRequest) -> Option<HeaderValue> {
     let id = request.extensions().get::<RequestId>().map(ToString::to_string)?;
     HeaderValue::try_from(id).ok()
 }
+
+/// The status of a problem that is answered as 200, where only that is shown: what reads the log goes by it.
+pub struct Meant(pub StatusCode);
 
 /// What the lines say.
 pub struct Lines;
@@ -41,7 +45,8 @@ impl RootSpanBuilder for Lines {
                         span.record("by", caller.subject.as_str());
                     }
                 }
-                response.status().as_u16()
+                let extensions = response.request().extensions();
+                extensions.get::<Meant>().map_or(response.status(), |meant| meant.0).as_u16()
             }
             Err(error) => error.as_response_error().status_code().as_u16(),
         };

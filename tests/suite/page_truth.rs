@@ -272,7 +272,12 @@ fn what_is_asked_again_and_again_survives_a_bad_moment() {
     assert!(bad.text().contains("id=\"now\"") && bad.text().contains("hx-trigger=\"every 5s\""), "{}", bad.text());
     // On the app's page it is shown whatever that makes of errors.
     let elsewhere = visitor.request("GET", "/settings/backups/now").header("HX-Request", "true");
-    assert_eq!(elsewhere.header("HX-Current-URL", "http://school.example/admin").send().status, 200);
+    let shown = elsewhere.header("HX-Current-URL", "http://school.example/admin").send();
+    assert_eq!(shown.status, 200);
+    // What reads the log is told what it was.
+    let id = shown.header("x-request-id").unwrap();
+    let told = |log: String| log.lines().any(|line| line.contains(id) && line.contains("status=503"));
+    eventually("its line", || told(server.log()).then_some(()));
     std::fs::write(&catalog, text).unwrap();
     assert_eq!(now(&visitor).status, 200);
 }

@@ -9,6 +9,7 @@ use maud::Markup;
 use tracing_actix_web::RequestId;
 
 use super::super::State;
+use super::super::log::Meant;
 use super::super::problem::{Problem, TOO_MANY_REQUESTS, UNAUTHENTICATED};
 use super::super::shown::{HTML, Shown, current_path, in_place_of, is_navigation, opens_dialog};
 use super::super::sign_in::{PAGE, is_page};
@@ -41,6 +42,7 @@ pub fn as_wanted(mut response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxB
     }
     if shown == Shown::Part && !is_our_page(&site, &request) {
         // The app's own htmx shows nothing of an answer that is an error.
+        request.extensions_mut().insert(Meant(response.status()));
         *response.response_mut().status_mut() = StatusCode::OK;
     }
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(HTML));

@@ -1,7 +1,7 @@
 //! Who reads a download, and how: slowly, while the backup goes, not to the end, or one of too many. It takes little
 //! memory, and holds up nothing [P8, P10].
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -133,7 +133,7 @@ fn a_download_is_whole_and_of_the_file_that_it_began_with_or_it_is_cut() {
     let mut start = vec![0; 1 << 20];
     stream.read_exact(&mut start).unwrap();
     assert!(start[..] != recorded[..1 << 20], "it has not begun with the other file");
-    std::fs::write(&file, &recorded).unwrap();
+    std::fs::OpenOptions::new().write(true).open(&file).unwrap().write_all(&recorded).unwrap();
     let mut rest = Vec::new();
     let ended = stream.read_to_end(&mut rest);
     assert!(ended.is_err() || start.len() + rest.len() < recorded.len(), "a mix has arrived whole");

@@ -276,7 +276,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let answer = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            stream.read(&mut [0; 4096]).unwrap();
+            assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
             stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
         });
         let to: Url = format!("http://no-such-host.invalid:{}/", address.port()).parse().unwrap();

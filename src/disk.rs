@@ -136,6 +136,12 @@ pub fn open_regular(path: &Path) -> Result<File, Error> {
     }
 }
 
+/// Whether the process, or the whole machine, may open no more files just now.
+pub fn has_no_descriptor() -> bool {
+    let errno = File::open("/dev/null").err().and_then(|error| Errno::from_io_error(&error));
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE))
+}
+
 /// Renames, never over something that exists; the caller makes the folder durable.
 pub fn rename_new(from: &Path, to: &Path) -> Result<(), Error> {
     match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {

@@ -248,7 +248,11 @@ impl Engine {
 
     /// The same, with the word of whoever has stopped the app, if it was given: a restore that was cut short may need it.
     fn begin_while(&self, operation: &'static str, app_is_stopped: bool, call: &Call) -> Result<Session<'_>, Error> {
-        self.assert_expected()?;
+        self.assert_expected().inspect_err(|error| {
+            if matches!(error, Error::AnotherStore { .. } | Error::StoreGone { .. }) {
+                self.refused(operation, call, None, error);
+            }
+        })?;
         let permit = self.permit(operation, call)?;
         let running = self.running.begin(permit.holder(), call);
         let catalog = match self.read_catalog()? {
@@ -416,6 +420,17 @@ struct Session<'e> {
 impl Session<'_> {
     /// Writes the catalog: the commit point.
     fn commit(&mut self) -> Result<(), Error> {
+        self.save()?;
+        // What was empty when it was met isn't any more.
+        if let Some(met) = &mut *locked(&self.engine.met)
+            && met.store_id == self.catalog.store_id
+        {
+            met.is_empty &= self.catalog.is_new();
+        }
+        Ok(())
+    }
+
+    fn save(&mut self) -> Result<(), Error> {
         // A new anchor would make a log whole again that was cut off before the old one.
         if self.engine.lost_anchor(&self.catalog).is_ok_and(|lost| lost.is_none())
             && let Ok(head) = self.engine.audit.head()

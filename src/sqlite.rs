@@ -97,6 +97,12 @@ pub enum Error {
         /// Which.
         name: DatabaseName,
     },
+    /// The process has no room for one more open file.
+    #[error("`{name}` can't be opened: too many open files; raise the limit (`ulimit -n`, `LimitNOFILE=`)")]
+    NoDescriptor {
+        /// Which.
+        name: DatabaseName,
+    },
     /// Another process holds it and doesn't let go.
     #[error(
         "the live database `{name}` was locked by another process for {}; a write transaction stays open, or the app uses locking_mode=EXCLUSIVE, which keeps everyone else out",
@@ -225,6 +231,8 @@ pub(crate) fn situation(name: &DatabaseName, source: rusqlite::Error) -> Error {
         Some(ErrorCode::NotADatabase) => Error::NotADatabase { name },
         Some(ErrorCode::DatabaseCorrupt) => Error::Corrupt { name, findings: vec![in_words(&source)], kept: None },
         Some(ErrorCode::SystemIoFailure) => Error::SourceIo { name, source },
+        // SQLite doesn't tell it apart from what may not be opened.
+        Some(ErrorCode::CannotOpen) if disk::has_no_descriptor() => Error::NoDescriptor { name },
         Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => {
             Error::NotAllowed { name, source }
         }

@@ -551,7 +551,7 @@ impl Error {
                 Live::NotAllowed { .. } => "live-not-allowed",
                 Live::TooSlow { .. } => "too-slow",
                 Live::Cancelled => "cancelled",
-                Live::Disk(_) => "disk",
+                Live::NoDescriptor { .. } | Live::Disk(_) => "disk",
                 Live::Sqlite { .. } => "sqlite",
             },
             Error::Catalog(_) => "catalog",

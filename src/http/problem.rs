@@ -356,7 +356,7 @@ fn kind(error: &Error) -> Kind {
             Live::NotAllowed { .. } => LIVE_NOT_ALLOWED,
             Live::TooSlow { .. } => TOO_SLOW,
             Live::Cancelled => CANCELLED,
-            Live::ReadBack { .. } | Live::Disk(_) | Live::Sqlite { .. } => INTERNAL,
+            Live::ReadBack { .. } | Live::NoDescriptor { .. } | Live::Disk(_) | Live::Sqlite { .. } => INTERNAL,
         },
         Error::SavedSettings { .. } => SETTINGS_UNREADABLE,
         Error::Audit(_) => AUDIT,

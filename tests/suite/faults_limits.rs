@@ -140,6 +140,25 @@ fn a_serve_that_had_too_few_descriptors_goes_on() {
     place.assert_whole();
 }
 
+/// Whatever it was about to open, nobody is sent to look for a wrong user.
+#[test]
+fn too_few_descriptors_are_told_as_such() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    assert_eq!(server.post("/api/backup/create").status, 201);
+    let (pid, open) = (server.child.id().to_string(), server.descriptors());
+    for more in [4, 8, 12] {
+        let limit = format!("--nofile={}:", open + more);
+        assert!(Command::new("prlimit").args(["--pid", &pid, &limit]).status().unwrap().success());
+        let answer = server.post("/api/backup/create");
+        assert!(answer.status >= 400 && !answer.text().contains("the user who owns"), "{}", answer.text());
+        let id = answer.header("x-request-id").unwrap();
+        let log = server.log();
+        assert!(log.lines().any(|line| line.contains(id) && line.contains("oo many open files")), "{log}");
+    }
+    server.stop();
+}
+
 /// It makes no backup, and the log has the cause under the number that came with the answer.
 fn assert_refused(server: &Server, cause: &str) {
     let answer = server.post("/api/backup/create");

@@ -347,6 +347,23 @@ fn what_takes_the_place_of_the_directory_under_a_running_serve_is_left_alone() {
     place.assert_whole();
 }
 
+/// The first backup of all, and nobody has looked at anything since: the store is met all the same, and the log says what was refused.
+#[test]
+fn a_store_that_serve_has_begun_itself_is_the_one_that_it_goes_on_with() {
+    let (place, foreign) = (Place::new(), Place::new());
+    foreign.create();
+    let server = Server::start(&place);
+    let create = || server.post("/api/backup/create");
+    assert_eq!(create().status, 201);
+    std::fs::rename(place.backups(), place.path("away")).unwrap();
+    std::fs::rename(foreign.backups(), place.backups()).unwrap();
+    let theirs = traces(&place.backups());
+    create().problem(503, "another-store");
+    assert_eq!(traces(&place.backups()), theirs, "what is somebody else's was touched");
+    let log = server.stop();
+    assert!(log.contains("is another volume mounted there?"), "{log}");
+}
+
 /// Each as whoever can write to the file would do it, and each is named by the line where it shows first: a changed one by
 /// the one after it.
 #[test]

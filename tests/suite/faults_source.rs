@@ -1,10 +1,15 @@
 //! What a crash, or somebody with `rm`, may leave beside the live databases: a backup has what the app's own SQLite would find there
 //! [P1, P8].
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::app::App;
-use crate::harness::{Place, dump};
+use crate::calls::{Calls, Point};
+use crate::client::Server;
+use crate::harness::{Place, Run, dump};
+use crate::inject::Spot;
+use crate::receivers::Receiver;
 use crate::tried::Tried;
 
 /// What happens to the files beside a database whose app was killed, with its commits in the WAL.
@@ -61,4 +66,47 @@ fn what_lies_beside_a_database_is_taken_for_what_it_is() {
         place.assert_whole();
         Tried::of(1, 1, 0).report("create", "-wal or -shm lost, cut or overwritten");
     }
+}
+
+/// The disk of the live data fails, and ours is well.
+#[test]
+fn a_live_database_that_cant_be_read_is_named_and_told() {
+    let mut place = Place::new();
+    place.fill(1);
+    let calls = Calls::of(&place.twin(), &["create"]);
+    let of_live =
+        |point: &&Point| point.spot.call == "pread64" && point.spot.path.as_deref() == Some("../attendance.db");
+    let points: Vec<_> = calls.reading.iter().filter(of_live).collect();
+    assert!(points.len() > 50, "{}", points.len());
+    let last = points.last().unwrap().n;
+    let mut codes = BTreeSet::new();
+    let spot = Spot::on("pread64", "../attendance.db");
+    for n in [1, 2, 3, 10, last / 2, last - 20] {
+        let twin = place.twin();
+        let run = Run::of(twin.faulty(&spot, &format!("error=EIO:when={n}+"), &["create"]).output().unwrap());
+        run.refused(1, &["the live database `attendance`", "look at", "dmesg"]);
+        assert!(!run.stderr.contains("`auth`") && !run.stderr.contains("backup directory"), "{n}: {}", run.stderr);
+        let outcome = twin.audit().pop().unwrap();
+        assert_eq!((&outcome["operation"], &outcome["ok"]), (&"create".into(), &false.into()), "{outcome}");
+        // Within a statement SQLite calls it damage, and so do we, with a word of the disk.
+        let code = outcome["code"].as_str().unwrap();
+        assert_eq!(
+            code == "live-corrupt",
+            run.stderr.contains("or the disk could not be read"),
+            "{code}: {}",
+            run.stderr
+        );
+        codes.insert(code.to_owned());
+        assert_eq!(twin.ids().len(), 0);
+        twin.assert_whole();
+    }
+    assert!(codes.remove("live-io") && (codes.is_empty() || codes.remove("live-corrupt")), "{codes:?}");
+    let hook = Receiver::start();
+    place.set("BACKUP_WEBHOOK_URL", &hook.url("/x")).set("BACKUP_NOTIFY_PRIVATE", "true");
+    let _server = Server::start(&place);
+    assert_eq!(Run::of(place.faulty(&spot, "error=EIO:when=1+", &["create"]).output().unwrap()).code, 1);
+    let told = hook.event("backup-failed", "began");
+    let text = told["text"].as_str().unwrap();
+    assert!(text.contains("`attendance`") && text.contains("dmesg"), "{told}");
+    place.create();
 }

@@ -3,10 +3,13 @@
 
 use std::process::Stdio;
 
-use crate::harness::{Place, eventually, thoroughness};
+use crate::client::Server;
+use crate::harness::{Place, Run, eventually, thoroughness};
 use crate::inject::{Spot, signal, traced};
 use crate::journal_dies::{Doomed, both};
-use crate::journal_live::{live, place, ticked, timeline};
+use crate::journal_live::{index, live, place, ticked, timeline};
+use crate::journal_replica::text;
+use crate::replica_scene::Clock;
 use crate::tried::Tried;
 
 const NAMES: [&str; 2] = ["attendance", "auth"];
@@ -73,4 +76,35 @@ fn fails_and_goes_on(call: &'static str, error: &str, n: usize) -> bool {
     }
     place.assert_whole();
     is_met()
+}
+
+/// By an hour and then by a day, while it is recorded: time goes on from the newest state, and each is what it was.
+#[test]
+fn a_clock_that_is_put_back_loses_no_state_and_mixes_none_up() {
+    let place = place("1s");
+    let mut command = place.command(&["serve"]);
+    let clock = Clock::of(&place, command.env("BACKUP_ENABLED", "false"));
+    clock.put_on(48 * 3600);
+    let server = Server::of(&mut command, place.path("serve.log"));
+    let newest = || index(&place, "attendance").newest();
+    let mut known = eventually("the first state", newest).at().unwrap();
+    let (mut states, people) = (Vec::new(), "SELECT group_concat(name) FROM people");
+    for (hours, name) in [(48, "Dora"), (47, "Emil"), (23, "Fay")] {
+        clock.put_on(hours * 3600);
+        place.sql("attendance", &format!("INSERT INTO people (name) VALUES ('{name}')"));
+        known = eventually("the next state", || newest()?.at().filter(|at| *at > known));
+        states.push((known, place.sql("attendance", people)));
+    }
+    let timeline = timeline(&place);
+    assert!(timeline.alive.is_some_and(|alive| alive >= known) && timeline.gaps.is_empty(), "{timeline:?}");
+    for (at, held) in states.iter().rev().chain(&states) {
+        let at = text(*at);
+        let mut restore = place.command(&["restore", "--at", &at, "--confirm", &at]);
+        Clock::of(&place, &mut restore).put_on(23 * 3600);
+        let run = Run::of(restore.output().unwrap());
+        assert_eq!(run.code, 0, "{at}: {}", run.stderr);
+        assert_eq!(place.sql("attendance", people), *held, "{at}");
+    }
+    assert!(!server.stop().contains("ERROR"));
+    place.assert_whole();
 }

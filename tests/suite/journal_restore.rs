@@ -11,6 +11,7 @@ use crate::harness::{Place, dump, thoroughness};
 use crate::inject::{Spot, spots};
 use crate::journal_scene::{Recorder, at};
 use crate::page_in_chromium::{sign_in, signed_in};
+use crate::restore_crash::{kill_recovery, rare};
 use crate::restore_scene::{Past, app, assert_goes_on, identities, live_spots};
 use crate::scene::{Context, Tally, assert_readers_change_nothing, report};
 
@@ -272,6 +273,27 @@ fn kill_everywhere(modes: [&'static str; 2]) {
 #[test]
 fn a_restore_of_an_instant_that_is_killed_is_settled() {
     kill_everywhere(["wal", "wal"]);
+}
+
+/// Killed with none or one of both committed, and again while that is settled.
+#[test]
+fn a_recovery_from_a_restore_of_an_instant_that_is_killed() {
+    let past = killable(["wal", "wal"]);
+    let mut tallies = BTreeMap::new();
+    for (at, is_new) in [[false, false], [true, false]].into_iter().enumerate() {
+        let crashed = past.crashed(&POINT, is_new);
+        let tally = kill_recovery(
+            || crashed.twin(),
+            rare(at),
+            |place, before| {
+                let done = past.assert_settled(place, before, None);
+                assert_eq!(done, is_new[0], "settled otherwise than it was committed");
+                done
+            },
+        );
+        tallies.insert(format!("new content at first: {is_new:?}"), tally);
+    }
+    report("recovery from a restore of an instant", &tallies);
 }
 
 /// What is left of the journal doesn't matter once the private copies are made; and without these they are made anew from it.

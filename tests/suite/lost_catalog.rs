@@ -127,6 +127,38 @@ fn assert_rebuilt(place: &Place, before: &Value, bad: Option<&[u8]>, word: &str)
     place.assert_whole();
 }
 
+/// It isn't read to its end: there is not so much memory.
+#[test]
+fn a_catalog_that_is_larger_than_any_is_refused_and_made_anew_in_little_memory() {
+    let (place, length) = (three(), 1 << 30);
+    let (path, before) = (place.backups().join("metadata.json"), place.catalog());
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(length).unwrap();
+    let files = tree(&place.backups());
+    let bounded = |args: &[&str]| {
+        let mut command = place.command_of("prlimit");
+        Run::of(command.args(["--as=800000000", PROGRAM]).args(args).output().expect("prlimit is needed"))
+    };
+    for args in [
+        &["list"][..],
+        &["status"],
+        &["create"],
+        &["delete", before["backups"][0]["id"].as_str().unwrap()],
+        &["verify", "--all"],
+    ] {
+        bounded(args).refused(1, &["can't be read", "it is larger than any catalog"]);
+        assert_eq!(tree(&place.backups()), files, "{args:?} changed something");
+        assert_eq!(path.metadata().unwrap().len(), length, "{args:?}");
+    }
+    let run = bounded(&["catalog", "rebuild", "--json"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let rebuilt: Value = serde_json::from_str(&run.stdout).unwrap();
+    let kept = place.backups().join(rebuilt["kept"].as_str().unwrap());
+    assert_eq!(kept.metadata().unwrap().len(), length, "it is not kept as it was");
+    let essences = |catalog: &Value| catalog["backups"].as_array().unwrap().iter().map(essence).collect::<Vec<_>>();
+    assert_eq!(essences(&place.catalog()), essences(&before));
+    place.assert_whole();
+}
+
 /// A newer program knows more of its catalog than this one could make anew.
 #[test]
 fn a_catalog_of_a_newer_program_is_left_to_it() {

@@ -134,6 +134,7 @@ mod replica_return;
 mod replica_scene;
 mod replica_secrecy;
 mod replica_stores;
+mod replica_tls;
 mod replica_torn;
 mod replica_writers;
 mod restore_app;

@@ -1,5 +1,6 @@
 //! Restoring while the app is stopped: whole files take the place of others.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use serde_json::Value;
@@ -7,6 +8,8 @@ use serde_json::Value;
 use crate::app::App;
 use crate::harness::{Place, Run, sql_on, thoroughness};
 use crate::inject::{Spot, spots};
+use crate::restore_crash::{kill_recovery, rare};
+use crate::scene::report;
 use crate::tried::Tried;
 
 fn backup(place: &Place) -> String {
@@ -314,6 +317,34 @@ fn an_offline_restore_that_is_killed_anywhere_is_settled() {
     println!("offline restore: killed at {points} points, {restored} of them came out restored");
     Tried::of(points, restored, 0).report("offline restore", "kill -9");
     assert!(restored > 0 && restored < points);
+}
+
+/// One file is in place and the other isn't yet when it is killed, and again while that is settled: it goes forward all the same.
+#[test]
+fn a_recovery_from_half_an_offline_restore_that_is_killed() {
+    let past = Place::new();
+    let id = backup(&past);
+    past.sql("attendance", "DELETE FROM people; PRAGMA wal_checkpoint(TRUNCATE)");
+    past.sql("auth", "INSERT INTO users (email) VALUES ('b@school.example'); PRAGMA wal_checkpoint(TRUNCATE)");
+    let args = ["restore", &id, "--confirm", &id, "--offline"];
+    let found = |place: &Place| [rows(place, "attendance", "people"), rows(place, "auth", "users")];
+    let half = |n| {
+        let place = past.twin();
+        let is_half = place.killed(&Spot::anywhere("rename"), n, &args) && found(&place.twin()) == ["3", "2"];
+        is_half.then_some(place)
+    };
+    let n = (1..12).find(|n| half(*n).is_some()).expect("half a restore");
+    // No twins of that: which files are in place already is known by their inodes.
+    let tally = kill_recovery(
+        || half(n).unwrap(),
+        rare(0),
+        |place, _| {
+            assert_eq!(found(place), ["3", "1"]);
+            ok(place);
+            true
+        },
+    );
+    report("recovery from an offline restore", &BTreeMap::from([("one file in place".to_owned(), tally)]));
 }
 
 /// Nobody sees who has a database in rollback mode open, so half a restore waits for the word that the app is stopped.

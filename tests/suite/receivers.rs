@@ -62,7 +62,7 @@ impl Drop for Sink {
 }
 
 /// An authority of the school's own, and a certificate by it for `localhost`, once for each place.
-fn authority(place: &Place) {
+pub fn authority(place: &Place) {
     let folder = place.path("tls");
     if folder.exists() {
         return;

@@ -9,7 +9,8 @@ use crate::client::Server;
 use crate::harness::{Place, Run, kill, thoroughness};
 use crate::inject::{Spot, spots};
 use crate::restore_scene::{
-    ID, Identity, NAMES, Past, RESTORE, app, assert_goes_on, identities, live_spots, write_meanwhile,
+    ID, Identity, NAMES, Past, RESTORE, app, assert_goes_on, assert_settled_files, identities, live_spots,
+    write_meanwhile,
 };
 use crate::scene::{Context, Tally, assert_readers_change_nothing, report};
 
@@ -174,28 +175,47 @@ fn kill_recoveries(modes: [&'static str; 2]) {
         }
         let found = past.found(&crashed.twin()).0.into_iter().filter(|new| *new).count();
         assert_eq!(["none", "one", "both"][found], committed, "committed at {first} {n}");
-        let mut tally = Tally::default();
-        for (offset, second) in spots(&[]).into_iter().chain(live_spots()).enumerate() {
-            let mut m = 1 + if stride > 1 { (offset + n) % 11 } else { 0 };
-            loop {
-                let place = crashed.twin();
-                let before = identities(&place);
-                let context = Context(format!("a restore was ended at {first} {n}, its recovery at {second} {m}"));
-                if !place.killed(&second, m, &["create"]) {
-                    break;
-                }
-                assert_readers_change_nothing(&place);
-                recover(&place, m % 5 == 4);
-                let done = past.assert_settled(&place, &before, None);
+        let _context = Context(format!("a restore was ended at {first} {n}"));
+        let tally = kill_recovery(
+            || crashed.twin(),
+            [n, stride, 1],
+            |place, before| {
+                let done = past.assert_settled(place, before, None);
                 assert_eq!(done, found > 0, "settled otherwise than it was committed");
-                tally.count(done);
-                drop(context);
-                m += stride;
-            }
-        }
+                done
+            },
+        );
         tallies.insert(format!("{modes:?}, {committed} committed, at {first} {n}"), tally);
     }
     report("recovery from a restore", &tallies);
+}
+
+/// Ended at every so many calls of the next operation, which settles what it finds in such a place, and settled by the one after
+/// that. `settled` says what came of it. Of its calls every so many kinds are tried, each from another one on, by `offset`.
+pub fn kill_recovery(
+    crashed: impl Fn() -> Place,
+    [offset, stride, kinds]: [usize; 3],
+    settled: impl Fn(&Place, &[Identity]) -> bool,
+) -> Tally {
+    let mut tally = Tally::default();
+    let all = spots(&[]).into_iter().chain(live_spots()).enumerate();
+    for (kind, spot) in all.skip(offset % kinds).step_by(kinds) {
+        let mut n = 1 + if stride > 1 { (kind + offset) % 11 } else { 0 };
+        loop {
+            let place = crashed();
+            let before = identities(&place);
+            let context = Context(format!("the recovery was ended at {spot} {n}"));
+            if !place.killed(&spot, n, &["create"]) {
+                break;
+            }
+            assert_readers_change_nothing(&place);
+            recover(&place, n % 5 == 4);
+            tally.count(settled(&place, &before));
+            drop(context);
+            n += stride;
+        }
+    }
+    tally
 }
 
 #[test]
@@ -271,4 +291,33 @@ fn a_restore_that_is_tried_again_and_again_pushes_out_no_others_backup() {
 /// A line of a restore, but for one that failed before its intent.
 fn is_of_begun(line: &serde_json::Value) -> bool {
     line["operation"] == "restore" && line["details"]["unbegun"].is_null()
+}
+
+/// Killed with one of both committed, or none; and again while that is settled.
+#[test]
+fn a_recovery_from_an_undo_that_is_killed() {
+    let past = Past::of(["wal", "wal"]);
+    past.scene.place.ok(&RESTORE);
+    let mut tallies = BTreeMap::new();
+    for (at, is_new) in [[true, true], [false, true]].into_iter().enumerate() {
+        let crashed = past.crashed(&["undo"], is_new);
+        let tally = kill_recovery(
+            || crashed.twin(),
+            rare(at),
+            |place, before| {
+                assert_eq!(past.found(place).0, [is_new[0]; 2], "settled otherwise than it was committed");
+                assert_eq!(identities(place), before, "inode, mode or owner of a live file");
+                assert_settled_files(place);
+                place.assert_whole();
+                !is_new[0]
+            },
+        );
+        tallies.insert(format!("new content at first: {is_new:?}"), tally);
+    }
+    report("recovery from an undo", &tallies);
+}
+
+/// For [`kill_recovery`]: all of it when there is time, else a sample.
+pub fn rare(offset: usize) -> [usize; 3] {
+    if thoroughness() >= 10 { [offset, 1, 1] } else { [offset, 40, 5] }
 }

@@ -101,6 +101,17 @@ impl Past {
         self.scene.place.twin()
     }
 
+    /// As it was killed at a write or a sync of the first database, when these held the backup's content.
+    pub fn crashed(&self, args: &[&str], is_new: [bool; 2]) -> Place {
+        let files = [format!("../{}.db-wal", NAMES[0]), format!("../{}.db-wal", NAMES[1])];
+        let spots = [Spot::on("pwrite64", &files[1]), Spot::on("fsync", &files[0])];
+        let found = spots.iter().flat_map(|spot| (1..6).map(move |n| (spot, n))).find_map(|(spot, n)| {
+            let place = self.twin();
+            (place.killed(spot, n, args) && self.found(&place.twin()).0 == is_new).then_some(place)
+        });
+        found.unwrap_or_else(|| panic!("{args:?} is never cut short at {is_new:?}"))
+    }
+
     /// Which of the live databases hold the backup's content; each holds just that or just what was there before. And
     /// which of them have the row that was written in between.
     pub fn found(&self, place: &Place) -> ([bool; 2], [bool; 2]) {

@@ -148,7 +148,7 @@ impl PublicUrl {
     }
 
     pub(super) fn parse(text: &str) -> Option<Self> {
-        let url = Url::parse(text).ok()?;
+        let url = Url::parse(text).ok().filter(|_| !text.contains(char::is_control))?;
         let plain = url.username().is_empty()
             && url.password().is_none()
             && url.query().is_none()

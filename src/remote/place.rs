@@ -80,7 +80,8 @@ const REGION: &str = "us-east-1";
 impl Place {
     /// Takes a URL apart; the error says what is wrong and what to do. `<NAME>` in it stands for the replica's name in capitals.
     pub fn parse(url: &str, credentials: Credentials) -> Result<Place, String> {
-        let parsed = Url::parse(url).map_err(|_| format!("it is no URL; it looks like {SCHEMES}"))?;
+        let parsed = Url::parse(url).ok().filter(|_| !url.contains(char::is_control));
+        let parsed = parsed.ok_or_else(|| format!("it is no URL; it looks like {SCHEMES}"))?;
         let scheme = parsed.scheme().to_owned();
         let wanted: &[&str] = match scheme.as_str() {
             "fs" => &[],
@@ -240,7 +241,7 @@ fn s3(url: &Url) -> Result<Kind, String> {
 /// An address with nothing behind it.
 fn server(text: &str) -> Result<String, String> {
     let wanted = "endpoint is an address such as https://s3.school.example or http://127.0.0.1:9000";
-    let url = Url::parse(text).map_err(|_| wanted.to_owned())?;
+    let url = Url::parse(text).ok().filter(|_| !text.contains(char::is_control)).ok_or_else(|| wanted.to_owned())?;
     let is_bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
     let has_no_user = url.username().is_empty() && url.password().is_none();
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() || !is_bare || !has_no_user {

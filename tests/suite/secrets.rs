@@ -149,6 +149,7 @@ fn nobody_that_is_told_of_anything_has_a_line_end_in_his_address() {
         ("BACKUP_WEBHOOK_URL", "https://hook.example/a{}X-Evil: 1"),
         ("BACKUP_WEBHOOK_URL", "https://hook.example{}.evil.example/"),
         ("BACKUP_HEALTHCHECK_URL", "https://ping.example/a{}{}GET /b"),
+        ("BACKUP_PUBLIC_URL", "https://school.example/{}X-Evil: 1"),
     ] {
         for end in ["\r\n", "\n", "\r"] {
             let value = value.replace("{}", end);

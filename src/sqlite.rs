@@ -2,8 +2,8 @@
 //!
 //! Nothing in this process opens a live `.db`, `-wal` or `-shm` by file calls while a connection to it is open: closing
 //! any descriptor of a file drops all POSIX locks that the process holds on it, SQLite's too
-//! (sqlite.org/howtocorrupt.html, section 2.2). Live files are looked at by path (`stat`) and read through SQLite. The one
-//! exception is `-wal`, on which no lock lies: `wal` reads its headers.
+//! (sqlite.org/howtocorrupt.html, section 2.2). Live files are looked at by path (`stat`) and read through SQLite. The
+//! exceptions are `-wal`, on which no lock lies (`wal` reads its headers), and a file that is never closed (`parted`).
 
 pub mod assertion;
 pub mod catch_up;
@@ -15,6 +15,7 @@ pub mod exclusive;
 pub mod kind;
 pub mod page_set;
 pub mod pages;
+mod parted;
 mod references;
 pub mod restore;
 pub mod snapshot;
@@ -90,6 +91,16 @@ pub enum Error {
         name: DatabaseName,
         /// Where.
         path: PathBuf,
+    },
+    /// What SQLite keeps beside it was removed while somebody has it open.
+    #[error(
+        "the `{ending}` beside the live database `{name}` was removed while the app has it open: whoever opens it now shares no lock with the app, and commits get lost; restart the app, and never remove `-wal` or `-shm` while it runs"
+    )]
+    Parted {
+        /// Which.
+        name: DatabaseName,
+        /// What is missing.
+        ending: &'static str,
     },
     /// Not SQLite's format.
     #[error("`{name}` is not a SQLite database, or it is encrypted (SQLCipher), which can't be read here")]
@@ -299,8 +310,8 @@ impl Identity {
     }
 }
 
-/// Looks at a live file by path, without opening it: it is there, a file, not empty, has one name and its folder, and may be written.
-/// Where it may not, SQLite would open it all the same, and leave a `-shm` that the app can't write.
+/// Looks at a live file by path, without opening it by SQLite: it is there, a file, not empty, has one name and its folder, may be
+/// written, and has beside it what those who have it open share. Where it may not, SQLite would open it all the same, and leave a `-shm` that the app can't write.
 ///
 /// SQLite takes an empty file for a new database and would delete the WAL beside it, so this comes before any open.
 pub fn identify(source: &Source) -> Result<Identity, Error> {
@@ -325,6 +336,9 @@ pub fn identify(source: &Source) -> Result<Identity, Error> {
     let writable = rustix::fs::access(&path, rustix::fs::Access::WRITE_OK);
     if let Err(denied @ Errno::ACCESS) = writable {
         Err(denied).to("write", &path)?;
+    }
+    if let Some(ending) = parted::missing(&path) {
+        return Err(Error::Parted { name, ending });
     }
     Ok(Identity { device: meta.dev(), inode: meta.ino(), size: meta.len() })
 }

@@ -540,6 +540,7 @@ impl Error {
                 Live::NotAFile { .. } => "live-not-a-file",
                 Live::HardLinked { .. } => "live-hard-linked",
                 Live::MountedAlone { .. } => "live-mounted-alone",
+                Live::Parted { .. } => "live-parted",
                 Live::NotADatabase { .. } => "live-not-a-database",
                 Live::Locked { .. } => "live-locked",
                 Live::HeldTooLong { .. } => "rollback-hold",

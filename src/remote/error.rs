@@ -116,7 +116,7 @@ fn of_connection(place: &Place, failure: &Failure) -> Error {
     }
 }
 
-/// By the names of rustls.
+/// By the names and words of rustls.
 fn of_certificate(why: &str) -> (&str, &'static str) {
     let is = |words: &[&str]| words.iter().any(|word| why.contains(word));
     if is(&["UnknownIssuer", "CaUsedAsEndEntity"]) {
@@ -125,9 +125,9 @@ fn of_certificate(why: &str) -> (&str, &'static str) {
             "let one make it, or add your own authority to the system's (ca-certificates, or SSL_CERT_FILE); a certificate that \
              stands for itself is not enough",
         )
-    } else if is(&["Expired", "NotValidYet"]) {
+    } else if is(&["Expired", "NotValidYet", "certificate expired", "not valid yet"]) {
         ("its certificate is not valid now", "renew it, or put this machine's clock right")
-    } else if is(&["NotValidForName"]) {
+    } else if is(&["NotValidForName", "not valid for name"]) {
         ("its certificate is made out to another name", "write the name in the URL as the certificate has it")
     } else {
         (why, "look at its certificate")

@@ -4,11 +4,14 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use serde_json::json;
+
 use crate::app::App;
 use crate::calls::{Calls, Point};
 use crate::client::Server;
-use crate::harness::{Place, Run, dump};
-use crate::inject::Spot;
+use crate::harness::{Place, Run, dump, sql_on_copy};
+use crate::held::{self, Language};
+use crate::inject::{Spot, signal};
 use crate::receivers::Receiver;
 use crate::tried::Tried;
 
@@ -109,4 +112,88 @@ fn a_live_database_that_cant_be_read_is_named_and_told() {
     let text = told["text"].as_str().unwrap();
     assert!(text.contains("`attendance`") && text.contains("dmesg"), "{told}");
     place.create();
+}
+
+const NAMES: [&str; 2] = ["attendance", "auth"];
+const COUNT: &str = "SELECT min(n), max(n) FROM state";
+
+/// Two databases with one number in each of many pages, which an app has open in WAL mode.
+fn open_in_wal_mode() -> (Place, held::App) {
+    let mut place = Place::new();
+    place.set("BACKUP_LOCK_TIMEOUT", "500ms");
+    for name in NAMES {
+        place.sql(
+            name,
+            "CREATE TABLE state (n, filler); WITH RECURSIVE i(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM i WHERE i < 200) \
+             INSERT INTO state SELECT 0, hex(zeroblob(1500)) FROM i",
+        );
+    }
+    let mut app = held::App::of(Language::Python, &place);
+    commit(&mut app, 1);
+    (place, app)
+}
+
+fn commit(app: &mut held::App, n: usize) {
+    NAMES.into_iter().for_each(|name| drop(app.ok(name, &format!("UPDATE state SET n = {n}"))));
+}
+
+/// Takes those files away that somebody took for rubbish.
+fn unlink(place: &Place, ending: &str) {
+    NAMES.into_iter().for_each(|name| std::fs::remove_file(place.path(&format!("{name}.db{ending}"))).unwrap());
+}
+
+/// A process that opens the database next would make new ones, and the locks of the one would be none for the other.
+#[test]
+fn a_copy_of_what_lost_its_shm_or_wal_is_of_one_instant_or_refused() {
+    for ending in ["-shm", "-wal"] {
+        let (place, mut app) = open_in_wal_mode();
+        checkpoint(&mut app);
+        unlink(&place, ending);
+        commit(&mut app, 2);
+        checkpoint(&mut app);
+        let stopped = place.stopped(&Spot::on("pread64", "../attendance.db-wal"), 300, &["create"]);
+        if let Some((strace, pid)) = stopped {
+            commit(&mut app, 3);
+            checkpoint(&mut app);
+            signal(&pid, "-CONT");
+            drop(strace.wait_with_output());
+        }
+        for backup in place.list() {
+            for name in NAMES {
+                assert_eq!(sql_on_copy(&place.copy(&backup, name), COUNT), "2|2", "{ending}: {name}");
+            }
+        }
+        place.run(&["create"]).refused(1, &["`attendance`", ending]);
+        commit(&mut app, 4);
+        place.assert_whole();
+    }
+}
+
+fn checkpoint(app: &mut held::App) {
+    NAMES.into_iter().for_each(|name| drop(app.ok(name, "PRAGMA wal_checkpoint(PASSIVE)")));
+}
+
+#[test]
+fn what_lost_its_shm_or_wal_is_not_restored_behind_its_app() {
+    for ending in ["-shm", "-wal"] {
+        let (place, mut app) = open_in_wal_mode();
+        let backup = place.create();
+        commit(&mut app, 2);
+        checkpoint(&mut app);
+        unlink(&place, ending);
+        let id = backup["id"].as_str().unwrap();
+        let run = place.run(&["restore", id, "--confirm", id]);
+        for name in NAMES {
+            assert_eq!(app.ok(name, COUNT), json!([[2, 2]]), "{ending}: {name} after: {}{}", run.stdout, run.stderr);
+            assert_eq!(app.ok(name, "PRAGMA integrity_check"), json!([["ok"]]));
+        }
+        run.refused(1, &["`attendance`", ending]);
+        commit(&mut app, 3);
+        // It goes well as soon as the app has opened them anew.
+        app.close();
+        let mut app = held::App::of(Language::Python, &place);
+        place.ok(&["restore", id, "--confirm", id]);
+        NAMES.into_iter().for_each(|name| assert_eq!(app.ok(name, COUNT), json!([[1, 1]])));
+        place.assert_whole();
+    }
 }

@@ -1,0 +1,68 @@
+//! Whether somebody has a database open whose `-wal` or `-shm` was removed behind him.
+//!
+//! He goes on in files that have no name any more. Whoever opens the database next makes others, and shares no lock with him: each
+//! overwrites what the other commits, and a copy has some of both (sqlite.org/howtocorrupt.html, section 2.4).
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fs::{File, Metadata};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::process::{Flock, FlockOffsetType, FlockType, fcntl_getlk};
+
+use super::beside;
+use crate::disk;
+
+/// Whoever has a database open in WAL mode has a shared lock on these bytes, as long as he has; in exclusive mode it is one for writing, and
+/// there is no `-shm` (sqlite.org/lockingv3.html; `SHARED_FIRST` and `SHARED_SIZE` in os.h).
+const SHARED: (u64, u64) = (0x4000_0002, 510);
+/// Bytes 18 and 19 of the header, in WAL mode (sqlite.org/fileformat2.html, section 1.3.3).
+const WAL: [u8; 2] = [2, 2];
+/// Whoever opens it has the lock a moment before his files are there.
+const LOOKS: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// By device and inode. None of them is ever closed: with it would go all locks that this process has on that file, SQLite's too (section
+/// 2.2 there).
+static OPENED: Mutex<BTreeMap<(u64, u64), File>> = Mutex::new(BTreeMap::new());
+
+/// What is missing beside a database that somebody else has open. No lock is taken, so that nobody waits. Where it can't be looked at,
+/// SQLite will say why.
+pub(super) fn missing(path: &Path) -> Option<&'static str> {
+    let mut found = None;
+    for _ in 0..LOOKS {
+        found = ["-wal", "-shm"].into_iter().find(|ending| !beside(path, ending).exists());
+        if found.is_none() || !is_shared(path)? {
+            return None;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    found
+}
+
+fn is_shared(path: &Path) -> Option<bool> {
+    let id = |meta: Metadata| (meta.dev(), meta.ino());
+    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut key = id(std::fs::metadata(path).ok()?);
+    if !opened.contains_key(&key) {
+        let file = disk::open_regular(path).ok()?;
+        // Another may have come to its name meanwhile.
+        key = id(file.metadata().ok()?);
+        match opened.entry(key) {
+            Entry::Vacant(free) => {
+                free.insert(file);
+            }
+            Entry::Occupied(_) => std::mem::forget(file),
+        }
+    }
+    let (file, mut mode) = (opened.get(&key)?, [0; 2]);
+    if file.read_at(&mut mode, 18).ok()? < mode.len() || mode != WAL {
+        return Some(false);
+    }
+    let ((start, length), typ, offset_type) = (SHARED, FlockType::WriteLock, FlockOffsetType::Set);
+    let in_the_way = fcntl_getlk(file, &Flock { start, length, pid: None, typ, offset_type }).ok()?;
+    Some(in_the_way.is_some_and(|lock| lock.typ == FlockType::ReadLock))
+}

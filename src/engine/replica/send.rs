@@ -12,6 +12,7 @@ use std::io::{self, Read, Write};
 
 use sha2::{Digest, Sha256};
 
+use super::carry::is_of_one_here;
 use super::passing::{Coming, Sum, Summed, Tick, drain, gone};
 use super::segment::Base;
 use super::site::Link;
@@ -88,15 +89,41 @@ impl Writable<'_> {
         self.send_opened(sending, &opened, base, control).map(Some)
     }
 
-    /// Wherever its files come from.
+    /// Wherever its files come from. Where it is not the store that is in the way, nothing is left there of what could not be sent.
     pub(super) fn send_opened(
         &mut self,
+        sending: &Sending,
+        opened: &Opened,
+        base: Option<&Base>,
+        control: &Control,
+    ) -> Result<Held, Error> {
+        let folder = Folder { origin: sending.origin, nonce: Nonce(disk::random()?) };
+        let sent = self.send_into(folder, sending, opened, base, control);
+        if sent.as_ref().is_err_and(is_of_one_here)
+            && let Err(error) = self.take_away(folder)
+        {
+            tracing::warn!(%error, replica = %self.name, "what was sent of {} goes with the next replication", sending.id);
+        }
+        sent
+    }
+
+    fn take_away(&mut self, folder: Folder) -> Result<(), Error> {
+        let link = self.site.link.clone();
+        for listed in link.at(link.remote.list(&folder.to_string()))? {
+            self.hold(false)?;
+            link.at(link.remote.delete(&listed.key))?;
+        }
+        Ok(())
+    }
+
+    fn send_into(
+        &mut self,
+        folder: Folder,
         sending: &Sending,
         Opened { backup, files }: &Opened,
         base: Option<&Base>,
         control: &Control,
     ) -> Result<Held, Error> {
-        let folder = Folder { origin: sending.origin, nonce: Nonce(disk::random()?) };
         let (mut databases, mut recipients, mut before) = (BTreeMap::new(), BTreeMap::new(), 0);
         let mut leave = Vec::new();
         // What can't leave keeps the others from being sent for nothing.

@@ -311,7 +311,8 @@ impl Identity {
 }
 
 /// Looks at a live file by path, without opening it by SQLite: it is there, a file, not empty, has one name and its folder, may be
-/// written, and has beside it what those who have it open share. Where it may not, SQLite would open it all the same, and leave a `-shm` that the app can't write.
+/// written, and has beside it what those who have it open share. Where it may not be written, SQLite would open it all the same, and
+/// leave a `-shm` that the app can't write.
 ///
 /// SQLite takes an empty file for a new database and would delete the WAL beside it, so this comes before any open.
 pub fn identify(source: &Source) -> Result<Identity, Error> {

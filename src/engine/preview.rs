@@ -335,7 +335,7 @@ fn damaged(subject: Subject, error: &sqlite::Error) -> Error {
         sqlite::Error::Corrupt { name, findings, .. } => format!("the copy of `{name}`: {}", findings.join("; ")),
         sqlite::Error::SourceIo { name, source }
         | sqlite::Error::NotAllowed { name, source }
-        | sqlite::Error::Sqlite { name, source } => format!("the copy of `{name}`: {source}"),
+        | sqlite::Error::Sqlite { name, source } => format!("the copy of `{name}`: {}", sqlite::why_unread(source)),
         other => other.to_string(),
     };
     Error::Damaged { subject, reason }

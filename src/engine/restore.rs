@@ -359,7 +359,7 @@ impl Session<'_> {
         force: bool,
     ) -> Result<Kind, Error> {
         let damaged = |reason: String| Error::Damaged { subject: past.subject, reason: format!("{name}: {reason}") };
-        let said = |error: rusqlite::Error| damaged(error.to_string());
+        let said = |error: rusqlite::Error| damaged(sqlite::why_unread(&error));
         let mut copy = open_finished(&file.path).map_err(said)?;
         let found = facts(&copy).map_err(said)?;
         if found.bytes() != file.copy.size || found.bytes() == 0 || found.page_size != file.copy.page_size {
@@ -482,7 +482,8 @@ impl Session<'_> {
 
     /// An encoded one has its plain file still.
     fn look_at_copy(&mut self, id: &BackupId, name: &DatabaseName, plain: Option<&Partial>) -> Result<(), Error> {
-        let damaged = |error: rusqlite::Error| Error::Damaged { subject: (*id).into(), reason: error.to_string() };
+        let damaged =
+            |error: rusqlite::Error| Error::Damaged { subject: (*id).into(), reason: sqlite::why_unread(&error) };
         let Some(form) = self.catalog.get(id).and_then(|it| it.databases.get(name)).map(|copy| copy.form) else {
             return Ok(());
         };

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::app::App;
-use crate::client::Server;
+use crate::client::{Answer, Server};
 use crate::disk_full::{SmallDisk, mount};
 use crate::harness::{PROGRAM, Place, Run, thoroughness, traces, tree};
 use crate::inject::{Spot, signal};
@@ -122,19 +122,14 @@ fn a_serve_that_had_too_few_descriptors_goes_on() {
     let server = Server::start(&place);
     assert_eq!(server.post("/api/backup/create").status, 201);
     let (ids, open) = (place.ids(), server.descriptors());
-    let limit = |files: usize| {
-        let pid = server.child.id().to_string();
-        let limit = format!("--nofile={files}:");
-        assert!(Command::new("prlimit").args(["--pid", &pid, &limit]).status().unwrap().success());
-    };
     // One is for the request itself.
     for more in [1, 2] {
-        limit(open + more);
+        allow(&server, open + more);
         assert_refused(&server, "Too many open files");
         assert_eq!(place.ids(), ids);
         assert!(!tree(&place.backups()).iter().any(|(file, ..)| file.ends_with(".partial")));
     }
-    limit(1024);
+    allow(&server, 1024);
     assert_eq!(server.post("/api/backup/create").status, 201);
     server.stop();
     place.assert_whole();
@@ -146,25 +141,31 @@ fn too_few_descriptors_are_told_as_such() {
     let place = Place::new();
     let server = Server::start(&place);
     assert_eq!(server.post("/api/backup/create").status, 201);
-    let (pid, open) = (server.child.id().to_string(), server.descriptors());
+    let open = server.descriptors();
     for more in [4, 8, 12] {
-        let limit = format!("--nofile={}:", open + more);
-        assert!(Command::new("prlimit").args(["--pid", &pid, &limit]).status().unwrap().success());
+        allow(&server, open + more);
         let answer = server.post("/api/backup/create");
         assert!(answer.status >= 400 && !answer.text().contains("the user who owns"), "{}", answer.text());
-        let id = answer.header("x-request-id").unwrap();
-        let log = server.log();
-        assert!(log.lines().any(|line| line.contains(id) && line.contains("oo many open files")), "{log}");
+        assert_logged(&server, &answer, "oo many open files");
     }
     server.stop();
+}
+
+/// So many descriptors, from now on.
+fn allow(server: &Server, files: usize) {
+    let (pid, limit) = (server.child.id().to_string(), format!("--nofile={files}:"));
+    assert!(Command::new("prlimit").args(["--pid", &pid, &limit]).status().unwrap().success());
 }
 
 /// It makes no backup, and the log has the cause under the number that came with the answer.
 fn assert_refused(server: &Server, cause: &str) {
     let answer = server.post("/api/backup/create");
     answer.problem(500, "internal");
-    let id = answer.header("x-request-id").unwrap();
-    let log = server.log();
+    assert_logged(server, &answer, cause);
+}
+
+fn assert_logged(server: &Server, answer: &Answer, cause: &str) {
+    let (id, log) = (answer.header("x-request-id").unwrap(), server.log());
     assert!(log.lines().any(|line| line.contains(id) && line.contains(cause)), "{id}: {log}");
 }
 

@@ -268,14 +268,20 @@ fn app_is_stopped_is_nothing_without_offline() {
     assert_eq!(place.run(&["restore", &id, "--confirm", &id, "--app-is-stopped"]).code, 2);
 }
 
-/// A live database that is there and one that is missing: wherever the program is killed, the next operation leaves all as it
-/// was, or all as it was to be. (What is missing may have come back first: then all of it comes.)
-#[test]
-fn an_offline_restore_that_is_killed_anywhere_is_settled() {
+/// A backup, and what has other rows in both since then.
+fn changed_since() -> (Place, String) {
     let past = Place::new();
     let id = backup(&past);
     past.sql("attendance", "DELETE FROM people; PRAGMA wal_checkpoint(TRUNCATE)");
     past.sql("auth", "INSERT INTO users (email) VALUES ('b@school.example'); PRAGMA wal_checkpoint(TRUNCATE)");
+    (past, id)
+}
+
+/// A live database that is there and one that is missing: wherever the program is killed, the next operation leaves all as it
+/// was, or all as it was to be. (What is missing may have come back first: then all of it comes.)
+#[test]
+fn an_offline_restore_that_is_killed_anywhere_is_settled() {
+    let (past, id) = changed_since();
     let args = ["restore", &id, "--confirm", &id, "--offline", "--force"];
     let (old, new) = (["0", "2"], ["3", "1"]);
     let stride = if thoroughness() >= 2 { 1 } else { 6 };
@@ -322,10 +328,7 @@ fn an_offline_restore_that_is_killed_anywhere_is_settled() {
 /// One file is in place and the other isn't yet when it is killed, and again while that is settled: it goes forward all the same.
 #[test]
 fn a_recovery_from_half_an_offline_restore_that_is_killed() {
-    let past = Place::new();
-    let id = backup(&past);
-    past.sql("attendance", "DELETE FROM people; PRAGMA wal_checkpoint(TRUNCATE)");
-    past.sql("auth", "INSERT INTO users (email) VALUES ('b@school.example'); PRAGMA wal_checkpoint(TRUNCATE)");
+    let (past, id) = changed_since();
     let args = ["restore", &id, "--confirm", &id, "--offline"];
     let found = |place: &Place| [rows(place, "attendance", "people"), rows(place, "auth", "users")];
     let half = |n| {

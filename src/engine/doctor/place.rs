@@ -82,7 +82,7 @@ impl Mounts {
         findings
     }
 
-    /// A single file as a mount hides the `-wal` of the app from us: commits are lost, and nothing says so.
+    /// A single file as a mount hides the `-wal` of the app from us, and commits are lost. Since Linux 5.8 `identify` refuses it before.
     fn alone(&self, about: &str, path: &Path) -> Option<Finding> {
         self.0.iter().any(|mount| mount.point == path).then(|| {
             let found = "the file itself is a mount, so the app's -wal beside it isn't seen and commits get lost";

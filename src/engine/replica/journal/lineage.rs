@@ -160,34 +160,33 @@ fn over(
 /// does this.
 struct Kept {
     horizon: Horizon,
-    /// The first state of each database here, in milliseconds since 1970.
-    oldest: BTreeMap<DatabaseName, u64>,
-    /// The snapshots of each.
-    snapshots: Vec<Vec<LtxFile>>,
+    /// Of each database here, the oldest first.
+    snapshots: BTreeMap<DatabaseName, Vec<LtxFile>>,
 }
 
 impl Kept {
     /// Whether that was before any database's.
     fn is_after(&self, since: DateTime<Utc>) -> bool {
-        let horizon = self.oldest.values().fold(self.horizon, |horizon, oldest| horizon.or_since(*oldest));
-        horizon.is_after(Moment::new(since).millis(), self.snapshots.iter().map(Vec::as_slice))
+        let oldest = self.snapshots.values().filter_map(|all| all.first());
+        let horizon = oldest.fold(self.horizon, |horizon, oldest| horizon.or_since(oldest.millis));
+        horizon.is_after(Moment::new(since).millis(), self.snapshots.values().map(Vec::as_slice))
     }
 
     /// Of that one.
     fn of(&self, name: &DatabaseName) -> Horizon {
-        self.oldest.get(name).map_or(self.horizon, |oldest| self.horizon.or_since(*oldest))
+        let oldest = self.snapshots.get(name).and_then(|all| all.first());
+        oldest.map_or(self.horizon, |oldest| self.horizon.or_since(oldest.millis))
     }
 }
 
 impl Engine {
     fn kept_journal(&self) -> Result<Kept, Error> {
         let snapshots = self.of_journals(|index, _| index.level(Level::SNAPSHOT).to_vec())?;
-        let oldest = snapshots.iter().filter_map(|(name, all)| Some((name.clone(), all.first()?.millis))).collect();
         // Whoever pushes need not be who writes the journal.
         let (alive, pitr) = (Timeline::read(self.store.root())?.alive, &self.config.pitr);
         let until = alive.map_or(0, |alive| Moment::new(alive).millis());
         let horizon = Horizon::until(until, Duration::ZERO, pitr.retention, pitr.snapshot_every);
-        Ok(Kept { horizon, oldest, snapshots: snapshots.into_values().collect() })
+        Ok(Kept { horizon, snapshots })
     }
 
     /// Whether each database has a state in the journal that is written here.
@@ -253,12 +252,10 @@ mod tests {
             let txid = Txid::new(1 + *hours as u64).unwrap();
             LtxFile { name: FileName { level: Level::SNAPSHOT, min: txid, max: txid }, millis: millis(*hours), size: 1 }
         };
-        let all: Vec<Vec<LtxFile>> = snapshots.iter().map(|hours| hours.iter().map(file).collect()).collect();
-        let oldest = all.iter().enumerate().filter_map(|(at, all)| Some((named(at), all.first()?.millis)));
+        let all = snapshots.iter().map(|hours| hours.iter().map(file).collect());
         Kept {
             horizon: Horizon::until(millis(now), Duration::ZERO, hours(window), hours(24)),
-            oldest: oldest.collect(),
-            snapshots: all,
+            snapshots: all.enumerate().map(|(at, all)| (named(at), all)).collect(),
         }
     }
 

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::client::{Answer, Server, superuser, user};
 use crate::harness::{PROGRAM, Place, Run};
+use crate::ports::free_address;
 
 fn place() -> (Place, Server) {
     let place = Place::new();
@@ -258,8 +259,8 @@ fn readiness_ends_when_the_newest_proven_backup_is_too_old() {
 #[test]
 fn the_health_check_knows_whether_anything_answers() {
     let mut place = Place::new();
+    place.set("BACKUP_BIND", &free_address().to_string());
     let server = Server::start(&place);
-    place.set("BACKUP_BIND", &server.address.to_string());
     place.ok(&["healthcheck"]);
     let busy = place.run(&["serve"]);
     assert_eq!(busy.code, 3, "{}", busy.stderr);

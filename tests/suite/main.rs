@@ -19,6 +19,7 @@ mod message;
 mod nginx;
 mod objects;
 mod patience;
+mod ports;
 mod power;
 mod proxy;
 mod receivers;

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use crate::harness::{PROGRAM, Place};
-use crate::nginx::free_address;
+use crate::ports::free_address;
 
 /// Folders that the documents speak of.
 const ROOTS: [&str; 6] = ["/data", "/mnt", "/safe", "/old", "/tmp", "/etc/attendance-backup"];

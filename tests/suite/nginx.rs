@@ -1,23 +1,19 @@
 //! A real reverse proxy.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use crate::patience::PATIENCE;
+use crate::ports::free_address;
 
 /// It runs until it is dropped.
 pub struct Nginx {
     child: Child,
     pub address: SocketAddr,
     _dir: TempDir,
-}
-
-/// Where one may listen.
-pub fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 impl Nginx {
@@ -44,9 +40,10 @@ impl Nginx {
         std::fs::write(dir.path().join("nginx.conf"), config).unwrap();
         let mut command = Command::new("nginx");
         command.arg("-e").arg("stderr").arg("-c").arg(dir.path().join("nginx.conf"));
-        let child = command.stderr(Stdio::null()).spawn().expect("nginx is needed");
+        let mut child = command.stderr(Stdio::null()).spawn().expect("nginx is needed");
         let begun = Instant::now();
         while TcpStream::connect(address).is_err() {
+            assert!(child.try_wait().unwrap().is_none(), "nginx has ended");
             assert!(begun.elapsed() < PATIENCE, "nginx doesn't listen");
             std::thread::sleep(Duration::from_millis(20));
         }

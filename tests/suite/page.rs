@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use crate::client::{Request, Server, superuser, user};
 use crate::harness::{Place, sha256};
 use crate::layers::{bare, sources};
-use crate::nginx::{Nginx, free_address};
+use crate::nginx::Nginx;
+use crate::ports::free_address;
 use crate::visitor::{Visitor, between};
 
 /// The values of an attribute, wherever it is.

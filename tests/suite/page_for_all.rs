@@ -8,9 +8,10 @@ use serde_json::json;
 use crate::browser::Browser;
 use crate::client::Server;
 use crate::harness::Place;
-use crate::nginx::{Nginx, free_address};
+use crate::nginx::Nginx;
 use crate::page::five_hundred;
 use crate::page_in_chromium::{focus, focused, sign_in, signed_in, stopped_create};
+use crate::ports::free_address;
 use crate::seasons;
 
 /// Nobody is shut out from what is shown now, in light and in dark, and nothing is wider than the window.

@@ -5,7 +5,7 @@ use crate::browser::Browser;
 use crate::browser_itself::pages;
 use crate::client::{Server, superuser};
 use crate::harness::{Place, sha256};
-use crate::nginx::free_address;
+use crate::ports::free_address;
 use crate::together::{Stopped, signal, under_way};
 
 /// What would act if it came anywhere unescaped, or turn around what stands beside it.

@@ -1,12 +1,12 @@
 //! Copies elsewhere on the page: how each stands, what is wrong with it, reading one back, and in which form backups lie.
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 
 use crate::client::Server;
 use crate::harness::{Place, eventually, tree};
 use crate::page_for_all::assert_for_all;
 use crate::page_in_chromium::{focus, focused, signed_in};
+use crate::ports::free_address;
 use crate::visitor::{Visitor, between, words};
 
 const PAGE: &str = "/settings/backups";
@@ -17,7 +17,7 @@ const CANARY: &str = "canary-of-the-secret-key";
 fn with_two() -> Place {
     let mut place = Place::new();
     std::fs::create_dir(place.path("nas")).unwrap();
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = free_address();
     place.set("BACKUP_REPLICA_NAS_URL", &format!("fs://{}", place.path("nas").display()));
     place.set("BACKUP_REPLICA_FAR_URL", &format!("s3://school/<b>?endpoint=http://{closed}"));
     place.set("BACKUP_REPLICA_FAR_ACCESS_KEY", "canary-of-the-access-key").set("BACKUP_REPLICA_FAR_SECRET_KEY", CANARY);

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
 use crate::harness::eventually;
-use crate::nginx::free_address;
+use crate::ports::free_address;
 
 pub const USERNAME: &str = "backup-user";
 pub const PASSWORD: &str = "p4ssw0rd/of+the-share";

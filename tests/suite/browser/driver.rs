@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::ports::free_address;
+
 /// A running chromedriver with a home of its own, in which everything lies that it and its browser write.
 pub struct Driver {
     child: Child,
@@ -21,27 +23,26 @@ pub struct Driver {
 impl Driver {
     /// It dies also when the thread that starts it does, and its browser with it: nothing outlives a test run that is killed.
     pub fn start() -> Self {
-        let home = tempfile::tempdir().unwrap();
+        let (home, address) = (tempfile::tempdir().unwrap(), free_address());
         let log = home.path().join("driver.log");
         let file = std::fs::File::create(&log).unwrap();
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "chromedriver", "--port=0"]);
+        command.args(["--pdeathsig", "KILL", "chromedriver"]);
+        // Not one of its own choice (0): it asks for one under one address, and gives up if it is taken under the other.
+        command.arg(format!("--port={}", address.port()));
         command.env("HOME", home.path()).env("TMPDIR", home.path());
         command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
-        let mut driver = Self { child: command.spawn().unwrap(), home, address: String::new() };
+        let mut driver = Self { child: command.spawn().unwrap(), home, address: format!("http://{address}") };
         let begun = Instant::now();
-        while driver.address.is_empty() {
+        loop {
             let text = std::fs::read_to_string(&log).unwrap();
+            if text.contains("started successfully") {
+                return driver;
+            }
             let ended = driver.child.try_wait().unwrap().is_some() || begun.elapsed() > Duration::from_secs(30);
             assert!(!ended, "chromedriver did not start, `scripts/setup test` installs it: {text}");
-            if let Some((_, rest)) = text.split_once("started successfully on port ")
-                && let Some((port, _)) = rest.split_once('.')
-            {
-                driver.address = format!("http://127.0.0.1:{port}");
-            }
             std::thread::sleep(Duration::from_millis(10));
         }
-        driver
     }
 
     pub fn address(&self) -> &str {

@@ -252,12 +252,9 @@ pub(crate) fn situation(name: &DatabaseName, source: rusqlite::Error) -> Error {
     }
 }
 
-/// Why a copy can't be read. Where it is the disk, that is said: the copy itself may be whole.
-pub fn why_unread(error: &rusqlite::Error) -> String {
-    match code(error) {
-        Some(ErrorCode::SystemIoFailure) => format!("the disk can't read it: {error}"),
-        _ => error.to_string(),
-    }
+/// This says nothing of what was read.
+pub fn is_out_of_memory(error: &rusqlite::Error) -> bool {
+    code(error) == Some(ErrorCode::OutOfMemory)
 }
 
 /// What SQLite says of damage. A statement that met EIO has the same word for it (`SQLITE_IOERR_CORRUPTFS` in vdbe.c).

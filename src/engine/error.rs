@@ -574,6 +574,24 @@ impl Error {
         }
     }
 
+    /// Why a copy can't be read: it is damaged, unless what SQLite says is none of its faults (it can't be opened just now, say).
+    pub(super) fn of_copy(subject: Subject, error: sqlite::Error) -> Self {
+        let reason = match error {
+            sqlite::Error::Corrupt { name, findings, .. } => format!("the copy of `{name}`: {}", findings.join("; ")),
+            sqlite::Error::SourceIo { name, source } => {
+                format!("the copy of `{name}`: the disk can't read it: {source}")
+            }
+            sqlite::Error::Sqlite { name, source } if !sqlite::is_out_of_memory(&source) => {
+                format!("the copy of `{name}`: {source}")
+            }
+            sqlite::Error::NotADatabase { name } => format!("the copy of `{name}` is not a SQLite database"),
+            // Its words are of a live database.
+            sqlite::Error::NotAllowed { name, source } => return sqlite::Error::Sqlite { name, source }.into(),
+            other => return other.into(),
+        };
+        Self::Damaged { subject, reason }
+    }
+
     /// Why the copy of a database may not take the live one's place.
     pub(super) fn misfit(subject: Subject, name: &DatabaseName, misfit: Misfit) -> Self {
         let unfit =
@@ -602,12 +620,27 @@ impl Error {
             | Error::DataFull { .. }
             | Error::Journal(journal::Error::NoRoom { .. })
             | Error::Sqlite(sqlite::Error::Full { .. }) => true,
+            other => other.disk().is_some_and(disk::Error::is_full),
+        }
+    }
+
+    /// The process, or the whole machine, may open no more files just now.
+    pub(super) fn lacks_descriptors(&self) -> bool {
+        match self {
+            Error::Sqlite(sqlite::Error::NoDescriptor { .. }) => true,
+            other => other.disk().is_some_and(disk::Error::lacks_descriptors),
+        }
+    }
+
+    /// What a disk said.
+    fn disk(&self) -> Option<&disk::Error> {
+        match self {
             Error::Disk(error)
             | Error::Sqlite(sqlite::Error::Disk(error))
             | Error::Catalog(catalog::Error::Disk(error))
             | Error::Audit(audit::Error::Disk(error))
-            | Error::Journal(journal::Error::Disk(error)) => error.is_full(),
-            _ => false,
+            | Error::Journal(journal::Error::Disk(error)) => Some(error),
+            _ => None,
         }
     }
 }

@@ -146,7 +146,7 @@ impl Engine {
                     }
                     _ => self.opened_aside(backup.id, &usable, call)?,
                 };
-                let copy = opened.map_err(|error| damaged(backup.id.into(), situation(&usable.name, error)));
+                let copy = opened.map_err(|error| Error::of_copy(backup.id.into(), situation(&usable.name, error)));
                 copies.push((usable.name, copy));
             }
             return Ok((backup, copies));
@@ -157,7 +157,7 @@ impl Engine {
     fn opened_point(&self, moment: Moment, call: &Call) -> Result<(Past, Vec<OpenedCopy>), Error> {
         let Staged { past, files, folder } = self.stage_point(&self.point(moment)?, &call.control)?;
         let open = |(name, path): (DatabaseName, PathBuf)| {
-            let copy = open_finished(&path).map_err(|error| damaged(past.subject, situation(&name, error)));
+            let copy = open_finished(&path).map_err(|error| Error::of_copy(past.subject, situation(&name, error)));
             (name, copy)
         };
         let copies = files.into_iter().map(open).collect();
@@ -195,7 +195,7 @@ impl Engine {
             Ok(difference) => Ok(DatabasePreview::Compared(difference)),
             Err(Failure::Live(error)) if is_told(&error) => Err(error.into()),
             Err(Failure::Live(error)) => Ok(DatabasePreview::NotCompared { reason: error.to_string() }),
-            Err(Failure::Copy(error)) => Err(damaged(past.subject, error)),
+            Err(Failure::Copy(error)) => Err(Error::of_copy(past.subject, error)),
         }
     }
 
@@ -327,18 +327,4 @@ fn warn_of(name: &DatabaseName, preview: &DatabasePreview, is_live: bool, warn: 
 /// The path still leads to the file that is held open.
 fn is_at(file: &File, path: &Path) -> bool {
     matches!((file.metadata(), path.symlink_metadata()), (Ok(held), Ok(there)) if inode(&held) == inode(&there))
-}
-
-/// A file of the catalog's size that isn't a database as it was; or what is no fault of the file, that it can't be opened just now.
-fn damaged(subject: Subject, error: sqlite::Error) -> Error {
-    let reason = match error {
-        sqlite::Error::NotAllowed { name, source } => return sqlite::Error::Sqlite { name, source }.into(),
-        sqlite::Error::NoDescriptor { .. } => return error.into(),
-        sqlite::Error::Corrupt { name, findings, .. } => format!("the copy of `{name}`: {}", findings.join("; ")),
-        sqlite::Error::SourceIo { name, source } | sqlite::Error::Sqlite { name, source } => {
-            format!("the copy of `{name}`: {}", sqlite::why_unread(&source))
-        }
-        other => other.to_string(),
-    };
-    Error::Damaged { subject, reason }
 }

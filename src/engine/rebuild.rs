@@ -151,7 +151,11 @@ impl Session<'_> {
             match self.remade(&id, &names, memory) {
                 Ok(backup) => self.catalog.backups.push(backup),
                 // That says nothing of the backup: no catalog without it.
-                Err(error) if error.is_full() || matches!(error, Error::Sqlite(sqlite::Error::Cancelled)) => {
+                Err(error)
+                    if error.is_full()
+                        || error.lacks_descriptors()
+                        || matches!(error, Error::Sqlite(sqlite::Error::Cancelled)) =>
+                {
                     return Err(error);
                 }
                 Err(error) => left_out.push(format!("{id}: {error}")),
@@ -299,7 +303,7 @@ impl Session<'_> {
         if content.size() == 0 {
             return Err(damaged(format!("{name} is empty")));
         }
-        let open = |error| damaged(situation(name, error).to_string());
+        let open = |error| Error::of_copy((*id).into(), situation(name, error));
         let mut copy = open_finished(path).map_err(open)?;
         let facts = snapshot::facts(&copy).map_err(open)?;
         let patient = snapshot::patient(&facts, control);

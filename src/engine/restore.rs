@@ -39,7 +39,7 @@ use crate::sqlite::kind::{Kind, Misfit};
 use crate::sqlite::page_set::New;
 use crate::sqlite::restore::{ReadBack, Target};
 use crate::sqlite::snapshot::facts;
-use crate::sqlite::{self, Control, Source, open_finished};
+use crate::sqlite::{self, Control, Source, open_finished, situation};
 
 /// How often a restore is begun anew when the app's writers would have to wait for too long.
 pub(super) const ROUNDS: usize = 3;
@@ -359,7 +359,7 @@ impl Session<'_> {
         force: bool,
     ) -> Result<Kind, Error> {
         let damaged = |reason: String| Error::Damaged { subject: past.subject, reason: format!("{name}: {reason}") };
-        let said = |error: rusqlite::Error| damaged(sqlite::why_unread(&error));
+        let said = |error| Error::of_copy(past.subject, situation(name, error));
         let mut copy = open_finished(&file.path).map_err(said)?;
         let found = facts(&copy).map_err(said)?;
         if found.bytes() != file.copy.size || found.bytes() == 0 || found.page_size != file.copy.page_size {
@@ -482,14 +482,13 @@ impl Session<'_> {
 
     /// An encoded one has its plain file still.
     fn look_at_copy(&mut self, id: &BackupId, name: &DatabaseName, plain: Option<&Partial>) -> Result<(), Error> {
-        let damaged =
-            |error: rusqlite::Error| Error::Damaged { subject: (*id).into(), reason: sqlite::why_unread(&error) };
+        let said = |error| Error::of_copy((*id).into(), situation(name, error));
         let Some(form) = self.catalog.get(id).and_then(|it| it.databases.get(name)).map(|copy| copy.form) else {
             return Ok(());
         };
         let path = plain.map_or_else(|| self.engine.store.path(id, name, form), |plain| plain.path().to_owned());
-        let mut copy = open_finished(&path).map_err(damaged)?;
-        let patient = sqlite::snapshot::patient(&facts(&copy).map_err(damaged)?, &self.control());
+        let mut copy = open_finished(&path).map_err(said)?;
+        let patient = sqlite::snapshot::patient(&facts(&copy).map_err(said)?, &self.control());
         let report = check::check(&mut copy, name, self.engine.config.check, &patient)?;
         let Some(backup) = self.catalog.get_mut(id) else { return Ok(()) };
         if let Verdict::Corrupt(findings) = &report.verdict {

@@ -7,7 +7,7 @@ mod console;
 mod driver;
 mod seeing;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
@@ -39,6 +39,7 @@ pub struct Browser {
     runtime: Runtime,
     console: RefCell<Console>,
     media: RefCell<BTreeMap<String, String>>,
+    patience: Cell<Duration>,
     driver: Driver,
     _turn: Rc<Turn>,
 }
@@ -85,7 +86,8 @@ impl Browser {
         builder.capabilities(wanted.as_object().unwrap().clone());
         let client = runtime.block_on(builder.connect(driver.address()));
         let client = client.unwrap_or_else(|error| panic!("no browser, `scripts/setup test` installs it: {error}"));
-        Self { client, runtime, console: RefCell::default(), media: RefCell::default(), driver, _turn: turn }
+        let (console, media, patience) = (RefCell::default(), RefCell::default(), Cell::new(PATIENCE));
+        Self { client, runtime, console, media, patience, driver, _turn: turn }
     }
 
     /// The numbers of all processes that belong to it.
@@ -206,6 +208,11 @@ impl Browser {
         self.console.borrow_mut().expect_message(words);
     }
 
+    /// How long the console may take for that: less for who knows that it never comes.
+    pub fn set_patience(&self, patience: Duration) {
+        self.patience.set(patience);
+    }
+
     /// The console told of all that was expected, and complained of nothing else.
     #[track_caller]
     pub fn assert_quiet(&self) {
@@ -216,7 +223,7 @@ impl Browser {
             console.hear(heard);
             let Some(awaited) = console.still_awaited() else { break };
             drop(console);
-            if begun.elapsed() > PATIENCE {
+            if begun.elapsed() > self.patience.get() {
                 self.give_up(&format!("the console never told of {awaited}"));
             }
             std::thread::sleep(Duration::from_millis(50));

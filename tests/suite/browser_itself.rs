@@ -137,6 +137,7 @@ fn each_failed_answer_is_noticed_but_for_those_expected() {
     assert!(said.contains("two of two") && !said.contains("one of two"), "{said}");
     browser.expect_message("two of two");
     browser.expect_status(404);
+    browser.set_patience(Duration::from_millis(500));
     let said = noticed(|| drop(browser));
     assert!(said.contains("never told of an answer of status 404"), "{said}");
 }

@@ -44,6 +44,32 @@ fn with_too_few_open_files_it_is_refused() {
     place.assert_invariants(&[&live]);
 }
 
+/// A backup that can't be opened for want of descriptors is not called damaged.
+#[test]
+fn with_too_few_open_files_no_backup_is_called_damaged() {
+    let place = Place::new();
+    place.create();
+    let id = place.create()["id"].as_str().unwrap().to_owned();
+    let live = Live::of(&place);
+    for args in [&["preview", &id][..], &["restore", &id, "--confirm", &id]] {
+        let (mut tried, mut files) = (Tried::default(), 4);
+        loop {
+            let run = limited(&place, &format!("--nofile={files}"), args);
+            let told = format!("{args:?} with {files}: {}{}", run.stdout, run.stderr);
+            assert!(!told.contains("damaged") && !told.contains("panicked"), "{told}");
+            place.assert_invariants(&[&live]);
+            if run.code == 0 {
+                break;
+            }
+            assert!(run.code == 127 || run.code == 1 && run.stderr.contains("open"), "{told}");
+            tried.count(false, run.code == 1);
+            files += 1;
+        }
+        assert!(tried.points >= 2, "{args:?}: {tried:?}");
+        tried.report(args[0], "EMFILE, of all files");
+    }
+}
+
 /// No file may be larger than that: no signal ends it, and the copy isn't kept.
 #[test]
 fn with_too_small_files_it_is_refused() {

@@ -3,15 +3,16 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::json;
 
 use crate::app::App;
 use crate::calls::{Calls, Point};
 use crate::client::Server;
-use crate::harness::{Place, Run, dump, sql_on_copy};
+use crate::harness::{Place, Run, dump, eventually, sql_on_copy};
 use crate::held::{self, Language};
-use crate::inject::{Spot, signal};
+use crate::inject::Spot;
 use crate::receivers::Receiver;
 use crate::tried::Tried;
 
@@ -144,20 +145,21 @@ fn unlink(place: &Place, ending: &str) {
 
 /// A process that opens the database next would make new ones, and the locks of the one would be none for the other.
 #[test]
-fn a_copy_of_what_lost_its_shm_or_wal_is_of_one_instant_or_refused() {
+fn what_loses_its_shm_or_wal_while_it_is_copied_is_of_one_instant() {
     for ending in ["-shm", "-wal"] {
         let (place, mut app) = open_in_wal_mode();
         checkpoint(&mut app);
-        unlink(&place, ending);
         commit(&mut app, 2);
+        let stopped = place.stopped(&Spot::on("pread64", "../attendance.db-wal"), 30, &["create"]);
+        let (mut strace, pid) = stopped.expect("so many pages lie in the WAL");
+        unlink(&place, ending);
+        commit(&mut app, 3);
         checkpoint(&mut app);
-        let stopped = place.stopped(&Spot::on("pread64", "../attendance.db-wal"), 300, &["create"]);
-        if let Some((strace, pid)) = stopped {
-            commit(&mut app, 3);
-            checkpoint(&mut app);
-            signal(&pid, "-CONT");
-            drop(strace.wait_with_output());
-        }
+        // Each of its threads that reads so much stops once.
+        eventually("its end", || {
+            drop(Command::new("kill").args(["-CONT", &pid]).output());
+            strace.try_wait().unwrap()
+        });
         for backup in place.list() {
             for name in NAMES {
                 assert_eq!(sql_on_copy(&place.copy(&backup, name), COUNT), "2|2", "{ending}: {name}");

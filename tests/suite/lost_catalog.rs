@@ -321,6 +321,22 @@ fn a_rebuild_takes_in_nothing_that_is_damaged() {
     place.assert_whole();
 }
 
+/// That a file can't be opened for want of descriptors says nothing of the backup.
+#[test]
+fn a_rebuild_leaves_nothing_out_for_want_of_descriptors() {
+    let place = three();
+    let ids = place.ids();
+    let file = place.list()[0]["databases"]["auth"]["file"].as_str().unwrap().to_owned();
+    std::fs::remove_file(place.backups().join("metadata.json")).unwrap();
+    let spot = Spot::on("openat", &file);
+    let run = Run::of(place.faulty(&spot, "error=EMFILE:when=1", &["catalog", "rebuild"]).output().unwrap());
+    run.refused(1, &["Too many open files", &file]);
+    assert!(!place.backups().join("metadata.json").exists());
+    place.ok(&["catalog", "rebuild"]);
+    assert_eq!(place.ids(), ids);
+    place.assert_whole();
+}
+
 #[test]
 fn another_store_and_an_empty_place_are_refused() {
     let mut place = three();

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
@@ -22,9 +22,14 @@ struct Front {
 impl Front {
     fn before(place: &Place, store: SocketAddr) -> Self {
         authority(place);
+        Self::with("mail.pem", place, store)
+    }
+
+    /// With a certificate of the place's that lies there.
+    fn with(certificate: &str, place: &Place, store: SocketAddr) -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite/python/tls_front.py");
         let mut command = python3();
-        command.arg(script).args([place.path("tls/mail.pem"), place.path("tls/mail.key")]);
+        command.arg(script).args([place.path("tls").join(certificate), place.path("tls/mail.key")]);
         let mut child = command.arg(store.port().to_string()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -75,6 +80,26 @@ fn a_store_is_asked_nothing_until_its_certificate_is_trusted() {
         assert!(!proxy.seen().is_empty());
         place.assert_whole();
     }
+}
+
+/// By the trusted authority, for the right name, and over for a year.
+#[test]
+fn a_store_whose_certificate_has_expired_is_sent_nothing() {
+    let (store, proxy) = Store::s3().proxied();
+    let mut place = with_replica(&store);
+    authority(&place);
+    let mut command = Command::new("faketime");
+    command.args(["2 years ago", "openssl", "x509", "-req", "-in", "mail.csr", "-CA", "ca.pem", "-CAkey", "ca.key"]);
+    command.args(["-CAcreateserial", "-days", "365", "-extfile", "ext", "-out", "old.pem"]);
+    let made = command.current_dir(place.path("tls")).stderr(Stdio::null()).status();
+    assert!(made.expect("faketime is needed").success());
+    let front = Front::with("old.pem", &place, proxy.address);
+    let authority = place.path("tls/ca.pem");
+    place.set("SSL_CERT_FILE", authority.to_str().unwrap()).set(URL, &front.url(&store, proxy.address, "localhost"));
+    place.create();
+    fails(&place, "replica-refused", &["its certificate is not valid now", "renew it"]);
+    assert!(proxy.seen().is_empty(), "{:?}", proxy.seen());
+    place.assert_whole();
 }
 
 /// That name stands for nobody by RFC 6761.

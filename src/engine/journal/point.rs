@@ -25,7 +25,7 @@ use crate::journal::rebuild::{Rebuilt, rebuild};
 use crate::journal::timeline::Timeline;
 use crate::journal::{self, Index, LtxFile, chain, states};
 use crate::sqlite::snapshot::facts;
-use crate::sqlite::{Control, open_finished};
+use crate::sqlite::{Control, open_finished, situation};
 
 /// How often the files are chosen anew when some of them are gone.
 const TRIES: usize = 5;
@@ -169,10 +169,7 @@ fn size_after(folder: &Path, file: &LtxFile) -> Result<u64, journal::Error> {
 
 /// What the catalog would say of it; nobody has counted its rows.
 fn described(name: &DatabaseName, path: &Path, rebuilt: Rebuilt, moment: Moment) -> Result<DatabaseCopy, Error> {
-    let unread = |error: rusqlite::Error| {
-        let reason = format!("{name}: what was rebuilt can't be opened: {error}");
-        Error::Damaged { subject: moment.into(), reason }
-    };
+    let unread = |error| Error::of_copy(moment.into(), situation(name, error));
     let facts = open_finished(path).and_then(|connection| facts(&connection)).map_err(unread)?;
     let (size, checksum) = (rebuilt.content.size(), rebuilt.content.checksum.clone());
     Ok(DatabaseCopy {

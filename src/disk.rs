@@ -31,7 +31,7 @@ impl Error {
 
     /// The process, or the whole machine, may open no more files just now.
     pub fn lacks_descriptors(&self) -> bool {
-        matches!(Errno::from_io_error(&self.source), Some(Errno::MFILE | Errno::NFILE))
+        lacks_descriptors(&self.source)
     }
 
     /// Whoever runs this may not.
@@ -143,8 +143,11 @@ pub fn open_regular(path: &Path) -> Result<File, Error> {
 
 /// Whether the process, or the whole machine, may open no more files just now.
 pub fn has_no_descriptor() -> bool {
-    let errno = File::open("/dev/null").err().and_then(|error| Errno::from_io_error(&error));
-    matches!(errno, Some(Errno::MFILE | Errno::NFILE))
+    File::open("/dev/null").is_err_and(|error| lacks_descriptors(&error))
+}
+
+fn lacks_descriptors(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
 /// Renames, never over something that exists; the caller makes the folder durable.

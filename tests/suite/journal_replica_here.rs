@@ -82,6 +82,9 @@ fn what_is_damaged_there_and_here_is_a_gap() {
     let server = Server::start(&place);
     let gap = eventually("the gap", || timeline(&place).gaps.into_iter().find(|gap| gap.holds(seen[2])));
     let fourth = number(&place, 4);
+    eventually("all that is left there is whole", || {
+        place.run(&["replica", "verify", "offsite"]).code.eq(&0).then_some(())
+    });
     kill_server(server);
     assert!(gap.wrong && seen[1] <= gap.from, "what was before it is right: {gap:?}");
     let machine = empty_machine(&place, &store);
@@ -90,9 +93,6 @@ fn what_is_damaged_there_and_here_is_a_gap() {
     refused_at(&machine, seen[2], &[&text(gap.to)]);
     assert_eq!(numbers_at(&machine, seen[1]), [2, 2]);
     assert_eq!(numbers_at(&machine, fourth), [4, 4]);
-    eventually("all that is left there is whole", || {
-        place.run(&["replica", "verify", "offsite"]).code.eq(&0).then_some(())
-    });
 }
 
 #[test]

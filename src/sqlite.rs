@@ -304,11 +304,6 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// It is this one.
-    pub fn is_file(&self, device: u64, inode: u64) -> bool {
-        (self.device, self.inode) == (device, inode)
-    }
-
     /// Same file, whatever its size.
     pub fn is(&self, other: &Identity) -> bool {
         (self.device, self.inode) == (other.device, other.inode)

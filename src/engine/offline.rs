@@ -5,12 +5,13 @@
 //! 2. A pre-restore snapshot of the live databases that can be read.
 //! 3. SQLite's exclusive lock on each of these that is replaced, which shows that nobody has it open in WAL mode; in rollback
 //!    mode the operator has to say so. What was committed since step 2 is brought into the snapshot, and the WAL is emptied.
-//! 4. The new files, beside the live ones: written, with the owner, the mode and the journal mode of what they replace, durable.
-//! 5. `restore.json`, with who the new files are; then the pre-restore backup is published.
+//! 4. The new files, beside the live ones: written, with the owner, the mode and the journal mode of what they replace and a
+//!    mark as schema cookie, durable.
+//! 5. `restore.json`, with these marks; then the pre-restore backup is published.
 //! 6. One after the other: what lies there of a missing or ruined database is moved aside; the new file takes its name.
 //! 7. Read back; the outcome is recorded; `restore.json` goes.
 //!
-//! A crash is settled by who the files are (`settle`): none of the new ones in its place, nothing has changed; some, the others
+//! A crash is settled by the marks (`settle`): none of the new files in its place, nothing has changed; some, the others
 //! follow.
 
 use std::collections::BTreeMap;
@@ -29,16 +30,16 @@ use crate::backup::{BackupId, Tier};
 use crate::disk::{self, Context, Partial};
 use crate::sqlite::catch_up::catch_up;
 use crate::sqlite::exclusive::Exclusive;
-use crate::sqlite::kind::{Kind, Misfit};
+use crate::sqlite::kind::Misfit;
 use crate::sqlite::pages::read_back;
-use crate::sqlite::restore::Target;
+use crate::sqlite::restore::{Mark, Target};
 use crate::sqlite::snapshot::{Instead, Snapshot};
 use crate::sqlite::{self, BESIDE, Source, beside};
 
 /// How a live database was found.
-enum Found {
+pub(super) enum Found {
     /// SQLite reads it.
-    Usable(Kind),
+    Usable(Box<Target>),
     /// No file is there.
     Missing,
     /// SQLite can't read it, in its words.
@@ -51,6 +52,8 @@ struct Ready {
     partial: Partial,
     /// Nobody else has the old one open while this lives.
     held: Option<Exclusive>,
+    /// What shows that it is the new one.
+    mark: Mark,
 }
 
 impl Session<'_> {
@@ -82,7 +85,7 @@ impl Session<'_> {
             let file = PrivateFile::at(path.clone(), copy.clone())?;
             let kind = self.check_private(&past, &file, name, restore.force)?;
             let misfits = match self.find(&source)? {
-                Found::Usable(live) => kind.misfits(&live),
+                Found::Usable(live) => kind.misfits(&live.kind),
                 Found::Ruined(reason) if !restore.force => {
                     return Err(Error::RuinedLive { name: name.clone(), reason });
                 }
@@ -104,10 +107,10 @@ impl Session<'_> {
         Ok(Job { subject: past.subject, force: restore.force, folder: folder_name, files, restored: None })
     }
 
-    fn find(&self, source: &Source) -> Result<Found, Error> {
+    pub(super) fn find(&self, source: &Source) -> Result<Found, Error> {
         use sqlite::Error::{Corrupt, Empty, Missing, NotADatabase};
         match Target::open(source, self.engine.config.lock_timeout, &self.control()) {
-            Ok(target) => Ok(Found::Usable(target.kind)),
+            Ok(target) => Ok(Found::Usable(Box::new(target))),
             Err(Missing { .. }) => Ok(Found::Missing),
             Err(Corrupt { findings, .. }) => Ok(Found::Ruined(findings.join("; "))),
             Err(error @ (Empty { .. } | NotADatabase { .. })) => Ok(Found::Ruined(error.to_string())),
@@ -135,15 +138,14 @@ impl Session<'_> {
             Some((id, snapshot)) => self.encode_beside(id, snapshot, &self.control())?,
             None => AllEncoded::new(),
         };
-        let signs = ready.iter().map(|it| Ok((it.source.name.clone(), sign(&it.partial)?)));
-        let signs = signs.collect::<Result<_, Error>>()?;
+        let signs = ready.iter().map(|it| (it.source.name.clone(), Sign::File { file: it.mark })).collect();
         let pre_restore = snapshot.as_ref().map(|(id, _)| *id);
         *planned = Some(self.plan_restore(job, pre_restore, signs)?);
         if let Some((id, snapshot)) = snapshot {
             self.publish_pre_restore(job, id, snapshot, encoded)?;
         }
         let mut notes = Vec::new();
-        for Ready { source, partial, held } in ready {
+        for Ready { source, partial, held, .. } in ready {
             if held.is_none() {
                 notes.extend(move_aside(&source.path)?);
             }
@@ -176,14 +178,19 @@ impl Session<'_> {
                 exclusive.empty_wal()?;
                 held = Some(exclusive);
             }
-            let partial = self.new_file(&source, file, held.as_ref())?;
-            ready.push(Ready { source, partial, held });
+            let (partial, mark) = self.new_file(&source, file, held.as_ref())?;
+            ready.push(Ready { source, partial, held, mark });
         }
         Ok(ready)
     }
 
-    /// Step 4 for one: what is written is compared with what is recorded.
-    fn new_file(&self, source: &Source, file: &PrivateFile, old: Option<&Exclusive>) -> Result<Partial, Error> {
+    /// Step 4 for one: what is written is compared with what is recorded, and then bears the mark.
+    fn new_file(
+        &self,
+        source: &Source,
+        file: &PrivateFile,
+        old: Option<&Exclusive>,
+    ) -> Result<(Partial, Mark), Error> {
         // A leftover of a crash.
         disk::remove(&disk::partial_path(&source.path))?;
         let partial = Partial::create(&source.path)?;
@@ -193,13 +200,20 @@ impl Session<'_> {
         if read.checksum != file.copy.checksum {
             return Err(sqlite::Error::ReadBack { name: source.name.clone() }.into());
         }
+        // Of what is missing or ruined there is no cookie: somebody may put the backup itself there.
+        let mut cookie = [0; 4];
+        partial.file().read_exact_at(&mut cookie, Mark::OFFSET).to("read back", partial.path())?;
+        let mut before = u32::from_be_bytes(cookie);
         if let Some(old) = old {
             partial.file().write_all_at(&old.mode_bytes()?, 18).to("write", partial.path())?;
+            before = old.cookie()?;
         }
+        let mark = Mark::draw(before)?;
+        partial.file().write_all_at(&mark.bytes(), Mark::OFFSET).to("write", partial.path())?;
         let (owner, mode) = owner_and_mode(&source.path)?;
         partial.give_to(owner, mode)?;
         partial.sync()?;
-        Ok(partial)
+        Ok((partial, mark))
     }
 
     fn read_back_all(
@@ -223,11 +237,6 @@ impl Session<'_> {
         }
         Ok(Restored { subject: job.subject, pre_restore, databases, held_millis: 0, apart_micros: 0, notes })
     }
-}
-
-fn sign(partial: &Partial) -> Result<Sign, Error> {
-    let meta = partial.file().metadata().to("look at", partial.path())?;
-    Ok(Sign::File { device: meta.dev(), inode: meta.ino() })
 }
 
 /// Those of the live file; where none is, those of its folder, without the right to run it.

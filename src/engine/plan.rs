@@ -56,8 +56,8 @@ pub(super) enum Sign {
     /// The page size of a database that is replaced as a whole, since it had another one.
     #[serde(rename_all = "camelCase")]
     PageSize { page_size: u32 },
-    /// Who the file is that takes the place of the live one, of an offline restore.
-    File { device: u64, inode: u64 },
+    /// What the file bears that takes the place of the live one, of an offline restore. It is in its bytes: a copy of the folders has it too.
+    File { file: Mark },
 }
 
 impl Plan {
@@ -129,7 +129,7 @@ mod tests {
       "preRestore": ["pre-restore-2026-01-08T150112Z"],
       "folder": "00112233445566778899aabbccddeeff",
       "force": false,
-      "databases": { "auth": { "sign": { "device": 1, "inode": 18446744073709551615 }, "checksum": "ab" } }
+      "databases": { "auth": { "sign": { "file": { "before": 7, "after": 4294967295 } }, "checksum": "ab" } }
     }"#;
 
     #[test]

@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::offline::Found;
 use super::plan::{Plan, Sign};
 use super::read::other_bytes;
 use super::restore::{Job, PrivateFile, ROUNDS, Restored, RestoredDatabase};
@@ -22,7 +23,7 @@ use crate::journal::timeline::tell_restored;
 use crate::sqlite::check::Verdict;
 use crate::sqlite::pages::read_back;
 use crate::sqlite::restore::Target;
-use crate::sqlite::{self, Source, identify};
+use crate::sqlite::Source;
 
 /// What a restore that was cut short has come to.
 pub(super) enum Settled {
@@ -108,7 +109,7 @@ impl Session<'_> {
             let is_marked = match plan.databases[&source.name].sign {
                 Sign::Commit(mark) => target.is_marked(mark, timeout, &control)?,
                 Sign::PageSize { page_size } => target.kind.page_size == page_size,
-                Sign::File { device, inode } => identify(source)?.is_file(device, inode),
+                Sign::File { file } => target.is_marked(file, timeout, &control)?,
             };
             if is_marked { &mut reached } else { &mut rest }.push(target);
         }
@@ -127,23 +128,27 @@ impl Session<'_> {
 
     /// The same of an offline restore: a file is in its place, or it isn't.
     fn settle_files(&mut self, plan: &Plan, sources: Vec<Source>, next: &mut Option<Plan>) -> Result<Settled, Error> {
-        let is_there = |source: &Source| match plan.databases[&source.name].sign {
-            Sign::File { device, inode } => identify(source).is_ok_and(|it| it.is_file(device, inode)),
-            Sign::Commit(_) | Sign::PageSize { .. } => false,
-        };
-        let (there, rest): (Vec<_>, Vec<_>) = sources.into_iter().partition(is_there);
-        // What is missing was so, or was moved aside for the new file: that comes in any case.
-        let is_missing = |source: &Source| matches!(identify(source), Err(sqlite::Error::Missing { .. }));
-        if there.is_empty() && !rest.iter().any(is_missing) {
+        let (timeout, control) = (self.engine.config.lock_timeout, self.control());
+        let (mut there, mut rest, mut is_missing) = (Vec::new(), Vec::new(), false);
+        for source in sources {
+            match (self.find(&source)?, plan.databases[&source.name].sign) {
+                (Found::Usable(live), Sign::File { file }) if live.is_marked(file, timeout, &control)? => there.push(*live),
+                // It was so, or was moved aside for the new file: that comes in any case.
+                (Found::Missing, _) => {
+                    is_missing = true;
+                    rest.push(source);
+                }
+                (Found::Usable(_) | Found::Ruined(_), _) => rest.push(source),
+            }
+        }
+        if there.is_empty() && !is_missing {
             rest.iter().try_for_each(|source| disk::remove(&disk::partial_path(&source.path)))?;
             return Ok(Settled::Unchanged);
         }
         if rest.is_empty() {
-            let (timeout, control) = (self.engine.config.lock_timeout, self.control());
-            let open = |source| Target::open(source, timeout, &control);
-            let targets = there.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-            return Ok(Settled::Restored(Box::new(self.found_restored(plan, &targets))));
+            return Ok(Settled::Restored(Box::new(self.found_restored(plan, &there))));
         }
+        drop(there);
         let job = self.rest_of(plan, &rest.into_iter().map(|source| source.name).collect())?;
         Ok(Settled::Restored(Box::new(self.swap(&job, next)?)))
     }

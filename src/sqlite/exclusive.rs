@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::restore::persist;
+use super::restore::{cookie, persist};
 use super::{Control, Error, Source, is_wal, mode_bytes, of_writing, open_live, situation};
 use crate::backup::DatabaseName;
 
@@ -62,5 +62,10 @@ impl Exclusive {
     /// Bytes 18 and 19 of the header, which hold the journal mode.
     pub fn mode_bytes(&self) -> Result<[u8; 2], Error> {
         mode_bytes(&self.connection).map_err(|error| situation(&self.name, error))
+    }
+
+    /// The schema cookie.
+    pub fn cookie(&self) -> Result<u32, Error> {
+        cookie(&self.connection).map_err(|error| situation(&self.name, error))
     }
 }

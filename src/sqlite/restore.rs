@@ -64,10 +64,18 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// A mark that no earlier restore has made.
-    fn draw(before: u32) -> Result<Self, disk::Error> {
+    /// Where the header holds it: the schema cookie, four bytes, the highest first.
+    pub const OFFSET: u64 = COOKIE.start as u64;
+
+    /// A mark that no earlier restore has made, upon the cookie of what is replaced.
+    pub fn draw(before: u32) -> Result<Self, disk::Error> {
         let step = (1 << 16) + u32::from_le_bytes(disk::random()?) % ((1 << 20) - (1 << 16));
         Ok(Self { before, after: before.wrapping_add(step) })
+    }
+
+    /// As it stands in the header.
+    pub fn bytes(self) -> [u8; 4] {
+        self.after.to_be_bytes()
     }
 
     /// Whether a database with this cookie has the restore in it, however often its schema was changed since.
@@ -181,7 +189,7 @@ impl Target {
     }
 
     fn cookie(&self) -> rusqlite::Result<u32> {
-        self.connection().query_row("PRAGMA schema_version", [], |row| row.get::<_, i64>(0)).map(|cookie| cookie as u32)
+        cookie(&self.connection())
     }
 
     fn situation(&self, error: rusqlite::Error) -> Error {
@@ -346,6 +354,10 @@ fn is_same(number: u32, live: &[u8], copy: &[u8]) -> bool {
     }
     let ours = |at: &usize| [&MODE, &COOKIE].into_iter().chain(&COMMITTED).any(|range| range.contains(at));
     (0..live.len()).all(|at| live[at] == copy[at] || ours(&at))
+}
+
+pub(super) fn cookie(connection: &Connection) -> rusqlite::Result<u32> {
+    connection.query_row("PRAGMA schema_version", [], |row| row.get::<_, i64>(0)).map(|cookie| cookie as u32)
 }
 
 fn data_version(connection: &Connection) -> rusqlite::Result<i64> {

@@ -185,12 +185,7 @@ impl Session<'_> {
     }
 
     /// Step 4 for one: what is written is compared with what is recorded, and then bears the mark.
-    fn new_file(
-        &self,
-        source: &Source,
-        file: &PrivateFile,
-        old: Option<&Exclusive>,
-    ) -> Result<(Partial, Mark), Error> {
+    fn new_file(&self, source: &Source, file: &PrivateFile, old: Option<&Exclusive>) -> Result<(Partial, Mark), Error> {
         // A leftover of a crash.
         disk::remove(&disk::partial_path(&source.path))?;
         let partial = Partial::create(&source.path)?;

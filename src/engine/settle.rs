@@ -20,10 +20,10 @@ use super::{Error, Session, bytes};
 use crate::backup::{BackupId, DatabaseCopy, DatabaseName};
 use crate::disk;
 use crate::journal::timeline::tell_restored;
+use crate::sqlite::Source;
 use crate::sqlite::check::Verdict;
 use crate::sqlite::pages::read_back;
 use crate::sqlite::restore::Target;
-use crate::sqlite::Source;
 
 /// What a restore that was cut short has come to.
 pub(super) enum Settled {
@@ -132,7 +132,9 @@ impl Session<'_> {
         let (mut there, mut rest, mut is_missing) = (Vec::new(), Vec::new(), false);
         for source in sources {
             match (self.find(&source)?, plan.databases[&source.name].sign) {
-                (Found::Usable(live), Sign::File { file }) if live.is_marked(file, timeout, &control)? => there.push(*live),
+                (Found::Usable(live), Sign::File { file }) if live.is_marked(file, timeout, &control)? => {
+                    there.push(*live)
+                }
                 // It was so, or was moved aside for the new file: that comes in any case.
                 (Found::Missing, _) => {
                     is_missing = true;

@@ -209,11 +209,18 @@ fn findings(connection: &Connection, kind: CheckKind, table: Option<&str>) -> ru
     let argument = table.map_or(FINDINGS.to_string(), quoted);
     let mut statement = connection.prepare(&format!("PRAGMA {pragma}({argument})"))?;
     let rows: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    let rows: Vec<_> = rows.iter().flat_map(|row| each(row)).collect();
     let lock_page = lock_page(connection.query_row("PRAGMA page_size", [], |row| row.get(0))?);
     if let Some(error) = rows.iter().find_map(|finding| failed_read(finding, lock_page)) {
         return Err(error);
     }
-    Ok(rows.into_iter().filter(|row| row != "ok").take(FINDINGS).collect())
+    Ok(rows.into_iter().filter(|row| *row != "ok").take(FINDINGS).map(str::to_owned).collect())
+}
+
+/// The findings in a row. Those on the b-trees come in one, under a heading (`OP_IntegrityCk` and what follows it); they have numbers in
+/// them and no names, so none goes over a line.
+fn each(row: &str) -> Vec<&str> {
+    row.strip_prefix("*** in database main ***\n").map_or_else(|| vec![row], |trees| trees.lines().collect())
 }
 
 /// The error that a finding tells of: a page that could not be read says nothing of the structure, but SQLite goes on and has it among
@@ -306,6 +313,16 @@ mod tests {
         let control = Control::default().within(Instant::now(), Duration::from_secs(600));
         control.cancel();
         assert!(matches!(look(&control), Err(Error::Cancelled)));
+    }
+
+    #[test]
+    fn the_findings_on_trees_are_taken_one_by_one() {
+        let trees =
+            "*** in database main ***\nTree 2 page 2: unable to get the page. error code=266\nPage 3: never used";
+        assert_eq!(each(trees), ["Tree 2 page 2: unable to get the page. error code=266", "Page 3: never used"]);
+        assert!(each(trees).into_iter().any(|finding| failed_read(finding, 262_145).is_some()));
+        let named = "non-unique entry in index a\nb";
+        assert_eq!(each(named), [named]);
     }
 
     #[test]

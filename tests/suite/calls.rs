@@ -21,6 +21,8 @@ pub struct Calls {
     pub changing: Vec<Point>,
     /// By which it reads the files of the place, file by file.
     pub reading: Vec<Point>,
+    /// By which SQLite reads pages, wherever they are.
+    pub anywhere: Vec<Point>,
 }
 
 impl Calls {
@@ -39,7 +41,11 @@ impl Calls {
             let path = line.2.filter(|path| is_lasting(place, path))?;
             Some((line.0, known(&READING, line.1)?, Some(path)))
         }));
-        Self { changing, reading }
+        // The loader makes some before the program does.
+        let is_paged = lines().any(|line| line.1 == "pread64" && line.2.is_some());
+        let paged = lines().filter(|line| is_paged && line.1 == "pread64");
+        let anywhere = most(paged.map(|line| (line.0, "pread64", None)));
+        Self { changing, reading, anywhere }
     }
 }
 

@@ -1,10 +1,12 @@
 //! Every operation with every fault that a disk, a limit or a signal can put to one call of it, in a table: it is done, or it is not
 //! and says so, and whoever comes next finds all in order [P1, P4, P5, P6, P8, P10].
 
+use std::process::{Command, Stdio};
 use std::rc::Rc;
 
 use crate::calls::{Calls, Point};
-use crate::harness::{Place, Run, SECRET, thoroughness};
+use crate::harness::{Place, Run, SECRET, eventually, thoroughness};
+use crate::inject::until_stopped;
 use crate::invariants::Live;
 use crate::scene::{Context, Scene};
 use crate::tried::Tried;
@@ -23,6 +25,8 @@ enum Which {
     /// By which it changes the disk: these of them, or all.
     Changing(&'static [&'static str]),
     Reading(&'static [&'static str]),
+    /// By which SQLite reads, in files that have another name each time as well.
+    Anywhere,
 }
 
 const ALL: &[&str] = &[];
@@ -30,8 +34,10 @@ const ALL: &[&str] = &[];
 const NAMING: &[&str] =
     &["mkdir", "mkdirat", "rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat", "ftruncate"];
 const BYTES: &[&str] = &["read", "pread64"];
+const OPENED: &[&str] = &["read", "pread64", "openat"];
+const WRITING: &[&str] = &["write", "pwrite64", "fsync", "fdatasync"];
 
-const FAULTS: [Fault; 12] = [
+const FAULTS: [Fault; 18] = [
     Fault { name: "ENOSPC, once", effect: "error=ENOSPC", ever: "", calls: Which::Changing(ALL) },
     Fault { name: "ENOSPC, for ever", effect: "error=ENOSPC", ever: "+", calls: Which::Changing(ALL) },
     Fault { name: "EIO, once", effect: "error=EIO", ever: "", calls: Which::Changing(ALL) },
@@ -44,6 +50,12 @@ const FAULTS: [Fault; 12] = [
     Fault { name: "EROFS, for ever", effect: "error=EROFS", ever: "+", calls: Which::Changing(NAMING) },
     Fault { name: "SIGTERM", effect: "signal=TERM", ever: "", calls: Which::Changing(ALL) },
     Fault { name: "kill -9", effect: "signal=KILL", ever: "", calls: Which::Changing(ALL) },
+    Fault { name: "EINTR, once", effect: "error=EINTR", ever: "", calls: Which::Changing(ALL) },
+    Fault { name: "EINTR on reading, once", effect: "error=EINTR", ever: "", calls: Which::Reading(OPENED) },
+    Fault { name: "EAGAIN, once", effect: "error=EAGAIN", ever: "", calls: Which::Changing(WRITING) },
+    Fault { name: "EAGAIN on reading, once", effect: "error=EAGAIN", ever: "", calls: Which::Reading(BYTES) },
+    Fault { name: "EIO on reading anywhere", effect: "error=EIO", ever: "", calls: Which::Anywhere },
+    Fault { name: "SIGSTOP", effect: "signal=STOP", ever: "", calls: Which::Changing(ALL) },
 ];
 
 impl Fault {
@@ -51,6 +63,7 @@ impl Fault {
         let (points, meant) = match self.calls {
             Which::Changing(meant) => (&calls.changing, meant),
             Which::Reading(meant) => (&calls.reading, meant),
+            Which::Anywhere => (&calls.anywhere, ALL),
         };
         points.iter().filter(|point| meant.is_empty() || meant.contains(&point.spot.call)).cloned().collect()
     }
@@ -215,10 +228,12 @@ impl<'a> Operation<'a> {
 fn struck(place: &Place, point: &Point, effect: &str, args: &[String]) -> Option<(Run, String)> {
     let log = place.path("strace");
     let args: Vec<_> = args.iter().map(String::as_str).collect();
-    let run = Run::of(place.faulty_into(&log, &point.spot, effect, &args).output().unwrap());
+    let mut command = place.faulty_into(&log, &point.spot, effect, &args);
+    let stops = effect.contains("STOP");
+    let run = if stops { stopped(place, &mut command)? } else { Run::of(command.output().unwrap()) };
     let calls = std::fs::read_to_string(&log).unwrap();
-    let is_met =
-        calls.contains("(INJECTED)") || calls.contains("--- SIGTERM") || calls.contains("+++ killed by SIGKILL");
+    let signs = ["(INJECTED)", "--- SIGTERM", "--- stopped by SIGSTOP", "+++ killed by SIGKILL"];
+    let is_met = signs.into_iter().any(|sign| calls.contains(sign));
     // What threads wake each other by is on no disk.
     let is_elsewhere = injected(&calls).any(|call| call.contains("[eventfd]"));
     if !is_met || is_elsewhere || run.code == 127 {
@@ -226,6 +241,7 @@ fn struck(place: &Place, point: &Point, effect: &str, args: &[String]) -> Option
     }
     let what = format!("{effect} at {}", point.spot);
     assert!([-1, 0, 1].contains(&run.code), "{what}: {} {}", run.code, run.stderr);
+    assert!(run.code == 0 || !stops, "{what}: it did not go on: {}", run.stderr);
     assert!(run.code != -1 || effect.starts_with("signal"), "{what}: it died: {}", run.stderr);
     // Its own words are written too.
     let is_heard = point.spot.call == "write" || !(run.stderr.is_empty() && run.stdout.is_empty());
@@ -239,6 +255,21 @@ fn struck(place: &Place, point: &Point, effect: &str, args: &[String]) -> Option
     let knows_better = said.contains("dmesg") || said.contains("the disk can't read it");
     assert!(!blames || effect.starts_with("signal") || knows_better, "{what} is told as damage: {said}");
     Some((run, what))
+}
+
+/// Lets it go on again when it has stopped; meanwhile others can look at what is there. Nothing if it never stopped.
+fn stopped(place: &Place, command: &mut Command) -> Option<Run> {
+    let (mut child, pid) = until_stopped(command)?;
+    for looks in [&["list"][..], &["status"]] {
+        let run = place.run(looks);
+        assert!([0, 1].contains(&run.code), "{looks:?} while it is stopped: {}", run.stderr);
+    }
+    // Each of its threads may stop at its own N-th call.
+    eventually("the end of what had stopped", || {
+        let _ = Command::new("kill").args(["-CONT", &pid]).stderr(Stdio::null()).status();
+        child.try_wait().unwrap()
+    });
+    Some(Run::of(child.wait_with_output().unwrap()))
 }
 
 /// The calls that a fault struck, as strace wrote them: where another thread came between, their begin is a line of its own.

@@ -29,7 +29,7 @@ fn is_pinned(place: &Place, id: &str) -> bool {
     entries(place).iter().any(|backup| backup["id"] == id && backup["pinned"] == true)
 }
 
-fn create() -> Scene {
+pub fn a_create() -> Scene {
     let place = seasons::of_three_months();
     let scene = Scene::of(place, &["create", "--type", "daily"], "create", has_a_new_daily);
     Scene { operation: ("create", "daily-"), drops: vec![MONTHLY], ..scene }
@@ -37,7 +37,7 @@ fn create() -> Scene {
 
 #[test]
 fn of_a_create_and_of_the_recovery_from_one() {
-    let scene = create();
+    let scene = a_create();
     Operation::changing("create", &scene).suffers(0);
     // Ended between the names and the catalog, and between the catalog and the removals.
     for (turn, (call, n)) in [("linkat", 3), ("unlink", 3)].into_iter().enumerate() {

@@ -57,6 +57,7 @@ mod downloads;
 mod drill;
 mod drill_schedule;
 mod faults_limits;
+mod faults_oom;
 mod faults_pieces;
 mod faults_power;
 mod faults_source;

@@ -2,11 +2,12 @@
 
 soaker.py ATTENDANCE AUTH RATE LOG: so many commits a second in both together. A line of JSON in LOG for each commit: its number, its
 database, when it was begun and when it was there, how many milliseconds it took, and the row that it left (null: it is gone). Now and
-then it checkpoints a WAL. It goes on where the databases are, and ends when it is killed.
+then it checkpoints a WAL. It goes on where the databases are. Told to end (SIGTERM) it ends after a line: what it did is in LOG.
 """
 
 import json
 import random
+import signal
 import sqlite3
 import sys
 import time
@@ -96,7 +97,19 @@ def commit(name, database, app, number, log):
     log.write(json.dumps(line) + "\n")
 
 
+class Told:
+    """Whether it was told to end."""
+
+    def __init__(self):
+        self.to_end = False
+        signal.signal(signal.SIGTERM, self.note)
+
+    def note(self, *_):
+        self.to_end = True
+
+
 def main():
+    told = Told()
     rate, log = float(sys.argv[3]), open(sys.argv[4], "a", buffering=1)
     databases = [connect(path) for path in sys.argv[1:3]]
     rng = random.Random(1)
@@ -107,6 +120,8 @@ def main():
     while True:
         number += 1
         for name, database, app in zip(("attendance", "auth"), databases, apps):
+            if told.to_end:
+                return
             commit(name, database, app, number, log)
             # Whoever is late doesn't hurry.
             due = max(due + 1 / rate, time.monotonic() - 0.1)

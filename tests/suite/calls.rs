@@ -8,6 +8,9 @@ use crate::inject::{CALLS, Spot};
 /// Calls by which it reads, on the files of the place alone: the loader's come before those of the program.
 const READING: [&str; 4] = ["read", "pread64", "openat", "statx"];
 
+/// Calls by which it speaks with others.
+const NETWORK: [&str; 5] = ["connect", "sendto", "sendmsg", "writev", "recvfrom"];
+
 /// The `n`-th call at a spot.
 #[derive(Clone, Debug)]
 pub struct Point {
@@ -23,12 +26,14 @@ pub struct Calls {
     pub reading: Vec<Point>,
     /// By which SQLite reads pages, wherever they are.
     pub anywhere: Vec<Point>,
+    /// By which it speaks with others.
+    pub network: Vec<Point>,
 }
 
 impl Calls {
     pub fn of(place: &Place, args: &[&str]) -> Self {
         let log = place.path("calls");
-        let kinds: Vec<_> = CALLS.iter().chain(&READING).map(|call| format!("?{call}")).collect();
+        let kinds: Vec<_> = CALLS.iter().chain(&READING).chain(&NETWORK).map(|call| format!("?{call}")).collect();
         let mut command = place.command_of("strace");
         command.args(["-f", "-y", "-e", &format!("trace={}", kinds.join(",")), "-o"]).arg(&log);
         let output = command.arg(crate::harness::PROGRAM).args(args).output().expect("strace is needed");
@@ -45,7 +50,8 @@ impl Calls {
         let is_paged = lines().any(|line| line.1 == "pread64" && line.2.is_some());
         let paged = lines().filter(|line| is_paged && line.1 == "pread64");
         let anywhere = most(paged.map(|line| (line.0, "pread64", None)));
-        Self { changing, reading, anywhere }
+        let network = most(lines().filter_map(|line| Some((line.0, known(&NETWORK, line.1)?, None))));
+        Self { changing, reading, anywhere, network }
     }
 }
 

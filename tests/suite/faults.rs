@@ -27,6 +27,8 @@ enum Which {
     Reading(&'static [&'static str]),
     /// By which SQLite reads, in files that have another name each time as well.
     Anywhere,
+    /// By which it speaks with others, where it does.
+    Speaking(&'static [&'static str]),
 }
 
 const ALL: &[&str] = &[];
@@ -34,10 +36,11 @@ const ALL: &[&str] = &[];
 const NAMING: &[&str] =
     &["mkdir", "mkdirat", "rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat", "ftruncate"];
 const BYTES: &[&str] = &["read", "pread64"];
+const SENDING: &[&str] = &["sendto", "sendmsg", "writev"];
 const OPENED: &[&str] = &["read", "pread64", "openat"];
 const WRITING: &[&str] = &["write", "pwrite64", "fsync", "fdatasync"];
 
-const FAULTS: [Fault; 18] = [
+const FAULTS: [Fault; 23] = [
     Fault { name: "ENOSPC, once", effect: "error=ENOSPC", ever: "", calls: Which::Changing(ALL) },
     Fault { name: "ENOSPC, for ever", effect: "error=ENOSPC", ever: "+", calls: Which::Changing(ALL) },
     Fault { name: "EIO, once", effect: "error=EIO", ever: "", calls: Which::Changing(ALL) },
@@ -55,6 +58,21 @@ const FAULTS: [Fault; 18] = [
     Fault { name: "EAGAIN, once", effect: "error=EAGAIN", ever: "", calls: Which::Changing(WRITING) },
     Fault { name: "EAGAIN on reading, once", effect: "error=EAGAIN", ever: "", calls: Which::Reading(BYTES) },
     Fault { name: "EIO on reading anywhere", effect: "error=EIO", ever: "", calls: Which::Anywhere },
+    Fault { name: "ENETUNREACH, once", effect: "error=ENETUNREACH", ever: "", calls: Which::Speaking(&["connect"]) },
+    Fault {
+        name: "ENETUNREACH, for ever",
+        effect: "error=ENETUNREACH",
+        ever: "+",
+        calls: Which::Speaking(&["connect"]),
+    },
+    Fault { name: "ECONNRESET, once", effect: "error=ECONNRESET", ever: "", calls: Which::Speaking(&["recvfrom"]) },
+    Fault {
+        name: "ECONNRESET, for ever",
+        effect: "error=ECONNRESET",
+        ever: "+",
+        calls: Which::Speaking(&["recvfrom"]),
+    },
+    Fault { name: "EPIPE, once", effect: "error=EPIPE", ever: "", calls: Which::Speaking(SENDING) },
     Fault { name: "SIGSTOP", effect: "signal=STOP", ever: "", calls: Which::Changing(ALL) },
 ];
 
@@ -64,6 +82,7 @@ impl Fault {
             Which::Changing(meant) => (&calls.changing, meant),
             Which::Reading(meant) => (&calls.reading, meant),
             Which::Anywhere => (&calls.anywhere, ALL),
+            Which::Speaking(meant) => (&calls.network, meant),
         };
         points.iter().filter(|point| meant.is_empty() || meant.contains(&point.spot.call)).cloned().collect()
     }

@@ -124,56 +124,66 @@ fn of_what_brings_data_back() {
     Operation::restoring("restore --at", &past.scene.place, &crate::journal_restore::POINT).suffers(2);
 }
 
-#[test]
-fn of_a_pull() {
-    let store = Store::folder();
-    let place = with_two_there(&store);
-    let settles = |machine: &Place, struck: &Struck| {
+fn pull<'a>(name: &'static str, place: &'a Place, store: &'a Store) -> Operation<'a> {
+    let settles = move |machine: &Place, struck: &Struck| {
         let done = struck.run.code == 0;
         assert!(!done || machine.ids() == place.ids(), "it says that it is done");
-        comes_whole(machine, &place, &store);
+        comes_whole(machine, place, store);
         done
     };
-    Operation {
-        name: "pull",
-        fresh: Box::new(|| Rc::new(empty_machine(&place, &store))),
-        args: PULL.to_vec(),
-        settles: Box::new(settles),
-    }
-    .suffers(0);
+    let fresh = move || Rc::new(empty_machine(place, store));
+    Operation { name, fresh: Box::new(fresh), args: PULL.to_vec(), settles: Box::new(settles) }
 }
 
 /// One comes and one goes there each time.
+fn push<'a>(name: &'static str, place: &'a Rc<Place>, store: &'a Store) -> Operation<'a> {
+    let settles = move |place: &Place, struck: &Struck| {
+        store.objects.assert_true();
+        let done = store.objects.ids().contains(&place.ids()[0]);
+        assert!(done || struck.run.code != 0, "it says that it is done");
+        place.ok(&PUSH);
+        store.objects.assert_complete(place);
+        place.assert_whole();
+        done
+    };
+    let fresh = move || {
+        another(place);
+        Rc::clone(place)
+    };
+    Operation { name, fresh: Box::new(fresh), args: PUSH.to_vec(), settles: Box::new(settles) }
+}
+
+/// Two of the two that may be there.
+fn pushed(store: &Store, mode: &str) -> Rc<Place> {
+    let mut place = with_replica(store);
+    place.set("BACKUP_RETENTION_MANUAL", "2").set("BACKUP_REPLICA_OFFSITE_MODE", mode);
+    for _ in 0..2 {
+        another(&place);
+        place.ok(&PUSH);
+    }
+    Rc::new(place)
+}
+
+#[test]
+fn of_a_pull() {
+    let store = Store::folder();
+    pull("pull", &with_two_there(&store), &store).suffers(0);
+}
+
 #[test]
 fn of_a_push() {
-    for (turn, mode) in ["full", "incremental"].into_iter().enumerate() {
+    for (turn, (name, mode)) in [("push", "full"), ("push of changes", "incremental")].into_iter().enumerate() {
         let store = Store::folder();
-        let mut place = with_replica(&store);
-        place.set("BACKUP_RETENTION_MANUAL", "2").set("BACKUP_REPLICA_OFFSITE_MODE", mode);
-        for _ in 0..2 {
-            another(&place);
-            place.ok(&PUSH);
-        }
-        let place = Rc::new(place);
-        let settles = |place: &Place, struck: &Struck| {
-            store.objects.assert_true();
-            let done = store.objects.ids().contains(&place.ids()[0]);
-            assert!(done || struck.run.code != 0, "it says that it is done");
-            place.ok(&PUSH);
-            store.objects.assert_complete(place);
-            place.assert_whole();
-            done
-        };
-        let fresh = || {
-            another(&place);
-            Rc::clone(&place)
-        };
-        Operation {
-            name: if mode == "full" { "push" } else { "push of changes" },
-            fresh: Box::new(fresh),
-            args: PUSH.to_vec(),
-            settles: Box::new(settles),
-        }
-        .suffers(turn + 1);
+        push(name, &pushed(&store, mode), &store).suffers(turn + 1);
+    }
+}
+
+#[test]
+fn of_what_goes_over_a_network() {
+    let names = [["push to S3", "pull from S3"], ["push to WebDAV", "pull from WebDAV"]];
+    for (turn, (store, [there, back])) in [Store::s3(), Store::webdav()].into_iter().zip(names).enumerate() {
+        push(there, &pushed(&store, if turn == 0 { "incremental" } else { "full" }), &store).suffers(turn);
+        let store = if turn == 0 { Store::s3() } else { Store::webdav() };
+        pull(back, &with_two_there(&store), &store).suffers(turn + 1);
     }
 }

@@ -8,6 +8,7 @@
 pub mod assertion;
 pub mod catch_up;
 pub mod check;
+mod conditions;
 mod control;
 pub mod cut;
 pub mod diff;
@@ -19,6 +20,7 @@ mod parted;
 mod references;
 pub mod restore;
 pub mod snapshot;
+mod tokens;
 pub mod wal;
 
 use std::path::{Path, PathBuf};

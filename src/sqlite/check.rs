@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, ffi};
 
+use super::conditions::{Broken, Conditions};
 use super::page_set::lock_page;
 use super::{Control, Error, code, in_words, quoted, references, situation};
 use crate::backup::{CheckKind, DatabaseName};
@@ -23,12 +24,21 @@ pub struct Report {
 }
 
 impl Report {
-    /// The report with what following the references showed.
-    pub fn with(self, references: References) -> Self {
-        match (references, &self.verdict) {
-            (References::Damaged(found), Verdict::Whole | Verdict::NotCheckable(_)) => Self::corrupt(vec![found]),
-            (References::Damaged(_), Verdict::Corrupt(_)) => self,
-            (References::Missing(orphans), _) => Self { orphans, ..self },
+    /// The report with what the rules of the schema showed.
+    pub fn with(mut self, rules: Rules) -> Self {
+        match (rules, &mut self.verdict) {
+            (_, Verdict::Corrupt(_)) => self,
+            (Rules::Damaged(found), _) => Self::corrupt(vec![found]),
+            (Rules::Broken(found), _) => Self::corrupt(found),
+            (Rules::Kept { orphans, unknown }, _) if unknown.is_empty() => Self { orphans, ..self },
+            (Rules::Kept { orphans, mut unknown }, verdict) => {
+                if let Verdict::NotCheckable(tables) = verdict {
+                    unknown.append(tables);
+                }
+                unknown.sort();
+                unknown.dedup();
+                Self { verdict: Verdict::NotCheckable(unknown), orphans, ..self }
+            }
         }
     }
 
@@ -49,7 +59,7 @@ pub enum Verdict {
     Corrupt(Vec<String>),
 }
 
-/// Looks at everything, one after the other.
+/// Looks at everything, one thing after the other.
 pub fn check(
     connection: &mut Connection,
     name: &DatabaseName,
@@ -59,28 +69,47 @@ pub fn check(
     let report = look(connection, name, kind, control)?;
     match report.verdict {
         Verdict::Corrupt(_) => Ok(report),
-        _ => Ok(report.with(references(connection, name, control)?)),
+        _ => Ok(report.with(rules(connection, name, control)?)),
     }
 }
 
-/// Rows that point at none, or the damage that was met on the way.
-pub enum References {
-    /// How many; `None` if it can't be asked.
-    Missing(Option<u64>),
-    /// In SQLite's words.
+/// What the schema demands of rows: references and conditions (`CHECK`).
+pub enum Rules {
+    /// All conditions are met.
+    Kept {
+        /// Rows that point at none; `None` if it can't be asked.
+        orphans: Option<u64>,
+        /// Tables whose conditions need the app's own functions.
+        unknown: Vec<String>,
+    },
+    /// Conditions aren't met, in SQLite's words.
+    Broken(Vec<String>),
+    /// The damage that was met on the way, in SQLite's words.
     Damaged(String),
 }
 
-/// Follows the references, on a connection that has its snapshot.
-pub fn references(connection: &mut Connection, name: &DatabaseName, control: &Control) -> Result<References, Error> {
+/// Asks for the rules, on a connection that has its snapshot.
+pub fn rules(connection: &mut Connection, name: &DatabaseName, control: &Control) -> Result<Rules, Error> {
     control.watch(connection).map_err(|error| situation(name, error))?;
-    match orphans(connection) {
-        Err(error) if is_damage(&error) => Ok(References::Damaged(in_words(&error))),
-        counted => counted.map(References::Missing).map_err(|error| late_or(control, name, error)),
+    match kept(connection) {
+        Err(error) if is_damage(&error) => Ok(Rules::Damaged(in_words(&error))),
+        rules => rules.map_err(|error| late_or(control, name, error)),
     }
 }
 
-/// Structure and rows, on a connection that has its snapshot.
+fn kept(connection: &Connection) -> rusqlite::Result<Rules> {
+    let orphans = orphans(connection)?;
+    let Broken { tables, unknown } = match Conditions::of(connection)? {
+        Some(conditions) => conditions.broken(connection)?,
+        None => Broken::default(),
+    };
+    if tables.is_empty() {
+        return Ok(Rules::Kept { orphans, unknown });
+    }
+    Ok(Rules::Broken(tables.into_iter().map(|table| format!("CHECK constraint failed in {table}")).collect()))
+}
+
+/// Structure and number of rows, on a connection that has its snapshot. Conditions are left to [`rules`] where it knows them.
 pub fn look(
     connection: &mut Connection,
     name: &DatabaseName,
@@ -96,6 +125,8 @@ pub fn look(
 
 fn structure_and_rows(connection: &Connection, kind: CheckKind) -> rusqlite::Result<Report> {
     let tables = tables(connection)?;
+    let elsewhere = if Conditions::of(connection)?.is_some() { "ON" } else { "OFF" };
+    connection.execute_batch(&format!("PRAGMA ignore_check_constraints={elsewhere}"))?;
     let verdict = structure(connection, kind, &tables)?;
     if let Verdict::Corrupt(findings) = verdict {
         return Ok(Report::corrupt(findings));
@@ -306,7 +337,7 @@ mod tests {
         connection.execute_batch(made).unwrap();
         let (name, limit, begun) = ("app".parse().unwrap(), Duration::from_millis(100), Instant::now());
         let control = Control::default().within(begun, limit);
-        let mut look = |control: &Control| look(&mut connection, &name, CheckKind::Quick, control);
+        let mut look = |control: &Control| check(&mut connection, &name, CheckKind::Quick, control);
         let error = look(&control).unwrap_err();
         assert!(matches!(error, Error::TooSlow { limit: told, .. } if told == limit), "{error}");
         assert!((limit..limit * 50).contains(&begun.elapsed()), "{:?}", begun.elapsed());

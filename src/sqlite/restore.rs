@@ -312,7 +312,7 @@ impl Target {
             reader.execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema")?;
             Ok(reader)
         })?;
-        Ok(check::look(&mut reader, &self.name, CheckKind::Quick, control)?.verdict)
+        Ok(check::check(&mut reader, &self.name, CheckKind::Quick, control)?.verdict)
     }
 
     /// Bytes of the main file when it was opened.

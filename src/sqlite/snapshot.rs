@@ -372,21 +372,21 @@ fn copy_and_check(
     let (written, found, report) = std::thread::scope(|scope| {
         let looker = scope.spawn(move || check::look(&mut check, named, options.check, control));
         let written = pages::copy(&copy, named, file, share, control).and_then(|written| {
-            // This connection has done its copying, and its snapshot is as good for the references.
-            let follower = scope.spawn(move || check::references(&mut copy, named, control));
+            // This connection has done its copying, and its snapshot is as good for the rules.
+            let ruler = scope.spawn(move || check::rules(&mut copy, named, control));
             let found = compare(named, file, written, new, control);
             if found.is_err() {
                 control.abandon();
             }
-            let references = joined(follower);
-            Ok((written, found?, references?))
+            let rules = joined(ruler);
+            Ok((written, found?, rules?))
         });
         if written.is_err() {
             control.abandon();
         }
         let report = joined(looker);
-        let (written, found, references) = written?;
-        Ok::<_, Error>((written, found, report?.with(references)))
+        let (written, found, rules) = written?;
+        Ok::<_, Error>((written, found, report?.with(rules)))
     })?;
     let wal_grown = wal.grown();
     judged(Copied { name, target, written, facts, wal_grown }, found, report, options)

@@ -163,7 +163,9 @@ fn a_journal_that_is_wrong_fails_it_and_begins_anew() {
         (bases("attendance") == 2 && bases("auth") == 2).then_some(())
     });
     eventually("that it is seen to", || (!place.backups().join("journal/wrong").exists()).then_some(()));
-    let gaps = timeline(&place).gaps;
+    // A machine that had no time for some ticks has others.
+    let wrong = || timeline(&place).gaps.into_iter().filter(|gap| gap.wrong).collect::<Vec<_>>();
+    let gaps = wrong();
     let [gap] = &gaps[..] else { panic!("{gaps:?}") };
     assert!(gap.from <= before && gap.to > written && gap.holds(written), "{gap:?}");
     let at = written.to_rfc3339();
@@ -175,7 +177,7 @@ fn a_journal_that_is_wrong_fails_it_and_begins_anew() {
     // What is found later goes back no farther than to here.
     let good = right(&place.backups(), &"attendance".parse().unwrap()).unwrap();
     assert!(good >= gap.to);
-    assert_eq!((bases("attendance"), timeline(&place).gaps.len()), (2, 1));
+    assert_eq!((bases("attendance"), wrong().len()), (2, 1));
     stop(server);
 }
 

@@ -120,6 +120,15 @@ pub fn packs_of(store: &Store, part: &str) -> Vec<String> {
     journal_keys(store).into_iter().filter(|key| key.contains(part)).collect()
 }
 
+/// Whether that instant can't be had without that object. What was sent later in larger steps may stand for it.
+pub fn is_needed(store: &Store, place: &Place, key: &str, at: DateTime<Utc>) -> bool {
+    let (whole, at) = (store.objects.get(key).unwrap(), text(at));
+    store.objects.put(key, b"");
+    let run = empty_machine(place, store).run(&["restore", "--from", "offsite", "--at", &at, "--confirm", &at]);
+    store.objects.put(key, &whole);
+    run.code == 1
+}
+
 pub fn journal_keys(store: &Store) -> Vec<String> {
     store.objects.keys().into_iter().filter(|key| key.starts_with("journal/")).collect()
 }

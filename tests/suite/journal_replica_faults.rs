@@ -10,11 +10,11 @@ use serde_json::Value;
 
 use crate::client::Server;
 use crate::fault::{Fault, When};
-use crate::harness::{PROGRAM, Place, eventually, kill};
+use crate::harness::{PROGRAM, Place, eventually};
 use crate::journal_live::{Stamper, now, stamps, ticked, timeline};
 use crate::journal_replica::{
-    Span, assert_each_comes_back, assert_none_of_its_own, kill_server, number, numbers_at, packs_of, refused_at,
-    shipping, text, until, window,
+    Span, assert_each_comes_back, assert_none_of_its_own, is_needed, kill_server, number, numbers_at, packs_of,
+    refused_at, shipping, text, until, window,
 };
 use crate::patience::PATIENCE;
 use crate::replica_scene::{Clock, empty_machine, last_error, told};
@@ -115,7 +115,9 @@ fn a_store_that_is_away_is_made_up_for() {
 #[test]
 fn few_requests_do() {
     let (store, proxy) = Store::s3().proxied();
-    let place = shipping(&store);
+    let mut place = shipping(&store);
+    // What is given up is asked for again.
+    place.set("BACKUP_REPLICA_OFFSITE_TIMEOUT", "60s");
     let server = Server::start(&place);
     number(&place, 1);
     eventually("snapshots are sent", || (packs_of(&store, "/9/").len() == 2).then_some(()));
@@ -388,13 +390,18 @@ fn states_that_are_missing_are_a_gap_and_are_sent_again() {
 
 #[test]
 fn a_damaged_pack_is_named_with_what_can_be_had_and_sent_again() {
-    let store = Store::s3();
-    let place = shipping(&store);
-    let mut server = Server::start(&place);
-    let seen: Vec<_> = (1..=3).map(|n| (n, number(&place, n))).collect();
-    kill(&mut server.child);
-    let packs = packs_of(&store, "/auth/0/");
-    let last = packs.last().unwrap();
+    let (store, place, seen, last) = (0..5)
+        .find_map(|_| {
+            let store = Store::s3();
+            let place = shipping(&store);
+            let server = Server::start(&place);
+            let seen = [1, 2, 3].map(|n| (n, number(&place, n)));
+            kill_server(server);
+            let last = packs_of(&store, "/auth/0/").pop().unwrap();
+            is_needed(&store, &place, &last, seen[2].1).then_some((store, place, seen, last))
+        })
+        .expect("a pack without which there is no such instant");
+    let last = &last;
     let mut bytes = store.objects.get(last).unwrap();
     let middle = bytes.len() - 40;
     bytes[middle] ^= 1;

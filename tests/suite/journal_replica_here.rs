@@ -1,13 +1,13 @@
 //! The journal here goes bad before it is sent: what is damaged isn't sent for whole, and what is whole and not the one that was written
 //! is found out by whoever brings it back.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use attendance_backup::journal::Level;
 use attendance_backup::journal::folder::folder;
 use attendance_backup::journal::timeline::Gap;
+use attendance_backup::journal::{FileName, Level, Txid};
 use chrono::{DateTime, Utc};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::client::Server;
 use crate::damage::flip;
@@ -19,26 +19,46 @@ use crate::journal_replica::{
 use crate::journal_states::falsify;
 use crate::replica_scene::empty_machine;
 use crate::stores::Store;
+use crate::together::signal;
 
-/// Numbers from `first` on, until one wasn't sent before its file of `attendance` was spoiled; which, and when that was.
-fn spoiled(place: &Place, first: u64, spoil: impl Fn(&Path)) -> (u64, DateTime<Utc>) {
+/// Numbers from `first` on, until one wasn't sent yet, nor is on its way: its file of `attendance` is spoiled. Which, and when that was.
+fn spoiled(place: &Place, store: &Store, server: &Server, first: u64, spoil: impl Fn(&Path)) -> (u64, DateTime<Utc>) {
     for n in first.. {
         for name in ["attendance", "auth"] {
             place.sql(name, &format!("INSERT INTO stamps VALUES ({n}, '')"));
         }
         let at = ticked(place);
-        let before = until(place).unwrap();
-        spoil(&newest(place));
-        if before < at && until(place).unwrap() == before {
+        signal(server.child.id(), "-STOP");
+        let state = newest(place).max;
+        let is_sent =
+            packs_of(store, "/attendance/").into_iter().chain(sending(place)).any(|key| last_state(&key) >= state);
+        if !is_sent {
+            spoil(&newest(place).path(&folder(&place.backups(), &"attendance".parse().unwrap())));
+        }
+        signal(server.child.id(), "-CONT");
+        if !is_sent {
             return (n, at);
         }
     }
     unreachable!("each was sent at once")
 }
 
-fn newest(place: &Place) -> PathBuf {
-    let file = *index(place, "attendance").level(Level::CAPTURED).last().unwrap();
-    file.name.path(&folder(&place.backups(), &"attendance".parse().unwrap()))
+/// The packs of `attendance` that may be under way.
+fn sending(place: &Place) -> Vec<String> {
+    let remembered = std::fs::read(place.backups().join("replicas/offsite-journal.json")).unwrap();
+    let remembered: Value = serde_json::from_slice(&remembered).unwrap();
+    let keys = remembered["sending"].as_array().unwrap().iter().map(|key| key.as_str().unwrap().to_owned());
+    keys.filter(|key| key.contains("/attendance/")).collect()
+}
+
+/// The last state in a pack.
+fn last_state(key: &str) -> Txid {
+    let name = key.rsplit('/').next().unwrap().trim_start_matches('.');
+    Txid::new(u64::from_str_radix(&name[17..33], 16).unwrap()).unwrap()
+}
+
+fn newest(place: &Place) -> FileName {
+    index(place, "attendance").level(Level::CAPTURED).last().unwrap().name
 }
 
 /// That one was found wrong, there as here, and nothing else is unknown there alone.
@@ -56,7 +76,7 @@ fn a_damaged_file_is_not_sent_and_the_journal_begins_anew() {
     let place = shipping(&store);
     let server = Server::start(&place);
     let first = number(&place, 1);
-    let (n, lost) = spoiled(&place, 2, |path| flip(path, |len| len / 2));
+    let (n, lost) = spoiled(&place, &store, &server, 2, |path| flip(path, |len| len / 2));
     let wrong = eventually("it is told", || place.audit().into_iter().find(|line| line["code"] == "journal-wrong"));
     assert!(wrong["reason"].as_str().unwrap().contains("is damaged"), "{wrong}");
     eventually("that it is seen to", || (!place.backups().join("journal/wrong").exists()).then_some(()));
@@ -88,7 +108,8 @@ fn what_is_damaged_there_and_here_is_a_gap() {
     let middle = bytes.len() - 40;
     bytes[middle] ^= 1;
     store.objects.put(last, &bytes);
-    flip(&newest(&place), |len| len / 2);
+    let journal = folder(&place.backups(), &"attendance".parse().unwrap());
+    flip(&newest(&place).path(&journal), |len| len / 2);
     let verified = place.run(&["replica", "verify", "offsite"]);
     assert!(verified.code == 1 && (verified.stdout + &verified.stderr).contains(last.as_str()));
     let server = Server::start(&place);
@@ -112,7 +133,7 @@ fn a_whole_file_that_is_not_the_one_that_was_written_is_found_out_there_too() {
     let place = shipping(&store);
     let server = Server::start(&place);
     let first = number(&place, 1);
-    let (_, changed) = spoiled(&place, 2, falsify);
+    let (_, changed) = spoiled(&place, &store, &server, 2, falsify);
     eventually("it is sent", || until(&place).filter(|until| *until >= changed));
     kill_server(server);
     let machine = empty_machine(&place, &store);

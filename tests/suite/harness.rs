@@ -286,6 +286,21 @@ pub fn eventually<T>(what: &str, mut asked: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// What comes of it in that time. A machine that has no time for it is given some more tries.
+#[track_caller]
+pub fn in_time<T>(limit: Duration, mut done: impl FnMut() -> T) -> T {
+    let mut took = Vec::new();
+    for _ in 0..4 {
+        let begun = Instant::now();
+        let result = done();
+        took.push(begun.elapsed());
+        if took.last() < Some(&limit) {
+            return result;
+        }
+    }
+    panic!("it is to be done in {limit:?}: {took:?}");
+}
+
 /// Details of an outcome without how long it took, which has to be there.
 #[track_caller]
 pub fn untimed(details: &Value) -> Value {

@@ -162,19 +162,21 @@ fn while_it_is_off_nothing_is_taken_and_a_saved_setting_counts_at_once() {
 #[test]
 fn the_demo_runs_prints_commands_that_work_and_leaves_nothing_running() {
     let dir = tempfile::tempdir().unwrap();
-    let demo = dir.path().join("a demo");
+    let (demo, log) = (dir.path().join("a demo"), dir.path().join("log"));
     let mut command = Command::new(PROGRAM);
     command
         .args(["demo", "--bind", "127.0.0.1:0", "--directory"])
         .arg(&demo)
         .stdout(Stdio::piped())
-        .stderr(Stdio::null());
+        .stderr(std::fs::File::create(&log).unwrap());
     let mut child = command.spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     let printed: Vec<String> = lines.take_while(|line| !line.starts_with("Ctrl-C")).collect();
     let (links, commands): (Vec<_>, Vec<_>) =
         printed.iter().filter(|line| line.starts_with("  ")).partition(|line| line.starts_with("  http://"));
     let [link] = links.as_slice() else { panic!("{printed:?}") };
+    // It looks first what a crash may have left.
+    eventually("serving", || std::fs::read_to_string(&log).unwrap().contains(" serving "));
     let form = "curl -sS -o /dev/null -w '%{http_code} %{redirect_url}'";
     let (page, code) = link.split_once('?').unwrap();
     let signed_in = Command::new("sh").args(["-c", &format!("{form} -d '{code}' {page}")]).output().unwrap();
@@ -186,6 +188,11 @@ fn the_demo_runs_prints_commands_that_work_and_leaves_nothing_running() {
         assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(!line.ends_with(" doctor)") || !said.contains("no key for tokens"), "{said}");
+    }
+    // What they downloaded lies where anybody has room.
+    let port = page.trim().rsplit(':').next().unwrap().split('/').next().unwrap();
+    for number in [port, &child.id().to_string()] {
+        std::fs::remove_file(format!("/tmp/auth-{number}.db")).unwrap();
     }
     let children = || {
         let id = child.id().to_string();

@@ -29,8 +29,6 @@ use driver::Driver;
 use crate::patience::PATIENCE;
 pub use driver::{TURNS, Turn};
 
-/// How long anything may take: CI is slow.
-const LIMIT: Duration = Duration::from_secs(30);
 const AXE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/node/node_modules/axe-core/axe.min.js");
 
 /// A browser with an empty profile.
@@ -208,7 +206,7 @@ impl Browser {
         self.console.borrow_mut().expect_message(words);
     }
 
-    /// How long the console may take for that: less for who knows that it never comes.
+    /// How long anything may take: less for who knows that it never comes.
     pub fn set_patience(&self, patience: Duration) {
         self.patience.set(patience);
     }
@@ -281,7 +279,7 @@ impl Browser {
         loop {
             match self.runtime.block_on(act()) {
                 Ok(done) => return done,
-                Err(error) if not_yet(&error) && begun.elapsed() < LIMIT => {}
+                Err(error) if not_yet(&error) && begun.elapsed() < self.patience.get() => {}
                 Err(error) => self.give_up(&format!("{what}: {error}")),
             }
             std::thread::sleep(Duration::from_millis(50));

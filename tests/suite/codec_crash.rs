@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::disk_full::SmallDisk;
 use crate::harness::{PROGRAM, Place, thoroughness, tree};
-use crate::inject::Spot;
+use crate::inject::{Spot, goes_on};
 use crate::restore_app::{id, restore};
 use crate::restore_scene::{Past, RESTORE, identities, live_spots};
 use crate::scene::Scene;
@@ -142,14 +142,14 @@ fn what_came_since_the_snapshot_is_in_the_pre_restore_backup() {
     for n in 1..200 {
         let twin = place.twin();
         let spot = Spot::anywhere("fsync");
-        let Some((mut child, pid)) = twin.stopped(&spot, n, &args) else { break };
+        let Some((child, pid)) = twin.stopped(&spot, n, &args) else { break };
         let encoded = tree(&twin.backups()).iter().filter(|it| it.0.ends_with(".db.zst.age.partial")).count();
         if encoded == 2 {
             twin.sql("attendance", "INSERT INTO people (name) VALUES ('in between')");
             commits += 1;
         }
-        crate::inject::signal(&pid, "-CONT");
-        assert!(child.wait().unwrap().success(), "{n}");
+        let run = goes_on(child, &pid);
+        assert_eq!(run.code, 0, "{n}: {}", run.stderr);
         if encoded == 2 {
             let taken = twin.list().into_iter().find(|it| it["type"] == "pre-restore").unwrap();
             let dir = tempfile::tempdir().unwrap();

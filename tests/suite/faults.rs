@@ -1,12 +1,13 @@
 //! Every operation with every fault that a disk, a limit or a signal can put to one call of it, in a table: it is done, or it is not
 //! and says so, and whoever comes next finds all in order [P1, P4, P5, P6, P8, P10].
 
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::rc::Rc;
 
 use crate::calls::{Calls, Point};
-use crate::harness::{Place, Run, SECRET, eventually, thoroughness};
-use crate::inject::until_stopped;
+use crate::harness::{Place, Run, SECRET, thoroughness};
+use crate::inject::{goes_on, until_stopped};
 use crate::invariants::Live;
 use crate::scene::{Context, Scene};
 use crate::tried::Tried;
@@ -249,7 +250,7 @@ fn struck(place: &Place, point: &Point, effect: &str, args: &[String]) -> Option
     let args: Vec<_> = args.iter().map(String::as_str).collect();
     let mut command = place.faulty_into(&log, &point.spot, effect, &args);
     let stops = effect.contains("STOP");
-    let run = if stops { stopped(place, &mut command)? } else { Run::of(command.output().unwrap()) };
+    let run = if stops { stopped(place, &mut command, &log)? } else { Run::of(command.output().unwrap()) };
     let calls = std::fs::read_to_string(&log).unwrap();
     let signs = ["(INJECTED)", "--- SIGTERM", "--- stopped by SIGSTOP", "+++ killed by SIGKILL"];
     let is_met = signs.into_iter().any(|sign| calls.contains(sign));
@@ -277,18 +278,13 @@ fn struck(place: &Place, point: &Point, effect: &str, args: &[String]) -> Option
 }
 
 /// Lets it go on again when it has stopped; meanwhile others can look at what is there. Nothing if it never stopped.
-fn stopped(place: &Place, command: &mut Command) -> Option<Run> {
-    let (mut child, pid) = until_stopped(command)?;
+fn stopped(place: &Place, command: &mut Command, log: &Path) -> Option<Run> {
+    let (child, pid) = until_stopped(command, log)?;
     for looks in [&["list"][..], &["status"]] {
         let run = place.run(looks);
         assert!([0, 1].contains(&run.code), "{looks:?} while it is stopped: {}", run.stderr);
     }
-    // Each of its threads may stop at its own N-th call.
-    eventually("the end of what had stopped", || {
-        let _ = Command::new("kill").args(["-CONT", &pid]).stderr(Stdio::null()).status();
-        child.try_wait().unwrap()
-    });
-    Some(Run::of(child.wait_with_output().unwrap()))
+    Some(goes_on(child, &pid))
 }
 
 /// The calls that a fault struck, as strace wrote them: where another thread came between, their begin is a line of its own.

@@ -8,7 +8,7 @@ use crate::app::App;
 use crate::client::{Answer, Server};
 use crate::disk_full::{SmallDisk, mount};
 use crate::harness::{PROGRAM, Place, Run, thoroughness, traces, tree};
-use crate::inject::{Spot, signal};
+use crate::inject::{Spot, goes_on};
 use crate::invariants::Live;
 use crate::seasons::{self, MANUAL, MONTHLY};
 use crate::tried::Tried;
@@ -213,8 +213,7 @@ fn while_it_is_stopped_the_app_writes_on() {
     let partial = partial.filter(|file| file.to_str().unwrap().ends_with(".partial"));
     let size = partial.map(|file| file.metadata().unwrap().len()).max();
     assert!(size.is_some_and(|size| (1..12_000_000).contains(&size)), "it isn't in the midst of a copy: {size:?}");
-    signal(&pid, "-CONT");
-    let run = Run::of(child.wait_with_output().unwrap());
+    let run = goes_on(child, &pid);
     assert_eq!(run.code, 0, "{}", run.stderr);
     // SQLite's own wait for a lock would be of seconds.
     assert!(slowest < Duration::from_secs(4), "a commit took {slowest:?}");

@@ -3,16 +3,15 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::json;
 
 use crate::app::App;
 use crate::calls::{Calls, Point};
 use crate::client::Server;
-use crate::harness::{Place, Run, dump, eventually, sql_on_copy};
+use crate::harness::{Place, Run, dump, sql_on_copy};
 use crate::held::{self, Language};
-use crate::inject::Spot;
+use crate::inject::{Spot, goes_on};
 use crate::receivers::Receiver;
 use crate::tried::Tried;
 
@@ -151,15 +150,11 @@ fn what_loses_its_shm_or_wal_while_it_is_copied_is_of_one_instant() {
         checkpoint(&mut app);
         commit(&mut app, 2);
         let stopped = place.stopped(&Spot::on("pread64", "../attendance.db-wal"), 30, &["create"]);
-        let (mut strace, pid) = stopped.expect("so many pages lie in the WAL");
+        let (strace, pid) = stopped.expect("so many pages lie in the WAL");
         unlink(&place, ending);
         commit(&mut app, 3);
         checkpoint(&mut app);
-        // Each of its threads that reads so much stops once.
-        eventually("its end", || {
-            drop(Command::new("kill").args(["-CONT", &pid]).output());
-            strace.try_wait().unwrap()
-        });
+        goes_on(strace, &pid);
         for backup in place.list() {
             for name in NAMES {
                 assert_eq!(sql_on_copy(&place.copy(&backup, name), COUNT), "2|2", "{ending}: {name}");

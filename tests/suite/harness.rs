@@ -235,14 +235,16 @@ impl Place {
     }
 }
 
-/// Every path below `root` with its mode and whether it is a folder.
+/// Every path below `root` with its mode and whether it is a folder. What goes while it is looked at isn't there.
 pub fn tree(root: &Path) -> Vec<(String, u32, bool)> {
     let mut found = Vec::new();
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).unwrap() {
+        let entries = std::fs::read_dir(&folder);
+        let entries = if folder == root { Some(entries.unwrap()) } else { unless_gone(entries) };
+        for entry in entries.into_iter().flatten() {
             let path = entry.unwrap().path();
-            let meta = path.symlink_metadata().unwrap();
+            let Some(meta) = unless_gone(path.symlink_metadata()) else { continue };
             let name = path.strip_prefix(root).unwrap().display().to_string();
             found.push((name, meta.permissions().mode(), meta.is_dir()));
             if meta.is_dir() {
@@ -251,6 +253,13 @@ pub fn tree(root: &Path) -> Vec<(String, u32, bool)> {
         }
     }
     found
+}
+
+fn unless_gone<T>(looked: std::io::Result<T>) -> Option<T> {
+    match looked {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        looked => Some(looked.unwrap()),
+    }
 }
 
 /// Every path below `root`, and what changes with any touch: inode, size, time of the last change (nanoseconds).
@@ -275,6 +284,21 @@ pub fn eventually<T>(what: &str, mut asked: impl FnMut() -> Option<T>) -> T {
         assert!(begun.elapsed() < PATIENCE, "never happened: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// What comes of it in that time. A machine that has no time for it is given some more tries.
+#[track_caller]
+pub fn in_time<T>(limit: Duration, mut done: impl FnMut() -> T) -> T {
+    let mut took = Vec::new();
+    for _ in 0..4 {
+        let begun = Instant::now();
+        let result = done();
+        took.push(begun.elapsed());
+        if took.last() < Some(&limit) {
+            return result;
+        }
+    }
+    panic!("it is to be done in {limit:?}: {took:?}");
 }
 
 /// Details of an outcome without how long it took, which has to be there.

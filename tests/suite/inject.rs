@@ -1,10 +1,11 @@
 //! Faults in the program's system calls: strace gives the N-th call of a kind an error, a delay, or a signal.
 
+use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
+use crate::client::Server;
 use crate::harness::{PROGRAM, Place, Run, eventually};
 
 /// Every kind of call by which the program changes what lies on disk. Kinds that this machine doesn't know, or that
@@ -63,6 +64,13 @@ pub fn spots(files: &[String]) -> Vec<Spot> {
     anywhere.chain(in_files).collect()
 }
 
+/// A megabyte of pages a second is read of each database.
+pub const SLOW_READS: &str = "pread64:delay_enter=1000000:when=256+256";
+/// As many are written into them.
+pub const SLOW_COMMITS: &str = "pwrite64:delay_enter=1000000:when=256+256";
+/// Two megabytes of copies a second. What others write comes to so many calls in no thread at first.
+pub const SLOW_COPIES: &str = "write:delay_enter=500000:when=12+1";
+
 impl Place {
     /// The program with `effect` (strace's words, such as `error=EIO:when=3`) at `spot`; what was called goes to `log`.
     pub fn faulty_into(&self, log: &Path, spot: &Spot, effect: &str, args: &[&str]) -> Command {
@@ -95,22 +103,80 @@ impl Place {
 
     /// Runs it until it stops itself at the `n`-th call at `spot`: strace, and its own pid. Nothing when it is through before.
     pub fn stopped(&self, spot: &Spot, n: usize, args: &[&str]) -> Option<(Child, String)> {
-        let mut command = self.faulty(spot, &format!("signal=STOP:when={n}"), args);
-        until_stopped(&mut command)
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let mut command = self.faulty_into(log.path(), spot, &format!("signal=STOP:when={n}"), args);
+        until_stopped(&mut command, log.path())
+    }
+
+    /// A create that stands still in the midst of its copies.
+    pub fn halted_create(&self) -> Halted {
+        let (strace, pid) = self.stopped(&Spot::anywhere("write"), 8, &["create"]).expect("so large a database");
+        Halted { strace: Some(strace), pid }
+    }
+
+    /// A `serve` with such delays until it goes at full speed: what it does is still under way when somebody who had no time for a while
+    /// comes to it. It is no child of strace.
+    pub fn slowed(&self, delays: &str) -> Server {
+        let mut command = self.command_of("strace");
+        command.args([
+            "-D",
+            "-I2",
+            "-f",
+            "-o",
+            "/dev/null",
+            "-e",
+            &format!("trace={}", delays.split(':').next().unwrap()),
+        ]);
+        command.args(["-e", &format!("inject={delays}"), PROGRAM, "serve"]);
+        Server::of(command.env("BACKUP_ENABLED", "false"), self.path("serve.log"))
     }
 }
 
-/// Runs strace until what it runs has stopped: strace, and the pid of the other. Nothing when that ended before.
-pub fn until_stopped(strace: &mut Command) -> Option<(Child, String)> {
+/// From here on it goes at full speed.
+pub fn at_full_speed(server: &Server) {
+    let status = || std::fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap();
+    let tracer = || status().lines().find_map(|line| Some(line.strip_prefix("TracerPid:")?.trim().to_owned())).unwrap();
+    signal(&tracer(), "-TERM");
+    eventually("strace has gone", || (tracer() == "0").then_some(()));
+}
+
+/// What strace runs has stopped; it ends with the test.
+pub struct Halted {
+    strace: Option<Child>,
+    pub pid: String,
+}
+
+impl Halted {
+    pub fn goes_on(mut self) -> Run {
+        goes_on(self.strace.take().unwrap(), &self.pid)
+    }
+}
+
+impl Drop for Halted {
+    fn drop(&mut self) {
+        if let Some(mut strace) = self.strace.take() {
+            let _ = Command::new("kill").args(["-KILL", &self.pid]).status();
+            let _ = strace.wait();
+        }
+    }
+}
+
+/// Runs strace until what it runs has stopped: strace, and the pid of the other. Nothing when that ended before. strace stops each
+/// thread for a moment at every call; those that stay so are told in its log.
+pub fn until_stopped(strace: &mut Command, log: &Path) -> Option<(Child, String)> {
     let mut child = strace.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("strace is needed");
     eventually("the stop", || {
         if child.try_wait().unwrap().is_some() {
             return Some(None);
         }
         let pid = traced(child.id())?;
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let is_stopped = stat.rsplit_once(") ")?.1.starts_with(['T', 't']);
-        (is_stopped && is_still(&pid)).then_some(Some(pid))
+        let log = std::fs::read_to_string(log).unwrap();
+        let told = log.lines().filter(|line| line.ends_with("--- stopped by SIGSTOP ---"));
+        let stopped: BTreeSet<_> = told.filter_map(|line| line.split(' ').next()).collect();
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+        let threads = threads.collect::<Result<Vec<_>, _>>().ok()?;
+        let all = threads.iter().all(|thread| stopped.contains(thread.file_name().to_str().unwrap()));
+        (!threads.is_empty() && all).then_some(Some(pid))
     })
     .map(|pid| (child, pid))
 }
@@ -121,15 +187,13 @@ pub fn traced(strace: u32) -> Option<String> {
     children.split_whitespace().next().map(str::to_owned)
 }
 
-/// A process that strace merely looks at goes on at once.
-fn is_still(pid: &str) -> bool {
-    let switches = || {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        Some(status.lines().filter(|line| line.contains("ctxt_switches")).map(str::to_owned).collect::<Vec<_>>())
-    };
-    let before = switches();
-    std::thread::sleep(Duration::from_millis(300));
-    before.is_some() && switches() == before
+/// Lets what strace runs go on, until it ends. Each of its threads may stop at its own N-th call.
+pub fn goes_on(mut strace: Child, pid: &str) -> Run {
+    eventually("the end of what had stopped", || {
+        let _ = Command::new("kill").args(["-CONT", pid]).stderr(Stdio::null()).status();
+        strace.try_wait().unwrap()
+    });
+    Run::of(strace.wait_with_output().unwrap())
 }
 
 pub fn signal(pid: &str, signal: &str) {

@@ -1,9 +1,9 @@
 //! The journal in a rehearsal: its newest instant is rebuilt and held against the live databases, whoever writes to them; what is
 //! wrong is told, and the journal begins anew.
 
-use attendance_backup::journal::Level;
 use attendance_backup::journal::folder::folder;
 use attendance_backup::journal::timeline::{Timeline, right};
+use attendance_backup::journal::{FileName, Level};
 use serde_json::{Value, json};
 
 use crate::client::{Server, superuser};
@@ -17,6 +17,29 @@ use crate::visitor::{Visitor, between, words};
 fn drill(place: &Place) -> (i32, Value) {
     let run = place.run(&["drill", "--json"]);
     (run.code, serde_json::from_str(&run.stdout).unwrap_or_else(|_| panic!("{}{}", run.stdout, run.stderr)))
+}
+
+/// What comes of one beside whoever writes the journal: on a machine that had no time for a tick nobody seems to, once or twice.
+fn beside_serve<T>(tried: impl FnMut() -> Option<T>) -> T {
+    std::iter::repeat_with(tried).take(5).flatten().next().expect("somebody writes the journal")
+}
+
+/// One that goes well beside whoever writes the journal.
+fn goes_well(place: &Place) -> Value {
+    beside_serve(|| {
+        let (code, drilled) = drill(place);
+        let journal = &drilled["journal"];
+        assert_eq!((code, &drilled["ok"], &journal["ok"]), (0, &json!(true), &json!(true)), "{drilled}");
+        (journal["written"] == true).then(|| drilled.clone())
+    })
+}
+
+/// In all files that lead from the first state of `attendance` to the next: those of some time are joined.
+fn falsify_changes(place: &Place) {
+    let (journal, index) = (folder(&place.backups(), &"attendance".parse().unwrap()), index(place, "attendance"));
+    let next = index.level(Level::CAPTURED)[0].name.max;
+    let leads_there = |name: &&FileName| name.level != Level::SNAPSHOT && name.min <= next && next <= name.max;
+    index.files().map(|file| &file.name).filter(leads_there).for_each(|name| falsify(&name.path(&journal)));
 }
 
 fn pages(place: &Place, name: &str) -> u64 {
@@ -34,12 +57,8 @@ fn the_journal_is_what_the_databases_are() {
     let server = Server::start(&place);
     place.sql("attendance", "INSERT INTO people (name) VALUES ('Dora')");
     ticked(&place);
-    let (code, drilled) = drill(&place);
+    let drilled = goes_well(&place);
     let journal = &drilled["journal"];
-    assert_eq!(
-        (code, &drilled["ok"], &journal["ok"], &journal["written"]),
-        (0, &json!(true), &json!(true), &json!(true))
-    );
     for name in ["attendance", "auth"] {
         assert_eq!(journal["databases"][name], json!({ "ok": true, "compared": pages(&place, name) }), "{drilled}");
         assert_eq!(right(&place.backups(), &name.parse().unwrap()), journal["at"].as_str().unwrap().parse().ok());
@@ -49,13 +68,16 @@ fn the_journal_is_what_the_databases_are() {
     assert_eq!((&outcome["operation"], &outcome["ok"]), (&json!("drill"), &json!(true)));
     assert_eq!(outcome["details"]["journal"], *journal);
     assert_eq!(place.json(&["status"])["lastDrill"]["journal"], true);
-    let told = place.ok(&["drill"]).stdout;
+    let told = beside_serve(|| Some(place.ok(&["drill"]).stdout).filter(|told| !told.contains("nobody writes it now")));
     assert!(
         told.contains("rebuilt, checked, and as the databases are") && told.contains("pages are the same"),
         "{told}"
     );
-    let answer = server.request("POST", "/api/backup/drill").token(&superuser()).send().ok();
-    assert_eq!(answer["journal"]["ok"], true, "{answer}");
+    let answer = beside_serve(|| {
+        let answer = server.request("POST", "/api/backup/drill").token(&superuser()).send().ok();
+        assert_eq!(answer["journal"]["ok"], true, "{answer}");
+        (answer["journal"]["written"] == true).then_some(answer)
+    });
     assert_eq!(answer["journal"]["databases"]["auth"]["compared"], pages(&place, "auth"));
     assert!(!place.backups().join("restoring").exists());
     assert_eq!(index(&place, "attendance").level(Level::SNAPSHOT).len(), 1, "nothing begins anew");
@@ -80,8 +102,7 @@ fn an_app_that_writes_all_the_time_is_no_reason_for_doubt() {
     ticked(&place);
     let mut least = u64::MAX;
     for _ in 0..4 {
-        let (code, drilled) = drill(&place);
-        assert_eq!((code, &drilled["journal"]["written"]), (0, &json!(true)), "{drilled}");
+        let drilled = goes_well(&place);
         let found = &drilled["journal"]["databases"];
         least = least.min(found["attendance"]["compared"].as_u64().unwrap_or_else(|| panic!("{drilled}")));
         // Its writers would have to wait for the reader.
@@ -119,8 +140,7 @@ fn whatever_the_app_does_it_is_accused_of_nothing() {
     ticked(&place);
     let (mut compared, drills) = (0, 10 * thoroughness());
     for _ in 0..drills {
-        let (code, drilled) = drill(&place);
-        assert_eq!((code, &drilled["journal"]["written"]), (0, &json!(true)), "{drilled}");
+        let drilled = goes_well(&place);
         compared += usize::from(drilled["journal"]["databases"]["attendance"]["compared"].as_u64() > Some(0));
     }
     assert!(compared > drills / 2, "{compared} of {drills}");
@@ -137,11 +157,12 @@ fn a_journal_that_is_wrong_fails_it_and_begins_anew() {
     place.sql("attendance", "INSERT INTO people (name) VALUES ('Dora')");
     let written = ticked(&place);
     let journal = folder(&place.backups(), &"attendance".parse().unwrap());
-    falsify(&index(&place, "attendance").level(Level::CAPTURED)[0].name.path(&journal));
+    falsify_changes(&place);
     // Nothing in the files says so.
     std::fs::remove_file(journal.join("states")).unwrap();
     assert!(rebuilt(&place, "attendance", written) != live(&place, "attendance"));
-    let (code, drilled) = drill(&place);
+    let (code, drilled) =
+        beside_serve(|| Some(drill(&place)).filter(|(_, drilled)| drilled["journal"]["written"] == true));
     assert_eq!((code, &drilled["ok"], &drilled["journal"]["ok"]), (1, &json!(false), &json!(false)), "{drilled}");
     assert!(drilled["backups"][0]["ok"] == true && drilled["journal"]["databases"]["auth"]["ok"] == true, "{drilled}");
     let reason = drilled["journal"]["databases"]["attendance"]["reason"].as_str().unwrap();
@@ -163,7 +184,9 @@ fn a_journal_that_is_wrong_fails_it_and_begins_anew() {
         (bases("attendance") == 2 && bases("auth") == 2).then_some(())
     });
     eventually("that it is seen to", || (!place.backups().join("journal/wrong").exists()).then_some(()));
-    let gaps = timeline(&place).gaps;
+    // A machine that had no time for some ticks has others.
+    let wrong = || timeline(&place).gaps.into_iter().filter(|gap| gap.wrong).collect::<Vec<_>>();
+    let gaps = wrong();
     let [gap] = &gaps[..] else { panic!("{gaps:?}") };
     assert!(gap.from <= before && gap.to > written && gap.holds(written), "{gap:?}");
     let at = written.to_rfc3339();
@@ -175,7 +198,7 @@ fn a_journal_that_is_wrong_fails_it_and_begins_anew() {
     // What is found later goes back no farther than to here.
     let good = right(&place.backups(), &"attendance".parse().unwrap()).unwrap();
     assert!(good >= gap.to);
-    assert_eq!((bases("attendance"), timeline(&place).gaps.len()), (2, 1));
+    assert_eq!((bases("attendance"), wrong().len()), (2, 1));
     stop(server);
 }
 
@@ -190,8 +213,7 @@ fn where_no_snapshot_can_be_made_of_the_newest_state_it_begins_anew() {
     ticked(&place);
     place.sql("attendance", "INSERT INTO people (name) VALUES ('Dora')");
     let written = ticked(&place);
-    let journal = folder(&place.backups(), &"attendance".parse().unwrap());
-    falsify(&index(&place, "attendance").level(Level::CAPTURED)[0].name.path(&journal));
+    falsify_changes(&place);
     clock.put_on(120);
     // It leaves that page as it was.
     place.sql("attendance", "CREATE TABLE others (name TEXT)");
@@ -240,8 +262,7 @@ fn what_leads_to_the_newest_instant_is_damaged() {
     place.sql("attendance", "INSERT INTO people (name) VALUES ('Dora')");
     let written = ticked(&place);
     stop(server);
-    let journal = folder(&place.backups(), &"attendance".parse().unwrap());
-    falsify(&index(&place, "attendance").level(Level::CAPTURED)[0].name.path(&journal));
+    falsify_changes(&place);
     let (code, drilled) = drill(&place);
     assert_eq!((code, &drilled["journal"]["ok"], &drilled["journal"]["written"]), (1, &json!(false), &json!(false)));
     let reason = drilled["journal"]["reason"].as_str().unwrap_or_else(|| panic!("{drilled}"));

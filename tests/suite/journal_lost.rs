@@ -27,9 +27,9 @@ fn number(place: &Place, number: u64) -> DateTime<Utc> {
     ticked(place)
 }
 
-/// Four numbers are recorded, then `spoil` has the files of `attendance` from the third on, oldest first, and somebody finds out: `serve`
-/// when it starts, or else a rehearsal beside it.
-fn loses_the_last_two(spoil: impl Fn(&Path), is_running: bool, why: &str) {
+/// Four numbers are recorded, then `spoil` has the files of `attendance` that lead to the third and, so it is told, to the fourth alone; and
+/// somebody finds out: `serve` when it starts, or else a rehearsal beside it.
+fn loses_the_last_two(spoil: impl Fn(&Path, bool), is_running: bool, why: &str) {
     let place = place("500ms");
     for name in ["attendance", "auth"] {
         place.sql(name, "CREATE TABLE stamps (n INTEGER)");
@@ -42,8 +42,13 @@ fn loses_the_last_two(spoil: impl Fn(&Path), is_running: bool, why: &str) {
         kill(&mut server.child);
     }
     let journal = folder(&place.backups(), &"attendance".parse().unwrap());
-    let files = index(&place, "attendance").level(Level::CAPTURED).to_vec();
-    files[files.len() - 2..].iter().for_each(|file| spoil(&file.name.path(&journal)));
+    let index = index(&place, "attendance");
+    let [.., third, _] = index.level(Level::CAPTURED) else { panic!("{index:?}") };
+    // Those of some time are joined.
+    let files = index.files().map(|file| file.name).filter(|name| name.level != Level::SNAPSHOT);
+    files
+        .filter(|name| name.max >= third.name.max)
+        .for_each(|name| spoil(&name.path(&journal), name.min > third.name.max));
     if is_running {
         assert_eq!(place.run(&["drill"]).code, 1);
     } else {
@@ -70,19 +75,19 @@ fn loses_the_last_two(spoil: impl Fn(&Path), is_running: bool, why: &str) {
     assert_eq!(numbers_at(&place, fifth), [5, 5]);
 }
 
-fn remove(path: &Path) {
+fn remove(path: &Path, _: bool) {
     std::fs::remove_file(path).unwrap();
 }
 
 #[test]
 fn what_is_damaged_is_a_gap_from_its_first_instant_on() {
-    loses_the_last_two(|path| flip(path, |len| len / 2), false, "is damaged");
+    loses_the_last_two(|path, _| flip(path, |len| len / 2), false, "is damaged");
 }
 
 /// Bytes 32 to 39 of an LTX file: the time, here one in 139 years.
 #[test]
 fn the_time_of_a_damaged_file_is_not_believed() {
-    loses_the_last_two(|path| flip(path, |_| 34), false, "is damaged");
+    loses_the_last_two(|path, _| flip(path, |_| 34), false, "is damaged");
 }
 
 #[test]
@@ -97,14 +102,10 @@ fn what_goes_beside_serve_is_a_gap_from_its_first_instant_on() {
 
 #[test]
 fn what_is_missing_in_between_is_a_gap_from_its_first_instant_on() {
-    let third = std::cell::Cell::new(true);
-    loses_the_last_two(
-        |path| {
-            if third.take() {
-                remove(path)
-            }
-        },
-        false,
-        "are missing",
-    );
+    let remove_third = |path: &Path, is_fourth: bool| {
+        if !is_fourth {
+            remove(path, is_fourth);
+        }
+    };
+    loses_the_last_two(remove_third, false, "are missing");
 }

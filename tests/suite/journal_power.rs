@@ -45,9 +45,9 @@ fn whose_power_is_cut_while_it_is_tended() {
             disk.swap("running");
             let inject = format!("inject={call}:signal=STOP:when={n}");
             let options = ["-e", &format!("trace={call}"), "-e", &inject];
-            let Some((mut child, pid)) = until_stopped(&mut tending(&root, Path::new("/dev/null"), &options)) else {
-                continue;
-            };
+            let log = tempfile::NamedTempFile::new().unwrap();
+            let stopped = until_stopped(&mut tending(&root, log.path(), &options), log.path());
+            let Some((mut child, pid)) = stopped else { continue };
             disk.copy("running", "cut");
             signal(&pid, "-KILL");
             child.wait().unwrap();

@@ -24,7 +24,9 @@ fn trouble(place: &Place) -> Option<String> {
 #[test]
 fn what_can_not_be_written_is_in_no_others_way() {
     let (store, proxy) = Store::s3().proxied();
-    let place = shipping(&store);
+    let mut place = shipping(&store);
+    // What is given up is asked for again.
+    place.set("BACKUP_REPLICA_OFFSITE_TIMEOUT", "60s");
     let server = Server::start(&place);
     number(&place, 1);
     number(&place, 2);

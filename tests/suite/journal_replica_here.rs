@@ -1,40 +1,74 @@
 //! The journal here goes bad before it is sent: what is damaged isn't sent for whole, and what is whole and not the one that was written
 //! is found out by whoever brings it back.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use attendance_backup::journal::Level;
 use attendance_backup::journal::folder::folder;
+use attendance_backup::journal::timeline::Gap;
+use attendance_backup::journal::{FileName, Level, Txid};
 use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
 
 use crate::client::Server;
 use crate::damage::flip;
 use crate::harness::{Place, eventually};
 use crate::journal_live::{index, ticked, timeline};
-use crate::journal_replica::{kill_server, number, numbers_at, packs_of, refused_at, shipping, text, until};
+use crate::journal_replica::{
+    assert_none_of_its_own, is_needed, kill_server, number, numbers_at, packs_of, refused_at, shipping, text, until,
+    window,
+};
 use crate::journal_states::falsify;
 use crate::replica_scene::empty_machine;
 use crate::stores::Store;
+use crate::together::signal;
 
-/// Numbers from `first` on, until one wasn't sent before its file of `attendance` was spoiled; which, and when that was.
-fn spoiled(place: &Place, first: u64, spoil: impl Fn(&Path)) -> (u64, DateTime<Utc>) {
+/// Numbers from `first` on, until one wasn't sent yet, nor is on its way: its file of `attendance` is spoiled. Which, and when that was.
+fn spoiled(place: &Place, store: &Store, server: &Server, first: u64, spoil: impl Fn(&Path)) -> (u64, DateTime<Utc>) {
     for n in first.. {
         for name in ["attendance", "auth"] {
             place.sql(name, &format!("INSERT INTO stamps VALUES ({n}, '')"));
         }
         let at = ticked(place);
-        let before = until(place).unwrap();
-        spoil(&newest(place));
-        if before < at && until(place).unwrap() == before {
+        signal(server.child.id(), "-STOP");
+        let state = newest(place).max;
+        let is_sent =
+            packs_of(store, "/attendance/").into_iter().chain(sending(place)).any(|key| last_state(&key) >= state);
+        if !is_sent {
+            spoil(&newest(place).path(&folder(&place.backups(), &"attendance".parse().unwrap())));
+        }
+        signal(server.child.id(), "-CONT");
+        if !is_sent {
             return (n, at);
         }
     }
     unreachable!("each was sent at once")
 }
 
-fn newest(place: &Place) -> PathBuf {
-    let file = *index(place, "attendance").level(Level::CAPTURED).last().unwrap();
-    file.name.path(&folder(&place.backups(), &"attendance".parse().unwrap()))
+/// The packs of `attendance` that may be under way.
+fn sending(place: &Place) -> Vec<String> {
+    let remembered = std::fs::read(place.backups().join("replicas/offsite-journal.json")).unwrap();
+    let remembered: Value = serde_json::from_slice(&remembered).unwrap();
+    let keys = remembered["sending"].as_array().unwrap().iter().map(|key| key.as_str().unwrap().to_owned());
+    keys.filter(|key| key.contains("/attendance/")).collect()
+}
+
+/// The last state in a pack.
+fn last_state(key: &str) -> Txid {
+    let name = key.rsplit('/').next().unwrap().trim_start_matches('.');
+    Txid::new(u64::from_str_radix(&name[17..33], 16).unwrap()).unwrap()
+}
+
+fn newest(place: &Place) -> FileName {
+    index(place, "attendance").level(Level::CAPTURED).last().unwrap().name
+}
+
+/// That one was found wrong, there as here, and nothing else is unknown there alone.
+#[track_caller]
+fn assert_only_wrong(machine: &Place, place: &Place, gap: &Gap) {
+    let listed = machine.json(&["replica", "list", "offsite"])["journal"]["gaps"].clone();
+    let wrong: Vec<_> = listed.as_array().unwrap().iter().filter(|gap| gap["wrong"] == true).collect();
+    assert_eq!(wrong, [&json!({ "from": text(gap.from), "to": text(gap.to), "wrong": true })]);
+    assert_none_of_its_own(&window(machine).2, timeline(place).gaps);
 }
 
 #[test]
@@ -43,7 +77,7 @@ fn a_damaged_file_is_not_sent_and_the_journal_begins_anew() {
     let place = shipping(&store);
     let server = Server::start(&place);
     let first = number(&place, 1);
-    let (n, lost) = spoiled(&place, 2, |path| flip(path, |len| len / 2));
+    let (n, lost) = spoiled(&place, &store, &server, 2, |path| flip(path, |len| len / 2));
     let wrong = eventually("it is told", || place.audit().into_iter().find(|line| line["code"] == "journal-wrong"));
     assert!(wrong["reason"].as_str().unwrap().contains("is damaged"), "{wrong}");
     eventually("that it is seen to", || (!place.backups().join("journal/wrong").exists()).then_some(()));
@@ -54,8 +88,7 @@ fn a_damaged_file_is_not_sent_and_the_journal_begins_anew() {
     refused_at(&machine, lost, &[&text(gap.to)]);
     assert!(first <= gap.from, "what was before it is right: {gap:?}");
     // It is known there too for how long the state before was the newest.
-    let listed = machine.json(&["replica", "list", "offsite"])["journal"]["gaps"].clone();
-    assert_eq!(listed, serde_json::json!([{ "from": text(gap.from), "to": text(gap.to), "wrong": true }]));
+    assert_only_wrong(&machine, &place, &gap);
     assert_eq!(numbers_at(&machine, gap.from)[0], n - 1);
     assert_eq!(numbers_at(&machine, last), [n + 1, n + 1]);
     let verified = machine.json(&["replica", "verify", "offsite"]);
@@ -65,18 +98,27 @@ fn a_damaged_file_is_not_sent_and_the_journal_begins_anew() {
 /// What was sent goes bad there, and so does the file here that it could be sent again from.
 #[test]
 fn what_is_damaged_there_and_here_is_a_gap() {
-    let store = Store::s3();
-    let place = shipping(&store);
-    let server = Server::start(&place);
-    let seen = [1, 2, 3].map(|n| number(&place, n));
-    kill_server(server);
-    let packs = packs_of(&store, "/attendance/0/");
-    let last = packs.last().unwrap();
+    let (store, place, seen, last) = (0..5)
+        .find_map(|_| {
+            let store = Store::s3();
+            let place = shipping(&store);
+            let server = Server::start(&place);
+            let seen = [1, 2, 3].map(|n| number(&place, n));
+            kill_server(server);
+            let last = packs_of(&store, "/attendance/0/").pop().unwrap();
+            is_needed(&store, &place, &last, seen[2]).then_some((store, place, seen, last))
+        })
+        .expect("a pack without which there is no such instant");
+    let last = &last;
     let mut bytes = store.objects.get(last).unwrap();
     let middle = bytes.len() - 40;
     bytes[middle] ^= 1;
     store.objects.put(last, &bytes);
-    flip(&newest(&place), |len| len / 2);
+    let journal = folder(&place.backups(), &"attendance".parse().unwrap());
+    // What is joined holds it too.
+    let holds_it = |name: &FileName| name.level != Level::SNAPSHOT && name.max == newest(&place).max;
+    let files = index(&place, "attendance");
+    files.files().map(|file| file.name).filter(holds_it).for_each(|name| flip(&name.path(&journal), |len| len / 2));
     let verified = place.run(&["replica", "verify", "offsite"]);
     assert!(verified.code == 1 && (verified.stdout + &verified.stderr).contains(last.as_str()));
     let server = Server::start(&place);
@@ -88,8 +130,7 @@ fn what_is_damaged_there_and_here_is_a_gap() {
     kill_server(server);
     assert!(gap.wrong && seen[1] <= gap.from, "what was before it is right: {gap:?}");
     let machine = empty_machine(&place, &store);
-    let listed = machine.json(&["replica", "list", "offsite"])["journal"]["gaps"].clone();
-    assert_eq!(listed, serde_json::json!([{ "from": text(gap.from), "to": text(gap.to), "wrong": true }]));
+    assert_only_wrong(&machine, &place, &gap);
     refused_at(&machine, seen[2], &[&text(gap.to)]);
     assert_eq!(numbers_at(&machine, seen[1]), [2, 2]);
     assert_eq!(numbers_at(&machine, fourth), [4, 4]);
@@ -101,7 +142,7 @@ fn a_whole_file_that_is_not_the_one_that_was_written_is_found_out_there_too() {
     let place = shipping(&store);
     let server = Server::start(&place);
     let first = number(&place, 1);
-    let (_, changed) = spoiled(&place, 2, falsify);
+    let (_, changed) = spoiled(&place, &store, &server, 2, falsify);
     eventually("it is sent", || until(&place).filter(|until| *until >= changed));
     kill_server(server);
     let machine = empty_machine(&place, &store);

@@ -10,7 +10,7 @@ use crate::client::Server;
 use crate::harness::Place;
 use crate::nginx::Nginx;
 use crate::page::five_hundred;
-use crate::page_in_chromium::{focus, focused, sign_in, signed_in, stopped_create};
+use crate::page_in_chromium::{focus, focused, sign_in, signed_in};
 use crate::ports::free_address;
 use crate::seasons;
 
@@ -82,7 +82,7 @@ fn every_state_is_for_all() {
     browser.wait_until("all is well", || browser.text(".sentence") == "Your data is safe");
     assert_for_all(&browser, "all is well");
     place.fill(40);
-    let create = stopped_create(&place);
+    let create = place.halted_create();
     browser.reload();
     browser.wait_for(".operation progress");
     assert_for_all(&browser, "under way");

@@ -5,8 +5,8 @@ use crate::browser::Browser;
 use crate::browser_itself::pages;
 use crate::client::{Server, superuser};
 use crate::harness::{Place, sha256};
+use crate::inject::SLOW_READS;
 use crate::ports::free_address;
-use crate::together::{Stopped, signal, under_way};
 
 /// What would act if it came anywhere unescaped, or turn around what stands beside it.
 pub const HOSTILE: &str = "\"><img src=x onerror=alert(1)></script>\u{202e}x";
@@ -234,14 +234,6 @@ fn delete_it(browser: &Browser, place: &Place, id: &str) {
     assert!(!place.ids().iter().any(|it| it == id));
 }
 
-/// A create of the command line that stands still in the midst of its copies.
-pub fn stopped_create(place: &Place) -> Stopped {
-    let create = Stopped(place.command(&["create"]).stdout(std::process::Stdio::null()).spawn().unwrap());
-    under_way(place, "create");
-    signal(create.0.id(), "-STOP");
-    create
-}
-
 /// While another process takes a backup the card says so, and then the list has it; nobody loses what they were at.
 #[test]
 fn what_is_done_elsewhere_shows_by_itself_and_disturbs_nobody() {
@@ -250,13 +242,13 @@ fn what_is_done_elsewhere_shows_by_itself_and_disturbs_nobody() {
     place.create();
     let first = place.ids().remove(0);
     let server = Server::start(&place);
-    let mut elsewhere = stopped_create(&place);
+    let elsewhere = place.halted_create();
     let browser = signed_in(&place, &server);
     browser.wait_text(".operation", "A backup is being taken");
     browser.wait_text(".operation", "attendance · ");
     browser.fill("#reason", "half a sent");
-    signal(elsewhere.0.id(), "-CONT");
-    assert!(elsewhere.0.wait().unwrap().success());
+    let run = elsewhere.goes_on();
+    assert_eq!(run.code, 0, "{}", run.stderr);
     browser.wait_text("#filter-all", "All 2");
     browser.wait_gone(".operation");
     browser.press("e");
@@ -301,7 +293,7 @@ fn a_session_that_ends_in_the_middle_is_told_once() {
     let id = place.create()["id"].as_str().unwrap().to_owned();
     place.fill(40);
     let server = Server::start(&place);
-    let stopped = stopped_create(&place);
+    let stopped = place.halted_create();
     let browser = signed_in(&place, &server);
     browser.wait_for(".operation");
     browser.fill("#reason", "before the exams");
@@ -335,8 +327,8 @@ fn a_session_that_ends_in_the_middle_is_told_once() {
 #[test]
 fn a_create_is_watched_and_cancelled() {
     let place = Place::new();
-    place.fill(300);
-    let server = Server::start(&place);
+    place.fill(20);
+    let server = place.slowed(SLOW_READS);
     let browser = signed_in(&place, &server);
     browser.click_on("Create backup now");
     let cancel = "#outcome .errand button";

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use crate::client::{Server, in_an_hour, superuser, token};
 use crate::harness::{Place, eventually};
+use crate::inject::SLOW_READS;
 use crate::suspicion::filled;
 use crate::together::under_way;
 use crate::visitor::{Visitor, between, words};
@@ -60,8 +61,8 @@ fn nothing_is_safe_whose_files_are_gone() {
 #[test]
 fn what_was_stopped_on_purpose_is_no_failure_and_only_what_was_shown_is_stopped() {
     let place = Place::new();
-    place.fill(120);
-    let server = Server::start(&place);
+    place.fill(20);
+    let server = place.slowed(SLOW_READS);
     let visitor = Visitor::superuser(&server);
     let answer = visitor.post("/settings/backups/create", &[("reason", "one")]);
     let number = between(answer.header("location").unwrap(), "errand=", "#").to_owned();

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::app::App;
 use crate::disk_full::{mount, run_in_namespace};
-use crate::harness::{PROGRAM, Place, Run, python, sql_on};
+use crate::harness::{PROGRAM, Place, Run, in_time, python, sql_on};
+use crate::inject::{Spot, goes_on};
 
 /// What lies beside the live databases: names, and how large each is, but for the backups.
 fn beside(place: &Place) -> BTreeMap<String, u64> {
@@ -154,9 +155,9 @@ fn a_backup_directory_that_can_not_be_is_told_once() {
 /// Refused within the time that was set; once the lock is gone, all is well.
 #[track_caller]
 fn assert_locked(place: &Place, app: App) {
-    let begun = Instant::now();
-    assert_refused(place, &["`attendance` was locked by another process for 500ms", "locking_mode=EXCLUSIVE"]);
-    assert!(begun.elapsed() < Duration::from_secs(4), "the wait was not bounded");
+    let words = ["`attendance` was locked by another process for 500ms", "locking_mode=EXCLUSIVE"];
+    assert_refused(place, &words);
+    in_time(Duration::from_secs(4), || place.run(&["create"])).refused(1, &words);
     // The live data is as good as ever.
     assert!(!place.warnings().contains(&"rotation-frozen".to_owned()));
     app.kill();
@@ -205,18 +206,12 @@ fn while_one_database_is_locked_writers_of_the_other_go_on() {
 #[track_caller]
 fn disturbed(place: &Place, disturb: impl FnOnce()) {
     let live = place.live("attendance").canonicalize().unwrap();
-    let mut slow = place.command_of("strace");
-    slow.args(["-f", "-o", "/dev/null", "-e", "trace=pread64", "-e", "inject=pread64:delay_enter=3000", "-P"]);
-    let slow = slow.arg(&live).args([PROGRAM, "create"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
-    let copying = || crate::harness::tree(&place.backups()).iter().any(|(file, ..)| file.ends_with(".partial"));
-    while !copying() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    std::thread::sleep(Duration::from_millis(700));
-    assert!(copying(), "the copy was done before it could be disturbed");
+    let spot = Spot::on("pread64", &format!("../{}", live.file_name().unwrap().display()));
+    let (strace, pid) = place.stopped(&spot, 200, &["create"]).expect("so many pages");
+    let is_copying = crate::harness::tree(&place.backups()).iter().any(|(file, ..)| file.ends_with(".partial"));
+    assert!(is_copying, "it isn't in the midst of the copy");
     disturb();
-    let run = Run::of(slow.wait_with_output().unwrap());
-    run.refused(1, &["`attendance` was replaced by another file", "stop the app"]);
+    goes_on(strace, &pid).refused(1, &["`attendance` was replaced by another file", "stop the app"]);
     assert_eq!(place.ids().len(), 1);
     place.assert_whole();
     place.create();

@@ -3,10 +3,12 @@
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use crate::forms::IDENTITY;
 use crate::harness::{Place, Run};
+use crate::journal_live::now;
 use crate::objects::Objects;
 use crate::proxy::Proxy;
 use crate::serving::faketime_library;
@@ -122,6 +124,12 @@ impl Clock {
     /// At that time in the command's zone when it begins, and so many times as fast from there.
     pub fn runs_from(&self, local: &str, times: u64) {
         self.set(&format!("@{local} x{times}\n"));
+    }
+
+    /// The same from an instant, which a zone's clock may show twice.
+    pub fn runs_from_utc(&self, instant: &str, times: u64) {
+        let ahead = instant.parse::<DateTime<Utc>>().unwrap() - now();
+        self.set(&format!("{:+}s x{times}\n", ahead.num_seconds()));
     }
 
     /// So many times as fast.

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::disk_full::{mount, run_in_namespace};
 use crate::harness::{Place, Run, thoroughness};
-use crate::inject::{Spot, signal};
+use crate::inject::{Spot, goes_on};
 use crate::restore_scene::{ID, NAMES, Past, RESTORE, app, assert_goes_on, assert_settled_files, identities};
 use crate::tried::Tried;
 
@@ -236,8 +236,7 @@ fn a_restore_that_is_stopped_for_long_faults_nothing() {
             }
             std::thread::sleep(Duration::from_millis(500));
         }
-        signal(&pid, "-CONT");
-        let run = Run::of(child.wait_with_output().unwrap());
+        let run = goes_on(child, &pid);
         assert_eq!(run.code, 0, "{}", run.stderr);
         assert!(past.assert_settled(&place, &before, None));
         assert_goes_on(held, &place);

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::patience::PATIENCE;
 use crate::ports::free_address;
 
 /// A running chromedriver with a home of its own, in which everything lies that it and its browser write.
@@ -39,7 +40,7 @@ impl Driver {
             if text.contains("started successfully") {
                 return driver;
             }
-            let ended = driver.child.try_wait().unwrap().is_some() || begun.elapsed() > Duration::from_secs(30);
+            let ended = driver.child.try_wait().unwrap().is_some() || begun.elapsed() > PATIENCE;
             assert!(!ended, "chromedriver did not start, `scripts/setup test` installs it: {text}");
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -83,7 +84,7 @@ impl Drop for Driver {
         let _ = self.child.kill();
         let _ = self.child.wait();
         let begun = Instant::now();
-        while processes().any(|(pid, _)| family.contains(&pid)) && begun.elapsed() < Duration::from_secs(30) {
+        while processes().any(|(pid, _)| family.contains(&pid)) && begun.elapsed() < PATIENCE {
             std::thread::sleep(Duration::from_millis(10));
         }
     }

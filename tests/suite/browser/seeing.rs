@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Browser, Command, LIMIT, locator};
+use super::{Browser, Command, locator};
 
 impl Browser {
     #[track_caller]
@@ -65,7 +65,7 @@ impl Browser {
     pub fn wait_until(&self, what_holds: &str, mut holds: impl FnMut() -> bool) {
         let begun = Instant::now();
         while !holds() {
-            if begun.elapsed() > LIMIT {
+            if begun.elapsed() > self.patience.get() {
                 self.give_up(&format!("it never came to hold: {what_holds}"));
             }
             std::thread::sleep(Duration::from_millis(50));

@@ -307,7 +307,7 @@ impl Session<'_> {
         let mut copy = open_finished(path).map_err(open)?;
         let facts = snapshot::facts(&copy).map_err(open)?;
         let patient = snapshot::patient(&facts, control);
-        let report = check::check(&mut copy, name, self.engine.config.check, &patient)?;
+        let report = check::check_finished(&mut copy, path, name, self.engine.config.check, &patient)?;
         match &report.verdict {
             Verdict::Corrupt(findings) => return Err(damaged(findings.join("; "))),
             Verdict::NotCheckable(_) => drop(backup.flags.insert(Flag::NotCheckable)),

@@ -366,7 +366,7 @@ impl Session<'_> {
             return Err(damaged(format!("it holds {} bytes of pages instead of {}", found.bytes(), file.copy.size)));
         }
         let control = sqlite::snapshot::patient(&found, &self.control());
-        let report = check::check(&mut copy, name, self.engine.config.check, &control)?;
+        let report = check::check_finished(&mut copy, &file.path, name, self.engine.config.check, &control)?;
         if let Verdict::Corrupt(findings) = report.verdict
             && !(past.is_corrupt && force)
         {
@@ -489,7 +489,7 @@ impl Session<'_> {
         let path = plain.map_or_else(|| self.engine.store.path(id, name, form), |plain| plain.path().to_owned());
         let mut copy = open_finished(&path).map_err(said)?;
         let patient = sqlite::snapshot::patient(&facts(&copy).map_err(said)?, &self.control());
-        let report = check::check(&mut copy, name, self.engine.config.check, &patient)?;
+        let report = check::check_finished(&mut copy, &path, name, self.engine.config.check, &patient)?;
         let Some(backup) = self.catalog.get_mut(id) else { return Ok(()) };
         if let Verdict::Corrupt(findings) = &report.verdict {
             backup.checked.ok = false;

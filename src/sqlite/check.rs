@@ -1,12 +1,14 @@
 //! A look at the structure of a database: SQLite's own checks, the tables and their rows.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, ffi};
 
 use super::conditions::{Broken, Conditions};
 use super::page_set::lock_page;
-use super::{Control, Error, code, in_words, quoted, references, situation};
+use super::pages::joined;
+use super::{Control, Error, code, in_words, open_finished, quoted, references, situation};
 use crate::backup::{CheckKind, DatabaseName};
 
 /// Findings that are kept; the first ones tell enough.
@@ -71,6 +73,29 @@ pub fn check(
         Verdict::Corrupt(_) => Ok(report),
         _ => Ok(report.with(rules(connection, name, control)?)),
     }
+}
+
+/// The same of a finished copy at `path`, which another connection sees as this one does: the rules are asked for beside the look.
+pub fn check_finished(
+    connection: &mut Connection,
+    path: &Path,
+    name: &DatabaseName,
+    kind: CheckKind,
+    control: &Control,
+) -> Result<Report, Error> {
+    let Ok(mut beside) = open_finished(path) else { return check(connection, name, kind, control) };
+    // Whoever has the first connection goes on with it.
+    let aside = &control.part();
+    std::thread::scope(|scope| {
+        let ruler = scope.spawn(move || rules(&mut beside, name, aside));
+        let report = look(connection, name, kind, control);
+        let is_sound = report.as_ref().is_ok_and(|report| !matches!(report.verdict, Verdict::Corrupt(_)));
+        if !is_sound {
+            aside.abandon();
+        }
+        let rules = joined(ruler);
+        if is_sound { Ok(report?.with(rules?)) } else { report }
+    })
 }
 
 /// What the schema demands of rows: references and conditions (`CHECK`).

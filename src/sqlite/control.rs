@@ -82,6 +82,11 @@ impl Control {
         Self { patience: Some(sooner), abandoned: Arc::default(), ..self.clone() }
     }
 
+    /// The same for a part of the work that can be abandoned alone.
+    pub(super) fn part(&self) -> Self {
+        Self { abandoned: Arc::default(), ..self.clone() }
+    }
+
     /// For one operation of many: it can be cancelled by itself, and is when this is.
     pub fn child(&self) -> Self {
         let mut above = self.above.clone();

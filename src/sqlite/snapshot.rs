@@ -354,7 +354,8 @@ fn check_copied(copied: Copied, new: Option<New>, options: &Options, control: &C
     let name = &copied.name;
     let found = compare(name, &copied.target, copied.written, new, control)?;
     let mut copy = open_finished(copied.target.path()).map_err(|error| ours(situation(name, error)))?;
-    let report = check::check(&mut copy, name, options.check, &patient(&copied.facts, control)).map_err(ours)?;
+    let patient = patient(&copied.facts, control);
+    let report = check::check_finished(&mut copy, copied.target.path(), name, options.check, &patient).map_err(ours)?;
     judged(copied, found, report, options)
 }
 

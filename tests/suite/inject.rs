@@ -170,7 +170,7 @@ pub fn until_stopped(strace: &mut Command, log: &Path) -> Option<(Child, String)
             return Some(None);
         }
         let pid = traced(child.id())?;
-        let log = std::fs::read_to_string(log).unwrap();
+        let log = std::fs::read_to_string(log).ok()?;
         let told = log.lines().filter(|line| line.ends_with("--- stopped by SIGSTOP ---"));
         let stopped: BTreeSet<_> = told.filter_map(|line| line.split(' ').next()).collect();
         let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;

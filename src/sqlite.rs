@@ -394,6 +394,20 @@ pub fn peek(path: &Path) -> rusqlite::Result<Peeked> {
     Ok(Peeked { is_wal: is_wal(&connection)?, page_size })
 }
 
+/// The schema cookie in its header, asked in the same way. None where what lies there is no database.
+pub fn cookie_on_disk(source: &Source) -> Result<Option<u32>, Error> {
+    let sql = "SELECT substr(data, 41, 4) FROM sqlite_dbpage WHERE pgno = 1";
+    let asked = open_finished(&source.path).and_then(|found| found.query_row(sql, [], |row| row.get(0)));
+    match asked {
+        Ok(cookie) => Ok(Some(u32::from_be_bytes(cookie))),
+        Err(rusqlite::Error::QueryReturnedNoRows) => Ok(None),
+        Err(error) => match situation(&source.name, error) {
+            Error::Corrupt { .. } | Error::NotADatabase { .. } => Ok(None),
+            error => Err(error),
+        },
+    }
+}
+
 /// By its header: an immutable connection takes no part in a WAL and says `delete`.
 fn is_wal(connection: &Connection) -> rusqlite::Result<bool> {
     // 2 is WAL (sqlite.org/fileformat2.html, section 1.3.3).

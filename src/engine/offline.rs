@@ -30,16 +30,16 @@ use crate::backup::{BackupId, Tier};
 use crate::disk::{self, Context, Partial};
 use crate::sqlite::catch_up::catch_up;
 use crate::sqlite::exclusive::Exclusive;
-use crate::sqlite::kind::Misfit;
+use crate::sqlite::kind::{Kind, Misfit};
 use crate::sqlite::pages::read_back;
 use crate::sqlite::restore::{Mark, Target};
 use crate::sqlite::snapshot::{Instead, Snapshot};
 use crate::sqlite::{self, BESIDE, Source, beside};
 
 /// How a live database was found.
-pub(super) enum Found {
+enum Found {
     /// SQLite reads it.
-    Usable(Box<Target>),
+    Usable(Kind),
     /// No file is there.
     Missing,
     /// SQLite can't read it, in its words.
@@ -85,7 +85,7 @@ impl Session<'_> {
             let file = PrivateFile::at(path.clone(), copy.clone())?;
             let kind = self.check_private(&past, &file, name, restore.force)?;
             let misfits = match self.find(&source)? {
-                Found::Usable(live) => kind.misfits(&live.kind),
+                Found::Usable(live) => kind.misfits(&live),
                 Found::Ruined(reason) if !restore.force => {
                     return Err(Error::RuinedLive { name: name.clone(), reason });
                 }
@@ -107,10 +107,10 @@ impl Session<'_> {
         Ok(Job { subject: past.subject, force: restore.force, folder: folder_name, files, restored: None })
     }
 
-    pub(super) fn find(&self, source: &Source) -> Result<Found, Error> {
+    fn find(&self, source: &Source) -> Result<Found, Error> {
         use sqlite::Error::{Corrupt, Empty, Missing, NotADatabase};
         match Target::open(source, self.engine.config.lock_timeout, &self.control()) {
-            Ok(target) => Ok(Found::Usable(Box::new(target))),
+            Ok(target) => Ok(Found::Usable(target.kind)),
             Err(Missing { .. }) => Ok(Found::Missing),
             Err(Corrupt { findings, .. }) => Ok(Found::Ruined(findings.join("; "))),
             Err(error @ (Empty { .. } | NotADatabase { .. })) => Ok(Found::Ruined(error.to_string())),
@@ -195,7 +195,7 @@ impl Session<'_> {
         if read.checksum != file.copy.checksum {
             return Err(sqlite::Error::ReadBack { name: source.name.clone() }.into());
         }
-        // Of what is missing or ruined there is no cookie: somebody may put the backup itself there.
+        // Of what is missing or ruined there is no cookie; somebody may put the backup itself there meanwhile.
         let mut cookie = [0; 4];
         partial.file().read_exact_at(&mut cookie, Mark::OFFSET).to("read back", partial.path())?;
         let mut before = u32::from_be_bytes(cookie);

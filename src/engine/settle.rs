@@ -11,7 +11,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::offline::Found;
 use super::plan::{Plan, Sign};
 use super::read::other_bytes;
 use super::restore::{Job, PrivateFile, ROUNDS, Restored, RestoredDatabase};
@@ -20,10 +19,10 @@ use super::{Error, Session, bytes};
 use crate::backup::{BackupId, DatabaseCopy, DatabaseName};
 use crate::disk;
 use crate::journal::timeline::tell_restored;
-use crate::sqlite::Source;
 use crate::sqlite::check::Verdict;
 use crate::sqlite::pages::read_back;
 use crate::sqlite::restore::Target;
+use crate::sqlite::{self, Source, cookie_on_disk, identify};
 
 /// What a restore that was cut short has come to.
 pub(super) enum Settled {
@@ -128,29 +127,34 @@ impl Session<'_> {
 
     /// The same of an offline restore: a file is in its place, or it isn't.
     fn settle_files(&mut self, plan: &Plan, sources: Vec<Source>, next: &mut Option<Plan>) -> Result<Settled, Error> {
-        let (timeout, control) = (self.engine.config.lock_timeout, self.control());
         let (mut there, mut rest, mut is_missing) = (Vec::new(), Vec::new(), false);
         for source in sources {
-            match (self.find(&source)?, plan.databases[&source.name].sign) {
-                (Found::Usable(live), Sign::File { file }) if live.is_marked(file, timeout, &control)? => {
-                    there.push(*live)
-                }
-                // It was so, or was moved aside for the new file: that comes in any case.
-                (Found::Missing, _) => {
+            // By the header alone: who has the old file locked, or has ruined it, is in nobody's way.
+            let cookie = match identify(&source) {
+                Err(sqlite::Error::Missing { .. }) => {
+                    // It was so, or was moved aside for the new file: that comes in any case.
                     is_missing = true;
-                    rest.push(source);
+                    None
                 }
-                (Found::Usable(_) | Found::Ruined(_), _) => rest.push(source),
-            }
+                Err(sqlite::Error::Empty { .. }) => None,
+                found => found.and_then(|_| cookie_on_disk(&source))?,
+            };
+            let is_there = match plan.databases[&source.name].sign {
+                Sign::File { file } => cookie.is_some_and(|cookie| file.is_of_file(cookie)),
+                Sign::Commit(_) | Sign::PageSize { .. } => false,
+            };
+            if is_there { &mut there } else { &mut rest }.push(source);
         }
         if there.is_empty() && !is_missing {
             rest.iter().try_for_each(|source| disk::remove(&disk::partial_path(&source.path)))?;
             return Ok(Settled::Unchanged);
         }
         if rest.is_empty() {
-            return Ok(Settled::Restored(Box::new(self.found_restored(plan, &there))));
+            let (timeout, control) = (self.engine.config.lock_timeout, self.control());
+            let open = |source| Target::open(source, timeout, &control);
+            let targets = there.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+            return Ok(Settled::Restored(Box::new(self.found_restored(plan, &targets))));
         }
-        drop(there);
         let job = self.rest_of(plan, &rest.into_iter().map(|source| source.name).collect())?;
         Ok(Settled::Restored(Box::new(self.swap(&job, next)?)))
     }

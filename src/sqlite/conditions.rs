@@ -1,8 +1,11 @@
 //! What `CHECK` constraints demand of rows, asked for by statements of our own: the check pragmas make the list of an `IN` anew for each
 //! row (`sqlite3CodeRhsOfIN`, where a row is checked by itself), which took a third of their time. A statement makes it once, and can be
 //! run beside them, on another connection with the same snapshot.
+//!
+//! Of a database that is opened to be read alone SQLite knows no conditions (`sqlite3AddCheckConstraint`): finished copies are not held
+//! to them, also since what is right today (`CHECK (due >= CURRENT_DATE)`) needn't be so when it is restored.
 
-use rusqlite::Connection;
+use rusqlite::{Connection, PrepFlags};
 
 use super::check::is_unknown;
 use super::quoted;
@@ -11,7 +14,7 @@ use super::tokens::{Token, Tokens};
 /// The conditions of each table that has any.
 pub(super) struct Conditions(Vec<(String, Vec<String>)>);
 
-/// Tables with rows that break a condition, and such whose conditions only the app can evaluate.
+/// Tables with rows that break a condition, and such whose conditions can't be asked so.
 #[derive(Default)]
 pub(super) struct Broken {
     pub(super) tables: Vec<String>,
@@ -19,8 +22,11 @@ pub(super) struct Broken {
 }
 
 impl Conditions {
-    /// Those of a database. None if they can't be told for sure: then the pragma is to look at them.
+    /// Those of a database. None if they can't be told or asked for sure: then the pragma is to look at them.
     pub(super) fn of(connection: &Connection) -> rusqlite::Result<Option<Self>> {
+        if connection.is_readonly("main")? {
+            return Ok(Some(Self(Vec::new())));
+        }
         let sql = "SELECT name, sql FROM sqlite_schema WHERE type = 'table' AND rootpage > 0 AND sql IS NOT NULL";
         let mut statement = connection.prepare(sql)?;
         let mut rows = statement.query([])?;
@@ -42,7 +48,11 @@ impl Conditions {
             let unmet: Vec<_> = conditions.iter().map(|condition| format!("NOT ({condition}\n)")).collect();
             // The rows themselves, not what an index says of them.
             let rows = format!("SELECT 1 FROM main.{} NOT INDEXED WHERE {}", quoted(table), unmet.join(" OR "));
-            match connection.query_row(&format!("SELECT EXISTS ({rows})"), [], |row| row.get(0)) {
+            let sql = format!("SELECT EXISTS ({rows})");
+            // What the schema may not call, it may not call here either.
+            let flags = PrepFlags::SQLITE_PREPARE_FROM_DDL | PrepFlags::SQLITE_PREPARE_NO_VTAB;
+            let statement = connection.prepare_with_flags(&sql, flags);
+            match statement.and_then(|mut statement| statement.query_row([], |row| row.get(0))) {
                 Ok(true) => broken.tables.push(table.clone()),
                 Ok(false) => {}
                 Err(error) if is_unknown(&error) => broken.unknown.push(table.clone()),
@@ -53,8 +63,12 @@ impl Conditions {
     }
 }
 
-/// What stands in the parentheses of each `CHECK`: a word that SQLite takes for nothing else.
+/// What stands in the parentheses of each `CHECK`: a word that SQLite takes for nothing else. None for a table without rowids, too, of
+/// which `NOT INDEXED` means nothing; and for what SQLite reads up to a NUL alone.
 fn conditions(sql: &str) -> Option<Vec<&str>> {
+    if sql.contains('\0') {
+        return None;
+    }
     let (mut found, mut depth, mut begun) = (Vec::new(), 0_usize, None);
     let mut tokens = Tokens::of(sql);
     while let Some((at, token)) = tokens.next() {
@@ -73,6 +87,7 @@ fn conditions(sql: &str) -> Option<Vec<&str>> {
                 }
                 depth += 1;
             }
+            Token::Word(word) if word == "without" && depth == 0 && !found.is_empty() => return None,
             Token::Word(_) | Token::Name(_) | Token::Other => {}
         }
     }
@@ -82,6 +97,9 @@ fn conditions(sql: &str) -> Option<Vec<&str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backup::CheckKind;
+    use crate::sqlite::check::{Verdict, check};
+    use crate::sqlite::{Control, open_finished, open_live};
 
     #[test]
     fn conditions_are_found_wherever_they_stand() {
@@ -91,6 +109,8 @@ mod tests {
                 "CREATE TABLE t (a CHECK(a IN ('x', 'y)')), b CONSTRAINT c CHECK /* ( */ (b > (0)) NOT NULL)",
                 &["a IN ('x', 'y)')", "b > (0)"],
             ),
+            ("CREATE TABLE without (a INT \u{feff}CHECK (a > 0), \u{feff}CHECK(1))", &["a > 0", "1"]),
+            ("CREATE TABLE t (a CHEC\u{212a} (0), b) WITHOUT ROWID", &[]),
             ("CREATE TABLE t (a, b, ChEcK (a < b), CHECK (length(\"(\") > 1))", &["a < b", "length(\"(\") > 1"]),
         ] {
             assert_eq!(conditions(sql).unwrap(), found, "{sql}");
@@ -98,12 +118,43 @@ mod tests {
         for sql in [
             "CREATE TABLE t (a CHECK (",
             "CREATE TABLE t (a CHECK a > 1)",
+            "CREATE TABLE t (a PRIMARY KEY, b CHECK (b > 1)) WITHOUT ROWID",
+            "CREATE TABLE t (a)\0 CHECK (0)",
             "CREATE TABLE t (a))",
             "CHECK (CHECK (1))",
             "check",
         ] {
             assert!(conditions(sql).is_none(), "{sql}");
         }
+    }
+
+    #[test]
+    fn comments_without_end_are_no_depth() {
+        let sql = format!("CREATE TABLE t (a {} CHECK (a > 0))", "/**/".repeat(300_000));
+        assert_eq!(conditions(&sql).unwrap(), ["a > 0"]);
+    }
+
+    #[test]
+    fn what_no_statement_can_ask_for_is_left_to_the_pragma_and_of_a_copy_nothing_is_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        std::fs::write(&path, "").unwrap();
+        let connection = open_live(&path).unwrap();
+        connection
+            .execute_batch(
+                "PRAGMA ignore_check_constraints=ON; CREATE TABLE t (a CHECK (app.t.a > 0)); INSERT INTO t VALUES (0)",
+            )
+            .unwrap();
+        let broken = Conditions::of(&connection).unwrap().unwrap().broken(&connection).unwrap();
+        assert_eq!((broken.tables, broken.unknown), (Vec::new(), vec!["t".to_owned()]));
+        let of = |connection: &mut Connection| {
+            let (name, control) = ("app".parse().unwrap(), Control::default());
+            check(connection, &name, CheckKind::Quick, &control).unwrap().verdict
+        };
+        let mut live = open_live(&path).unwrap();
+        assert_eq!(of(&mut live), Verdict::Corrupt(vec!["CHECK constraint failed in t".to_owned()]));
+        let mut copy = open_finished(&path).unwrap();
+        assert_eq!(of(&mut copy), Verdict::Whole);
     }
 
     /// Rows that were written while nobody looked, in every way that SQLite knows of a condition.

@@ -73,6 +73,11 @@ impl Mark {
         Ok(Self { before, after: before.wrapping_add(step) })
     }
 
+    /// Whether a file with this cookie is the one that was made with it, however often its schema was changed since.
+    pub fn is_of_file(self, cookie: u32) -> bool {
+        cookie.wrapping_sub(self.after) < 1 << 15
+    }
+
     /// As it stands in the header.
     pub fn bytes(self) -> [u8; 4] {
         self.after.to_be_bytes()

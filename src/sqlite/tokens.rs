@@ -49,7 +49,20 @@ impl Iterator for Tokens<'_> {
     type Item = (usize, Token);
 
     fn next(&mut self) -> Option<(usize, Token)> {
-        let start = self.while_of(self.1, |letter| letter.is_ascii_whitespace());
+        loop {
+            let (start, token) = self.piece()?;
+            if let Some(token) = token {
+                return Some((start, token));
+            }
+        }
+    }
+}
+
+impl Tokens<'_> {
+    /// The next piece; no token if it is a comment.
+    fn piece(&mut self) -> Option<(usize, Option<Token>)> {
+        // SQLite takes a byte order mark between two of them for a space.
+        let start = self.while_of(self.1, |letter| letter.is_ascii_whitespace() || letter == '\u{feff}');
         let rest = &self.0[start..];
         let letter = rest.chars().next()?;
         let is_of_word =
@@ -67,14 +80,11 @@ impl Iterator for Tokens<'_> {
             '0'..='9' => (Some(Token::Other), self.while_of(start, |letter| is_of_word(letter) || letter == '.')),
             _ if is_of_word(letter) => {
                 let end = self.while_of(start, is_of_word);
-                (Some(Token::Word(self.0[start..end].to_lowercase())), end)
+                (Some(Token::Word(self.0[start..end].to_ascii_lowercase())), end)
             }
             _ => (Some(Token::Other), start + letter.len_utf8()),
         };
         self.1 = end;
-        match token {
-            Some(token) => Some((start, token)),
-            None => self.next(),
-        }
+        Some((start, token))
     }
 }

@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::harness::{Place, Run, dump, kill, traces};
-use crate::inject::Spot;
+use crate::inject::{Halted, Spot, signal};
 use crate::patience::PATIENCE;
 
 /// Larger than what fits between two looks at how far it is.
@@ -21,65 +21,26 @@ fn large() -> Place {
     place
 }
 
-/// The program under strace, in the middle of a copy.
-struct Busy {
-    strace: Child,
-    program: Pid,
+/// Each megabyte takes a while, in the midst of its copies.
+fn slow(place: &Place, args: &[&str]) -> Halted {
+    let mut command = place.faulty(&Spot::anywhere("write"), "delay_enter=300000", args);
+    let strace = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("strace is needed");
+    let holder = until("it tells how far it is", || holder(place).filter(|holder| holder["progress"].is_f64()));
+    Halted::of(strace, holder["pid"].to_string())
 }
 
-impl Busy {
-    /// Each megabyte takes a while, in the midst of its copies.
-    fn slow(place: &Place, args: &[&str]) -> Self {
-        let mut command = place.faulty(&Spot::anywhere("write"), "delay_enter=300000", args);
-        let strace = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("strace is needed");
-        let holder = until("it tells how far it is", || holder(place).filter(|holder| holder["progress"].is_f64()));
-        let program = Pid::from_raw(holder["pid"].as_i64().unwrap().try_into().unwrap()).unwrap();
-        Self { strace, program }
-    }
-
-    /// It stops for good in the middle of the copy: the thread that writes it makes more calls than any other.
-    fn halted(place: &Place) -> Self {
-        let busy = Self::halted_at(place, &Spot::anywhere("write"), 8, &["create", "--reason", "halted"]);
-        let holder = holder(place).unwrap();
-        assert!(holder["progress"].is_f64(), "it doesn't tell how far it is: {holder}");
-        busy
-    }
-
-    /// It stops when it has made its `n`-th call at `spot`.
-    fn halted_at(place: &Place, spot: &Spot, n: usize, args: &[&str]) -> Self {
-        let (strace, pid) = place.stopped(spot, n, args).expect("it comes to that");
-        Self { strace, program: Pid::from_raw(pid.parse().unwrap()).unwrap() }
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(self.program, signal).unwrap();
-    }
-
-    /// How it ended, when it may go on; strace ends as the program does. Each of its threads may stop at its own call.
-    fn end(mut self) -> Run {
-        until("its end", || {
-            let _ = kill_process(self.program, Signal::CONT);
-            self.strace.try_wait().unwrap()
-        });
-        let mut said = [String::new(), String::new()];
-        let pipes: [&mut dyn std::io::Read; 2] =
-            [self.strace.stdout.as_mut().unwrap(), self.strace.stderr.as_mut().unwrap()];
-        for (pipe, text) in pipes.into_iter().zip(&mut said) {
-            pipe.read_to_string(text).unwrap();
-        }
-        let [stdout, stderr] = said;
-        Run { code: self.strace.wait().unwrap().code().unwrap_or(-1), stdout, stderr }
-    }
+/// It stops for good in the middle of the copy: the thread that writes it makes more calls than any other.
+fn halted(place: &Place) -> Halted {
+    let busy = halted_at(place, &Spot::anywhere("write"), 8, &["create", "--reason", "halted"]);
+    let holder = holder(place).unwrap();
+    assert!(holder["progress"].is_f64(), "it doesn't tell how far it is: {holder}");
+    busy
 }
 
-impl Drop for Busy {
-    fn drop(&mut self) {
-        // Already waited for, it isn't there any more.
-        if self.strace.try_wait().is_ok_and(|ended| ended.is_none()) {
-            let _ = kill_process(self.program, Signal::KILL);
-            let _ = self.strace.wait();
-        }
-    }
+/// It stops when it has made its `n`-th call at `spot`.
+fn halted_at(place: &Place, spot: &Spot, n: usize, args: &[&str]) -> Halted {
+    let (strace, pid) = place.stopped(spot, n, args).expect("it comes to that");
+    Halted::of(strace, pid)
 }
 
 /// What the lock says.
@@ -138,7 +99,7 @@ fn readers_answer_while_a_backup_runs_and_touch_nothing() {
     let place = large();
     place.create();
     let before = place.ids();
-    let busy = Busy::halted(&place);
+    let busy = halted(&place);
     let lies_there = traces(&place.backups());
     assert!(lies_there.iter().any(|(name, ..)| name.ends_with(".partial")));
     let begun = Instant::now();
@@ -151,7 +112,7 @@ fn readers_answer_while_a_backup_runs_and_touch_nothing() {
     assert!((0.01..0.99).contains(&operation["progress"].as_f64().unwrap()), "{operation}");
     assert_eq!(status["unmanaged"], serde_json::json!([]));
     assert_eq!(traces(&place.backups()), lies_there);
-    assert_eq!(busy.end().code, 0);
+    assert_eq!(busy.goes_on().code, 0);
     assert_eq!(place.ids().len(), 2);
     place.assert_whole();
 }
@@ -176,10 +137,10 @@ fn a_reader_goes_on_with_a_backup_that_is_promoted_meanwhile() {
         let target = place.path("out");
         let args = [what, id, "-o", target.to_str().unwrap()];
         let args = if what == "verify" { &args[..2] } else { &args[..] };
-        let reader = Busy::halted_at(&place, &Spot { call: "openat", path: Some(first) }, 1, args);
+        let reader = halted_at(&place, &Spot { call: "openat", path: Some(first) }, 1, args);
         place.json(&["create", "--type", "daily"]);
         let weekly = place.list().into_iter().find(|backup| backup["promotedFrom"] == id).expect("it was promoted");
-        let run = reader.end();
+        let run = reader.goes_on();
         assert_eq!(run.code, 0, "{what}: {}{}", run.stdout, run.stderr);
         assert!(!place.ok(&["list"]).stdout.contains("DAMAGED"), "{what}");
         if what == "download" {
@@ -196,9 +157,9 @@ fn a_reader_of_a_backup_that_is_deleted_meanwhile_finds_none() {
     let (backup, _) = (place.create(), place.create());
     let id = backup["id"].as_str().unwrap();
     let first = backup["databases"]["attendance"]["file"].as_str().unwrap().to_owned();
-    let reader = Busy::halted_at(&place, &Spot { call: "openat", path: Some(first) }, 1, &["verify", id]);
+    let reader = halted_at(&place, &Spot { call: "openat", path: Some(first) }, 1, &["verify", id]);
     place.ok(&["delete", id]);
-    reader.end().refused(1, &["there is no backup", id]);
+    reader.goes_on().refused(1, &["there is no backup", id]);
     assert!(!place.ok(&["list"]).stdout.contains("DAMAGED"));
     place.assert_whole();
 }
@@ -207,8 +168,8 @@ fn a_reader_of_a_backup_that_is_deleted_meanwhile_finds_none() {
 fn whoever_changes_things_hears_who_holds_the_directory_or_waits() {
     let place = large();
     let id = place.create()["id"].as_str().unwrap().to_owned();
-    let busy = Busy::halted(&place);
-    let process = format!("(process {} on", busy.program.as_raw_nonzero());
+    let busy = halted(&place);
+    let process = format!("(process {} on", busy.pid);
     let changes: [&[&str]; 6] = [
         &["create"],
         &["create", "--wait", "200ms"],
@@ -226,7 +187,7 @@ fn whoever_changes_things_hears_who_holds_the_directory_or_waits() {
     let tries = || std::fs::read_to_string(&log).unwrap_or_default().matches("EAGAIN").count();
     until("it has tried more than once", || (tries() > 1).then_some(()));
     assert!(waits.try_wait().unwrap().is_none());
-    assert_eq!(busy.end().code, 0);
+    assert_eq!(busy.goes_on().code, 0);
     assert!(waits.wait().unwrap().success());
     assert_eq!(place.list()[1]["pinned"], true);
     place.assert_whole();
@@ -235,9 +196,9 @@ fn whoever_changes_things_hears_who_holds_the_directory_or_waits() {
 #[test]
 fn kill_9_of_the_holder_lets_go_at_once() {
     let place = large();
-    let busy = Busy::halted(&place);
-    busy.signal(Signal::KILL);
-    assert_eq!(busy.end().code, -1);
+    let busy = halted(&place);
+    signal(&busy.pid, "-KILL");
+    assert_eq!(busy.goes_on().code, -1);
     assert_eq!(place.json(&["status"])["operation"], Value::Null);
     place.create();
     let lines = place.audit();
@@ -309,10 +270,10 @@ fn assert_cancelled(place: &Place, by: &str) {
 #[test]
 fn a_create_that_is_told_to_stop_leaves_nothing() {
     let place = large();
-    for signal in [Signal::TERM, Signal::INT] {
-        let busy = Busy::slow(&place, &["create"]);
-        busy.signal(signal);
-        busy.end().refused(1, &["cancelled"]);
+    for told in ["-TERM", "-INT"] {
+        let busy = slow(&place, &["create"]);
+        signal(&busy.pid, told);
+        busy.goes_on().refused(1, &["cancelled"]);
         assert_cancelled(&place, "cli");
     }
     place.create();
@@ -321,9 +282,9 @@ fn a_create_that_is_told_to_stop_leaves_nothing() {
 #[test]
 fn a_serve_that_is_told_to_stop_ends_well_and_leaves_nothing() {
     let place = large();
-    let busy = Busy::slow(&place, &["serve"]);
-    busy.signal(Signal::TERM);
-    let run = busy.end();
+    let busy = slow(&place, &["serve"]);
+    signal(&busy.pid, "-TERM");
+    let run = busy.goes_on();
     assert_eq!(run.code, 0, "{}", run.stderr);
     assert_cancelled(&place, "scheduler");
 }

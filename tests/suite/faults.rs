@@ -37,6 +37,8 @@ const ALL: &[&str] = &[];
 const NAMING: &[&str] =
     &["mkdir", "mkdirat", "rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat", "ftruncate"];
 const BYTES: &[&str] = &["read", "pread64"];
+const REACHING: &[&str] = &["connect"];
+const HEARING: &[&str] = &["recvfrom"];
 const SENDING: &[&str] = &["sendto", "sendmsg", "writev"];
 const OPENED: &[&str] = &["read", "pread64", "openat"];
 const WRITING: &[&str] = &["write", "pwrite64", "fsync", "fdatasync"];
@@ -59,20 +61,10 @@ const FAULTS: [Fault; 23] = [
     Fault { name: "EAGAIN, once", effect: "error=EAGAIN", ever: "", calls: Which::Changing(WRITING) },
     Fault { name: "EAGAIN on reading, once", effect: "error=EAGAIN", ever: "", calls: Which::Reading(BYTES) },
     Fault { name: "EIO on reading anywhere", effect: "error=EIO", ever: "", calls: Which::Anywhere },
-    Fault { name: "ENETUNREACH, once", effect: "error=ENETUNREACH", ever: "", calls: Which::Speaking(&["connect"]) },
-    Fault {
-        name: "ENETUNREACH, for ever",
-        effect: "error=ENETUNREACH",
-        ever: "+",
-        calls: Which::Speaking(&["connect"]),
-    },
-    Fault { name: "ECONNRESET, once", effect: "error=ECONNRESET", ever: "", calls: Which::Speaking(&["recvfrom"]) },
-    Fault {
-        name: "ECONNRESET, for ever",
-        effect: "error=ECONNRESET",
-        ever: "+",
-        calls: Which::Speaking(&["recvfrom"]),
-    },
+    Fault { name: "ENETUNREACH, once", effect: "error=ENETUNREACH", ever: "", calls: Which::Speaking(REACHING) },
+    Fault { name: "ENETUNREACH, for ever", effect: "error=ENETUNREACH", ever: "+", calls: Which::Speaking(REACHING) },
+    Fault { name: "ECONNRESET, once", effect: "error=ECONNRESET", ever: "", calls: Which::Speaking(HEARING) },
+    Fault { name: "ECONNRESET, for ever", effect: "error=ECONNRESET", ever: "+", calls: Which::Speaking(HEARING) },
     Fault { name: "EPIPE, once", effect: "error=EPIPE", ever: "", calls: Which::Speaking(SENDING) },
     Fault { name: "SIGSTOP", effect: "signal=STOP", ever: "", calls: Which::Changing(ALL) },
 ];

@@ -111,7 +111,7 @@ impl Place {
     /// A create that stands still in the midst of its copies.
     pub fn halted_create(&self) -> Halted {
         let (strace, pid) = self.stopped(&Spot::anywhere("write"), 8, &["create"]).expect("so large a database");
-        Halted { strace: Some(strace), pid }
+        Halted::of(strace, pid)
     }
 
     /// A `serve` with such delays until it goes at full speed: what it does is still under way when somebody who had no time for a while
@@ -140,13 +140,18 @@ pub fn at_full_speed(server: &Server) {
     eventually("strace has gone", || (tracer() == "0").then_some(()));
 }
 
-/// What strace runs has stopped; it ends with the test.
+/// What strace runs has stopped, or is slow; it ends with the test.
 pub struct Halted {
     strace: Option<Child>,
     pub pid: String,
 }
 
 impl Halted {
+    pub fn of(strace: Child, pid: String) -> Self {
+        Self { strace: Some(strace), pid }
+    }
+
+    /// How it ended, when it may go on; strace ends as the program does.
     pub fn goes_on(mut self) -> Run {
         goes_on(self.strace.take().unwrap(), &self.pid)
     }

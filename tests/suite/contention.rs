@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::harness::{Place, Run, dump, kill, traces};
+use crate::harness::{Place, Run, dump, eventually, kill, traces};
 use crate::inject::{Halted, Spot, signal};
-use crate::patience::PATIENCE;
 
 /// Larger than what fits between two looks at how far it is.
 fn large() -> Place {
@@ -25,7 +24,7 @@ fn large() -> Place {
 fn slow(place: &Place, args: &[&str]) -> Halted {
     let mut command = place.faulty(&Spot::anywhere("write"), "delay_enter=300000", args);
     let strace = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("strace is needed");
-    let holder = until("it tells how far it is", || holder(place).filter(|holder| holder["progress"].is_f64()));
+    let holder = eventually("it tells how far it is", || holder(place).filter(|holder| holder["progress"].is_f64()));
     Halted::of(strace, holder["pid"].to_string())
 }
 
@@ -46,17 +45,6 @@ fn halted_at(place: &Place, spot: &Spot, n: usize, args: &[&str]) -> Halted {
 /// What the lock says.
 fn holder(place: &Place) -> Option<Value> {
     serde_json::from_slice(&std::fs::read(place.backups().join(".lock")).ok()?).ok()
-}
-
-fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(begun.elapsed() < PATIENCE, "it never came to {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// Twenty creates at the same time, and how each ended.
@@ -185,7 +173,7 @@ fn whoever_changes_things_hears_who_holds_the_directory_or_waits() {
     let look = Spot { call: "flock", path: None };
     let mut waits = place.faulty_into(&log, &look, "delay_enter=1", &["pin", &id, "--wait", "60s"]).spawn().unwrap();
     let tries = || std::fs::read_to_string(&log).unwrap_or_default().matches("EAGAIN").count();
-    until("it has tried more than once", || (tries() > 1).then_some(()));
+    eventually("it has tried more than once", || (tries() > 1).then_some(()));
     assert!(waits.try_wait().unwrap().is_none());
     assert_eq!(busy.goes_on().code, 0);
     assert!(waits.wait().unwrap().success());
@@ -295,7 +283,7 @@ fn a_second_serve_names_the_first() {
     place.set("BACKUP_ENABLED", "false");
     let mut first = place.command(&["serve"]).stderr(Stdio::null()).spawn().unwrap();
     let serving = place.backups().join(".serve");
-    until("it serves", || std::fs::read(&serving).is_ok_and(|note| !note.is_empty()).then_some(()));
+    eventually("it serves", || std::fs::read(&serving).is_ok_and(|note| !note.is_empty()).then_some(()));
     place.run(&["serve"]).refused(3, &["another `serve`", &format!("(process {} on", first.id())]);
     // It may still look for what a crash has left.
     place.ok(&["create", "--wait", "30s"]);

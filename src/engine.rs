@@ -37,6 +37,7 @@ mod settings;
 mod settle;
 mod staging;
 pub mod status;
+mod transfer;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -64,7 +65,7 @@ pub use download::Download;
 pub use drill::{Drilled, JournalDatabase, JournalRehearsal, LastDrill, Rehearsal, Rehearsed};
 pub use error::Error;
 pub use first::First;
-pub use handout::{Body, Broken, Handed, Handout, Leaves, Leaving, SUMS, tar_header};
+pub use handout::{Body, Broken, Handed, Handout, Leaves, Leaving, SUMS, TAR_BLOCK, tar_fill, tar_header};
 pub use journal::{Recovery, Window};
 pub use notices::{ChannelStatus, ChannelTested, Look, NoticesStatus, NoticesTested};
 pub use outlook::Outlook;

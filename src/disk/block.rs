@@ -66,13 +66,20 @@ impl Block {
 
     /// Fills it with what `file` holds from `offset` on, up to the end of the file.
     pub fn fill(&mut self, file: &Direct<'_>, offset: u64) -> io::Result<()> {
+        // A short read ends inside a disk block, from where only the cache can go on; at the end of the file it finds nothing more.
+        self.fill_by(|space, filled| file.read_at(space, offset + filled as u64))
+    }
+
+    /// Fills it with what comes next, up to the end.
+    pub fn fill_from(&mut self, from: &mut impl Read) -> io::Result<()> {
+        self.fill_by(|space, _| from.read(space))
+    }
+
+    fn fill_by(&mut self, mut read: impl FnMut(&mut [u8], usize) -> io::Result<usize>) -> io::Result<()> {
         self.len = 0;
         while self.len < BLOCK {
-            let space = &mut self.storage[self.start + self.len..self.start + BLOCK];
-            match file.read_at(space, offset + self.len as u64) {
+            match read(&mut self.storage[self.start + self.len..self.start + BLOCK], self.len) {
                 Ok(0) => break,
-                // A short read ends inside a disk block, from where only the cache can go on; at the end of the file it
-                // finds nothing more.
                 Ok(read) => self.len += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),

@@ -1,20 +1,20 @@
 //! Handing out a copy: one database, or all of them in a tar; plain, whatever the form in which they lie, unless the files are
 //! wanted as they lie. No lock is taken.
 
-use std::io::Read;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde_json::Map;
-use sha2::{Digest, Sha256};
 
 use super::decode::{Fault, locked, undecodable};
-use super::handout::{Body, Handed, Leaves, SUMS, tar_header};
+use super::handout::{Body, Handed, Leaves, SUMS, tar_fill, tar_header};
 use super::read::{OpenFile, Opened, Share, other_bytes};
 use super::record::{SECONDS, seconds};
+use super::transfer::Target;
 use super::{Call, Engine, Error, entry, failure};
 use crate::audit::{Entry, Kind};
-use crate::backup::{Backup, BackupId, DatabaseName, hex};
+use crate::backup::{Backup, BackupId, DatabaseName};
 use crate::codec;
 use crate::disk::{self, Context, Partial};
 use crate::sqlite::{BESIDE, Control, Progress, beside};
@@ -116,13 +116,8 @@ impl Engine {
         let total = chosen.iter().map(|(it, _)| it.size()).sum();
         let mut out = Out { backup, partial: &partial, share: Share { before: 0, total }, control };
         match download.database {
-            Some(_) => {
-                for it in chosen {
-                    let mut file = partial.file();
-                    out.checked(it, |input| std::io::copy(input, &mut file).map(drop))?;
-                }
-            }
-            None => write_tar(chosen, &mut out)?,
+            Some(_) => chosen.into_iter().try_for_each(|(it, path)| out.copy(it, &path))?,
+            None => out.tar(chosen)?,
         }
         partial.sync()?;
         let size = partial.file().metadata().to("look at", partial.path())?.len();
@@ -146,23 +141,7 @@ pub(super) fn chosen(
     Ok(files)
 }
 
-fn write_tar(chosen: Vec<(Handed, PathBuf)>, out: &mut Out<'_>) -> Result<(), Error> {
-    let (backup, partial) = (out.backup, out.partial);
-    let mut tar = tar::Builder::new(partial.file());
-    let mut sums = String::new();
-    for it in chosen {
-        let file = it.0.file_name();
-        let header = tar_header(backup, &file, it.0.size());
-        sums.push_str(&format!("{}  {file}\n", it.0.checksum()));
-        out.checked(it, |input| tar.append(&header, input))?;
-    }
-    tar.append(&tar_header(backup, SUMS, sums.len() as u64), sums.as_bytes())
-        .and_then(|()| tar.into_inner().map(drop))
-        .to("write", partial.path())?;
-    Ok(())
-}
-
-/// A copy on its way out.
+/// Where copies go to, one after the other.
 struct Out<'a> {
     backup: &'a Backup,
     partial: &'a Partial,
@@ -171,73 +150,51 @@ struct Out<'a> {
 }
 
 impl Out<'_> {
-    /// Lets `write` take the whole file, and compares what it took with the catalog.
-    fn checked(
-        &mut self,
-        (it, path): (Handed, PathBuf),
-        write: impl FnOnce(&mut Hashing<'_>) -> std::io::Result<()>,
-    ) -> Result<(), Error> {
+    fn tar(&mut self, chosen: Vec<(Handed, PathBuf)>) -> Result<(), Error> {
+        let mut sums = String::new();
+        for (it, path) in chosen {
+            let (file, size) = (it.file_name(), it.size());
+            sums.push_str(&format!("{}  {file}\n", it.checksum()));
+            self.write(tar_header(self.backup, &file, size).as_bytes())?;
+            self.copy(it, &path)?;
+            self.write(tar_fill(size))?;
+        }
+        let mut end = tar::Builder::new(self.partial.file());
+        end.append(&tar_header(self.backup, SUMS, sums.len() as u64), sums.as_bytes())
+            .and_then(|()| end.into_inner().map(drop))
+            .to("write", self.partial.path())?;
+        Ok(())
+    }
+
+    fn write(&self, bytes: &[u8]) -> Result<(), disk::Error> {
+        self.partial.file().write_all(bytes).to("write", self.partial.path())
+    }
+
+    /// Appends one copy, as long as was recorded, and compares it with the catalog. It is hashed meanwhile.
+    fn copy(&mut self, it: Handed, path: &Path) -> Result<(), Error> {
         let (id, size, checksum) = (self.backup.id, it.size(), it.checksum().to_owned());
         let file = self.backup.databases.get(&it.name).map_or_else(String::new, |copy| copy.file.clone());
-        let Handed { name, body, .. } = it;
-        let mut input = Hashing {
-            body,
-            name: &name,
-            failed: None,
-            hash: Sha256::new(),
-            done: self.share.before,
-            total: self.share.total,
-            control: self.control,
-        };
-        let written = write(&mut input);
-        self.control.check()?;
-        match input.failed.map(|failed| Fault::of(codec::Error::of(failed), &path)) {
-            None => written.to("write", self.partial.path())?,
-            Some(Fault::Unread(error)) => return Err(error.into()),
-            Some(Fault::Damaged(reason)) => {
-                return Err(Error::Damaged { subject: id.into(), reason: undecodable(&file, &reason) });
-            }
-            Some(Fault::Locked) => return Err(locked(id, &name, &[])),
-        }
-        if hex(&input.hash.finalize()) != checksum {
+        let (Handed { name, mut body, .. }, Share { before, total }) = (it, self.share);
+        let target = Target { file: self.partial.file(), path: self.partial.path(), size };
+        let content = target.take(
+            |block, _| match &mut body {
+                Body::File(file) => block.fill_from(file),
+                Body::Decoded(decoder) => block.fill_from(decoder),
+            },
+            |done| {
+                self.control.tell(Progress { database: &name, done: before + done, total });
+                Ok(self.control.check()?)
+            },
+        )?;
+        let content = content.map_err(|failed| match Fault::of(codec::Error::of(failed), path) {
+            Fault::Unread(error) => error.into(),
+            Fault::Damaged(reason) => Error::Damaged { subject: id.into(), reason: undecodable(&file, &reason) },
+            Fault::Locked => locked(id, &name, &[]),
+        })?;
+        if content.checksum != checksum {
             return Err(Error::Damaged { subject: id.into(), reason: other_bytes(&file) });
         }
         self.share.before += size;
         Ok(())
-    }
-}
-
-/// Hashes and reports what is read through it; ends with an error when cancelled.
-struct Hashing<'a> {
-    body: Body,
-    name: &'a DatabaseName,
-    /// Why it couldn't be read; whoever writes what it gives takes that for its own failure.
-    failed: Option<std::io::Error>,
-    hash: Sha256,
-    done: u64,
-    total: u64,
-    control: &'a Control,
-}
-
-impl Read for Hashing<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        if self.control.is_cancelled() {
-            return Err(std::io::Error::other("cancelled"));
-        }
-        let read = match &mut self.body {
-            Body::File(file) => file.read(buffer),
-            Body::Decoded(decoder) => decoder.read(buffer),
-        };
-        let read = match read {
-            Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
-                self.failed = Some(error);
-                return Err(std::io::Error::other("the copy can't be read"));
-            }
-            read => read?,
-        };
-        self.hash.update(&buffer[..read]);
-        self.done += read as u64;
-        self.control.tell(Progress { database: self.name, done: self.done, total: self.total });
-        Ok(read)
     }
 }

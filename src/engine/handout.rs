@@ -189,6 +189,15 @@ impl Handed {
 /// The last file of a tar: the checksums of the others, as `sha256sum -c` reads them.
 pub const SUMS: &str = "SHA256SUMS";
 
+/// A tar's header, and the unit that its parts are filled up to (POSIX.1-2017, pax, ustar).
+pub const TAR_BLOCK: usize = 512;
+
+/// What follows a file of so many bytes in a tar.
+pub fn tar_fill(size: u64) -> &'static [u8] {
+    let begun = (size % TAR_BLOCK as u64) as usize;
+    &[0; TAR_BLOCK][..(TAR_BLOCK - begun) % TAR_BLOCK]
+}
+
 /// The header of a file in a tar of this backup.
 pub fn tar_header(backup: &Backup, name: &str, size: u64) -> tar::Header {
     let mut header = tar::Header::new_gnu();

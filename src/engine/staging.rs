@@ -11,18 +11,17 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender};
 
 use super::create::OVERHEAD;
 use super::decode::{Coded, Decoded, Fault};
 use super::handout::Usable;
 use super::past::Past;
 use super::read::{Opened, Share, other_bytes};
+use super::transfer::Target;
 use super::{Engine, Error, Session};
 use crate::backup::{Backup, BackupId, DatabaseName, Form, hex};
-use crate::disk::block::{Block, BlockWriter, Direct};
+use crate::disk::block::{BlockWriter, Direct};
 use crate::disk::{self, Context};
-use crate::sqlite::pages::hashed;
 use crate::sqlite::{Control, Progress};
 
 /// Where such folders lie, below the backup directory.
@@ -212,10 +211,19 @@ impl Job<'_> {
             file.sync_all().to("sync", &target)?;
             return Ok(decoded.map(|()| target));
         }
-        let (passed, content) = hashed(|_| (), |free, full| self.pass_on(&file, &target, free, full));
-        if let Err(error) = passed? {
-            return Ok(Err(error.into()));
-        }
+        let reader = Direct::cached(&self.from.file);
+        let content = Target { file: &file, path: &target, size: self.from.copy.stored_size }.take(
+            |block, done| block.fill(&reader, done),
+            |done| {
+                let (database, Share { before, total }) = (&self.from.name, self.share);
+                self.control.tell(Progress { database, done: before + done, total });
+                Ok(self.control.check()?)
+            },
+        )?;
+        let content = match content.to("read", self.path) {
+            Ok(content) => content,
+            Err(error) => return Ok(Err(error.into())),
+        };
         file.sync_all().to("sync", &target)?;
         if content.checksum == self.from.copy.stored_checksum {
             return Ok(Ok(target));
@@ -246,36 +254,6 @@ impl Job<'_> {
             Err(Fault::Locked) => Err(Fault::Damaged("its header was changed".to_owned()).told(self.id, name, copy)),
             Err(fault) => Err(fault.told(self.id, name, copy)),
         })
-    }
-
-    /// What was copied is hashed meanwhile.
-    fn pass_on(
-        &self,
-        file: &File,
-        target: &Path,
-        free: &Receiver<Block>,
-        full: &Sender<Block>,
-    ) -> Result<Result<(), disk::Error>, Error> {
-        // It is checked, compared and restored from there.
-        let (reader, writer, mut done) = (Direct::cached(&self.from.file), Direct::cached(file), 0);
-        while let Ok(mut block) = free.recv() {
-            self.control.check()?;
-            let (database, total) = (&self.from.name, self.share.total);
-            self.control.tell(Progress { database, done: self.share.before + done, total });
-            if let Err(error) = block.fill(&reader, done).to("read", self.path) {
-                return Ok(Err(error));
-            }
-            block.truncate(self.from.copy.stored_size - done);
-            if block.is_empty() {
-                break;
-            }
-            writer.write(&block).to("write", target)?;
-            done += block.bytes().len() as u64;
-            if full.send(block).is_err() {
-                break;
-            }
-        }
-        Ok(Ok(()))
     }
 }
 

@@ -20,11 +20,9 @@ use super::problem::{self, Problem};
 use super::stream::{Announced, Part, Slice, Stream, is_damage};
 use super::{State, id};
 use crate::backup::{Backup, DatabaseName, Form};
-use crate::engine::{self, Actor, Handed, Handout, Leaves, SUMS, tar_header};
+use crate::engine::{self, Actor, Handed, Handout, Leaves, SUMS, TAR_BLOCK, tar_fill, tar_header};
 
 const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
-/// A tar's header, and the unit that its parts are filled up to.
-const TAR_BLOCK: usize = 512;
 
 /// What of a backup to hand out.
 #[derive(Deserialize, utoipa::IntoParams)]
@@ -284,12 +282,12 @@ fn body_parts(handout: Handout, parts: Parts) -> Vec<Part> {
                 let size = it.size();
                 body.push(header(&backup, &it.file_name(), size));
                 body.push(whole(it));
-                body.extend(tar_fill(size));
+                body.extend(fill(size));
             }
             body.push(header(&backup, SUMS, sums.len() as u64));
             let size = sums.len() as u64;
             body.push(Part::Bytes(sums));
-            body.extend(tar_fill(size));
+            body.extend(fill(size));
             // Two empty blocks end it (POSIX.1-2017, pax, ustar).
             body.push(Part::Bytes(Bytes::from_static(&[0; 2 * TAR_BLOCK])));
             body
@@ -305,7 +303,7 @@ fn header(backup: &Backup, name: &str, size: u64) -> Part {
     Part::Bytes(Bytes::copy_from_slice(tar_header(backup, name, size).as_bytes()))
 }
 
-fn tar_fill(size: u64) -> Option<Part> {
-    let fill = size.next_multiple_of(TAR_BLOCK as u64) - size;
-    (fill > 0).then(|| Part::Bytes(Bytes::from(vec![0; fill as usize])))
+fn fill(size: u64) -> Option<Part> {
+    let fill = tar_fill(size);
+    (!fill.is_empty()).then_some(Part::Bytes(Bytes::from_static(fill)))
 }

@@ -16,6 +16,7 @@ use super::{Call, Engine, Error, entry, failure};
 use crate::audit::{Entry, Kind};
 use crate::backup::{Backup, BackupId, DatabaseName};
 use crate::codec;
+use crate::disk::block::Direct;
 use crate::disk::{self, Context, Partial};
 use crate::sqlite::{BESIDE, Control, Progress, beside};
 
@@ -175,7 +176,7 @@ impl Out<'_> {
         let (id, size, checksum) = (self.backup.id, it.size(), it.checksum().to_owned());
         let file = self.backup.databases.get(&it.name).map_or_else(String::new, |copy| copy.file.clone());
         let (Handed { name, mut body, .. }, Share { before, total }) = (it, self.share);
-        let target = Target { file: self.partial.file(), path: self.partial.path(), size };
+        let target = Target { file: Direct::new(self.partial.file()), path: self.partial.path(), size };
         let content = target.take(
             |block, _| match &mut body {
                 Body::File(file) => block.fill_from(file),

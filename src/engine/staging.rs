@@ -211,8 +211,9 @@ impl Job<'_> {
             file.sync_all().to("sync", &target)?;
             return Ok(decoded.map(|()| target));
         }
+        // It is checked, compared and restored from there.
         let reader = Direct::cached(&self.from.file);
-        let content = Target { file: &file, path: &target, size: self.from.copy.stored_size }.take(
+        let content = Target { file: Direct::cached(&file), path: &target, size: self.from.copy.stored_size }.take(
             |block, done| block.fill(&reader, done),
             |done| {
                 let (database, Share { before, total }) = (&self.from.name, self.share);

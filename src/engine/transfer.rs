@@ -1,6 +1,5 @@
 //! Bytes on their way into a file, hashed on another thread meanwhile.
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender};
@@ -12,7 +11,7 @@ use crate::sqlite::pages::{Content, hashed};
 
 /// A file that they are appended to, and how many of them at most.
 pub(super) struct Target<'a> {
-    pub(super) file: &'a File,
+    pub(super) file: Direct<'a>,
     pub(super) path: &'a Path,
     pub(super) size: u64,
 }
@@ -37,8 +36,7 @@ impl Target<'_> {
         free: &Receiver<Block>,
         full: &Sender<Block>,
     ) -> Result<io::Result<()>, Error> {
-        // Through the cache: what is written here is read again soon.
-        let (writer, mut done) = (Direct::cached(self.file), 0);
+        let mut done = 0;
         while let Ok(mut block) = free.recv() {
             may_go_on(done)?;
             if let Err(error) = read(&mut block, done) {
@@ -48,7 +46,7 @@ impl Target<'_> {
             if block.is_empty() {
                 break;
             }
-            writer.write(&block).to("write", self.path)?;
+            self.file.write(&block).to("write", self.path)?;
             done += block.bytes().len() as u64;
             if full.send(block).is_err() {
                 break;

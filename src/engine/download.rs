@@ -176,6 +176,7 @@ impl Out<'_> {
         let (id, size, checksum) = (self.backup.id, it.size(), it.checksum().to_owned());
         let file = self.backup.databases.get(&it.name).map_or_else(String::new, |copy| copy.file.clone());
         let (Handed { name, mut body, .. }, Share { before, total }) = (it, self.share);
+        // Nobody here reads it again: the cache is left to the app's pages, and little is left to be synced at the end.
         let target = Target { file: Direct::new(self.partial.file()), path: self.partial.path(), size };
         let content = target.take(
             |block, _| match &mut body {

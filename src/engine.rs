@@ -86,7 +86,7 @@ pub use staging::{Staged, Staging};
 use memo::Memo;
 use metrics::Metrics;
 use permit::{Permit, Refusal};
-use recovery::UNBEGUN;
+use recovery::{RECOVERY, UNBEGUN};
 use running::Running;
 
 /// Bytes for people: `4.1 MB`.
@@ -311,7 +311,7 @@ impl Engine {
 
     /// Takes the directory once and lets it go: whatever a crash left is put right.
     pub fn recover(&self, call: &Call) -> Result<(), Error> {
-        self.begin("recovery", call).map(drop)
+        self.begin(RECOVERY, call).map(drop)
     }
 
     /// Whether a restore is under way or was cut short: the live databases may be of different times until it is settled.

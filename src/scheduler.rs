@@ -95,8 +95,9 @@ fn call(control: &Control) -> Call {
 /// Settles a restore that was cut short, and takes the backup that is due, if one is.
 pub fn consider(engine: &Engine, control: &Control) -> Result<(), Error> {
     if engine.is_unsettled() && !control.is_cancelled() {
-        match engine.recover(&Call { actor: Actor::scheduler(), wait: WAIT, control: control.child() }) {
-            // Perhaps the very restore that is under way.
+        // Whoever holds the directory is perhaps the very restore that is under way: nobody waits in line behind that, to be in the way of
+        // whatever comes next.
+        match engine.recover(&Call { wait: Duration::ZERO, ..call(control) }) {
             Err(Error::Held(_)) => return Ok(()),
             settled => settled?,
         }

@@ -13,6 +13,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::recovery::RECOVERY;
 use crate::backup::{DatabaseName, timestamp};
 use crate::disk::{self, Context};
 use crate::sqlite::Progress;
@@ -26,6 +27,8 @@ const POLL: Duration = Duration::from_millis(50);
 /// A holder says who it is right after it has the lock, and unsays it right before it lets go: one that says nothing is
 /// given this long to do either.
 const MOMENT: Duration = Duration::from_millis(500);
+/// What a crash left is put right without anybody's wish, and mostly at once: so nobody is turned away for it that can wait this long.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two notes of progress.
 const NOTE: Duration = Duration::from_millis(200);
 /// A holder on another host is believed for this long after its last note.
@@ -164,7 +167,12 @@ impl Permit {
             }
             let now = holder.started_at + begun.elapsed();
             let other = Holder::read(root, lock, now);
-            if begun.elapsed() >= if other.is_some() { wait } else { wait.max(MOMENT) } {
+            let least = match &other {
+                None => MOMENT,
+                Some(other) if other.operation == RECOVERY => PATIENCE,
+                Some(_) => Duration::ZERO,
+            };
+            if begun.elapsed() >= wait.max(least) {
                 return Err(Refusal::Held(other.map(Box::new)));
             }
             if cancelled() {
@@ -228,4 +236,32 @@ fn try_lock(path: &Path) -> Result<Option<File>, disk::Error> {
     let held = crate::store::inode(&file.metadata().to("look at", path)?);
     let named = path.metadata().ok().map(|meta| crate::store::inode(&meta));
     Ok((named == Some(held)).then_some(file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn take(root: &Path, operation: &str) -> Result<Permit, Refusal> {
+        let now = "2026-11-28T09:00:00Z".parse().unwrap();
+        Permit::take(root, LOCK, Holder::new(operation, "cli", now), Duration::ZERO, &|| false)
+    }
+
+    #[test]
+    fn what_puts_right_what_a_crash_left_turns_nobody_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let let_go_later = |permit: Permit| {
+            std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(200));
+                drop(permit);
+            })
+        };
+        let (recovery, begun) = (let_go_later(take(dir.path(), RECOVERY).unwrap()), Instant::now());
+        let create = take(dir.path(), "create").unwrap();
+        assert!(begun.elapsed() >= Duration::from_millis(150), "it held it");
+        recovery.join().unwrap();
+        let refused = take(dir.path(), RECOVERY).unwrap_err();
+        assert!(matches!(refused, Refusal::Held(Some(holder)) if holder.operation == "create"));
+        drop(create);
+    }
 }

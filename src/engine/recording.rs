@@ -7,6 +7,7 @@ use serde_json::Map;
 
 use super::lost::read_newest;
 use super::permit::{Holder, LOCK};
+use super::recovery::RECOVERY;
 use super::{Actor, Engine, Error, entry, locked};
 use crate::audit::{Entry, Kind};
 use crate::backup::DatabaseName;
@@ -25,7 +26,7 @@ const JOURNAL: &str = "journal";
 const CHECK_EVERY: Duration = Duration::from_secs(3600);
 const FIRST_CHECK: Duration = Duration::from_secs(60);
 /// What holds the directory while live databases are restored.
-const RESTORES: [&str; 2] = ["restore", "recovery"];
+const RESTORES: [&str; 2] = ["restore", RECOVERY];
 /// How long the instant of a tick is tried for.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// So often all pages are compared where the WAL names them only very likely.

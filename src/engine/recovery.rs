@@ -33,6 +33,9 @@ use crate::store::inode;
 const EXCLUSIVE: [&str; 11] =
     ["create", PULL, "delete", "pin", "unpin", "acknowledge", "settings", "rebuild", "restore", DRILL, ROTATE];
 
+/// Putting right what a crash left, and nothing else.
+pub(super) const RECOVERY: &str = "recovery";
+
 /// In the outcome of an operation that failed before its intent.
 pub(super) const UNBEGUN: &str = "unbegun";
 
@@ -64,7 +67,7 @@ impl Session<'_> {
         if open.is_empty() && !(removed.is_empty() && deleted.is_empty()) {
             // Its operation has its outcome: that this couldn't be done yet. Now it is.
             let details = std::mem::take(&mut details);
-            let done = Entry { ok: Some(true), details, ..entry(Kind::Outcome, "recovery", &self.call.actor, None) };
+            let done = Entry { ok: Some(true), details, ..entry(Kind::Outcome, RECOVERY, &self.call.actor, None) };
             self.record_or_owe(done);
         }
         let subject = plan.as_ref().map(|plan| plan.subject);

@@ -27,6 +27,7 @@ use super::create::OVERHEAD;
 use super::past::{Origin, Past};
 use super::plan::Planned;
 use super::record::HELD;
+use super::recovery::RECOVERY;
 use super::replace::Done;
 use super::settle::Settled;
 use super::staging::Staged;
@@ -224,7 +225,7 @@ impl Engine {
     /// Takes the last restore back, whose end is waited for if it was cut short.
     pub fn undo(&self, force: bool, offline: Option<Offline>, call: &Call) -> Result<Restored, Error> {
         if self.is_unsettled() {
-            self.begin_while("recovery", is_stopped(offline), call)?;
+            self.begin_while(RECOVERY, is_stopped(offline), call)?;
         }
         self.restore(&Restore { subject: self.undoable()?.into(), force, offline }, call)
     }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::listing::keys_of;
 use super::send::{Sent, stops_all};
-use super::shipping::{Ready, Shipping, There, delete};
+use super::shipping::{Leaving, Ready, Shipping, There, delete};
 use super::tend::EVERY;
 use super::unpack::Packed;
 use crate::backup::DatabaseName;
@@ -24,7 +24,7 @@ enum Mended {
     Done,
     /// What it holds is here no more: it stays as it is.
     Lost,
-    /// It isn't known just now what lies there.
+    /// It isn't known just now what lies there, or something else comes first.
     Later,
 }
 
@@ -36,7 +36,10 @@ impl Engine {
         for key in due(shipping, ready) {
             let mended = self.mend_one(shipping, ready, link, key, control);
             match mended {
-                Ok(Mended::Done) => drop(locked(&shipping.shared.mended).insert(key.clone())),
+                Ok(Mended::Done) => {
+                    locked(&shipping.shared.leaving).remove(key);
+                    locked(&shipping.shared.mended).insert(key.clone());
+                }
                 Ok(Mended::Lost) => self.note_lost(shipping, key)?,
                 Ok(Mended::Later) => {}
                 Err(error) if stops_all(&error) => return Err(error),
@@ -59,6 +62,7 @@ impl Engine {
     /// Whoever has read the replica back since may have found it whole: the store has got it back, say.
     fn forget_found_whole(&self, shipping: &Shipping, ready: &Ready) -> Result<(), Error> {
         locked(&shipping.shared.unmended).retain(|key, _| ready.damaged.contains(key));
+        locked(&shipping.shared.leaving).retain(|key, _| ready.damaged.contains(key));
         let mut remembered = shipping.remembered();
         let before = remembered.lost.len();
         remembered.lost.retain(|key| ready.damaged.contains(key));
@@ -111,9 +115,15 @@ impl Engine {
             // Of others a part is here still, and whoever comes back finds a gap instead of something damaged. What follows a snapshot
             // would lead nowhere.
             Sent::Damaged if span.level != Level::SNAPSHOT => {
+                // First it is said there what is missing then, and for how long the state before was the newest, and then it goes: in
+                // between whoever comes back would find a gap that begins too early, or states that are missing.
+                let told = *locked(&shipping.shared.leaving).entry(key.to_owned()).or_insert(Leaving::Untold);
+                *locked(&shipping.shared.written) = None;
+                if told == Leaving::Untold {
+                    return Ok(Mended::Later);
+                }
                 tracing::warn!(replica = %shipping.name, key, "it is damaged there and here: what is whole of it here is sent by itself");
                 self.remove_pack(shipping, ready, link, (&database, &pack), control)?;
-                *locked(&shipping.shared.written) = None;
                 Ok(Mended::Done)
             }
             Sent::Damaged | Sent::Gone => Ok(Mended::Lost),
@@ -220,12 +230,15 @@ impl Engine {
     }
 }
 
-/// Keys that are to be sent again now.
+/// Keys that are to be sent again now, or to go.
 fn due<'a>(shipping: &Shipping, ready: &'a Ready) -> Vec<&'a String> {
     let lost = shipping.remembered().lost.clone();
     let (mended, failed) = (locked(&shipping.shared.mended), locked(&shipping.shared.unmended));
+    let leaving = locked(&shipping.shared.leaving);
     let is_due = |key: &&String| {
-        !mended.contains(*key) && !lost.contains(*key) && failed.get(*key).is_none_or(|at| at.elapsed() >= EVERY)
+        let waits = leaving.get(*key) == Some(&Leaving::Untold);
+        let is_open = !mended.contains(*key) && !lost.contains(*key) && !waits;
+        is_open && failed.get(*key).is_none_or(|at| at.elapsed() >= EVERY)
     };
     ready.damaged.iter().filter(is_due).collect()
 }

@@ -47,10 +47,21 @@ pub(super) struct Shared {
     pub(super) mended: Mutex<BTreeSet<String>>,
     /// Those with which that failed, and when.
     pub(super) unmended: Mutex<BTreeMap<String, Instant>>,
+    /// Keys of what is damaged there and here, and what is known there of it.
+    pub(super) leaving: Mutex<BTreeMap<String, Leaving>>,
     /// The catalog there wasn't this directory's then: it isn't asked again and again.
     foreign: Mutex<Option<Instant>>,
     /// Its connections, and its access token where there is one.
     remote: Mutex<Option<Remote>>,
+}
+
+/// A pack that can't be had again, and goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Leaving {
+    /// What is missing without it is still to be said there.
+    Untold,
+    /// That was said: it may go at any line.
+    Told,
 }
 
 /// What lies there, as it was listed and as it was changed since.
@@ -99,6 +110,7 @@ impl Engine {
             keeps: Mutex::default(),
             mended: Mutex::default(),
             unmended: Mutex::default(),
+            leaving: Mutex::default(),
             foreign: Mutex::default(),
             remote: Mutex::default(),
         };

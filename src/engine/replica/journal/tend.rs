@@ -185,11 +185,16 @@ fn plain<'a>(keys: impl Iterator<Item = &'a str>) -> (u64, Option<DateTime<Utc>>
 
 /// Which packs of a database are known to be damaged there.
 pub(super) fn damaged(ready: &Ready, of: &DatabaseName) -> BTreeSet<Span> {
+    spans(ready.damaged.iter(), ready.lineage, of)
+}
+
+/// Those among these keys that are packs of a database in that lineage.
+pub(super) fn spans<'a>(keys: impl Iterator<Item = &'a String>, of: Nonce, name: &DatabaseName) -> BTreeSet<Span> {
     let span = |key| match key {
-        Key::Pack { lineage, database, span, .. } if lineage == ready.lineage && database == *of => Some(span),
+        Key::Pack { lineage, database, span, .. } if lineage == of && database == *name => Some(span),
         _ => None,
     };
-    ready.damaged.iter().filter_map(|key| span(Key::parse(key)?)).collect()
+    keys.filter_map(|key| span(Key::parse(key)?)).collect()
 }
 
 /// Every state of a database since then stays: the journal here may reach back farther than the window.

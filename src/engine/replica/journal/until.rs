@@ -8,15 +8,15 @@ use std::time::Instant;
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 
-use super::shipping::{Ready, Shipping};
-use super::tend::{damaged, kept};
+use super::shipping::{Leaving, Ready, Shipping};
+use super::tend::{damaged, kept, spans};
 use crate::backup::{DatabaseName, Form, Moment};
 use crate::codec::Codec;
 use crate::engine::replica::send::broken;
 use crate::engine::replica::site::Link;
 use crate::engine::{Engine, Error, locked};
 use crate::journal::pack::Key;
-use crate::journal::packs::Reach;
+use crate::journal::packs::{Packs, Reach};
 use crate::journal::timeline::Gap;
 use crate::journal::until::{Lasted, Until};
 use crate::journal::{Index, Level, Txid};
@@ -35,7 +35,8 @@ pub(super) struct Seen {
 impl Engine {
     /// Writes it, reads it back, and removes all but the one before.
     pub(super) fn write_until(&self, shipping: &Shipping, ready: &Ready, link: &Link, seen: Seen) -> Result<(), Error> {
-        let Some((from, until)) = self.until_now(shipping, ready, seen) else { return Ok(()) };
+        let leaving: Vec<String> = locked(&shipping.shared.leaving).keys().cloned().collect();
+        let Some((from, until)) = self.until_now(shipping, ready, &leaving, seen) else { return Ok(()) };
         let alive = until.alive;
         if from > alive || shipping.remembered().until.is_some_and(|until| until >= alive) {
             return Ok(());
@@ -65,6 +66,10 @@ impl Engine {
             None => Vec::new(),
         };
         *locked(&shipping.shared.written) = Some(Instant::now());
+        locked(&shipping.shared.leaving)
+            .iter_mut()
+            .filter(|(key, _)| leaving.contains(key))
+            .for_each(|(_, told)| *told = Leaving::Told);
         let bases = until.bases.iter().filter_map(|(name, base)| Some((name.clone(), Txid::new(*base)?)));
         *locked(&shipping.shared.bases) = Some((ready.lineage, bases.collect()));
         let mut remembered = shipping.remembered();
@@ -75,11 +80,19 @@ impl Engine {
         older.iter().try_for_each(|key: &String| link.at(link.remote.delete(key)))
     }
 
-    /// What is to be said, and the first instant that can be had. Nothing before each database has a snapshot there.
-    fn until_now(&self, shipping: &Shipping, ready: &Ready, seen: Seen) -> Option<(DateTime<Utc>, Until)> {
+    /// What is to be said, and the first instant that can be had, without the packs that are to go. Nothing before each database has a
+    /// snapshot there.
+    fn until_now(
+        &self,
+        shipping: &Shipping,
+        ready: &Ready,
+        leaving: &[String],
+        seen: Seen,
+    ) -> Option<(DateTime<Utc>, Until)> {
         let packs = shipping.there().as_ref()?.listing.packs.clone();
+        let reach = |name, packs: &Packs| packs.without(&spans(leaving.iter(), ready.lineage, name)).reach();
         let reaches: BTreeMap<_, _> =
-            packs.iter().filter_map(|(name, packs)| Some((name.clone(), packs.reach()?))).collect();
+            packs.iter().filter_map(|(name, packs)| Some((name.clone(), reach(name, packs)?))).collect();
         let Seen { oldest, alive, gaps, newest } = seen;
         let from = newest.keys().filter_map(|name| reaches.get(name)?.from.at()).chain([oldest]).max()?;
         let before = shipping.remembered().lasted.clone();
@@ -149,7 +162,7 @@ fn there_until(
 mod tests {
     use super::*;
     use crate::journal::pack::Span;
-    use crate::journal::packs::{Pack, Packs};
+    use crate::journal::packs::Pack;
     use crate::journal::{FileName, LtxFile};
 
     fn at(second: i64) -> DateTime<Utc> {

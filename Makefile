@@ -21,6 +21,7 @@ test:
 ci: test
 
 # Every point of the tests that CI samples: kills, full disks, failing calls, power cuts. In the end, how all of them came out.
+# FAULTS="faults_tried" OPERATIONS="drill,restore --at" tries what the table of faults has for these operations only.
 faults:
 	scripts/setup test
 	rm -f $(FAULTS_REPORT)

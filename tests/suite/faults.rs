@@ -194,6 +194,11 @@ impl<'a> Operation<'a> {
     /// Each fault at each of its points when there is time; else a few faults of the table at one point each, other ones for each
     /// `turn`.
     pub fn suffers(&self, turn: usize) {
+        let wanted = std::env::var("OPERATIONS").ok();
+        if wanted.is_some_and(|wanted| !wanted.split(',').any(|name| name == self.name)) {
+            println!("  {:<10} is none of OPERATIONS", self.name);
+            return;
+        }
         let place = (self.fresh)();
         let args = self.args_in(&place);
         let calls = Calls::of(&place, &args.iter().map(String::as_str).collect::<Vec<_>>());

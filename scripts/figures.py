@@ -1,7 +1,9 @@
-"""What a benchmark has measured, beside its peer: `--json FILE` of each writes it, and `scripts/bench_table` makes docs/benchmarks.md of all."""
+"""What a benchmark has measured, beside its peer: `--json FILE` of each writes it, and `scripts/bench_table` makes docs/benchmarks.md of all.
+And in which environment the program is run for that."""
 
 import datetime
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -35,3 +37,9 @@ def at():
     command = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True).stdout.strip()
     return f"{datetime.datetime.now(datetime.timezone.utc).date()}, {commit}"
+
+
+def environment(settings=()):
+    """This one's without what is set of the program, and these settings."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("BACKUP_")}
+    return others | {name: str(value) for name, value in dict(settings).items()}

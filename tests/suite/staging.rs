@@ -1,4 +1,5 @@
-//! Private copies of a backup: of the very bytes that were recorded, for their owner only, and gone when they are let go.
+//! Private copies of a backup: of the very bytes that were recorded, for their owner only, and gone when they are let go. Those that
+//! `download` hands out are of the recorded bytes too.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -8,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use attendance_backup::backup::BackupId;
 use attendance_backup::clock::Clock;
 use attendance_backup::config::Config;
-use attendance_backup::engine::{Engine, Error, Staged};
+use attendance_backup::engine::{Actor, Call, Download, Engine, Error, Leaves, Staged};
 use attendance_backup::sqlite::{Control, Error as Live};
 use serde_json::Value;
 
@@ -110,6 +111,32 @@ fn what_is_added_to_a_file_meanwhile_is_not_copied_and_what_is_cut_off_is_damage
     assert!(matches!(stage.stage(&Control::default()).unwrap_err(), Error::Damaged { .. }));
     drop(staged);
     assert!(!stage.folder().exists());
+}
+
+#[test]
+fn what_is_added_to_a_file_meanwhile_is_not_handed_out_and_what_is_cut_off_is_damage() {
+    let stage = Stage::new();
+    let (file, recorded) = (stage.file(), std::fs::read(stage.file()).unwrap());
+    let download = |name: &str, control: Control| {
+        let target = stage.place.path(name);
+        let [id, database] = [stage.backup["id"].as_str().unwrap(), "attendance"];
+        let (id, database) = (id.parse().unwrap(), Some(database.parse().unwrap()));
+        let download = Download { id, database, leaves: Leaves::Plain, target: target.clone() };
+        let done = stage.engine.download(&download, &Call { control, ..Call::new(Actor::scheduler()) });
+        (done, std::fs::read(target).ok())
+    };
+    let append = during(move || {
+        let mut file = std::fs::OpenOptions::new().append(true).open(&file).unwrap();
+        file.write_all(&[7; 5_000_000]).unwrap();
+    });
+    let (done, out) = download("longer", append);
+    assert!(stage.file().metadata().unwrap().len() > recorded.len() as u64, "nothing was added");
+    assert!(done.unwrap() == recorded.len() as u64 && out.as_ref() == Some(&recorded));
+    std::fs::write(stage.file(), &recorded).unwrap();
+    let file = stage.file();
+    let cut = during(move || std::fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(2 << 20).unwrap());
+    let (done, out) = download("shorter", cut);
+    assert!(matches!(done.unwrap_err(), Error::Damaged { .. }) && out.is_none());
 }
 
 #[test]

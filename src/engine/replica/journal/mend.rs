@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::listing::keys_of;
 use super::send::{Sent, stops_all};
-use super::shipping::{Leaving, Ready, Shipping, There, delete};
+use super::shipping::{Going, Ready, Shipping, There, delete};
 use super::tend::EVERY;
 use super::unpack::Packed;
 use crate::backup::DatabaseName;
@@ -37,7 +37,7 @@ impl Engine {
             let mended = self.mend_one(shipping, ready, link, key, control);
             match mended {
                 Ok(Mended::Done) => {
-                    locked(&shipping.shared.leaving).remove(key);
+                    locked(&shipping.shared.going).remove(key);
                     locked(&shipping.shared.mended).insert(key.clone());
                 }
                 Ok(Mended::Lost) => self.note_lost(shipping, key)?,
@@ -62,7 +62,7 @@ impl Engine {
     /// Whoever has read the replica back since may have found it whole: the store has got it back, say.
     fn forget_found_whole(&self, shipping: &Shipping, ready: &Ready) -> Result<(), Error> {
         locked(&shipping.shared.unmended).retain(|key, _| ready.damaged.contains(key));
-        locked(&shipping.shared.leaving).retain(|key, _| ready.damaged.contains(key));
+        locked(&shipping.shared.going).retain(|key, _| ready.damaged.contains(key));
         let mut remembered = shipping.remembered();
         let before = remembered.lost.len();
         remembered.lost.retain(|key| ready.damaged.contains(key));
@@ -117,9 +117,9 @@ impl Engine {
             Sent::Damaged if span.level != Level::SNAPSHOT => {
                 // First it is said there what is missing then, and for how long the state before was the newest, and then it goes: in
                 // between whoever comes back would find a gap that begins too early, or states that are missing.
-                let told = *locked(&shipping.shared.leaving).entry(key.to_owned()).or_insert(Leaving::Untold);
+                let told = *locked(&shipping.shared.going).entry(key.to_owned()).or_insert(Going::Untold);
                 *locked(&shipping.shared.written) = None;
-                if told == Leaving::Untold {
+                if told == Going::Untold {
                     return Ok(Mended::Later);
                 }
                 tracing::warn!(replica = %shipping.name, key, "it is damaged there and here: what is whole of it here is sent by itself");
@@ -234,9 +234,9 @@ impl Engine {
 fn due<'a>(shipping: &Shipping, ready: &'a Ready) -> Vec<&'a String> {
     let lost = shipping.remembered().lost.clone();
     let (mended, failed) = (locked(&shipping.shared.mended), locked(&shipping.shared.unmended));
-    let leaving = locked(&shipping.shared.leaving);
+    let going = locked(&shipping.shared.going);
     let is_due = |key: &&String| {
-        let waits = leaving.get(*key) == Some(&Leaving::Untold);
+        let waits = going.get(*key) == Some(&Going::Untold);
         let is_open = !mended.contains(*key) && !lost.contains(*key) && !waits;
         is_open && failed.get(*key).is_none_or(|at| at.elapsed() >= EVERY)
     };

@@ -48,7 +48,7 @@ pub(super) struct Shared {
     /// Those with which that failed, and when.
     pub(super) unmended: Mutex<BTreeMap<String, Instant>>,
     /// Keys of what is damaged there and here, and what is known there of it.
-    pub(super) leaving: Mutex<BTreeMap<String, Leaving>>,
+    pub(super) going: Mutex<BTreeMap<String, Going>>,
     /// The catalog there wasn't this directory's then: it isn't asked again and again.
     foreign: Mutex<Option<Instant>>,
     /// Its connections, and its access token where there is one.
@@ -57,7 +57,7 @@ pub(super) struct Shared {
 
 /// A pack that can't be had again, and goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Leaving {
+pub(super) enum Going {
     /// What is missing without it is still to be said there.
     Untold,
     /// That was said: it may go at any line.
@@ -110,7 +110,7 @@ impl Engine {
             keeps: Mutex::default(),
             mended: Mutex::default(),
             unmended: Mutex::default(),
-            leaving: Mutex::default(),
+            going: Mutex::default(),
             foreign: Mutex::default(),
             remote: Mutex::default(),
         };

@@ -8,7 +8,7 @@ use std::time::Instant;
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 
-use super::shipping::{Leaving, Ready, Shipping};
+use super::shipping::{Going, Ready, Shipping};
 use super::tend::{damaged, kept, spans};
 use crate::backup::{DatabaseName, Form, Moment};
 use crate::codec::Codec;
@@ -35,8 +35,8 @@ pub(super) struct Seen {
 impl Engine {
     /// Writes it, reads it back, and removes all but the one before.
     pub(super) fn write_until(&self, shipping: &Shipping, ready: &Ready, link: &Link, seen: Seen) -> Result<(), Error> {
-        let leaving: Vec<String> = locked(&shipping.shared.leaving).keys().cloned().collect();
-        let Some((from, until)) = self.until_now(shipping, ready, &leaving, seen) else { return Ok(()) };
+        let going: Vec<String> = locked(&shipping.shared.going).keys().cloned().collect();
+        let Some((from, until)) = self.until_now(shipping, ready, &going, seen) else { return Ok(()) };
         let alive = until.alive;
         if from > alive || shipping.remembered().until.is_some_and(|until| until >= alive) {
             return Ok(());
@@ -66,10 +66,10 @@ impl Engine {
             None => Vec::new(),
         };
         *locked(&shipping.shared.written) = Some(Instant::now());
-        locked(&shipping.shared.leaving)
+        locked(&shipping.shared.going)
             .iter_mut()
-            .filter(|(key, _)| leaving.contains(key))
-            .for_each(|(_, told)| *told = Leaving::Told);
+            .filter(|(key, _)| going.contains(key))
+            .for_each(|(_, told)| *told = Going::Told);
         let bases = until.bases.iter().filter_map(|(name, base)| Some((name.clone(), Txid::new(*base)?)));
         *locked(&shipping.shared.bases) = Some((ready.lineage, bases.collect()));
         let mut remembered = shipping.remembered();
@@ -86,11 +86,11 @@ impl Engine {
         &self,
         shipping: &Shipping,
         ready: &Ready,
-        leaving: &[String],
+        going: &[String],
         seen: Seen,
     ) -> Option<(DateTime<Utc>, Until)> {
         let packs = shipping.there().as_ref()?.listing.packs.clone();
-        let reach = |name, packs: &Packs| packs.without(&spans(leaving.iter(), ready.lineage, name)).reach();
+        let reach = |name, packs: &Packs| packs.without(&spans(going.iter(), ready.lineage, name)).reach();
         let reaches: BTreeMap<_, _> =
             packs.iter().filter_map(|(name, packs)| Some((name.clone(), reach(name, packs)?))).collect();
         let Seen { oldest, alive, gaps, newest } = seen;

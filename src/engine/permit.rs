@@ -148,7 +148,8 @@ pub enum Refusal {
 }
 
 impl Permit {
-    /// Takes `lock` in `root`, waiting for it no longer than `wait`, and until `cancelled`.
+    /// Takes `lock` in `root`, waiting for it no longer than `wait` (or what is given to a recovery, and to a holder that says nothing),
+    /// and until `cancelled`.
     pub fn take(
         root: &Path,
         lock: &str,
@@ -157,7 +158,7 @@ impl Permit {
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Self, Refusal> {
         let path = root.join(lock);
-        let begun = Instant::now();
+        let (begun, mut silent) = (Instant::now(), None);
         loop {
             if let Some(file) = try_lock(&path).map_err(Refusal::Disk)? {
                 let state = Mutex::new((holder, Instant::now()));
@@ -167,12 +168,14 @@ impl Permit {
             }
             let now = holder.started_at + begun.elapsed();
             let other = Holder::read(root, lock, now);
-            let least = match &other {
-                None => MOMENT,
-                Some(other) if other.operation == RECOVERY => PATIENCE,
-                Some(_) => Duration::ZERO,
+            let is_over = match &other {
+                None => silent.get_or_insert_with(Instant::now).elapsed() >= MOMENT,
+                Some(other) => {
+                    silent = None;
+                    other.operation != RECOVERY || begun.elapsed() >= PATIENCE
+                }
             };
-            if begun.elapsed() >= wait.max(least) {
+            if is_over && begun.elapsed() >= wait {
                 return Err(Refusal::Held(other.map(Box::new)));
             }
             if cancelled() {

@@ -194,8 +194,7 @@ impl<'a> Operation<'a> {
     /// Each fault at each of its points when there is time; else a few faults of the table at one point each, other ones for each
     /// `turn`.
     pub fn suffers(&self, turn: usize) {
-        let wanted = std::env::var("OPERATIONS").ok();
-        if wanted.is_some_and(|wanted| !wanted.split(',').any(|name| name == self.name)) {
+        if !is_wanted(self.name) {
             println!("  {:<10} is none of OPERATIONS", self.name);
             return;
         }
@@ -239,6 +238,39 @@ impl<'a> Operation<'a> {
         }
         tried
     }
+}
+
+/// What the table is tried on.
+const OPERATIONS: [&str; 20] = [
+    "create",
+    "recovery",
+    "delete",
+    "pin",
+    "settings",
+    "rebuild",
+    "verify",
+    "preview",
+    "drill",
+    "download",
+    "undo",
+    "offline restore",
+    "restore --at",
+    "pull",
+    "push",
+    "push of changes",
+    "push to S3",
+    "pull from S3",
+    "push to WebDAV",
+    "pull from WebDAV",
+];
+
+/// Whether it is one of those that the environment names, if it names any.
+fn is_wanted(name: &str) -> bool {
+    assert!(OPERATIONS.contains(&name), "{name} has no name in OPERATIONS");
+    let Ok(wanted) = std::env::var("OPERATIONS") else { return true };
+    let unknown = wanted.split(',').find(|name| !OPERATIONS.contains(name));
+    assert_eq!(unknown, None, "OPERATIONS names what the table isn't tried on");
+    wanted.split(',').any(|wanted| wanted == name)
 }
 
 /// Runs it with the fault; nothing if that was never met, or by the loader alone.

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use attendance_backup::journal::folder::folder;
 use attendance_backup::journal::timeline::Gap;
-use attendance_backup::journal::{FileName, Level, Txid};
-use chrono::{DateTime, Utc};
+use attendance_backup::journal::{FileName, Level, LtxFile, Point, Txid};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 
 use crate::client::Server;
@@ -18,7 +18,7 @@ use crate::journal_replica::{
     window,
 };
 use crate::journal_states::falsify;
-use crate::replica_scene::empty_machine;
+use crate::replica_scene::{Clock, empty_machine};
 use crate::stores::Store;
 use crate::together::signal;
 
@@ -141,6 +141,74 @@ fn what_is_damaged_there_and_here_is_a_gap() {
     refused_at(&machine, seen[2], &[&text(gap.to)]);
     assert_eq!(numbers_at(&machine, seen[1]), [2, 2]);
     assert_eq!(numbers_at(&machine, fourth), [4, 4]);
+}
+
+/// A snapshot in the midst of the pack stands for the damaged file: nothing begins anew here, and what follows in that pack is whole.
+#[test]
+fn what_is_damaged_there_and_here_before_a_snapshot_is_a_gap_up_to_that() {
+    let store = Store::folder();
+    let mut place = shipping(&store);
+    place.set("BACKUP_PITR_SNAPSHOT_EVERY", "1h");
+    let start = |hours: u64, sends: bool| {
+        let mut command = place.command(&["serve"]);
+        Clock::of(&place, command.env("BACKUP_ENABLED", "false")).put_on(hours * 3600);
+        for (name, _) in place.environment().iter().filter(|(name, _)| !sends && name.starts_with("BACKUP_REPLICA_")) {
+            command.env_remove(name);
+        }
+        Server::of(&mut command, place.path("serve.log"))
+    };
+    let server = start(0, true);
+    number(&place, 1);
+    kill_server(server);
+    // All that is captured meanwhile is sent at once.
+    let server = start(2, false);
+    let captured = || index(&place, "attendance").level(Level::CAPTURED).to_vec();
+    let snapshot = || *index(&place, "attendance").level(Level::SNAPSHOT).last().unwrap();
+    let state = || index(&place, "attendance").last().unwrap().txid;
+    let (first, sent, mut n) = (snapshot(), state(), 1);
+    while snapshot() == first || state() <= snapshot().name.max.next() {
+        n += 1;
+        let before = state();
+        for name in ["attendance", "auth"] {
+            place.sql(name, &format!("INSERT INTO stamps VALUES ({n}, '')"));
+        }
+        eventually("it is captured", || (state() > before).then_some(()));
+    }
+    let (files, base) = (captured(), snapshot());
+    let at = |file: &LtxFile| Point::from(file).at().unwrap();
+    let last = files.last().unwrap();
+    eventually("it can be restored", || timeline(&place).alive.filter(|alive| *alive >= at(last)));
+    kill_server(server);
+    let server = start(2, true);
+    eventually("it is sent", || {
+        packs_of(&store, "/attendance/0/").iter().any(|key| last_state(key) == newest(&place).max).then_some(())
+    });
+    eventually("and said", || until(&place).filter(|until| *until >= at(last)));
+    kill_server(server);
+    let packs = packs_of(&store, "/attendance/0/");
+    let pack = packs.into_iter().find(|key| last_state(key) > base.name.max).unwrap();
+    let nth = files.iter().position(|file| file.name.max == base.name.max).unwrap();
+    let (before, lost) = (files[nth - 2], files[nth - 1]);
+    assert!(lost.name.max > sent, "it is in that pack");
+    let mut bytes = store.objects.get(&pack).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    store.objects.put(&pack, &bytes);
+    flip(&lost.name.path(&folder(&place.backups(), &"attendance".parse().unwrap())), |len| len / 2);
+    assert_eq!(place.run(&["replica", "verify", "offsite"]).code, 1);
+    let server = start(2, true);
+    eventually("what is damaged goes", || store.objects.get(&pack).is_none().then_some(()));
+    kill_server(server);
+    let machine = empty_machine(&place, &store);
+    assert_eq!(machine.json(&["replica", "verify", "offsite"])["ok"], true);
+    let gap = (at(&lost) - TimeDelta::milliseconds(1), at(&base));
+    let gaps = window(&machine).2;
+    assert!(gaps.contains(&gap), "{gap:?}: {gaps:?}");
+    refused_at(&machine, at(&lost), &[&text(gap.0), &text(gap.1)]);
+    for file in [&before, &base, last] {
+        let number = n - (newest(&place).max.get() - file.name.max.get());
+        assert_eq!(numbers_at(&machine, at(file))[0], number, "{file:?}");
+    }
 }
 
 #[test]

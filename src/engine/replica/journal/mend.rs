@@ -40,7 +40,10 @@ impl Engine {
                     locked(&shipping.shared.going).remove(key);
                     locked(&shipping.shared.mended).insert(key.clone());
                 }
-                Ok(Mended::Lost) => self.note_lost(shipping, key)?,
+                Ok(Mended::Lost) => {
+                    locked(&shipping.shared.going).remove(key);
+                    self.note_lost(shipping, key)?;
+                }
                 Ok(Mended::Later) => {}
                 Err(error) if stops_all(&error) => return Err(error),
                 Err(error) => {
@@ -115,14 +118,15 @@ impl Engine {
             // Of others a part is here still, and whoever comes back finds a gap instead of something damaged. What follows a snapshot
             // would lead nowhere.
             Sent::Damaged if span.level != Level::SNAPSHOT => {
-                // First it is said there what is missing then, and for how long the state before was the newest, and then it goes: in
-                // between whoever comes back would find a gap that begins too early, or states that are missing.
+                // First what is whole of it here is sent by itself, then it is said there what is missing, and for how long the state before
+                // was the newest, and then it goes: in between whoever comes back would find a gap that begins too early, or states that are
+                // missing.
                 let told = *locked(&shipping.shared.going).entry(key.to_owned()).or_insert(Going::Untold);
                 *locked(&shipping.shared.written) = None;
                 if told == Going::Untold {
                     return Ok(Mended::Later);
                 }
-                tracing::warn!(replica = %shipping.name, key, "it is damaged there and here: what is whole of it here is sent by itself");
+                tracing::warn!(replica = %shipping.name, key, "it is damaged there and here, and goes; what is whole of it here was sent by itself");
                 self.remove_pack(shipping, ready, link, (&database, &pack), control)?;
                 Ok(Mended::Done)
             }
@@ -130,7 +134,8 @@ impl Engine {
         }
     }
 
-    /// A whole object is written over. Of parts some could stay: they are removed, once it is known that what they held is whole here.
+    /// What is damaged here too isn't begun: what was begun and not done is removed at the next look. A whole object is written over. Of
+    /// parts some could stay: they are removed.
     fn send_in_place(
         &self,
         shipping: &Shipping,
@@ -140,11 +145,10 @@ impl Engine {
         (pack, files): (Pack, &[LtxFile]),
         control: &Control,
     ) -> Result<Sent, Error> {
-        if pack.parts > 0 {
-            match self.are_whole_here(of, files, control)? {
-                Sent::Whole => self.remove_pack(shipping, ready, link, (of.0, &pack), control)?,
-                not => return Ok(not),
-            }
+        match self.are_whole_here(of, files, control)? {
+            Sent::Whole if pack.parts > 0 => self.remove_pack(shipping, ready, link, (of.0, &pack), control)?,
+            Sent::Whole => {}
+            not => return Ok(not),
         }
         self.send_pack(shipping, ready, link, of, files, control)
     }

@@ -17,6 +17,7 @@ use std::time::Duration;
 use super::here::hand_on;
 use super::mend::wants_mending;
 use super::shipping::{Ready, Shipping};
+use super::tend::spans;
 use super::until::Seen;
 use crate::backup::replica::Object;
 use crate::backup::{DatabaseName, Form};
@@ -200,12 +201,13 @@ pub(super) fn stops_all(error: &Error) -> bool {
     }
 }
 
-/// What of a database is to be sent next.
+/// What of a database is to be sent next. What is to go doesn't count any more: what is whole of it here is there before it goes.
 fn lacking(shipping: &Shipping, ready: &Ready, name: &DatabaseName, journal: &Journal) -> Option<Vec<LtxFile>> {
     let there = shipping.there();
     let there = there.as_ref().filter(|there| there.lineage == ready.lineage)?;
+    let going = spans(locked(&shipping.shared.going).keys(), ready.lineage, name);
     match there.listing.packs.get(name) {
-        Some(packs) => packs.lacks(&journal.index()),
+        Some(packs) => packs.without(&going).lacks(&journal.index()),
         None => Packs::default().lacks(&journal.index()),
     }
 }

@@ -161,23 +161,31 @@ fn what_is_damaged_there_and_here_before_a_snapshot_is_a_gap_up_to_that() {
     number(&place, 1);
     kill_server(server);
     // All that is captured meanwhile is sent at once.
-    let server = start(2, false);
+    let server = start(0, false);
     let captured = || index(&place, "attendance").level(Level::CAPTURED).to_vec();
     let snapshot = || *index(&place, "attendance").level(Level::SNAPSHOT).last().unwrap();
     let state = || index(&place, "attendance").last().unwrap().txid;
-    let (first, sent, mut n) = (snapshot(), state(), 1);
-    while snapshot() == first || state() <= snapshot().name.max.next() {
-        n += 1;
+    let capture = |n: u64| {
         let before = state();
         for name in ["attendance", "auth"] {
             place.sql(name, &format!("INSERT INTO stamps VALUES ({n}, '')"));
         }
         eventually("it is captured", || (state() > before).then_some(()));
+        let last = index(&place, "attendance").last().unwrap().at();
+        eventually("it can be restored", || timeline(&place).alive.filter(|alive| Some(*alive) >= last));
+    };
+    let (first, sent) = (snapshot(), state());
+    (2..=4).for_each(capture);
+    kill_server(server);
+    let server = start(2, false);
+    let mut n = 4;
+    while snapshot() == first || state() <= snapshot().name.max.next() {
+        n += 1;
+        capture(n);
     }
     let (files, base) = (captured(), snapshot());
     let at = |file: &LtxFile| Point::from(file).at().unwrap();
     let last = files.last().unwrap();
-    eventually("it can be restored", || timeline(&place).alive.filter(|alive| *alive >= at(last)));
     kill_server(server);
     let server = start(2, true);
     eventually("it is sent", || {

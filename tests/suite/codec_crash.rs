@@ -109,8 +109,7 @@ fn a_disk_that_fills_up_costs_no_older_backup_and_leaves_nothing_plain() {
 /// An app that writes without pause loses nothing and gets no error, while it is backed up, restored and given back.
 #[test]
 fn restores_go_on_under_an_app_that_writes() {
-    let mut place = Place::of_form(true, true);
-    place.set("BACKUP_RESTORE_HOLD", "20s");
+    let place = Place::of_form(true, true);
     let writer = place.writer(0.001);
     let backup = place.create();
     std::thread::sleep(Duration::from_millis(300));
@@ -131,8 +130,7 @@ fn restores_go_on_under_an_app_that_writes() {
 /// What an app commits between the snapshot and the locks is in the encoded pre-restore backup as well [P7].
 #[test]
 fn what_came_since_the_snapshot_is_in_the_pre_restore_backup() {
-    let mut place = Place::of_form(true, true);
-    place.set("BACKUP_RESTORE_HOLD", "20s");
+    let place = Place::of_form(true, true);
     let backup = place.create();
     // Stopped where the copies are encoded already, and no lock is taken yet: the app goes on.
     let partial = tree(&place.backups()).len();
@@ -185,9 +183,8 @@ fn peak_of(place: &Place, args: &[&str]) -> u64 {
 /// Memory is that of the codec, whatever the size of the database.
 #[test]
 fn a_large_database_takes_little_memory() {
-    let mut place = Place::of_form(true, true);
+    let place = Place::of_form(true, true);
     place.fill(300);
-    place.set("BACKUP_RESTORE_HOLD", "1m");
     ran(&place, &["create"]);
     let backup = place.list().remove(0);
     assert!(backup["databases"]["attendance"]["size"].as_u64().unwrap() > 300_000_000);

@@ -29,8 +29,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let mut place = Place::empty();
-        place.set("BACKUP_RESTORE_HOLD", "1m").set("BACKUP_ROLLBACK_HOLD", "1m");
+        let place = Place::empty();
         for name in ["attendance", "auth"] {
             std::fs::write(place.live(name), &corpus("database")[0]).unwrap();
         }

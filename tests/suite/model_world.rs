@@ -72,8 +72,8 @@ impl World {
         place.replica("OFFSITE", &store);
         place.set("BACKUP_REPLICA_OFFSITE_MODE", if form.incremental { "incremental" } else { "full" });
         // However slow the machine is: what is to be done is done.
-        for (limit, longest) in [("RESTORE_HOLD", "1m"), ("LOCK_TIMEOUT", "10m"), ("REPLICA_OFFSITE_TIMEOUT", "10m")] {
-            place.set(&format!("BACKUP_{limit}"), longest);
+        for limit in ["BACKUP_LOCK_TIMEOUT", "BACKUP_REPLICA_OFFSITE_TIMEOUT"] {
+            place.set(limit, "10m");
         }
         let Keep { daily, weekly, monthly, manual, pre_restore } = KEEP;
         for (tier, number) in [

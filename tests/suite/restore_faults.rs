@@ -220,8 +220,7 @@ fn a_restore_that_is_interrupted_ends_old_or_new() {
 #[test]
 fn a_restore_that_is_stopped_for_long_faults_nothing() {
     for modes in [["wal", "wal"], ["delete", "delete"]] {
-        let mut past = Past::of(modes);
-        past.scene.place.set("BACKUP_RESTORE_HOLD", "1m");
+        let past = Past::of(modes);
         let place = past.twin();
         let before = identities(&place);
         let mut held = app(&place);

@@ -356,8 +356,9 @@ pub fn commands(place: &Place, id: &str) -> Vec<Vec<String>> {
 #[test]
 fn a_value_from_a_file_counts_and_is_not_shown() {
     let mut place = Place::new();
-    std::fs::write(place.path("hold"), "17s\n").unwrap();
-    place.set("BACKUP_ROLLBACK_HOLD_FILE", place.path("hold").to_str().unwrap());
+    let file = place.path("hold");
+    std::fs::write(&file, "17s\n").unwrap();
+    place.unset("BACKUP_ROLLBACK_HOLD").set("BACKUP_ROLLBACK_HOLD_FILE", file.to_str().unwrap());
     let shown = place.ok(&["config"]).stdout;
     let line = shown.lines().find(|line| line.starts_with("BACKUP_ROLLBACK_HOLD ")).unwrap();
     assert!(line.contains("(read from a file)") && line.ends_with("env") && !shown.contains("17s"), "{shown}");

@@ -117,13 +117,9 @@ impl<'a> Service<'a> {
                     recover(engine, control);
                     engine.sweep_replicas();
                     announce(engine, address);
-                    std::thread::scope(|scope| {
-                        scope.spawn(|| replicator::run(engine, control));
-                        scope.spawn(|| recorder::run(engine, control));
-                        scope.spawn(|| notifier::run(engine, control));
-                        look_around(engine);
-                        scheduler::run(engine, control);
-                    });
+                    look_around(engine);
+                    let loops = [replicator::run, recorder::run, notifier::run, scheduler::run];
+                    together(control, loops.map(|run| move || run(engine, control)));
                 });
                 let _stop = OnDrop(Some(|| control.cancel()));
                 server.await
@@ -137,6 +133,23 @@ impl<'a> Service<'a> {
         tracing::info!("stopped");
         Ok(())
     }
+}
+
+/// Runs all of them until each has ended. Where one panics the others are told to stop: whoever watches the process starts it anew, and
+/// doesn't take it for one that makes backups.
+fn together<const N: usize>(control: &Control, loops: [impl FnOnce() + Send; N]) {
+    std::thread::scope(|scope| {
+        for run in loops {
+            scope.spawn(move || {
+                let _end = OnDrop(Some(|| {
+                    if std::thread::panicking() {
+                        control.cancel();
+                    }
+                }));
+                run();
+            });
+        }
+    });
 }
 
 /// Says what runs.
@@ -248,4 +261,22 @@ fn ask(address: SocketAddr) -> std::io::Result<String> {
     let mut answer = String::new();
     stream.take(4096).read_to_string(&mut answer)?;
     Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_one_panics_none_goes_on() {
+        let control = Control::default();
+        let until_told = || {
+            while !control.is_cancelled() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        let loops: [&(dyn Fn() + Sync); 3] = [&until_told, &|| panic!("on purpose"), &until_told];
+        let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| together(&control, loops)));
+        assert!(ran.is_err() && control.is_cancelled());
+    }
 }

@@ -13,6 +13,7 @@ pub mod capture;
 pub mod chain;
 pub mod check;
 pub mod folder;
+mod gather;
 pub mod index;
 pub mod ltx;
 mod merge;

@@ -96,9 +96,20 @@ impl Engine {
         sizes.iter().sum::<u64>() + beside + OVERHEAD
     }
 
-    /// Why rotation must stand still: the last backup or restore that learned something of the live data failed because of
-    /// it [P4]. One that was cancelled, or found a lock or a full disk in its way, learned nothing.
+    /// Why rotation must stand still [P4].
     pub(super) fn freeze(&self) -> Result<Option<String>, Error> {
+        Ok(self.unusable_live()?.or_else(|| self.implausible_clock()))
+    }
+
+    /// A machine without a clock says 1970; what it would date and replace is not to be trusted.
+    fn implausible_clock(&self) -> Option<String> {
+        super::status::clock_is_implausible(self.clock.now())
+            .then(|| "the clock of this machine is wrong (before 2025); set it".to_owned())
+    }
+
+    /// Why the live data is no use: the last backup or restore that learned something of it failed because of it. One that was
+    /// cancelled, or found a lock or a full disk in its way, learned nothing.
+    pub(super) fn unusable_live(&self) -> Result<Option<String>, Error> {
         self.unusable.get(self.audit.path(), || self.read_freeze())
     }
 
@@ -327,7 +338,8 @@ impl Session<'_> {
     /// Steps 4 and 5.
     fn publish(&mut self, backup: &Backup, partials: Vec<Partial>) -> Result<Plan, Error> {
         let retention = self.engine.settings()?.retention;
-        let frozen = self.implausible_clock();
+        // The live data has just been found good.
+        let frozen = self.engine.implausible_clock();
         self.publish_with(backup, partials, |session| session.plan(&retention, frozen.as_deref()))
     }
 
@@ -381,12 +393,6 @@ impl Session<'_> {
             let _ = disk::remove(&path);
         }
         self.catalog = before;
-    }
-
-    /// A machine without a clock says 1970; what it would date and replace is not to be trusted.
-    fn implausible_clock(&self) -> Option<String> {
-        super::status::clock_is_implausible(self.engine.clock.now())
-            .then(|| "the clock of this machine is wrong (before 2025); set it".to_owned())
     }
 
     fn details(&self, created: &Created) -> Map<String, Value> {

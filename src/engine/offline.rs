@@ -173,7 +173,7 @@ impl Session<'_> {
                     return Err(Error::AppMayRun { name });
                 }
                 exclusive.connection().execute_batch("BEGIN").map_err(|error| sqlite::situation(&name, error))?;
-                catch_up(exclusive.connection(), copy, &control)?;
+                catch_up(exclusive.connection(), copy, &control, || ())?.settle(copy)?;
                 exclusive.connection().execute_batch("ROLLBACK").map_err(|error| sqlite::situation(&name, error))?;
                 exclusive.empty_wal()?;
                 held = Some(exclusive);

@@ -11,9 +11,9 @@ use super::restore::Job;
 use super::{Error, Session};
 use crate::backup::{Backup, BackupId, DatabaseName, Tier};
 use crate::disk::{self, Context, Partial};
-use crate::sqlite::catch_up::catch_up;
+use crate::sqlite::catch_up::{Brought, catch_up};
 use crate::sqlite::page_set::PageSet;
-use crate::sqlite::pages::read_back;
+use crate::sqlite::pages::{self, beside, read_back};
 use crate::sqlite::restore::{Committed, Locked, Target};
 use crate::sqlite::snapshot::{Instead, Snapshot};
 use crate::sqlite::{self, Control, Source};
@@ -55,25 +55,32 @@ impl Session<'_> {
         let locked = Locked::take(targets, timeout, &control)?;
         targets.iter().try_for_each(Target::assert_in_place)?;
         let held = locked.within(hold, &control);
-        let caught_up = self.catch_up(targets, &mut snapshot, &mut changed, &held)?;
-        self.encode_again(&pre_restore, &snapshot, &caught_up, &mut encoded, &held)?;
-        let too_long = |error| too_long(error, !caught_up.is_empty());
+        let brought = self.catch_up(&locked, targets, &snapshot, &held)?;
+        let caught_up: Vec<_> = brought.keys().cloned().collect();
+        let too_long = |error: Error| too_long(error, !caught_up.is_empty());
         let page_size = |target: &Target| job.files[&target.name].copy.page_size;
         let (whole, by_page): (Vec<_>, Vec<_>) = targets.iter().partition(|it| it.is_replaced_by(page_size(it)));
         let marks = by_page.iter().map(|target| Ok((target.name.clone(), target.draw_mark()?)));
         let marks = marks.collect::<Result<BTreeMap<_, _>, sqlite::Error>>()?;
         let mut signs: BTreeMap<_, _> = marks.iter().map(|(name, mark)| (name.clone(), Sign::Commit(*mark))).collect();
         signs.extend(whole.iter().map(|it| (it.name.clone(), Sign::PageSize { page_size: page_size(it) })));
-        *planned = Some(self.plan_restore(job, Some(pre_restore), signs)?);
-        let plain = self.publish_pre_restore(job, pre_restore, snapshot, encoded)?;
+        let in_time =
+            || targets.last().map_or(Ok(()), |target| Ok(pages::in_time(&target.name, &held)?)).map_err(too_long);
+        let ours = || {
+            self.caught_up(brought, &mut snapshot, &mut changed)?;
+            self.encode_again(&pre_restore, &snapshot, &caught_up, &mut encoded, &held).map_err(too_long)?;
+            *planned = Some(self.plan_restore(job, Some(pre_restore), signs)?);
+            self.publish_pre_restore(job, pre_restore, snapshot, encoded)
+        };
+        let plain = beside(in_time, || locked.let_go(), ours)?;
         let mut written = BTreeMap::new();
         for (target, name) in by_page.iter().map(|target| (target, &target.name)) {
-            let pause = || assert_held(name, &held);
+            let pause = || pages::in_time(name, &held);
             let pages = target.write(job.files[name].both(), &changed[name], marks[name], pause);
-            written.insert(name.clone(), pages.map_err(too_long)?);
+            written.insert(name.clone(), pages.map_err(|error| too_long(error.into()))?);
         }
         targets.iter().try_for_each(Target::assert_in_place)?;
-        targets.last().map_or(Ok(()), |target| assert_held(&target.name, &held)).map_err(too_long)?;
+        in_time()?;
         // These commit by themselves; all others are written by now.
         for target in whole {
             let file = &job.files[&target.name];
@@ -172,30 +179,44 @@ impl Session<'_> {
         Ok(changed)
     }
 
-    /// Step 3: the snapshot as it would be now. Says which copies it was brought into.
+    /// Step 3: the copies as they would be now, of the databases that others have written into since.
     fn catch_up(
         &self,
+        locked: &Locked,
         targets: &[Target],
-        snapshot: &mut Snapshot,
-        changed: &mut Changed,
+        snapshot: &Snapshot,
         held: &Control,
-    ) -> Result<Vec<DatabaseName>, Error> {
-        let mut caught_up = Vec::new();
+    ) -> Result<BTreeMap<DatabaseName, Brought>, Error> {
+        let mut all = BTreeMap::new();
         for target in targets {
-            let copies = &mut snapshot.copies;
-            let Some(copy) =
-                copies.iter_mut().find(|copy| copy.name == target.name && target.has_moved().unwrap_or(true))
+            let copies = &snapshot.copies;
+            let Some(copy) = copies.iter().find(|copy| copy.name == target.name && target.has_moved().unwrap_or(true))
             else {
                 continue;
             };
-            let moved = catch_up(&target.connection(), copy, held).map_err(|error| too_long(error, true))?;
-            changed.entry(target.name.clone()).or_default().extend(&moved);
-            caught_up.push(target.name.clone());
+            let brought = catch_up(&target.connection(), copy, held, || locked.let_go());
+            all.insert(target.name.clone(), brought.map_err(|error| too_long(error.into(), true))?);
         }
-        if !caught_up.is_empty() {
+        Ok(all)
+    }
+
+    /// The rest of it: the copies as they lie on the disk.
+    fn caught_up(
+        &self,
+        mut brought: BTreeMap<DatabaseName, Brought>,
+        snapshot: &mut Snapshot,
+        changed: &mut Changed,
+    ) -> Result<(), Error> {
+        if !brought.is_empty() {
             snapshot.at = self.engine.clock.now();
         }
-        Ok(caught_up)
+        for copy in &mut snapshot.copies {
+            if let Some(brought) = brought.remove(&copy.name) {
+                let name = copy.name.clone();
+                changed.entry(name).or_default().extend(&brought.settle(copy)?);
+            }
+        }
+        Ok(())
     }
 
     /// Step 3 of copies that lie in another form: whatever was brought into the plain file is encoded once more.
@@ -210,10 +231,7 @@ impl Session<'_> {
         for copy in snapshot.copies.iter().filter(|copy| caught_up.contains(&copy.name)) {
             // The name has to be free.
             if encoded.remove(&copy.name).is_some() {
-                let again = self.encode(id, copy, held).map_err(|error| match error {
-                    Error::Sqlite(error) => too_long(error, true),
-                    other => other,
-                })?;
+                let again = self.encode(id, copy, held)?;
                 encoded.extend(again.map(|again| (copy.name.clone(), again)));
             }
         }
@@ -256,17 +274,9 @@ fn assert_data_room(job: &Job, targets: &[Target], changed: &Changed) -> Result<
     Ok(())
 }
 
-fn assert_held(name: &DatabaseName, held: &Control) -> Result<(), sqlite::Error> {
-    held.check()?;
-    if held.is_late() {
-        return Err(sqlite::Error::TooSlow { name: name.clone(), limit: held.limit() });
-    }
-    Ok(())
-}
-
-fn too_long(error: sqlite::Error, moved: bool) -> Error {
+fn too_long(error: Error, moved: bool) -> Error {
     match error {
-        sqlite::Error::TooSlow { name, limit } => Error::RestoreHold { name, hold: limit, moved },
-        other => other.into(),
+        Error::Sqlite(sqlite::Error::TooSlow { name, limit }) => Error::RestoreHold { name, hold: limit, moved },
+        other => other,
     }
 }

@@ -5,10 +5,10 @@
 //!    it is taken. Whoever asks afterwards sees it too: its plan is there before its first commit.
 //! 3. Of each database that has changed, the pages that differ from what is known of it: those that its WAL names, where that is
 //!    proven to be all, or else every page is compared. Where it is only likely to be all (`sqlite::wal`), every page is compared
-//!    from time to time: then it shows what the WAL didn't name. They go into a partial; where nothing is known, or a new base is
-//!    wanted, all pages do. Its reader is let go.
-//! 4. When all are read, each file is published, durable: the database's next state. Nobody waits for the disk. What all pages
-//!    come to is noted beside it (`states`).
+//!    from time to time: then it shows what the WAL didn't name. They are gathered (`gather`), in a partial once they are many; where
+//!    nothing is known, or a new base is wanted, all pages are. Its reader is let go.
+//! 4. When all are read, each file is written and published, durable: the database's next state. Nobody waits for the disk. What all
+//!    pages come to is noted beside it (`states`).
 //! 5. Where the time since the last look isn't known, the gap is recorded, and so is what was found wrong, since the new bases are there.
 //! 6. `alive`: the instant can be restored. A crash before leaves files that are of a gap, and no point.
 //!
@@ -19,17 +19,19 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::check::Check;
+use super::gather::{Gathered, gather};
 use super::ltx::Header;
 use super::name::FileName;
 use super::sums::{Sums, page_sum};
 use super::timeline::{Gap, Keeper};
-use super::{Error, Journal, Point, Writer, chain};
+use super::{Error, Journal, Point, chain};
 use crate::backup::DatabaseName;
 use crate::clock::Clock;
 use crate::sqlite::cut::{self, Watched};
-use crate::sqlite::snapshot::Facts;
+use crate::sqlite::pages::in_time;
+use crate::sqlite::snapshot::{Facts, patient};
 use crate::sqlite::wal::Hint;
-use crate::sqlite::{Control, Source};
+use crate::sqlite::{self, Control, Source};
 
 /// One database, and what the journal knows of it.
 pub struct Track {
@@ -218,12 +220,11 @@ impl Capture {
         if !due {
             return self.conclude(asked, tick);
         }
-        let begun = Instant::now();
         let mut watched: Vec<_> = self.tracks.iter_mut().filter_map(|track| track.watched.as_mut()).collect();
-        let at = cut::take(&mut watched, self.options.patience, clock, control)?;
+        let (at, since) = cut::take(&mut watched, self.options.patience, clock, control)?;
         let taken = match unsettled() {
             true => Ok(false),
-            false => self.write(at, check, begun, tick, control).map(|()| true),
+            false => self.write(at, check, since, tick, control).map(|()| true),
         };
         // Without the others a file that was published is of no instant.
         self.torn |= taken.is_err() && !tick.written.is_empty();
@@ -242,25 +243,30 @@ impl Capture {
         &mut self,
         at: DateTime<Utc>,
         check: bool,
-        begun: Instant,
+        since: Instant,
         tick: &mut Tick,
         control: &Control,
     ) -> Result<(), Error> {
         // What was committed in this very millisecond is in it.
         let at = self.in_order(at + TimeDelta::milliseconds(1), TimeDelta::milliseconds(1));
-        let held = control.within(begun, self.options.rollback_hold);
+        let held = control.within(since, self.options.rollback_hold);
         // Asked while all are pinned, so that none is looked at twice.
         let mut tracks: Vec<_> = self.tracks.iter_mut().map(|track| (track.is_wal(), track)).collect();
         tracks.sort_by_key(|(wal, _)| *wal);
-        let mut taken = Vec::new();
-        for (wal, track) in tracks {
-            let read = track.read(at, self.options.compare_every, if wal { control } else { &held })?;
+        let (mut taken, mut rest) = (Vec::new(), &mut tracks[..]);
+        while let Some(((wal, track), others)) = rest.split_first_mut() {
+            let let_go = || others.iter().for_each(|(_, track)| track.unpin());
+            let read = match wal {
+                true => track.read(at, self.options.compare_every, control, &let_go)?,
+                false => track.read(at, self.options.compare_every, &held, &let_go).map_err(held_too_long)?,
+            };
             // The writers of others would have to wait for the check.
-            let checks = check && wal;
+            let checks = check && *wal;
             if !checks {
                 track.unpin();
             }
             taken.push((track, read, checks));
+            rest = others;
         }
         for (track, read, checks) in taken {
             tick.written.extend(read.map(|read| track.publish(read)).transpose()?);
@@ -316,17 +322,25 @@ impl Track {
         Ok(Some(Check { pinned: watched.hand_over()?, at, folder, chain }))
     }
 
-    fn unpin(&mut self) {
-        self.watched.iter_mut().for_each(Watched::unpin);
+    fn unpin(&self) {
+        self.watched.iter().for_each(Watched::unpin);
     }
 
     /// Step 3. After a start nobody has seen what came before it: where anything has changed since, a new base is taken.
-    fn read(&mut self, at: DateTime<Utc>, every: Duration, control: &Control) -> Result<Option<Taken>, Error> {
+    /// Where nothing comes of it `others` lets go what would be read after it.
+    fn read(
+        &mut self,
+        at: DateTime<Utc>,
+        every: Duration,
+        control: &Control,
+        others: &dyn Fn(),
+    ) -> Result<Option<Taken>, Error> {
         let Some(watched) = &self.watched else { return Ok(None) };
         if !watched.differs() && self.known.is_some() && self.renew.is_none() {
             return Ok(None);
         }
         let facts = watched.pinned().facts()?;
+        let control = &patient(&facts, control);
         let known = self.known.as_ref().filter(|known| known.page_size() == facts.page_size);
         if let (Some(known), None, true) = (known, self.renew, self.unseen) {
             if known.is_what(watched.pinned(), &facts, control)? {
@@ -336,13 +350,13 @@ impl Track {
             self.renew = Some("it has changed while nobody looked");
         }
         match (known, self.renew) {
-            (Some(_), None) => self.read_changes(at, &facts, every, control),
+            (Some(_), None) => self.read_changes(at, &facts, every, control, others),
             (known, renew) => {
                 let why = renew.unwrap_or(match known {
                     None if self.newest.is_none() => "it is the first",
                     _ => "what was known of it is not what it holds",
                 });
-                self.read_all(at, &facts, why, control).map(Some)
+                self.read_all(at, &facts, why, control, others)
             }
         }
     }
@@ -360,6 +374,7 @@ impl Track {
         facts: &Facts,
         every: Duration,
         control: &Control,
+        others: &dyn Fn(),
     ) -> Result<Option<Taken>, Error> {
         let (Some(watched), Some(known)) = (&self.watched, &self.known) else { return Ok(None) };
         let txid = self.journal.index().next();
@@ -367,37 +382,30 @@ impl Track {
         let hint = watched.hint(facts.page_size)?;
         let all = self.compares_all(hint.as_ref(), at, every);
         let named = |number| hint.as_ref().is_none_or(|hint| hint.pages.contains(number));
-        let mut writer = None;
         let (mut changed, mut missed) = (Vec::new(), 0);
-        let mut each = |number: u32, page: &[u8]| -> Result<(), Error> {
-            let sum = page_sum(page);
-            if known.page(number) != Some(sum) {
-                if writer.is_none() {
-                    writer = Some(self.journal.begin(file, header(facts, file, at))?);
+        let ((), gathered) = self.gather(watched, file, header(facts, file, at), control, others, |pass| {
+            let each = |number: u32, page: &[u8]| -> Result<(), Error> {
+                let sum = page_sum(page);
+                if known.page(number) != Some(sum) {
+                    pass(number, page)?;
+                    missed += u64::from(!named(number));
+                    changed.push((number, sum));
                 }
-                if let Some(writer) = &mut writer {
-                    writer.page(number, page)?;
-                }
-                missed += u64::from(!named(number));
-                changed.push((number, sum));
+                Ok(())
+            };
+            match &hint {
+                Some(hint) if !all => watched.pinned().pages(&hint.pages, facts, control, each),
+                _ => watched.pinned().each_page(facts, control, each),
             }
-            Ok(())
-        };
-        match &hint {
-            Some(hint) if !all => watched.pinned().pages(&hint.pages, facts, control, &mut each)?,
-            _ => watched.pinned().each_page(facts, control, &mut each)?,
-        }
+        })?;
         let looked = Looked { compared: all.then_some(at), relied: hint.is_some_and(|hint| !hint.proven), missed };
         let pages = facts.pages as u32;
-        if writer.is_none() && pages as usize != known.pages().len() {
-            // It has only become shorter.
-            writer = Some(self.journal.begin(file, header(facts, file, at))?);
-        }
-        let Some(writer) = writer else {
+        // It may only have become shorter.
+        if gathered.is_empty() && pages as usize == known.pages().len() {
             self.note(looked);
             return Ok(None);
-        };
-        Ok(Some(Taken { writer, pages: Pages::Changed(facts.page_size, pages, changed), why: None, looked }))
+        }
+        Ok(Some(Taken { gathered, pages: Pages::Changed(facts.page_size, pages, changed), why: None, looked }))
     }
 
     /// Remembered once what was found is published: until then the next look has to find it again.
@@ -408,26 +416,47 @@ impl Track {
         }
     }
 
-    fn read_all(&self, at: DateTime<Utc>, facts: &Facts, why: &'static str, control: &Control) -> Result<Taken, Error> {
-        let txid = self.journal.index().next();
-        let file = FileName::snapshot(txid);
-        self.journal.assert_room(facts.bytes())?;
-        let mut writer = self.journal.begin(file, header(facts, file, at))?;
+    fn read_all(
+        &self,
+        at: DateTime<Utc>,
+        facts: &Facts,
+        why: &'static str,
+        control: &Control,
+        others: &dyn Fn(),
+    ) -> Result<Option<Taken>, Error> {
+        let Some(watched) = &self.watched else { return Ok(None) };
+        let file = FileName::snapshot(self.journal.index().next());
         let mut sums = Sums::new(facts.page_size, facts.pages as usize);
-        if let Some(watched) = &self.watched {
+        let ((), gathered) = self.gather(watched, file, header(facts, file, at), control, others, |pass| {
             watched.pinned().each_page(facts, control, |number, page| -> Result<(), Error> {
-                writer.page(number, page)?;
+                pass(number, page)?;
                 sums.set(number, page_sum(page));
                 Ok(())
-            })?;
-        }
+            })
+        })?;
         let looked = Looked { compared: Some(at), relied: false, missed: 0 };
-        Ok(Taken { writer, pages: Pages::All(sums), why: Some(why), looked })
+        Ok(Some(Taken { gathered, pages: Pages::All(sums), why: Some(why), looked }))
+    }
+
+    fn gather<T>(
+        &self,
+        watched: &Watched,
+        file: FileName,
+        header: Header,
+        control: &Control,
+        others: &dyn Fn(),
+        read: impl FnOnce(&mut dyn FnMut(u32, &[u8]) -> Result<(), Error>) -> Result<T, Error>,
+    ) -> Result<(T, Gathered), Error> {
+        let let_go = || {
+            watched.unpin();
+            others();
+        };
+        gather(&self.journal, (file, header), || in_time(watched.name(), control), let_go, read)
     }
 
     /// Step 4.
     fn publish(&mut self, taken: Taken) -> Result<Written, Error> {
-        let newest = Point::from(&taken.writer.publish(&self.journal)?);
+        let newest = Point::from(&taken.gathered.publish(&self.journal)?);
         self.newest = Some(newest);
         let count = match taken.pages {
             Pages::Changed(page_size, pages, changed) => {
@@ -455,7 +484,7 @@ impl Track {
 
 /// What was read of a database, in a file that isn't published.
 struct Taken {
-    writer: Writer,
+    gathered: Gathered,
     pages: Pages,
     /// Why it is a snapshot.
     why: Option<&'static str>,
@@ -478,6 +507,16 @@ enum Pages {
     /// Bytes a page, how many there are, and those that aren't what was known.
     Changed(u32, u32, Vec<(u32, u64)>),
     All(Sums),
+}
+
+/// The writers of a database in rollback mode wait while it is read.
+fn held_too_long(error: Error) -> Error {
+    match error {
+        Error::Stopped(sqlite::Error::TooSlow { name, limit }) => {
+            sqlite::Error::HeldTooLong { name, hold: limit }.into()
+        }
+        other => other,
+    }
 }
 
 fn header(facts: &Facts, file: FileName, at: DateTime<Utc>) -> Header {

@@ -6,44 +6,37 @@ use rusqlite::Connection;
 
 use super::page_set::{PageSet, insert_differing};
 use super::pages::{Content, Hasher, Share, stream};
-use super::snapshot::{Copy, facts};
+use super::snapshot::{Copy, Facts, facts};
 use super::{Control, Error, situation};
 use crate::disk::block::{Block, Direct};
 use crate::disk::{self, Context, Partial};
 
-/// Writes the pages that `locked`'s transaction sees and `copy` doesn't hold, syncs them and reads those back [P8]. Says
-/// which they were. What the copy's report says of the structure is that of before.
-pub fn catch_up(locked: &Connection, copy: &mut Copy, control: &Control) -> Result<PageSet, Error> {
-    let failed = |error| situation(&copy.name, error);
-    let now = facts(locked).map_err(failed)?;
+/// Writes the pages that `locked`'s transaction sees and `copy` doesn't hold. What the copy's report says of the structure is that
+/// of before. `let_go` is called where nothing comes of it.
+pub fn catch_up(locked: &Connection, copy: &Copy, control: &Control, let_go: impl FnOnce()) -> Result<Brought, Error> {
+    let now = facts(locked).map_err(|error| situation(&copy.name, error))?;
     let share = Share { before: 0, total: now.bytes() };
-    let (partial, page_size) = (&copy.partial, now.page_size);
-    let sink = |full: &Receiver<Block>, free: &Sender<Block>| bring(partial, page_size, full, free);
-    let mut brought = stream(locked, &copy.name, share, control, sink)?;
-    partial.file().set_len(brought.content.size()).to("cut", partial.path())?;
-    partial.sync()?;
-    if !brought.reads_back(partial)? {
-        return Err(Error::ReadBack { name: copy.name.clone() });
-    }
-    // What was cut off isn't there any more either.
-    (now.pages + 1..=copy.facts.pages).for_each(|page| brought.changed.insert(page as u32));
-    (copy.content, copy.facts) = (brought.content, now);
-    Ok(brought.changed)
+    let partial = &copy.partial;
+    let sink = |full: &Receiver<Block>, free: &Sender<Block>| bring(partial, now, full, free);
+    std::thread::scope(|scope| {
+        let writing = stream(scope, locked, &copy.name, share, control, sink);
+        if !writing.is_read() {
+            let_go();
+        }
+        writing.end()
+    })
 }
 
-struct Brought {
+/// What a copy has caught up with, not synced yet.
+pub struct Brought {
+    now: Facts,
     content: Content,
     changed: PageSet,
     /// Offsets of the blocks that were written, and what they hold.
     written: Vec<(u64, u128)>,
 }
 
-fn bring(
-    partial: &Partial,
-    page_size: u32,
-    full: &Receiver<Block>,
-    free: &Sender<Block>,
-) -> Result<Brought, disk::Error> {
+fn bring(partial: &Partial, now: Facts, full: &Receiver<Block>, free: &Sender<Block>) -> Result<Brought, disk::Error> {
     let (file, mut held) = (Direct::new(partial.file()), Block::new());
     let mut hasher = Hasher::default();
     let (mut changed, mut written, mut offset) = (PageSet::default(), Vec::new(), 0);
@@ -51,7 +44,7 @@ fn bring(
         held.fill(&file, offset).to("read", partial.path())?;
         let held = held.bytes().get(..block.bytes().len());
         if held != Some(block.bytes()) {
-            insert_differing(&mut changed, held.unwrap_or_default(), block.bytes(), offset, page_size);
+            insert_differing(&mut changed, held.unwrap_or_default(), block.bytes(), offset, now.page_size);
             file.write_at(&block, offset).to("write", partial.path())?;
             written.push((offset, twox_hash::XxHash3_128::oneshot(block.bytes())));
         }
@@ -61,10 +54,24 @@ fn bring(
         // The reader may have ended.
         let _ = free.send(block);
     }
-    Ok(Brought { content: hasher.content(), changed, written })
+    Ok(Brought { now, content: hasher.content(), changed, written })
 }
 
 impl Brought {
+    /// Syncs what was written into `copy`, and reads it back [P8]. Says which pages it was.
+    pub fn settle(mut self, copy: &mut Copy) -> Result<PageSet, Error> {
+        let partial = &copy.partial;
+        partial.file().set_len(self.content.size()).to("cut", partial.path())?;
+        partial.sync()?;
+        if !self.reads_back(partial)? {
+            return Err(Error::ReadBack { name: copy.name.clone() });
+        }
+        // What was cut off isn't there any more either.
+        (self.now.pages + 1..=copy.facts.pages).for_each(|page| self.changed.insert(page as u32));
+        (copy.content, copy.facts) = (self.content, self.now);
+        Ok(self.changed)
+    }
+
     fn reads_back(&self, partial: &Partial) -> Result<bool, disk::Error> {
         let (file, mut block) = (Direct::new(partial.file()), Block::new());
         for (offset, sum) in &self.written {

@@ -12,7 +12,8 @@ use chrono::{DateTime, Utc};
 use rusqlite::Connection;
 
 use super::page_set::{PageSet, lock_page};
-use super::snapshot::{FIRST_GATE, Facts, NEXT_GATE, facts, is_busy, jitter, take_gate};
+use super::pages::in_time;
+use super::snapshot::{FIRST_GATE, Facts, NEXT_GATE, data_version, facts, is_busy, jitter, take_gate};
 use super::wal::{Hint, Position, Wal};
 use super::{Control, Error, Identity, Source, beside, identify, open_live, situation};
 use crate::backup::DatabaseName;
@@ -78,7 +79,7 @@ impl Pinned {
                 each(number, data.as_blob().map_err(|error| failed(error.into()))?)?;
             }
             if number.is_multiple_of(256) {
-                self.pause(control)?;
+                in_time(&self.name, control)?;
             }
         }
         Ok(())
@@ -101,15 +102,7 @@ impl Pinned {
             let row = rows.next().map_err(failed)?.ok_or_else(|| failed(rusqlite::Error::QueryReturnedNoRows))?;
             let data = row.get_ref(0).map_err(failed)?;
             each(number, data.as_blob().map_err(|error| failed(error.into()))?)?;
-            self.pause(control)?;
-        }
-        Ok(())
-    }
-
-    fn pause(&self, control: &Control) -> Result<(), Error> {
-        control.check()?;
-        if control.is_late() {
-            return Err(Error::HeldTooLong { name: self.name.clone(), hold: control.limit() });
+            in_time(&self.name, control)?;
         }
         Ok(())
     }
@@ -118,7 +111,7 @@ impl Pinned {
 /// What a database says of its commits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Look {
-    /// It changes whenever anybody else commits (sqlite.org/pragma.html#pragma_data_version).
+    /// [`data_version`].
     version: i64,
     position: Option<Position>,
 }
@@ -158,7 +151,7 @@ impl Watched {
 
     /// Whether anybody has committed since the last cut that was kept. Whoever is at it just now counts too.
     pub fn has_changed(&self) -> Result<bool, Error> {
-        match version(&self.watch) {
+        match data_version(&self.watch) {
             Ok(version) => Ok(self.kept.is_none_or(|kept| kept.version != version)),
             Err(error) if is_busy(&error) => Ok(true),
             Err(error) => Err(situation(self.name(), error)),
@@ -186,7 +179,7 @@ impl Watched {
     }
 
     /// Lets the reader go; the look can still be kept.
-    pub fn unpin(&mut self) {
+    pub fn unpin(&self) {
         for connection in [&self.reader.connection, &self.watch] {
             if !connection.is_autocommit() {
                 // Nothing was written: there is nothing that a failed rollback could leave.
@@ -208,7 +201,7 @@ impl Watched {
     /// Step 1.
     fn look(&mut self) -> rusqlite::Result<()> {
         let page_size = self.watch.query_row("PRAGMA page_size", [], |row| row.get(0))?;
-        let version = version(&self.watch)?;
+        let version = data_version(&self.watch)?;
         let position = match Wal::open(&self.source.path, page_size) {
             Ok(Some(wal)) => wal.position(&self.watch)?,
             _ => None,
@@ -225,36 +218,34 @@ impl Watched {
 
     /// Step 3.
     fn stands(&self) -> rusqlite::Result<bool> {
-        let version = version(&self.watch)?;
+        let version = data_version(&self.watch)?;
         Ok(self.look.is_some_and(|look| look.version == version))
     }
 }
 
-fn version(watch: &Connection) -> rusqlite::Result<i64> {
-    watch.query_row("PRAGMA data_version", [], |row| row.get(0))
-}
-
-/// Pins a reader of each database, all of one instant, and gives that. Whoever gets it releases them.
+/// Pins a reader of each database, all of one instant, and gives that, and since when writers may have had to wait for it. Whoever gets it
+/// releases them.
 pub fn take(
     databases: &mut [&mut Watched],
     patience: Duration,
     clock: &Clock,
     control: &Control,
-) -> Result<DateTime<Utc>, Error> {
+) -> Result<(DateTime<Utc>, Instant), Error> {
     let begun = Instant::now();
     for round in 0.. {
         control.check()?;
+        let since = Instant::now();
         let taken = if round < ROUNDS { without_holding(databases, clock) } else { holding(databases, clock) };
         let busy = match taken {
-            Ok(Some(at)) => return Ok(at),
+            Ok(Some(at)) => return Ok((at, since)),
             Ok(None) => None,
             Err((at, error)) if is_busy(&error) => Some(at),
             Err((at, error)) => {
-                databases.iter_mut().for_each(|database| database.unpin());
+                databases.iter().for_each(|database| database.unpin());
                 return Err(situation(databases[at].name(), error));
             }
         };
-        databases.iter_mut().for_each(|database| database.unpin());
+        databases.iter().for_each(|database| database.unpin());
         if begun.elapsed() >= patience {
             let name = databases[busy.unwrap_or_default()].name().clone();
             return Err(Error::Locked { name, waited: patience });
@@ -292,7 +283,7 @@ fn holding(databases: &mut [&mut Watched], clock: &Clock) -> Taken {
             .map_err(|error| (at, error))?;
     }
     for (at, database) in databases.iter_mut().enumerate() {
-        let version = version(&database.watch).map_err(|error| (at, error))?;
+        let version = data_version(&database.watch).map_err(|error| (at, error))?;
         database.look = database.look.map(|look| Look { version, ..look });
         database.pin().map_err(|error| (at, error))?;
     }

@@ -7,7 +7,9 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{Scope, ScopedJoinHandle};
+use std::time::Duration;
 
 use rusqlite::Connection;
 use sha2::{Digest, Sha256};
@@ -19,6 +21,8 @@ use crate::disk::{self, Context, Partial};
 
 /// Blocks in flight.
 const BLOCKS: usize = 6;
+/// Between two looks whether whoever holds something of the app's may still wait for our disk.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What was written: enough to know it again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,38 +64,92 @@ pub struct Share {
     pub total: u64,
 }
 
+/// A database that is on its way to our disk: what was read of it, and the thread that writes. Whatever the app waits for is let go
+/// before that is waited for, since our disk may stand still for as long as it likes.
+pub struct Writing<'scope, T> {
+    read: Result<(), Error>,
+    sink: ScopedJoinHandle<'scope, Result<T, disk::Error>>,
+}
+
+impl<T> Writing<'_, T> {
+    /// Whether all was read. Nothing more will be.
+    pub fn is_read(&self) -> bool {
+        self.read.is_ok()
+    }
+
+    /// Waits for the disk.
+    pub fn end(self) -> Result<T, Error> {
+        match joined(self.sink) {
+            // When the sink failed the reader only noticed that no block comes back: the sink knows why.
+            Err(error) => Err(error.into()),
+            Ok(done) => self.read.map(|()| done),
+        }
+    }
+}
+
 /// Copies all pages that `reader`'s open transaction sees.
-pub fn copy(
+pub fn copy<'scope, 'env>(
+    scope: &'scope Scope<'scope, 'env>,
     reader: &Connection,
     name: &DatabaseName,
-    target: &Partial,
+    target: &'env Partial,
     share: Share,
     control: &Control,
-) -> Result<Fingerprint, Error> {
-    stream(reader, name, share, control, |full, free| write(target, full, free))
+) -> Writing<'scope, Fingerprint> {
+    stream(scope, reader, name, share, control, |full, free| write(target, full, free))
 }
 
 /// Passes all pages that `reader`'s open transaction sees to a second thread, in blocks that it gives back when it has done
 /// with them.
-pub(super) fn stream<T: Send>(
+pub(super) fn stream<'scope, 'env, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, 'env>,
     reader: &Connection,
     name: &DatabaseName,
     share: Share,
     control: &Control,
-    sink: impl FnOnce(&Receiver<Block>, &Sender<Block>) -> Result<T, disk::Error> + Send,
-) -> Result<T, Error> {
+    sink: impl FnOnce(&Receiver<Block>, &Sender<Block>) -> Result<T, disk::Error> + Send + 'scope,
+) -> Writing<'scope, T> {
     let (free, to_fill) = blocks();
     let (full, to_write) = channel();
+    let sink = scope.spawn(move || sink(&to_write, &free));
+    let read = Reader { name, share, control }.read(reader, &to_fill, &full);
+    Writing { read, sink }
+}
+
+/// Does on another thread what our disk has to do while the app waits for this one. Once `in_time` says that it has waited long enough
+/// `let_go` is called, however long the disk still takes, and that is the answer; but for what the disk itself says.
+pub fn beside<T: Send, E: Send>(
+    in_time: impl Fn() -> Result<(), E>,
+    let_go: impl FnOnce(),
+    work: impl FnOnce() -> Result<T, E> + Send,
+) -> Result<T, E> {
     std::thread::scope(|scope| {
-        let sink = scope.spawn(move || sink(&to_write, &free));
-        let read = Reader { name, share, control }.read(reader, &to_fill, &full);
-        drop(full);
-        match joined(sink) {
-            // When the sink failed the reader only noticed that no block comes back: the sink knows why.
-            Err(error) => Err(error.into()),
-            Ok(done) => read.map(|()| done),
+        let (working, ended) = channel::<()>();
+        let work = scope.spawn(move || {
+            let _working = working;
+            work()
+        });
+        let waited = loop {
+            match (ended.recv_timeout(LOOK), in_time()) {
+                (Err(RecvTimeoutError::Timeout), Ok(())) => (),
+                (_, waited) => break waited,
+            }
+        };
+        if waited.is_err() {
+            let_go();
         }
+        let done = joined(work)?;
+        waited.map(|()| done)
     })
+}
+
+/// An error once it was asked to stop, or the time is up.
+pub fn in_time(name: &DatabaseName, control: &Control) -> Result<(), Error> {
+    control.check()?;
+    if control.is_late() {
+        return Err(Error::TooSlow { name: name.clone(), limit: control.limit() });
+    }
+    Ok(())
 }
 
 /// Reads a file back from its first to its last byte, from the disk where the file system can.
@@ -126,7 +184,7 @@ pub fn hashed<T>(
 }
 
 /// A panic goes on where the thread is waited for.
-pub(super) fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
+pub(super) fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
@@ -157,9 +215,8 @@ impl Reader<'_> {
             let data = row.get_ref(0).map_err(failed)?;
             let page = data.as_blob().map_err(|error| failed(error.into()))?;
             if !block.push(page) {
-                let Ok(next) = self.pass(block, full, free) else { return Ok(()) };
+                let Some(next) = self.pass(block, done, full, free)? else { return Ok(()) };
                 block = next;
-                self.pause(done)?;
                 // An empty block takes any page.
                 let _ = block.push(page);
             }
@@ -170,19 +227,30 @@ impl Reader<'_> {
         self.pause(done)
     }
 
-    fn pass(&self, block: Block, full: &Sender<Block>, free: &Receiver<Block>) -> Result<Block, ()> {
-        full.send(block).map_err(drop)?;
-        free.recv().map_err(drop)
+    fn pass(
+        &self,
+        block: Block,
+        done: u64,
+        full: &Sender<Block>,
+        free: &Receiver<Block>,
+    ) -> Result<Option<Block>, Error> {
+        if full.send(block).is_err() {
+            return Ok(None);
+        }
+        loop {
+            let next = free.recv_timeout(LOOK);
+            self.pause(done)?;
+            match next {
+                Ok(block) => return Ok(Some(block)),
+                Err(RecvTimeoutError::Timeout) => (),
+                Err(RecvTimeoutError::Disconnected) => return Ok(None),
+            }
+        }
     }
 
     fn pause(&self, done: u64) -> Result<(), Error> {
         self.control.tell(Progress { database: self.name, done: self.share.before + done, total: self.share.total });
-        self.control.check()?;
-        if self.control.is_late() {
-            let limit = self.control.limit();
-            return Err(Error::TooSlow { name: self.name.clone(), limit });
-        }
-        Ok(())
+        in_time(self.name, self.control)
     }
 }
 

@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use super::check::{self, Verdict};
 use super::kind::Kind;
 use super::page_set::{PageSet, lock_page};
-use super::snapshot::{FIRST_GATE, NEXT_GATE, is_busy, jitter, take_gate};
+use super::snapshot::{FIRST_GATE, NEXT_GATE, data_version, is_busy, jitter, take_gate};
 use super::{
     Control, Error, Identity, Progress, Source, identify, is_wal, mode_bytes, of_writing, open_finished, open_live,
     situation,
@@ -365,10 +365,6 @@ pub(super) fn cookie(connection: &Connection) -> rusqlite::Result<u32> {
     connection.query_row("PRAGMA schema_version", [], |row| row.get::<_, i64>(0)).map(|cookie| cookie as u32)
 }
 
-fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
-    connection.query_row("PRAGMA data_version", [], |row| row.get(0))
-}
-
 /// Tries again while others are in the way.
 pub(super) fn persist<T>(
     name: &DatabaseName,
@@ -423,6 +419,16 @@ impl<'t> Locked<'t> {
         }
     }
 
+    /// Rolls back what isn't committed: the app goes on.
+    pub fn let_go(&self) {
+        for target in self.targets {
+            if !target.connection().is_autocommit() {
+                // One that fails leaves a transaction that the connection's end rolls back.
+                let _ = target.connection().execute_batch("ROLLBACK");
+            }
+        }
+    }
+
     /// A control that is late once writers have been kept waiting for longer than `limit`.
     pub fn within(&self, limit: Duration, control: &Control) -> Control {
         control.within(self.since, limit)
@@ -467,12 +473,7 @@ pub struct Uncommitted {
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        for target in self.targets {
-            if !target.connection().is_autocommit() {
-                // One that fails leaves a transaction that the connection's end rolls back.
-                let _ = target.connection().execute_batch("ROLLBACK");
-            }
-        }
+        self.let_go();
     }
 }
 

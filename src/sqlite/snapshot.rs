@@ -3,10 +3,12 @@
 //! 1. Look at each file by path: it is there, a file, not empty, has one name. Remember who it is.
 //! 2. Open a gate and two readers per database.
 //! 3. Take all gates (`BEGIN IMMEDIATE`), in name order; if one isn't had soon, let all go and begin again with jitter,
-//!    so that an app that has attached both can't deadlock with us.
+//!    so that an app that has attached both can't deadlock with us. Somebody who writes into a database in WAL mode for long
+//!    isn't waited for: that nobody commits there until step 4 is over stands for its gate.
 //! 4. Pin the readers (`BEGIN`, one SELECT). Roll the gates back: the instant is fixed [P2], writers go on [P3].
 //! 5. Copy from the first reader; check the structure on the second meanwhile. Rollback-journal databases come first,
-//!    all of them, and are checked on the finished copies, since their writers wait for our readers.
+//!    all of them, and are checked on the finished copies, since their writers wait for our readers. Nobody waits for our
+//!    disk: readers are let go in time also where it stands still.
 //! 6. The files themselves: fsync, read back, compare, open [P8].
 //! 7. The live paths still lead to the same files.
 
@@ -19,7 +21,7 @@ use rusqlite::{Connection, ErrorCode};
 
 use super::check::{self, Report, Verdict};
 use super::page_set::{Comparison, Difference, New};
-use super::pages::{self, Content, Fingerprint, Share, joined};
+use super::pages::{self, Content, Fingerprint, Share, Writing, joined};
 use super::{Control, Error, Identity, Source, code, identify, is_wal, open_finished, open_live, situation, wal_size};
 use crate::backup::{CheckKind, DatabaseName};
 use crate::clock::Clock;
@@ -33,6 +35,9 @@ const SLOWEST: u64 = 5_000_000;
 pub(super) const FIRST_GATE: Duration = Duration::from_millis(250);
 /// How long a further gate is waited for while others are held: writers of those wait as long.
 pub(super) const NEXT_GATE: Duration = Duration::from_millis(15);
+/// Whoever has written for so long into a database in WAL mode needn't come to his end. Sooner it might be somebody who has attached
+/// several and commits one after the other.
+const LONG_WRITER: Duration = Duration::from_secs(5);
 /// Between two tries at a gate.
 const GATE_POLL: Duration = Duration::from_micros(300);
 
@@ -123,19 +128,17 @@ pub fn take(
     let mut share = Share { before: 0, total };
     let jobs = instant.pinned.drain(..).zip(targets);
     let (wal, rollback): (Vec<_>, Vec<_>) = jobs.partition(|(pinned, _)| pinned.is_wal());
-    let (mut held, mut copies) = (Vec::new(), Vec::new());
-    for (pinned, target) in rollback {
-        let bytes = pinned.facts.bytes();
-        held.push(copy_held(pinned, target, share, options, instant.since, control)?);
-        share.before += bytes;
-    }
-    for copied in held {
+    let (written, mut copies) = (copy_held(&rollback, &wal, &mut share, options, instant.since, control)?, Vec::new());
+    for ((pinned, target), written) in rollback.into_iter().zip(written) {
+        let copied = pinned.copied(target, written);
         let new = instead.get(&copied.name).copied();
         copies.push(check_copied(copied, new, options, control)?);
     }
-    for (pinned, target) in wal {
+    let mut wal = wal.into_iter();
+    while let Some((pinned, target)) = wal.next() {
         let (bytes, new) = (pinned.facts.bytes(), instead.get(&pinned.name).copied());
-        copies.push(copy_and_check(pinned, target, new, share, options, control)?);
+        let others = || wal.as_slice().iter().for_each(|(it, _)| it.let_go());
+        copies.push(copy_and_check(pinned, target, new, share, options, control, others)?);
         share.before += bytes;
     }
     still_the_same(sources, &identities)?;
@@ -189,6 +192,21 @@ impl Pinned {
     fn is_wal(&self) -> bool {
         self.facts.journal_mode == "wal"
     }
+
+    fn copied(self, target: Partial, written: Fingerprint) -> Copied {
+        Copied { name: self.name, target, written, facts: self.facts, wal_grown: self.wal.grown() }
+    }
+
+    fn let_go(&self) {
+        [&self.copy, &self.check].into_iter().for_each(roll_back);
+    }
+}
+
+fn roll_back(connection: &Connection) {
+    if !connection.is_autocommit() {
+        // Nothing was written: there is nothing that a failed rollback could leave.
+        let _ = connection.execute_batch("ROLLBACK");
+    }
 }
 
 struct Trio {
@@ -210,6 +228,15 @@ impl Trio {
         Ok(Self { name: source.name.clone(), gate: open()?, copy: reader()?, check: reader()? })
     }
 
+    /// Takes the gate. Of a database in WAL mode that somebody writes into for long, says what it tells of its commits instead: what
+    /// isn't committed is seen by nobody.
+    fn hold_or_see(&self, patience: Duration, is_long: bool) -> rusqlite::Result<Option<i64>> {
+        match take_gate(&self.gate, "BEGIN IMMEDIATE", patience) {
+            Err(error) if is_long && is_busy(&error) && is_wal(&self.gate)? => data_version(&self.gate).map(Some),
+            taken => taken.map(|()| None),
+        }
+    }
+
     fn pin(&self) -> rusqlite::Result<()> {
         for (reader, cache_kib) in [(&self.copy, 512), (&self.check, 8192)] {
             // Setting the size of the cache reads the schema: only under the gate is nobody in the way of that.
@@ -220,12 +247,7 @@ impl Trio {
     }
 
     fn release(&self) {
-        for connection in [&self.gate, &self.copy, &self.check] {
-            if !connection.is_autocommit() {
-                // Nothing was written: there is nothing that a failed rollback could leave.
-                let _ = connection.execute_batch("ROLLBACK");
-            }
-        }
+        [&self.gate, &self.copy, &self.check].into_iter().for_each(roll_back);
     }
 
     fn pinned(self, source: &Source) -> Result<Pinned, Error> {
@@ -253,24 +275,25 @@ pub fn facts(reader: &Connection) -> rusqlite::Result<Facts> {
 fn pin(sources: &[Source], options: &Options, clock: &Clock, control: &Control) -> Result<Fixed, Error> {
     let begun = Instant::now();
     let trios = sources.iter().map(Trio::open).collect::<Result<Vec<_>, _>>()?;
-    let mut round = 0;
+    let (mut round, mut busy) = (0, 0);
     loop {
         control.check()?;
-        let busy = match fix_instant(&trios, clock) {
-            Ok((at, since)) => {
+        let is_long = begun.elapsed() >= LONG_WRITER.min(options.lock_timeout / 2);
+        match fix_instant(&trios, is_long, clock) {
+            Ok(Some((at, since))) => {
                 let barrier = since.elapsed();
                 let pinned = trios.into_iter().zip(sources).map(|(trio, source)| trio.pinned(source));
                 let pinned = pinned.collect::<Result<_, _>>()?;
                 return Ok(Fixed { at, barrier, since, pinned });
             }
+            Ok(None) => (),
+            Err((at, error)) if is_busy(&error) => busy = at,
             Err((at, error)) => {
                 trios.iter().for_each(Trio::release);
-                if !is_busy(&error) {
-                    return Err(situation(&trios[at].name, error));
-                }
-                at
+                return Err(situation(&trios[at].name, error));
             }
-        };
+        }
+        trios.iter().for_each(Trio::release);
         if begun.elapsed() >= options.lock_timeout {
             return Err(Error::Locked { name: trios[busy].name.clone(), waited: options.lock_timeout });
         }
@@ -279,12 +302,17 @@ fn pin(sources: &[Source], options: &Options, clock: &Clock, control: &Control) 
     }
 }
 
-/// All gates, all readers, gates let go; or who was in the way, with whatever was taken still to be released.
-fn fix_instant(trios: &[Trio], clock: &Clock) -> Result<(DateTime<Utc>, Instant), (usize, rusqlite::Error)> {
-    let mut since = Instant::now();
+/// All gates, all readers, gates let go; or who was in the way, with whatever was taken still to be released. Nothing where
+/// somebody whose gate wasn't had, which `is_long` allows, has committed meanwhile.
+fn fix_instant(
+    trios: &[Trio],
+    is_long: bool,
+    clock: &Clock,
+) -> Result<Option<(DateTime<Utc>, Instant)>, (usize, rusqlite::Error)> {
+    let (mut since, mut seen) = (Instant::now(), Vec::new());
     for (at, trio) in trios.iter().enumerate() {
-        take_gate(&trio.gate, "BEGIN IMMEDIATE", if at == 0 { FIRST_GATE } else { NEXT_GATE })
-            .map_err(|error| (at, error))?;
+        let patience = if at == 0 { FIRST_GATE } else { NEXT_GATE };
+        seen.push(trio.hold_or_see(patience, is_long).map_err(|error| (at, error))?);
         if at == 0 {
             since = Instant::now();
         }
@@ -293,10 +321,19 @@ fn fix_instant(trios: &[Trio], clock: &Clock) -> Result<(DateTime<Utc>, Instant)
     for (at, trio) in trios.iter().enumerate() {
         trio.pin().map_err(|error| (at, error))?;
     }
-    for (at, trio) in trios.iter().enumerate() {
-        trio.gate.execute_batch("ROLLBACK").map_err(|error| (at, error))?;
+    for (at, (trio, seen)) in trios.iter().zip(seen).enumerate() {
+        match seen {
+            None => trio.gate.execute_batch("ROLLBACK").map_err(|error| (at, error))?,
+            Some(version) if data_version(&trio.gate).map_err(|error| (at, error))? == version => (),
+            Some(_) => return Ok(None),
+        }
     }
-    Ok((instant, since))
+    Ok(Some((instant, since)))
+}
+
+/// It changes whenever anybody else commits (sqlite.org/pragma.html#pragma_data_version).
+pub(super) fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("PRAGMA data_version", [], |row| row.get(0))
 }
 
 /// Begins a transaction that takes its lock at once; tries for as long as `patience`.
@@ -332,21 +369,36 @@ struct Copied {
     wal_grown: u64,
 }
 
-/// Step 5 for a rollback-journal database: nothing but the copy, while its writers wait.
+/// Step 5 for rollback-journal databases: nothing but the copies, while their writers wait. Each is let go when it is read, and where one
+/// can't be, so are all that would come after it.
 fn copy_held(
-    pinned: Pinned,
-    target: Partial,
-    share: Share,
+    rollback: &[(Pinned, Partial)],
+    wal: &[(Pinned, Partial)],
+    share: &mut Share,
     options: &Options,
     since: Instant,
     control: &Control,
-) -> Result<Copied, Error> {
+) -> Result<Vec<Fingerprint>, Error> {
     let held = control.within(since, options.rollback_hold);
-    let written = pages::copy(&pinned.copy, &pinned.name, &target, share, &held).map_err(|error| match error {
+    std::thread::scope(|scope| {
+        let mut all = Vec::new();
+        for (at, (pinned, target)) in rollback.iter().enumerate() {
+            let writing = pages::copy(scope, &pinned.copy, &pinned.name, target, *share, &held);
+            share.before += pinned.facts.bytes();
+            pinned.let_go();
+            let is_read = writing.is_read();
+            all.push(writing);
+            if !is_read {
+                rollback[at..].iter().chain(wal).for_each(|(pinned, _)| pinned.let_go());
+                break;
+            }
+        }
+        all.into_iter().map(Writing::end).collect::<Result<Vec<_>, _>>()
+    })
+    .map_err(|error| match error {
         Error::TooSlow { name, .. } => Error::HeldTooLong { name, hold: options.rollback_hold },
         other => other,
-    })?;
-    Ok(Copied { name: pinned.name, target, written, facts: pinned.facts, wal_grown: pinned.wal.grown() })
+    })
 }
 
 /// Step 6 for it, and the check that the others had in step 5.
@@ -359,7 +411,8 @@ fn check_copied(copied: Copied, new: Option<New>, options: &Options, control: &C
     judged(copied, found, report, options)
 }
 
-/// Steps 5 and 6 for a WAL database: the copy on this thread, the check of the same snapshot on another.
+/// Steps 5 and 6 for a WAL database: the copy on this thread, the check of the same snapshot on another. Its writers don't wait, but
+/// its `-wal` grows: where nothing comes of it, it is let go at once, and by `others` those whose turn would come.
 fn copy_and_check(
     pinned: Pinned,
     target: Partial,
@@ -367,12 +420,19 @@ fn copy_and_check(
     share: Share,
     options: &Options,
     control: &Control,
+    others: impl FnOnce(),
 ) -> Result<Copy, Error> {
     let Pinned { name, mut copy, mut check, facts, wal } = pinned;
     let (control, named, file) = (&patient(&facts, control), &name, &target);
     let (written, found, report) = std::thread::scope(|scope| {
         let looker = scope.spawn(move || check::look(&mut check, named, options.check, control));
-        let written = pages::copy(&copy, named, file, share, control).and_then(|written| {
+        let writing = pages::copy(scope, &copy, named, file, share, control);
+        if !writing.is_read() {
+            control.abandon();
+            roll_back(&copy);
+            others();
+        }
+        let written = writing.end().and_then(|written| {
             // This connection has done its copying, and its snapshot is as good for the rules.
             let ruler = scope.spawn(move || check::rules(&mut copy, named, control));
             let found = compare(named, file, written, new, control);

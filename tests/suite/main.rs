@@ -155,6 +155,7 @@ mod serving;
 mod sign_in;
 mod sources;
 mod staging;
+mod stalled_disk;
 mod suspicion;
 mod together;
 mod tokens;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::app::App;
 use crate::disk_full::{mount, run_in_namespace};
-use crate::harness::{PROGRAM, Place, Run, in_time, python, sql_on};
+use crate::harness::{PROGRAM, Place, Run, Writer, in_time, python, sql_on, sql_on_copy};
 use crate::inject::{Spot, goes_on};
 
 /// What lies beside the live databases: names, and how large each is, but for the backups.
@@ -167,12 +167,41 @@ fn assert_locked(place: &Place, app: App) {
 
 #[test]
 fn an_exclusive_lock_that_stays_is_refused_in_time() {
-    for mode in ["WAL", "DELETE"] {
-        let place = spoilt(|place, _| drop(place.sql("attendance", &format!("PRAGMA journal_mode={mode}"))));
-        let mut app = App::on(&[&place.live("attendance")]);
-        app.ok(0, "BEGIN EXCLUSIVE");
-        app.ok(0, "INSERT INTO people (name) VALUES ('Dora')");
-        assert_locked(&place, app);
+    let place = spoilt(|place, _| drop(place.sql("attendance", "PRAGMA journal_mode=DELETE")));
+    let mut app = App::on(&[&place.live("attendance")]);
+    app.ok(0, "BEGIN EXCLUSIVE");
+    app.ok(0, "INSERT INTO people (name) VALUES ('Dora')");
+    assert_locked(&place, app);
+}
+
+/// Whoever writes for minutes, or has forgotten to commit, keeps nobody in WAL mode from reading: what is committed is backed up, of
+/// the database that he writes to and of the other.
+#[test]
+fn a_write_that_never_ends_is_not_waited_for_in_wal_mode() {
+    for [long, other] in [["attendance", "auth"], ["auth", "attendance"]] {
+        let mut place = Place::new();
+        place.set("BACKUP_LOCK_TIMEOUT", "2s");
+        let mut app = App::on(&[&place.live(long)]);
+        app.ok(0, "BEGIN IMMEDIATE");
+        app.ok(0, "CREATE TABLE half (n)");
+        let writer = Writer::start(&place.live(other), &place.path("third.db"), 0.01);
+        let backup = place.create();
+        let written = writer.stop();
+        assert_eq!(written.errors, Vec::<String>::new());
+        let tables = |name| sql_on_copy(&place.copy(&backup, name), "SELECT group_concat(name) FROM sqlite_schema");
+        assert!(
+            !tables(long).contains("half") && tables(other).contains("counter"),
+            "{}, {}",
+            tables(long),
+            tables(other)
+        );
+        // A restore has to write there: it is refused in time.
+        let id = backup["id"].as_str().unwrap();
+        let words = format!("`{long}` was locked by another process for 2s");
+        place.run(&["restore", id, "--confirm", id]).refused(1, &[&words]);
+        app.ok(0, "COMMIT");
+        assert_eq!(place.ids(), [id]);
+        place.assert_whole();
     }
 }
 
@@ -190,12 +219,12 @@ fn an_app_in_exclusive_locking_mode_is_refused_in_time() {
 #[test]
 fn while_one_database_is_locked_writers_of_the_other_go_on() {
     let mut place = Place::new();
-    place.set("BACKUP_LOCK_TIMEOUT", "4s");
+    place.set("BACKUP_LOCK_TIMEOUT", "4s").sql("auth", "PRAGMA journal_mode=DELETE");
     sql_on(&place.path("third.db"), "CREATE TABLE t (n)");
     let mut app = App::on(&[&place.live("auth")]);
     app.ok(0, "BEGIN IMMEDIATE");
     let third = place.path("third.db");
-    let writer = crate::harness::Writer::start(&place.live("attendance"), &third, 0.0);
+    let writer = Writer::start(&place.live("attendance"), &third, 0.0);
     place.run(&["create"]).refused(1, &["`auth` was locked by another process for 4s"]);
     let written = writer.stop();
     assert!(written.errors.is_empty(), "{:?}", written.errors);

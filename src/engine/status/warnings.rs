@@ -74,13 +74,13 @@ impl Engine {
             warnings.add("backup-failed", format!("the last backup failed: {}", failed.reason));
         }
         let recorded = catalog.map_or(&[][..], |catalog| &catalog.backups);
-        let unusable = self.freeze()?;
+        let (unusable, freeze) = (self.unusable_live()?, self.freeze()?);
         if let (Some(reason), None) = (&unusable, failed) {
             let text = format!("the live data was found unusable: {reason}; look at it, or restore a backup");
             warnings.add("live-unusable", text);
         }
-        if let Some(frozen) = retention::plan(recorded, &settings.retention, unusable.as_deref()).frozen {
-            let found = unusable.is_none().then(|| shrinkage(&backups)).flatten().unwrap_or_default();
+        if let Some(frozen) = retention::plan(recorded, &settings.retention, freeze.as_deref()).frozen {
+            let found = freeze.is_none().then(|| shrinkage(&backups)).flatten().unwrap_or_default();
             warnings.add("rotation-frozen", format!("nothing older is dropped: {frozen}{found}"));
         }
         for backup in backups.iter().filter(|backup| !backup.verified.ok) {

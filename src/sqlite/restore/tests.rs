@@ -176,7 +176,8 @@ fn what_came_since_the_snapshot_is_in_the_copy_and_hides_no_page() {
             .unwrap();
         let locked = Locked::take(&targets, WAIT, &control).unwrap();
         assert!(targets[0].has_moved().unwrap());
-        changed.extend(&catch_up(&targets[0].connection(), snapped, &control).unwrap());
+        let brought = catch_up(&targets[0].connection(), snapped, &control, || ()).unwrap();
+        changed.extend(&brought.settle(snapped).unwrap());
         let mark = targets[0].draw_mark().unwrap();
         targets[0].write(both, &changed, mark, || Ok(())).unwrap();
         locked.commit().unwrap();

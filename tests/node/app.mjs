@@ -11,7 +11,7 @@ import Database from 'better-sqlite3';
 const apps = new Map();
 for (const argument of process.argv.slice(2)) {
     const at = argument.indexOf('=');
-    const connection = new Database(argument.slice(at + 1), { fileMustExist: true, timeout: 5000 });
+    const connection = new Database(argument.slice(at + 1), { fileMustExist: true, timeout: 60000 });
     apps.set(argument.slice(0, at), { connection, statements: new Map(), cursors: new Map() });
 }
 

@@ -2,7 +2,6 @@
 //! can't be done is refused in words, and done as soon as the way is free [P1, P3, P4, P8].
 
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use crate::app::App;
 use crate::client::{Answer, Server};
@@ -202,12 +201,10 @@ fn while_it_is_stopped_the_app_writes_on() {
     place.fill(12);
     let mut app = App::on(&[&place.live("attendance"), &place.live("auth")]);
     let (child, pid) = place.stopped(&Spot::anywhere("write"), 8, &["create"]).unwrap();
-    let mut slowest = Duration::ZERO;
+    // It waits for no lock: one that is held is an error.
     for _ in 0..50 {
-        let begun = Instant::now();
         app.ok(0, "INSERT INTO people (name) VALUES ('while it is stopped')");
         app.ok(1, "INSERT INTO users (email) VALUES (hex(randomblob(8)))");
-        slowest = slowest.max(begun.elapsed());
     }
     let partial = tree(&place.backups()).into_iter().map(|(file, ..)| place.backups().join(file));
     let partial = partial.filter(|file| file.to_str().unwrap().ends_with(".partial"));
@@ -215,8 +212,6 @@ fn while_it_is_stopped_the_app_writes_on() {
     assert!(size.is_some_and(|size| (1..12_000_000).contains(&size)), "it isn't in the midst of a copy: {size:?}");
     let run = goes_on(child, &pid);
     assert_eq!(run.code, 0, "{}", run.stderr);
-    // SQLite's own wait for a lock would be of seconds.
-    assert!(slowest < Duration::from_secs(4), "a commit took {slowest:?}");
     let tables = |name: &str| place.list()[0]["databases"][name]["tables"].clone();
     assert_eq!((tables("attendance")["people"].clone(), tables("auth")["users"].clone()), (3.into(), 1.into()));
     app.end();

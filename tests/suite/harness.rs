@@ -236,6 +236,11 @@ impl Place {
     pub fn writer(&self, pause: f64) -> Writer {
         Writer::start(&self.live("attendance"), &self.live("auth"), pause)
     }
+
+    /// The same, for how long it is kept waiting.
+    pub fn timed_writer(&self, pause: f64) -> Writer {
+        Writer::timed(&self.live("attendance"), &self.live("auth"), pause)
+    }
 }
 
 /// Every path below `root` with its mode and whether it is a folder. What goes while it is looked at isn't there.
@@ -289,19 +294,28 @@ pub fn eventually<T>(what: &str, mut asked: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// What comes of it in that time. A machine that has no time for it is given some more tries.
+/// What comes of it in that time.
 #[track_caller]
 pub fn in_time<T>(limit: Duration, mut done: impl FnMut() -> T) -> T {
-    let mut took = Vec::new();
-    for _ in 0..4 {
+    in_some_tries(|| {
         let begun = Instant::now();
         let result = done();
-        took.push(begun.elapsed());
-        if took.last() < Some(&limit) {
-            return result;
+        let took = begun.elapsed();
+        if took < limit { Ok(result) } else { Err(format!("{took:?}, where {limit:?} is the limit")) }
+    })
+}
+
+/// What comes of it when it is in time, and else what it took. A machine that has no time for it is given some more tries.
+#[track_caller]
+pub fn in_some_tries<T>(mut tried: impl FnMut() -> Result<T, String>) -> T {
+    let mut late = Vec::new();
+    for _ in 0..4 {
+        match tried() {
+            Ok(done) => return done,
+            Err(why) => late.push(why),
         }
     }
-    panic!("it is to be done in {limit:?}: {took:?}");
+    panic!("it is never done in time: {late:?}");
 }
 
 /// Details of an outcome without how long it took, which has to be there.
@@ -436,8 +450,19 @@ pub struct Written {
 
 impl Writer {
     pub fn start(first: &Path, second: &Path, pause: f64) -> Self {
+        Self::spawn(Self::command(first, second).arg(pause.to_string()))
+    }
+
+    /// It doesn't wait for the disk: what keeps it waiting is our doing.
+    pub fn timed(first: &Path, second: &Path, pause: f64) -> Self {
+        Self::spawn(Self::command(first, second).arg(pause.to_string()).arg("OFF"))
+    }
+
+    fn command(first: &Path, second: &Path) -> Command {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite/python/writer.py");
-        Self::spawn(python3().arg(script).arg(first).arg(second).arg(pause.to_string()))
+        let mut command = python3();
+        command.arg(script).arg(first).arg(second);
+        command
     }
 
     /// Any process that says `ready`, and that ends when its standard input does.

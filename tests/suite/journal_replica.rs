@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::client::Server;
 use crate::harness::{Place, eventually, kill, sql_on};
 use crate::journal_live::{Stamper, Stamps, now, seconds, stamps, ticked, timeline};
-use crate::replica_scene::{Clock, OFFSITE, empty_machine, told};
+use crate::replica_scene::{Clock, OFFSITE, TIMEOUT, empty_machine, told};
 use crate::stores::Store;
 
 /// A place whose journal goes to that store, encrypted.
@@ -20,7 +20,7 @@ pub fn shipping(store: &Store) -> Place {
     let mut place = Place::new();
     place.keyed();
     place.set("BACKUP_PITR", "true").set("BACKUP_PITR_INTERVAL", "500ms");
-    place.replica(OFFSITE, store).set("BACKUP_REPLICA_OFFSITE_TIMEOUT", "5s");
+    place.replica(OFFSITE, store).set(TIMEOUT, "1m");
     for name in ["attendance", "auth"] {
         place.sql(name, "CREATE TABLE stamps (n INTEGER, filler TEXT)");
     }

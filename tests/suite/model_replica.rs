@@ -71,7 +71,7 @@ impl There {
         let objects = &world.store.objects;
         objects.assert_true();
         assert!(!is_all || objects.orphans().is_empty(), "{:?}", objects.orphans());
-        assert_eq!(objects.keys_with("lease"), [""; 0]);
+        assert_eq!(objects.held_by(), None, "the lease was not given back");
         for kept in &book.kept {
             match self.held.get(&kept.sequence) {
                 Some(id) => assert_eq!(*id, kept.id, "its id there"),

@@ -2,9 +2,9 @@
 //! half comes in, and no live data is touched.
 
 use crate::fault::{Fault, Reply, When};
-use crate::harness::{Place, dump};
+use crate::harness::{Place, Run, dump};
 use crate::proxy::Proxy;
-use crate::replica_scene::{another, empty_machine, in_rows, push, pushes, with_replica};
+use crate::replica_scene::{TIMEOUT, another, empty_machine, in_rows, push, pushes, with_replica};
 use crate::scene::Context;
 use crate::stores::Store;
 
@@ -13,19 +13,12 @@ const RESTORE: [&str; 6] = ["restore", "latest", "--from", "offsite", "--confirm
 /// With bodies that are long enough to break off within.
 fn scene() -> (Place, Store, Proxy) {
     let (store, proxy) = Store::s3().proxied();
-    let mut place = with_replica(&store);
-    place.set("BACKUP_REPLICA_OFFSITE_TIMEOUT", "500ms");
+    let place = with_replica(&store);
     place.sql("attendance", "CREATE TABLE blobs (bytes); INSERT INTO blobs VALUES (randomblob(300000))");
     place.create();
     another(&place);
     pushes(&place, &store);
     (place, store, proxy)
-}
-
-fn machine(place: &Place, store: &Store) -> Place {
-    let mut machine = empty_machine(place, store);
-    machine.set("BACKUP_REPLICA_OFFSITE_TIMEOUT", "500ms");
-    machine
 }
 
 /// Faults of what is read; `down` bytes come down each time.
@@ -55,7 +48,9 @@ fn what_passes_by_is_not_noticed() {
     let live = dump(&place.live("attendance"), false);
     for (name, part, fault) in cases(70_000) {
         let context = Context(format!("{name}: {part}"));
-        let machine = machine(&place, &store);
+        let mut machine = empty_machine(&place, &store);
+        // The next try is to go well.
+        machine.set(TIMEOUT, fault.timeout("5s"));
         proxy.spoil(When::of("GET", part).once(), fault);
         machine.ok(&RESTORE);
         proxy.heal();
@@ -72,12 +67,14 @@ fn what_goes_on_is_told_and_leaves_nothing_behind() {
         let live = dump(&place.live("attendance"), false);
         for (name, part, fault) in cases {
             let context = Context(format!("{name}: {part}"));
+            let timeout = fault.timeout("500ms");
             proxy.spoil(When::of("GET", part), fault);
-            let machine = machine(&place, &store);
-            machine.run(&RESTORE).refused(1, &["offsite"]);
+            let machine = empty_machine(&place, &store);
+            let run = |at: &Place, args: &[&str]| Run::of(at.command(args).env(TIMEOUT, timeout).output().unwrap());
+            run(&machine, &RESTORE).refused(1, &["offsite"]);
             assert!(!machine.live("attendance").exists() && !machine.live("auth").exists());
             // Where there is an app it goes on, with what it has.
-            place.run(&["replica", "verify", "offsite"]).refused(1, &["offsite"]);
+            run(&place, &["replica", "verify", "offsite"]).refused(1, &["offsite"]);
             proxy.heal();
             assert_eq!(dump(&place.live("attendance"), false), live);
             machine.ok(&RESTORE);
@@ -111,7 +108,7 @@ fn what_is_served_instead_is_not_taken() {
     ] {
         let context = Context(format!("{part}: {:?}", String::from_utf8_lossy(&body[..body.len().min(100)])));
         proxy.spoil(When::of("GET", part), Fault::Instead(Reply::of(200, &body)));
-        let machine = machine(&place, &store);
+        let machine = empty_machine(&place, &store);
         let run = machine.run(&RESTORE);
         proxy.heal();
         run.refused(1, &["offsite"]);
@@ -144,7 +141,7 @@ fn a_wrong_clock_is_named() {
     another(&place);
     let mut command = place.command_of("faketime");
     command.args(["-f", "+20m", crate::harness::PROGRAM, "replica", "push", "offsite"]);
-    let run = crate::harness::Run::of(command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").output().unwrap());
+    let run = Run::of(command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").output().unwrap());
     run.refused(1, &["clock"]);
     pushes(&place, &store);
     // A bucket that isn't there, too.

@@ -17,12 +17,15 @@ use crate::stores::Store;
 /// What the replica is called by the variables, and by the program.
 pub const OFFSITE: &str = "OFFSITE";
 pub const PUSH: [&str; 3] = ["replica", "push", "offsite"];
+/// How long its store may take. A disk that stands still for some seconds is no fault of it: where one is to be found silent, a test
+/// sets less.
+pub const TIMEOUT: &str = "BACKUP_REPLICA_OFFSITE_TIMEOUT";
 
 /// Two small databases with a replica, encrypted, in that store.
 pub fn with_replica(store: &Store) -> Place {
     let mut place = Place::new();
     place.keyed();
-    place.replica(OFFSITE, store).set("BACKUP_REPLICA_OFFSITE_TIMEOUT", "2s");
+    place.replica(OFFSITE, store).set(TIMEOUT, "1m");
     place
 }
 
@@ -32,7 +35,7 @@ pub fn empty_machine(of: &Place, store: &Store) -> Place {
     let identity = place.path(IDENTITY);
     std::fs::copy(of.path(IDENTITY), &identity).unwrap();
     place.set("BACKUP_ENCRYPTION_IDENTITY_FILE", identity.to_str().unwrap());
-    place.replica(OFFSITE, store).set("BACKUP_REPLICA_OFFSITE_TIMEOUT", "2s");
+    place.replica(OFFSITE, store).set(TIMEOUT, "1m");
     place
 }
 

@@ -232,6 +232,7 @@ fn assert_credentials_are_shown_nowhere(store: Store, format: &str, n: usize) {
     proxy.spoil(When::any(), faults(&secrets)[n].clone());
     let mut seen = said_of_replicas(&place, &store);
     proxy.heal();
+    place.set("BACKUP_REPLICA_OFFSITE_TIMEOUT", "1m").set("BACKUP_REPLICA_FROM_TIMEOUT", "1m");
     if n == 0 {
         seen += &(said_by_commands(&place, &backup) + &said_of_wrong_credentials(&place, &store));
     }

@@ -259,7 +259,7 @@ mod tests {
                 drop(permit);
             })
         };
-        let (recovery, begun) = (let_go_later(take(dir.path(), RECOVERY).unwrap()), Instant::now());
+        let (begun, recovery) = (Instant::now(), let_go_later(take(dir.path(), RECOVERY).unwrap()));
         let create = take(dir.path(), "create").unwrap();
         assert!(begun.elapsed() >= Duration::from_millis(150), "it held it");
         recovery.join().unwrap();

@@ -231,6 +231,26 @@ impl Browser {
         }
     }
 
+    /// Until the console complains of what wasn't expected, which it may do some time later.
+    #[track_caller]
+    pub fn await_complaint(&self) {
+        let begun = Instant::now();
+        loop {
+            let heard = self.must(self.hear());
+            let mut console = self.console.borrow_mut();
+            console.hear(heard);
+            console.still_awaited();
+            if !console.complaints().is_empty() {
+                return;
+            }
+            drop(console);
+            if begun.elapsed() > self.patience.get() {
+                self.give_up("the console never complained");
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// axe finds nothing against WCAG 2.2 AA and good practice in the page as it is now.
     #[track_caller]
     pub fn assert_accessible(&self) {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::browser::{Browser, TURNS, Turn};
+use crate::harness::eventually;
 
 /// A server of a few pages, each of which fails or does well in its own way.
 pub fn pages() -> SocketAddr {
@@ -100,6 +101,7 @@ fn at(path: &str) -> Browser {
 fn a_breach_of_the_content_policy_is_noticed() {
     let browser = at("/inline");
     assert_eq!(browser.text("#said"), "before");
+    browser.await_complaint();
     let said = noticed(|| browser.assert_quiet());
     assert!(said.contains("SEVERE security") && said.contains("Content Security Policy"), "{said}");
     assert!(said.contains("/inline\nbefore"), "where it was is not told: {said}");
@@ -108,11 +110,14 @@ fn a_breach_of_the_content_policy_is_noticed() {
 
 #[test]
 fn what_scripts_complain_of_is_noticed_at_the_latest_at_the_end() {
-    for script in ["console.error('a complaint')", "console.warn('a complaint')", "setTimeout(() => a complaint)"] {
+    let late = "setTimeout(() => { document.title = 'said'; throw Error('a complaint') })";
+    for script in ["console.error('a complaint')", "console.warn('a complaint')", late] {
         let browser = at("/good");
         browser.assert_quiet();
-        browser.script(&script.replace("() => a complaint", "() => { throw Error('a complaint') }"));
-        std::thread::sleep(Duration::from_millis(100));
+        browser.script(script);
+        if script == late {
+            eventually("the timer", || (browser.script("return document.title") == "said").then_some(()));
+        }
         let said = noticed(|| drop(browser));
         assert!(said.contains("a complaint"), "{said}");
     }
@@ -121,18 +126,21 @@ fn what_scripts_complain_of_is_noticed_at_the_latest_at_the_end() {
 #[test]
 fn each_failed_answer_is_noticed_but_for_those_expected() {
     let browser = at("/conflict");
+    browser.await_complaint();
     noticed(|| browser.assert_quiet());
     browser.expect_status(409);
     browser.assert_quiet();
     browser.expect_status(409);
     browser.reload();
     browser.reload();
+    browser.await_complaint();
     noticed(|| browser.assert_quiet());
     browser.expect_status(409);
     browser.assert_quiet();
 
     browser.expect_message("one of two");
     browser.script("console.error('one of two'); console.error('two of two')");
+    browser.await_complaint();
     let said = noticed(|| browser.assert_quiet());
     assert!(said.contains("two of two") && !said.contains("one of two"), "{said}");
     browser.expect_message("two of two");

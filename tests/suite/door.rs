@@ -212,13 +212,23 @@ fn every_route_answers_those_that_it_is_for_and_nobody_else() {
         let methods = if *method == "GET" { vec!["GET", "HEAD"] } else { vec![*method] };
         for (name, said, is) in callers(&server) {
             for method in &methods {
-                let request = afresh(server.request(method, &placed(path)));
-                let answer = said.iter().fold(request, |request, (name, value)| request.header(name, value)).send();
                 let expected = match (who, is) {
                     (Anyone, _) | (_, Superuser) | (User, User) => *status,
                     (_, Anyone) => 401,
                     (Superuser, User) => 403,
                 };
+                let asked = || {
+                    let request = afresh(server.request(method, &placed(path)));
+                    said.iter().fold(request, |request, (name, value)| request.header(name, value)).send()
+                };
+                let mut answer = asked();
+                // What takes longer than a moment is told on a page of its own: then it is asked once more.
+                for _ in 0..3 {
+                    if (expected, answer.status) == (404, 303) {
+                        eventually("its end", || nothing_runs(&server).then_some(()));
+                        answer = asked();
+                    }
+                }
                 assert_eq!(answer.status, expected, "{name}: {method} {path}: {}", answer.text());
                 match expected {
                     _ if *method == "HEAD" => {}

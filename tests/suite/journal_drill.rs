@@ -1,15 +1,15 @@
 //! The journal in a rehearsal: its newest instant is rebuilt and held against the live databases, whoever writes to them; what is
 //! wrong is told, and the journal begins anew.
 
+use attendance_backup::journal::Level;
 use attendance_backup::journal::folder::folder;
 use attendance_backup::journal::timeline::{Timeline, right};
-use attendance_backup::journal::{FileName, Level};
 use serde_json::{Value, json};
 
 use crate::client::{Server, superuser};
 use crate::harness::{Place, Writer, eventually, kill, python3, thoroughness};
 use crate::journal_live::{index, live, place, rebuilt, ticked, timeline};
-use crate::journal_states::falsify;
+use crate::journal_states::falsify_changes;
 use crate::replica_scene::Clock;
 use crate::visitor::{Visitor, between, words};
 
@@ -32,14 +32,6 @@ fn goes_well(place: &Place) -> Value {
         assert_eq!((code, &drilled["ok"], &journal["ok"]), (0, &json!(true), &json!(true)), "{drilled}");
         (journal["written"] == true).then(|| drilled.clone())
     })
-}
-
-/// In all files that lead from the first state of `attendance` to the next: those of some time are joined.
-fn falsify_changes(place: &Place) {
-    let (journal, index) = (folder(&place.backups(), &"attendance".parse().unwrap()), index(place, "attendance"));
-    let next = index.level(Level::CAPTURED)[0].name.max;
-    let leads_there = |name: &&FileName| name.level != Level::SNAPSHOT && name.min <= next && next <= name.max;
-    index.files().map(|file| &file.name).filter(leads_there).for_each(|name| falsify(&name.path(&journal)));
 }
 
 fn pages(place: &Place, name: &str) -> u64 {

@@ -61,12 +61,14 @@ fn loses_the_last_two(spoil: impl Fn(&Path, bool), is_running: bool, why: &str) 
     let wrong: Vec<_> = place.audit().into_iter().filter(|line| line["code"] == "journal-wrong").collect();
     assert!(wrong.len() == 1 && wrong[0]["reason"].as_str().unwrap().contains(why), "{wrong:?}");
     let fifth = number(&place, 5);
-    let gaps = timeline(&place).gaps;
+    // A tick that the machine had no time for makes another.
+    let wrong = || timeline(&place).gaps.into_iter().filter(|gap| gap.wrong).collect::<Vec<_>>();
+    let gaps = wrong();
     kill_server(server);
     let server = Server::start(&place);
     ticked(&place);
     kill_server(server);
-    assert_eq!(timeline(&place).gaps, gaps, "it is seen to");
+    assert_eq!(wrong(), gaps, "it is seen to");
     for lost in [seen[2], seen[3]].map(text) {
         let args = ["restore", "--at", &lost, "--confirm", &lost];
         place.run(&args).refused(1, &["was found wrong", &text(gap.from), &text(gap.to)]);

@@ -8,7 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use attendance_backup::journal::folder::folder;
 use attendance_backup::journal::ltx::{Decoder, Encoder};
-use attendance_backup::journal::{Level, states};
+use attendance_backup::journal::{FileName, Level, states};
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use crate::client::Server;
@@ -33,6 +33,14 @@ pub fn falsify(path: &Path) {
     file.set_permissions(Permissions::from_mode(0o600)).unwrap();
     file.set_times(times).unwrap();
     std::fs::rename(&aside, path).unwrap();
+}
+
+/// In all files that lead from the first state of `attendance` to the next: those of some time are joined.
+pub fn falsify_changes(place: &Place) {
+    let (journal, index) = (folder(&place.backups(), &"attendance".parse().unwrap()), index(place, "attendance"));
+    let next = index.level(Level::CAPTURED)[0].name.max;
+    let leads_there = |name: &&FileName| name.level != Level::SNAPSHOT && name.min <= next && next <= name.max;
+    index.files().map(|file| &file.name).filter(leads_there).for_each(|name| falsify(&name.path(&journal)));
 }
 
 fn text(at: DateTime<Utc>) -> String {
@@ -62,9 +70,11 @@ fn each_state_that_is_captured_is_noted() {
     kept(&place);
     for name in ["attendance", "auth"] {
         let folder = folder(&place.backups(), &name.parse().unwrap());
-        let files: Vec<_> = index(&place, name).files().copied().collect();
+        let index = index(&place, name);
+        // Those of some time are joined, and don't go for that.
+        let files: Vec<_> = [Level::SNAPSHOT, Level::CAPTURED].iter().flat_map(|level| index.level(*level)).collect();
         assert_eq!(files.len(), if name == "auth" { 1 } else { 3 });
-        assert!(files.iter().all(|file| states::find(&folder, file.into()).is_some()), "{name}");
+        assert!(files.iter().all(|file| states::find(&folder, (*file).into()).is_some()), "{name}");
     }
 }
 
@@ -72,8 +82,7 @@ fn each_state_that_is_captured_is_noted() {
 fn a_whole_file_that_is_not_the_one_that_was_written_leads_nowhere() {
     let place = place("200ms");
     let times = kept(&place);
-    let file = index(&place, "attendance").level(Level::CAPTURED)[0];
-    falsify(&file.name.path(&folder(&place.backups(), &"attendance".parse().unwrap())));
+    falsify_changes(&place);
     let before = live(&place, "attendance");
     let at = text(times[1]);
     for args in [&["preview", "--at", &at][..], &["restore", "--at", &at, "--confirm", &at]] {

@@ -112,6 +112,8 @@ fn every_figure_is_explained_right_and_taken_by_promtool() {
     std::fs::rename(place.live("auth"), place.path("aside")).unwrap();
     assert_eq!(place.run(&["create"]).code, 1);
     std::fs::rename(place.path("aside"), place.live("auth")).unwrap();
+    let sent = r#"replica_success_age_seconds{replica="nas"}"#;
+    eventually("something is there", || figure(&figures(&scraped(&server)), sent));
     place.ok(&["replica", "verify", "nas"]);
     let held = place.run(&["replica", "push", "nas"]);
     assert!(held.code == 0 || held.code == 3, "{}", held.stderr);

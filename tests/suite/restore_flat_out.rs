@@ -146,13 +146,17 @@ struct Poll {
     seen: [Value; 2],
 }
 
-fn poll_until(app: &mut App, over: &AtomicBool) -> Vec<Poll> {
-    let mut polls = Vec::new();
+fn poll(app: &mut App) -> Poll {
+    let begun = Instant::now();
+    let seen = NAMES.map(|name| app.one(name, "SELECT n FROM state"));
+    Poll { begun, ended: Instant::now(), seen }
+}
+
+fn poll_until(app: &mut App, over: &AtomicBool, first: Poll) -> Vec<Poll> {
+    let mut polls = vec![first];
     loop {
         let last = over.load(Ordering::Acquire);
-        let begun = Instant::now();
-        let seen = NAMES.map(|name| app.one(name, "SELECT n FROM state"));
-        polls.push(Poll { begun, ended: Instant::now(), seen });
+        polls.push(poll(app));
         if last {
             return polls;
         }
@@ -180,8 +184,10 @@ fn both_databases_change_together() {
             NAMES.iter().for_each(|name| drop(place.sql(name, "UPDATE state SET n = 2")));
             let mut app = App::of(language, &place);
             let over = AtomicBool::new(false);
+            // What was is seen however long the others take to begin.
+            let first = poll(&mut app);
             let (polls, restored) = std::thread::scope(|scope| {
-                let polls = scope.spawn(|| poll_until(&mut app, &over));
+                let polls = scope.spawn(|| poll_until(&mut app, &over, first));
                 let ending = Ending(&over);
                 let restored = restore(&place, &backup);
                 drop(ending);

@@ -20,7 +20,7 @@ fn stands_still() -> String {
 
 /// Runs the program beside an app that writes, while the first call at `spot` takes so long.
 fn beside_an_app(place: &Place, spot: &Spot, args: &[&str]) -> (Run, Written) {
-    let (writer, log) = (place.writer(0.01), place.path("calls"));
+    let (writer, log) = (place.timed_writer(0.01), place.path("calls"));
     let run = Run::of(place.faulty_into(&log, spot, &stands_still(), args).output().unwrap());
     let written = writer.stop();
     assert!(std::fs::read_to_string(&log).unwrap().contains("(DELAYED)"), "nothing stood still");
@@ -101,7 +101,7 @@ fn the_journal_lets_a_database_in_rollback_mode_go_when_its_time_is_up() {
         Server::of(&mut place.faulty_into(&log, &spot, &stands_still(), &["serve"]), place.path("slow.log"));
     ticked(&place);
     place.fill(3);
-    let writer = place.writer(0.01);
+    let writer = place.timed_writer(0.01);
     // At each of its tries: each writes on a thread of its own, whose calls strace counts anew.
     eventually("the disk stands still twice", || {
         (std::fs::read_to_string(&log).unwrap().matches("(DELAYED)").count() >= 2).then_some(())

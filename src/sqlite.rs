@@ -96,7 +96,7 @@ pub enum Error {
     },
     /// What SQLite keeps beside it was removed while somebody has it open.
     #[error(
-        "the `{ending}` beside the live database `{name}` was removed while the app has it open: whoever opens it now shares no lock with the app, and commits get lost; restart the app, and never remove `-wal` or `-shm` while it runs"
+        "the `{ending}` beside the live database `{name}` was removed while the app has it open: whoever opens it now shares no lock with the app, and commits get lost; restart the app, and `serve` too if it doesn't find its way back by itself, and never remove `-wal` or `-shm` while it runs"
     )]
     Parted {
         /// Which.
@@ -344,6 +344,15 @@ pub fn identify(source: &Source) -> Result<Identity, Error> {
         return Err(Error::Parted { name, ending });
     }
     Ok(Identity { device: meta.dev(), inode: meta.ino(), size: meta.len() })
+}
+
+/// The same for who is about to open it.
+fn identify_to_open(source: &Source) -> Result<Identity, Error> {
+    let identity = identify(source)?;
+    match parted::missing_here(&source.path) {
+        Some(ending) => Err(Error::Parted { name: source.name.clone(), ending }),
+        None => Ok(identity),
+    }
 }
 
 /// Whether something is mounted there (statx(2), since Linux 5.8; older ones don't say, and there `doctor` does).

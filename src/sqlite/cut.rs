@@ -15,7 +15,7 @@ use super::page_set::{PageSet, lock_page};
 use super::pages::in_time;
 use super::snapshot::{FIRST_GATE, Facts, NEXT_GATE, data_version, facts, is_busy, jitter, take_gate};
 use super::wal::{Hint, Position, Wal};
-use super::{Control, Error, Identity, Source, beside, identify, open_live, situation};
+use super::{Control, Error, Identity, Source, beside, identify, identify_to_open, open_live, situation};
 use crate::backup::DatabaseName;
 use crate::clock::Clock;
 
@@ -119,7 +119,7 @@ struct Look {
 impl Watched {
     /// Opens a live database.
     pub fn open(source: &Source) -> Result<Self, Error> {
-        let identity = identify(source)?;
+        let identity = identify_to_open(source)?;
         let failed = |error| situation(&source.name, error);
         let (watch, reader) = (open_live(&source.path).map_err(failed)?, Pinned::open(source)?);
         let beside = [None; 2];

@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 
 use super::check::{is_unknown, late_or};
 use super::snapshot::{Facts, facts, is_busy, jitter};
-use super::{Control, Error, Source, code, identify, open_live, situation};
+use super::{Control, Error, Source, code, identify_to_open, open_live, situation};
 use crate::backup::DatabaseName;
 
 use schema::Schema;
@@ -158,7 +158,7 @@ pub fn compare(
         stopped @ Error::Cancelled => Failure::Live(stopped),
         other => Failure::Copy(other),
     };
-    identify(source).map_err(Failure::Live)?;
+    identify_to_open(source).map_err(Failure::Live)?;
     control.watch(&mut copy).map_err(copy_failed)?;
     let (facts_then, schema_then) = look(&copy).map_err(copy_failed)?;
     let (mut live, since) = pin(source, bounds, control).map_err(Failure::Live)?;

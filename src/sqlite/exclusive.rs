@@ -5,7 +5,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use super::restore::{cookie, persist};
-use super::{Control, Error, Source, is_wal, mode_bytes, of_writing, open_live, situation};
+use super::{Control, Error, Source, identify_to_open, is_wal, mode_bytes, of_writing, open_live, situation};
 use crate::backup::DatabaseName;
 
 /// A connection that keeps everyone else out.
@@ -20,6 +20,7 @@ impl Exclusive {
     /// Takes SQLite's exclusive lock and keeps it. In WAL mode nobody else can have the database open then; in rollback mode
     /// whoever has it open and does nothing just now isn't seen. Nothing if someone is in the way for `timeout`.
     pub fn take(source: &Source, timeout: Duration, control: &Control) -> Result<Option<Self>, Error> {
+        identify_to_open(source)?;
         let opened = persist(&source.name, timeout, control, || {
             let connection = open_live(&source.path)?;
             // Before the first read: a WAL database opened so takes the lock on the whole file, instead of a share of it

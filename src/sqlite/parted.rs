@@ -43,6 +43,20 @@ pub(super) fn missing(path: &Path) -> Option<&'static str> {
     found
 }
 
+/// What was removed beside a database while this very process has it open, for the journal or a comparison. All connections of a process
+/// share the `-shm` of the first (`unixShmNode` in os_unix.c): another one would take its locks there, and write into the `-wal` of
+/// whoever has come since.
+pub(super) fn missing_here(path: &Path) -> Option<&'static str> {
+    // A list that can't be had shows nothing.
+    let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let open: Vec<_> = open.filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect();
+    ["-wal", "-shm"].into_iter().find(|ending| {
+        let mut removed = beside(path, ending).into_os_string();
+        removed.push(" (deleted)");
+        open.iter().any(|open| *open == *removed)
+    })
+}
+
 fn is_shared(path: &Path) -> Option<bool> {
     let id = |meta: Metadata| (meta.dev(), meta.ino());
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);

@@ -31,8 +31,8 @@ use super::kind::Kind;
 use super::page_set::{PageSet, lock_page};
 use super::snapshot::{FIRST_GATE, NEXT_GATE, data_version, is_busy, jitter, take_gate};
 use super::{
-    Control, Error, Identity, Progress, Source, identify, is_wal, mode_bytes, of_writing, open_finished, open_live,
-    situation,
+    Control, Error, Identity, Progress, Source, identify, identify_to_open, is_wal, mode_bytes, of_writing,
+    open_finished, open_live, situation,
 };
 use crate::backup::{CheckKind, DatabaseName};
 use crate::disk::{self, Context};
@@ -103,7 +103,7 @@ pub enum ReadBack {
 impl Target {
     /// Opens a live database; tries for `timeout` where the app keeps everyone out.
     pub fn open(source: &Source, timeout: Duration, control: &Control) -> Result<Self, Error> {
-        let identity = identify(source)?;
+        let identity = identify_to_open(source)?;
         persist(&source.name, timeout, control, || {
             let connection = open_live(&source.path)?;
             // Defensive mode forbids writing `sqlite_dbpage`. What is committed is to outlive a power cut; and a checkpoint

@@ -22,7 +22,10 @@ use rusqlite::{Connection, ErrorCode};
 use super::check::{self, Report, Verdict};
 use super::page_set::{Comparison, Difference, New};
 use super::pages::{self, Content, Fingerprint, Share, Writing, joined};
-use super::{Control, Error, Identity, Source, code, identify, is_wal, open_finished, open_live, situation, wal_size};
+use super::{
+    Control, Error, Identity, Source, code, identify, identify_to_open, is_wal, open_finished, open_live, situation,
+    wal_size,
+};
 use crate::backup::{CheckKind, DatabaseName};
 use crate::clock::Clock;
 use crate::disk::{self, Partial};
@@ -121,7 +124,7 @@ pub fn take(
     clock: &Clock,
     control: &Control,
 ) -> Result<Snapshot, Error> {
-    let identities = sources.iter().map(identify).collect::<Result<Vec<_>, _>>()?;
+    let identities = sources.iter().map(identify_to_open).collect::<Result<Vec<_>, _>>()?;
     let mut instant = pin(sources, options, clock, control)?;
     still_the_same(sources, &identities)?;
     let total = instant.pinned.iter().map(|pinned| pinned.facts.bytes()).sum();

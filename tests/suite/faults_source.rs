@@ -8,10 +8,11 @@ use serde_json::json;
 
 use crate::app::App;
 use crate::calls::{Calls, Point};
-use crate::client::Server;
-use crate::harness::{Place, Run, dump, sql_on_copy};
+use crate::client::{Server, superuser};
+use crate::harness::{Place, Run, dump, eventually, sql_on_copy};
 use crate::held::{self, Language};
 use crate::inject::{Spot, goes_on};
+use crate::journal_live::timeline;
 use crate::receivers::Receiver;
 use crate::tried::Tried;
 
@@ -193,4 +194,38 @@ fn what_lost_its_shm_or_wal_is_not_restored_behind_its_app() {
         NAMES.into_iter().for_each(|name| assert_eq!(app.ok(name, COUNT), json!([[1, 1]])));
         place.assert_whole();
     }
+}
+
+/// `serve` itself has them open, for the journal: what it opens then would have its locks beside those, and the `-wal` of the app. What is
+/// committed is all there as soon as it has found its way back, or was started anew.
+#[test]
+fn what_lost_both_while_serve_has_it_open_is_not_copied_or_restored_beside_that() {
+    let (mut place, app) = open_in_wal_mode();
+    place.set("BACKUP_ENABLED", "false").set("BACKUP_PITR", "true").set("BACKUP_PITR_INTERVAL", "1h");
+    let server = Server::start(&place);
+    eventually("a tick", || timeline(&place).alive);
+    let id = place.create()["id"].clone();
+    ["-wal", "-shm"].into_iter().for_each(|ending| unlink(&place, ending));
+    app.close();
+    let mut app = held::App::of(Language::Python, &place);
+    commit(&mut app, 3);
+    for answer in [
+        server.post("/api/backup/create"),
+        server
+            .request("POST", "/api/backup/restore")
+            .token(&superuser())
+            .json(&json!({ "id": id, "confirm": id }))
+            .send(),
+    ] {
+        let detail = answer.problem(422, "live-parted");
+        assert!(detail.contains("`attendance`") && detail.contains("`serve` too"), "{detail}");
+    }
+    NAMES.into_iter().for_each(|name| assert_eq!(app.ok(name, COUNT), json!([[3, 3]])));
+    server.stop();
+    let backup = place.create();
+    for name in NAMES {
+        assert_eq!(sql_on_copy(&place.copy(&backup, name), COUNT), "3|3", "{name}");
+        assert_eq!(app.ok(name, "PRAGMA integrity_check"), json!([["ok"]]));
+    }
+    place.assert_whole();
 }

@@ -36,7 +36,12 @@ impl Error {
 
     /// Whoever runs this may not.
     pub fn is_denied(&self) -> bool {
-        matches!(self.source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+        self.source.kind() == io::ErrorKind::PermissionDenied || self.is_read_only()
+    }
+
+    /// Nobody may write there.
+    pub fn is_read_only(&self) -> bool {
+        self.source.kind() == io::ErrorKind::ReadOnlyFilesystem
     }
 
     /// The path isn't there.
@@ -71,6 +76,9 @@ fn reason(source: &io::Error) -> String {
         io::ErrorKind::PermissionDenied => {
             let uid = rustix::process::geteuid().as_raw();
             format!("permission denied for uid {uid}; run the service as the user who owns the databases")
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            format!("{source}; mount it without `:ro`, or look in `dmesg` why the system takes no more writes")
         }
         _ if source.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
             "it is a symbolic link, which is not followed here".to_owned()

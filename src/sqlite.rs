@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags};
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 use rustix::io::Errno;
 
@@ -313,8 +313,8 @@ impl Identity {
 }
 
 /// Looks at a live file by path, without opening it by SQLite: it is there, a file, not empty, has one name and its folder, may be
-/// written, and has beside it what those who have it open share. Where it may not be written, SQLite would open it all the same, and
-/// leave a `-shm` that the app can't write.
+/// written, and has beside it what those who have it open share. Where it may not be written, SQLite would open it all the same,
+/// leave a `-shm` that the app can't write, and hold no writer.
 ///
 /// SQLite takes an empty file for a new database and would delete the WAL beside it, so this comes before any open.
 pub fn identify(source: &Source) -> Result<Identity, Error> {
@@ -337,7 +337,7 @@ pub fn identify(source: &Source) -> Result<Identity, Error> {
         return Err(Error::HardLinked { name, path, links: meta.nlink() });
     }
     let writable = rustix::fs::access(&path, rustix::fs::Access::WRITE_OK);
-    if let Err(denied @ Errno::ACCESS) = writable {
+    if let Err(denied @ (Errno::ACCESS | Errno::ROFS)) = writable {
         Err(denied).to("write", &path)?;
     }
     if let Some(ending) = parted::missing(&path) {
@@ -371,6 +371,10 @@ fn is_mount(path: &Path) -> Result<bool, disk::Error> {
 pub fn open_live(path: &Path) -> rusqlite::Result<Connection> {
     let connection =
         Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    if connection.is_readonly(MAIN_DB)? {
+        // SQLite opens for reading what it may not write, and then takes no lock that would keep a writer away (BEGIN IMMEDIATE too).
+        return Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_READONLY), None));
+    }
     connection.busy_timeout(Duration::ZERO)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     harden(&connection)?;

@@ -79,8 +79,12 @@ impl Engine {
 
     fn database(&self, source: &Source, mounts: &Mounts, findings: &mut Vec<Finding>) {
         let about = format!("database `{}`", source.name);
-        if let Err(error) = identify(source) {
-            return findings.push(problem(&about, error.to_string(), None));
+        match identify(source) {
+            Err(sqlite::Error::Disk(error)) if error.is_read_only() => {
+                return findings.extend(mounts.of_database(&about, &source.path));
+            }
+            Err(error) => return findings.push(problem(&about, error.to_string(), None)),
+            Ok(_) => {}
         }
         findings.extend(mounts.of_database(&about, &source.path));
         let (asked, path) = (peek(&source.path), self.led_to(source));

@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::app::App;
 use crate::calls::{Calls, Point};
 use crate::client::{Server, superuser};
+use crate::disk_full::{mount, run_in_namespace};
 use crate::harness::{Place, Run, dump, eventually, sql_on_copy};
 use crate::held::{self, Language};
 use crate::inject::{Spot, goes_on};
@@ -227,5 +228,39 @@ fn what_lost_both_while_serve_has_it_open_is_not_copied_or_restored_beside_that(
         assert_eq!(sql_on_copy(&place.copy(&backup, name), COUNT), "3|3", "{name}");
         assert_eq!(app.ok(name, "PRAGMA integrity_check"), json!([["ok"]]));
     }
+    place.assert_whole();
+}
+
+/// SQLite opens for reading what it may not write: its locks keep nobody away then, and two databases would be copied at two instants.
+#[test]
+fn what_is_mounted_read_only_is_left_alone() {
+    if std::env::var_os("IN_OWN_NAMESPACE").is_none() {
+        run_in_namespace("faults_source::what_is_mounted_read_only_is_left_alone");
+        return;
+    }
+    let mut place = Place::new();
+    let id = place.create()["id"].as_str().unwrap().to_owned();
+    let mut app = App::on(&[&place.live("attendance")]);
+    app.ok(0, "INSERT INTO people (name) VALUES ('Dora')");
+    std::fs::create_dir(place.path("data")).unwrap();
+    mount(&["--bind", place.path("").to_str().unwrap()], &place.path("data"));
+    mount(&["-o", "remount,bind,ro"], &place.path("data"));
+    let named = |name: &str| format!("{name}={}", place.path(&format!("data/{name}.db")).display());
+    let named = NAMES.map(named).join(",");
+    place.set("BACKUP_DATABASES", &named);
+    let restore = ["restore", &id, "--confirm", &id];
+    assert!(place.ok(&["preview", &id]).stdout.contains("a restore would be refused: cannot write"));
+    for args in [&["create"][..], &restore, &[&restore[..], &["--offline"]].concat()] {
+        let run = place.run(args);
+        assert_eq!(run.code, 1, "{args:?}: {}", run.stdout);
+        assert!(
+            run.stderr.contains("Read-only file system") && run.stderr.contains("`:ro`"),
+            "{args:?}: {}",
+            run.stderr
+        );
+        assert!(!place.backups().join("restore.json").exists(), "{args:?}");
+        assert_eq!(place.ids(), [&*id]);
+    }
+    assert_eq!(app.ok(0, "SELECT count(*) FROM people"), "[[4]]");
     place.assert_whole();
 }

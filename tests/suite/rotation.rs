@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex};
 
 use attendance_backup::backup::retention::Retention;
 use attendance_backup::backup::schedule::Decision;
+use attendance_backup::backup::settings::{Saved, SavedRetention};
 use attendance_backup::backup::{Backup, Tier};
 use attendance_backup::clock::Clock;
 use attendance_backup::config::Config;
-use attendance_backup::engine::{Actor, Call, Create, Created, Engine, Error};
+use attendance_backup::engine::{Actor, Call, Change, Create, Created, Engine, Error, Restore};
 use attendance_backup::scheduler;
 use attendance_backup::sqlite::Control;
 use chrono::{DateTime, Datelike, Duration, NaiveDate, Utc};
@@ -198,6 +199,39 @@ fn a_clock_that_jumps_a_day_forth_and_back_makes_no_burst_and_deletes_nothing() 
     let newest = timed.engine.status().unwrap().last_backup.unwrap();
     assert_eq!(newest.timestamp.date_naive(), "2026-03-31".parse().unwrap());
     assert_eq!(timed.of(Tier::Daily).len(), 7);
+    timed.place.assert_whole();
+}
+
+/// Whatever rotates otherwise: a backup, a change of settings, a restore.
+#[test]
+fn under_a_clock_that_was_never_set_nothing_is_dropped() {
+    let timed = Timed::starting(Place::new(), "2026-03-01T02:00:01Z");
+    for day in 0..7 {
+        timed.set("2026-03-01T02:00:01Z".parse::<DateTime<Utc>>().unwrap() + Duration::days(day));
+        timed.ring();
+    }
+    let newest = timed.of(Tier::Daily).pop().unwrap().id;
+    timed.set("1970-01-01T00:00:30Z".parse().unwrap());
+    for _ in 0..3 {
+        timed.create(Tier::Daily).unwrap();
+    }
+    let ids = || timed.engine.list().unwrap().into_iter().map(|it| it.id).collect::<BTreeSet<_>>();
+    let (before, call) = (ids(), Call::new(Actor::cli()));
+    assert_eq!(before.len(), 10);
+    let retention = SavedRetention { daily: Some(1), weekly: Some(0), ..SavedRetention::default() };
+    let change = Change { set: Saved { retention, ..Saved::default() }, reset: false, dry_run: false, expected: None };
+    timed.engine.change_settings(&change, &call).unwrap();
+    assert_eq!(ids(), before);
+    timed.engine.restore(&Restore { subject: newest.into(), force: false, offline: None }, &call).unwrap();
+    assert!(ids().is_superset(&before) && ids().len() == before.len() + 1, "{:?}", ids());
+    let warnings = timed.engine.status().unwrap().warnings;
+    let frozen = warnings.iter().find(|warning| warning.code == "rotation-frozen").unwrap();
+    assert!(frozen.detail.contains("clock"), "{}", frozen.detail);
+    assert!(warnings.iter().all(|warning| warning.code != "live-unusable"));
+    // As soon as it is set, what the settings say is done.
+    timed.set("2026-03-08T02:00:01Z".parse().unwrap());
+    timed.ring();
+    assert!(ids().len() < before.len(), "{:?}", ids());
     timed.place.assert_whole();
 }
 

@@ -210,6 +210,7 @@ impl Engine {
 
     /// Lets go what is older than the window, compacts what is due, and makes the next snapshot. What is wrong with one stops no other.
     pub fn tend_journal(&self, tending: &mut Tending, control: &Control) -> Result<(), Error> {
+        self.assert_expected()?;
         let retains = tending.retained.is_none_or(|at| at.elapsed() > RETAIN_EVERY);
         let horizon = self.horizon();
         let mut first = Ok(());

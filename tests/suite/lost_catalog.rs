@@ -3,12 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::client::Server;
 use crate::harness::{PROGRAM, Place, Run, eventually, python, traces, tree};
 use crate::inject::Spot;
+use crate::journal_live::{self, rebuilt, ticked};
 use crate::seasons;
 
 /// Every file below the backup directory that data rests on. The lock's note and the audit log go on, of course.
@@ -393,6 +395,36 @@ fn what_takes_the_place_of_the_directory_under_a_running_serve_is_left_alone() {
     server.stop();
     assert_eq!(place.ids().len(), 3);
     place.assert_whole();
+}
+
+/// The same of the journal, which goes on by itself: whatever takes its place is neither thinned out nor added to.
+#[test]
+fn what_takes_the_place_of_the_journal_is_left_alone() {
+    let [place, foreign] = [(), ()].map(|()| journal_live::place("100ms"));
+    for place in [&place, &foreign] {
+        place.create();
+        let server = Server::start(place);
+        ticked(place);
+        server.stop();
+    }
+    let server = Server::start(&place);
+    ticked(&place);
+    let away = place.path("away");
+    std::fs::rename(place.backups(), &away).unwrap();
+    std::fs::rename(foreign.backups(), place.backups()).unwrap();
+    let theirs = traces(&place.backups());
+    place.sql("attendance", "INSERT INTO people (name) VALUES ('Dora')");
+    // A score of ticks.
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(traces(&place.backups()), theirs, "what is somebody else's was touched");
+    std::fs::rename(place.backups(), foreign.backups()).unwrap();
+    std::fs::rename(&away, place.backups()).unwrap();
+    place.sql("attendance", "INSERT INTO people (name) VALUES ('Emil')");
+    let at = ticked(&place);
+    server.stop();
+    assert!(rebuilt(&place, "attendance", at).windows(4).any(|bytes| bytes == b"Emil"));
+    place.assert_whole();
+    foreign.assert_whole();
 }
 
 /// The first backup of all, and nobody has looked at anything since: the store is met all the same, and the log says what was refused.

@@ -148,6 +148,7 @@ mod restore_power;
 mod restore_race;
 mod restore_refusals;
 mod restore_shapes;
+mod restore_swapped;
 mod rotation;
 mod secrets;
 mod segments;

@@ -55,6 +55,7 @@ fn pages(path: &Path) -> Vec<u8> {
 fn assert_restored(place: &Place, app: &mut App, backup: &Value, mode: &str, notes: usize) {
     for (name, _) in SHAPES {
         let (live, copy) = (place.live(name), place.copy(backup, name));
+        assert_eq!(app.one(name, "PRAGMA journal_mode"), mode, "{name}");
         assert_eq!(app.ok(name, "PRAGMA integrity_check"), json!([["ok"]]), "{name}");
         app.ok(name, "INSERT INTO notes (notes) VALUES ('integrity-check')");
         assert_eq!(app.one(name, "SELECT count(*) FROM notes WHERE notes MATCH 'note'"), notes, "{name}");
@@ -68,6 +69,24 @@ fn assert_restored(place: &Place, app: &mut App, backup: &Value, mode: &str, not
     }
 }
 
+/// The app commits to each, and leaves beside it what its mode leaves: a journal without the head that would make it count, an empty one,
+/// or none.
+#[track_caller]
+fn leaves_its_journal(place: &Place, app: &mut App, mode: &str) {
+    for (name, _) in SHAPES {
+        assert_eq!(app.ok(name, "UPDATE marks SET text = text WHERE id = 1"), 1, "{name}");
+        let journal = std::fs::read(place.path(&format!("{name}.db-journal"))).ok();
+        match mode {
+            "persist" => {
+                let left = journal.unwrap_or_else(|| panic!("{name} has no journal"));
+                assert!(left.len() > 512 && left[..8] == [0; 8], "{name}: {} bytes", left.len());
+            }
+            "truncate" => assert_eq!(journal, Some(Vec::new()), "{name}"),
+            _ => assert_eq!(journal, None, "{name}"),
+        }
+    }
+}
+
 fn length(place: &Place, backup: &Value, name: &str) -> u64 {
     place.copy(backup, name).metadata().unwrap().len()
 }
@@ -76,10 +95,13 @@ fn all_shapes(language: Language, mode: &str) {
     println!("{language:?}, journal_mode={mode}");
     let place = in_mode(mode);
     let mut app = App::open(language, &place, &SHAPES.map(|(name, _)| name));
+    // But for WAL each connection has its own.
+    SHAPES.iter().for_each(|(name, _)| assert_eq!(app.one(name, &format!("PRAGMA journal_mode={mode}")), mode));
     SHAPES.iter().for_each(|(name, _)| grow(&mut app, name, 30));
     let small = place.create();
     SHAPES.iter().for_each(|(name, _)| grow(&mut app, name, 2000));
 
+    leaves_its_journal(&place, &mut app, mode);
     let restored = restore(&place, &small);
     let large = taken_before(&place, &restored);
     for (name, _) in SHAPES {
@@ -89,13 +111,18 @@ fn all_shapes(language: Language, mode: &str) {
     restore(&place, &large);
     assert_restored(&place, &mut app, &large, mode, 2030);
     // It can be worked with, also where free pages are given back.
-    restore(&place, &small);
+    leaves_its_journal(&place, &mut app, mode);
+    let last = restore(&place, &small);
     for (name, _) in SHAPES {
         grow(&mut app, name, 500);
         app.ok(name, "DELETE FROM marks WHERE id % 2 = 0");
         app.ok(name, "PRAGMA incremental_vacuum");
         assert_eq!(app.ok(name, "PRAGMA integrity_check"), json!([["ok"]]), "{name}");
     }
+    let before = taken_before(&place, &last);
+    assert_eq!(place.json(&["undo"])["id"], before["id"]);
+    assert_restored(&place, &mut app, &before, mode, 2030);
+    leaves_its_journal(&place, &mut app, mode);
     place.assert_whole();
 }
 
@@ -107,4 +134,21 @@ fn every_shape_in_wal_mode() {
 #[test]
 fn every_shape_in_rollback_mode() {
     Language::BOTH.into_iter().for_each(|language| all_shapes(language, "delete"));
+}
+
+/// The app leaves a journal that doesn't count any more beside each database.
+#[test]
+fn every_shape_beside_a_journal_that_stays() {
+    Language::BOTH.into_iter().for_each(|language| all_shapes(language, "persist"));
+}
+
+#[test]
+fn every_shape_beside_an_empty_journal() {
+    all_shapes(Language::Python, "truncate");
+}
+
+/// What the app could roll back it has in mind alone.
+#[test]
+fn every_shape_without_a_journal_on_the_disk() {
+    all_shapes(Language::Node, "memory");
 }

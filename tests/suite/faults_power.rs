@@ -1,13 +1,16 @@
 //! The power goes in the midst of an operation, or as soon as it has said that it is done: what it said is so, and what it didn't
 //! come to is as before [P1, P4, P5, P10].
 
+use std::fs::File;
+use std::path::Path;
+
 use serde_json::Value;
 
 use crate::calls::{Calls, Point};
 use crate::disk_full::run_in_namespace;
 use crate::faults::Change;
-use crate::harness::{Place, thoroughness};
-use crate::inject::signal;
+use crate::harness::{Place, Run, in_some_tries, thoroughness};
+use crate::inject::{Spot, signal};
 use crate::journal_restore::{POINT, killable};
 use crate::objects::Objects;
 use crate::power::Disk;
@@ -87,6 +90,83 @@ pub fn disk_for(test: &str) -> Option<Disk> {
         println!("skipped, no power is cut: an image can't be mounted here (mount -o loop)");
     }
     disk
+}
+
+/// Files that were there before, all of it durable, and what somebody does who syncs and somebody who doesn't.
+fn write_and_rename(in_folder: &Path, syncs: bool) {
+    let synced = |path: &Path| {
+        if syncs {
+            File::open(path).unwrap().sync_all().unwrap();
+        }
+    };
+    std::fs::write(in_folder.join("new"), "new").unwrap();
+    synced(&in_folder.join("new"));
+    std::fs::rename(in_folder.join("from"), in_folder.join("to")).unwrap();
+    // As the catalog is replaced: what comes was synced, the folder wasn't.
+    std::fs::rename(in_folder.join("next"), in_folder.join("current")).unwrap();
+    synced(in_folder);
+}
+
+/// What there is of that: the new file, the one name and the other, and what the replaced file holds.
+fn found(in_folder: &Path) -> (String, [bool; 2], String) {
+    let text = |name: &str| std::fs::read_to_string(in_folder.join(name)).unwrap_or_default();
+    (text("new"), ["from", "to"].map(|name| in_folder.join(name).exists()), text("current"))
+}
+
+/// Else the old state that is found after these cuts would show nothing. What the kernel writes by itself after some seconds is no
+/// matter of who syncs: where the machine had no time meanwhile it is tried again.
+#[test]
+fn what_was_not_synced_is_lost_when_the_power_is_cut() {
+    let Some(disk) = disk_for("faults_power::what_was_not_synced_is_lost_when_the_power_is_cut") else { return };
+    let folders = ["synced", "unsynced"].map(|name| Path::new(&disk.mounted()).join(name));
+    for folder in &folders {
+        std::fs::create_dir(folder).unwrap();
+        for (name, text) in [("from", "it"), ("current", "old"), ("next", "next")] {
+            std::fs::write(folder.join(name), text).unwrap();
+        }
+    }
+    disk.swap("live");
+    disk.copy("live", "before");
+    let new = || ("new".to_owned(), [false, true], "next".to_owned());
+    in_some_tries(|| {
+        disk.copy("before", "running");
+        disk.swap("running");
+        for (folder, syncs) in folders.iter().zip([true, false]) {
+            write_and_rename(folder, syncs);
+        }
+        assert_eq!(folders.each_ref().map(|folder| found(folder)), [new(), new()]);
+        disk.copy("running", "cut");
+        disk.swap("cut");
+        assert_eq!(found(&folders[0]), new(), "what was synced is not there");
+        let unsynced = found(&folders[1]);
+        let lost = (String::new(), [true, false], "old".to_owned());
+        if unsynced == lost { Ok(()) } else { Err(format!("it is there without a sync: {unsynced:?}")) }
+    });
+    println!("power cut: what was not synced is lost");
+    disk.swap("live");
+}
+
+/// A backup whose every sync is a mere word is not there after the cut: it would be seen here if one were left out.
+#[test]
+fn a_create_that_never_syncs_is_lost_when_the_power_is_cut() {
+    let Some(disk) = disk_for("faults_power::a_create_that_never_syncs_is_lost_when_the_power_is_cut") else { return };
+    let place = place_on(&disk, &seasons::of_three_months());
+    disk.swap("live");
+    disk.copy("live", "before");
+    let before = place.ids().len();
+    let create = ["create", "--type", "manual"];
+    in_some_tries(|| {
+        disk.copy("before", "running");
+        disk.swap("running");
+        let run = Run::of(place.faulty(&Spot::anywhere("fsync,?fdatasync"), "retval=0", &create).output().unwrap());
+        assert_eq!((run.code, entries(&place).len() > before), (0, true), "{}", run.stderr);
+        disk.copy("running", "cut");
+        disk.swap("cut");
+        let left = entries(&place).len();
+        if left == before { Ok(()) } else { Err(format!("{left} backups without a sync")) }
+    });
+    println!("power cut: a backup that was not synced is lost");
+    disk.swap("live");
 }
 
 fn is_pinned(place: &Place) -> bool {

@@ -43,9 +43,10 @@ const SENDING: &[&str] = &["sendto", "sendmsg", "writev"];
 const OPENED: &[&str] = &["read", "pread64", "openat"];
 const WRITING: &[&str] = &["write", "pwrite64", "fsync", "fdatasync"];
 
-const FAULTS: [Fault; 23] = [
+const FAULTS: [Fault; 24] = [
     Fault { name: "ENOSPC, once", effect: "error=ENOSPC", ever: "", calls: Which::Changing(ALL) },
     Fault { name: "ENOSPC, for ever", effect: "error=ENOSPC", ever: "+", calls: Which::Changing(ALL) },
+    Fault { name: "EDQUOT, for ever", effect: "error=EDQUOT", ever: "+", calls: Which::Changing(ALL) },
     Fault { name: "EIO, once", effect: "error=EIO", ever: "", calls: Which::Changing(ALL) },
     Fault { name: "EIO, for ever", effect: "error=EIO", ever: "+", calls: Which::Changing(ALL) },
     Fault { name: "EIO on reading, once", effect: "error=EIO", ever: "", calls: Which::Reading(BYTES) },

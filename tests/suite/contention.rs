@@ -8,8 +8,12 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::harness::{Place, Run, dump, eventually, kill, traces};
+use crate::harness::{Place, Run, dump, eventually, kill, traces, tree};
 use crate::inject::{Halted, Spot, signal};
+use crate::journal_restore::{POINT, killable};
+use crate::replica_scene::{PULL, comes_whole, empty_machine, with_two_there};
+use crate::restore_scene::assert_settled_files;
+use crate::stores::Store;
 
 /// Larger than what fits between two looks at how far it is.
 fn large() -> Place {
@@ -221,6 +225,13 @@ fn a_stopped_process_that_holds_the_audit_log_stops_nobody_else() {
     place.assert_whole();
 }
 
+/// It is refused, since no line of it can be written.
+#[track_caller]
+fn unrecorded(place: &Place, args: &[&str]) {
+    let run = Run::of(place.faulty(&Spot::on("write", "audit.jsonl"), "error=EIO", args).output().unwrap());
+    run.refused(1, &["audit"]);
+}
+
 /// A change wants its line first [P10].
 #[test]
 fn what_cannot_be_recorded_is_not_done() {
@@ -228,6 +239,7 @@ fn what_cannot_be_recorded_is_not_done() {
     let [older, newer] = [(); 2].map(|()| place.create()["id"].as_str().unwrap().to_owned());
     place.ok(&["restore", &older, "--confirm", &older]);
     place.sql("attendance", "INSERT INTO people (name) VALUES ('Dora')");
+    place.ok(&["pin", &older]);
     let lies_there = || {
         let mut traces = traces(&place.backups());
         traces.retain(|(name, ..)| !name.starts_with('.') && name != "audit.jsonl");
@@ -237,19 +249,48 @@ fn what_cannot_be_recorded_is_not_done() {
     let aside = place.path("aside");
     for args in [
         &["pin", &newer][..],
+        &["unpin", &older],
         &["delete", &newer],
         &["restore", &newer, "--confirm", &newer],
+        &["restore", &newer, "--confirm", &newer, "--offline", "--app-is-stopped"],
         &["undo"],
+        &["catalog", "rebuild"],
         &["config", "--set", "retention.daily=9"],
         &["download", &newer, "-o", aside.to_str().unwrap()],
     ] {
-        let run = Run::of(place.faulty(&Spot::on("write", "audit.jsonl"), "error=EIO", args).output().unwrap());
-        run.refused(1, &["audit"]);
+        unrecorded(&place, args);
         assert_eq!(lies_there(), before, "{args:?}");
     }
     assert!(!aside.exists());
     place.ok(&["undo"]);
     place.assert_whole();
+}
+
+#[test]
+fn a_restore_of_an_instant_that_cannot_be_recorded_is_not_done() {
+    let past = killable(["wal", "wal"]);
+    let place = &past.scene.place;
+    let (before, lines) = (past.found(place), place.audit().len());
+    unrecorded(place, &POINT);
+    assert_eq!((past.found(place), place.audit().len()), (before, lines));
+    assert_settled_files(place);
+    place.ok(&POINT);
+    assert_eq!(past.found(place).0, [true; 2]);
+    place.assert_whole();
+}
+
+#[test]
+fn a_pull_that_cannot_be_recorded_brings_nothing() {
+    let store = Store::folder();
+    let sender = with_two_there(&store);
+    let machine = empty_machine(&sender, &store);
+    unrecorded(&machine, &PULL);
+    // Neither what has come nor where it lay meanwhile.
+    let left = tree(&machine.backups()).into_iter().map(|(name, ..)| name);
+    let left: Vec<_> = left.filter(|name| !name.starts_with("replicas") && name.contains('/')).collect();
+    assert_eq!(left, [""; 0]);
+    assert!(machine.list().is_empty());
+    comes_whole(&machine, &sender, &store);
 }
 
 /// Nothing is left of it, without anybody recovering, and the audit log says why.

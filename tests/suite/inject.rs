@@ -117,18 +117,25 @@ impl Place {
     /// A `serve` with such delays until it goes at full speed: what it does is still under way when somebody who had no time for a while
     /// comes to it. It is no child of strace.
     pub fn slowed(&self, delays: &str) -> Server {
-        let mut command = self.command_of("strace");
-        command.args([
-            "-D",
-            "-I2",
-            "-f",
-            "-o",
-            "/dev/null",
-            "-e",
-            &format!("trace={}", delays.split(':').next().unwrap()),
-        ]);
-        command.args(["-e", &format!("inject={delays}"), PROGRAM, "serve"]);
+        let mut command = self.slow_command(delays, None, &Command::new(PROGRAM));
         Server::of(command.env("BACKUP_ENABLED", "false"), self.path("serve.log"))
+    }
+
+    /// The same, where only calls on that file are slow, with the variables of another command: what they put on is not put on strace.
+    pub fn slow_command(&self, delays: &str, file: Option<&Path>, with: &Command) -> Command {
+        let mut command = self.command_of("strace");
+        let trace = format!("trace={}", delays.split(':').next().unwrap());
+        let inject = format!("inject={delays}");
+        command.args(["-D", "-I2", "-f", "-o", "/dev/null", "-e", &trace, "-e", &inject]);
+        if let Some(file) = file {
+            command.arg("-P").arg(file);
+        }
+        for (name, value) in with.get_envs() {
+            let value = value.map(|value| format!("={}", value.to_str().unwrap())).unwrap_or_default();
+            command.args(["-E", &format!("{}{value}", name.to_str().unwrap())]);
+        }
+        command.args([PROGRAM, "serve"]);
+        command
     }
 }
 

@@ -50,7 +50,7 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     harness::eventually(what, || holds().then_some(()));
 }
 
-fn daily_at(place: &Place, utc: &str) {
+pub fn daily_at(place: &Place, utc: &str) {
     let mut command = place.command_of("faketime");
     command.args([utc, PROGRAM, "create", "--type", "daily"]).env("TZ", "UTC");
     assert_eq!(Run::of(command.output().unwrap()).code, 0);

@@ -6,14 +6,19 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, TimeDelta, Timelike, Utc};
+use chrono_tz::Tz;
 use serde_json::{Value, json};
 
 use crate::client::{Answer, Request, Server, superuser, token};
 use crate::disk_full::SmallDisk;
-use crate::harness::{Place, eventually, sha256, thoroughness};
+use crate::harness::{Place, eventually, sha256, sql_on_copy, thoroughness};
 use crate::held::Ending;
 use crate::inject::{SLOW_COMMITS, SLOW_COPIES, SLOW_READS, Spot, at_full_speed};
+use crate::journal_live::now;
 use crate::patience::PATIENCE;
+use crate::replica_scene::Clock;
+use crate::serving::daily_at;
 use crate::tried::Tried;
 
 const NAMES: [&str; 2] = ["attendance", "auth"];
@@ -168,8 +173,13 @@ fn a_create_goes_on_when_its_client_goes_away() {
 
 /// Both databases have the number 1, and a backup with that; then they have 2. Large enough that a restore takes a while.
 fn numbered() -> (Place, String) {
+    numbered_with(40)
+}
+
+/// And so many megabytes besides.
+fn numbered_with(megabytes: usize) -> (Place, String) {
     let place = Place::new();
-    place.fill(40);
+    place.fill(megabytes);
     NAMES.iter().for_each(|name| drop(place.sql(name, "CREATE TABLE state (n); INSERT INTO state VALUES (1)")));
     let id = place.create()["id"].as_str().unwrap().to_owned();
     NAMES.iter().for_each(|name| drop(place.sql(name, "UPDATE state SET n = 2")));
@@ -319,6 +329,56 @@ fn a_stop_during_a_restore_leaves_all_old_or_all_new() {
         server.stop();
         place.assert_whole();
     }
+}
+
+/// The schedule is met while the restore's pages are written; its backup comes after that, once, and has what was restored.
+#[test]
+fn a_backup_that_falls_due_during_a_restore_comes_after_it_once() {
+    let (mut place, id) = numbered_with(1);
+    // Where it is morning: two days, whatever the hour is.
+    let now = now();
+    let zone = if now.hour() < 12 { "UTC" } else { "Etc/GMT+12" };
+    let wall = |at: DateTime<Utc>| at.with_timezone(&zone.parse::<Tz>().unwrap());
+    let due = now + TimeDelta::minutes(10);
+    place.set("BACKUP_TIMEZONE", zone).set("BACKUP_ENABLED", "true").set("BACKUP_DRILL_SCHEDULE", "off");
+    place.set("BACKUP_SCHEDULE_HOUR", &wall(due).hour().to_string());
+    place.set("BACKUP_SCHEDULE_MINUTE", &wall(due).minute().to_string());
+    daily_at(&place, &(now - TimeDelta::minutes(24 * 60 - 20)).format("%F %T").to_string());
+    let dailies = || place.list().into_iter().filter(|it| it["type"] == "daily").collect::<Vec<_>>();
+
+    let mut clocked = place.command(&[]);
+    let clock = Clock::of(&place, &mut clocked);
+    let delay = "pwrite64:delay_enter=600000000:when=3";
+    let mut command = place.slow_command(delay, Some(&place.path("attendance.db-wal")), &clocked);
+    let server = Server::of(&mut command, place.path("serve.log"));
+    let mut stream = restore(&server, &id).open().unwrap();
+    eventually("it replaces", || place.backups().join("restore.json").exists().then_some(()));
+    clock.put_on(660);
+    // The alarm rings every five seconds, or when it sees that it should have.
+    std::thread::sleep(Duration::from_secs(6));
+    assert_eq!(holder(&place).map(|holder| holder["operation"].clone()), Some("restore".into()));
+    assert_eq!(dailies().len(), 1);
+    at_full_speed(&server);
+    let restored = Answer::read(&mut stream, false).unwrap().ok();
+    clock.put_on(670);
+    eventually("the backup of the day", || (dailies().len() > 1).then_some(()));
+    clock.put_on(680);
+    std::thread::sleep(Duration::from_secs(1));
+    server.stop();
+
+    let today = format!("daily-{}", wall(due).format("%F"));
+    let [daily, _] = dailies().try_into().unwrap();
+    assert_eq!(daily["id"], today);
+    let before = place.list().into_iter().find(|it| it["id"] == restored["preRestore"]).expect("it stands");
+    for (backup, held) in [(&daily, "1"), (&before, "2")] {
+        let held_by = NAMES.map(|name| sql_on_copy(&place.copy(backup, name), "SELECT n FROM state"));
+        assert_eq!(held_by, [held; 2], "{}", backup["id"]);
+    }
+    assert_eq!(numbers(&place), ["1", "1"]);
+    let outcomes = place.audit().into_iter().filter(|line| line["kind"] == "outcome" && line["by"] == "scheduler");
+    let outcomes: Vec<_> = outcomes.map(|line| (line["operation"].clone(), line["ok"].clone())).collect();
+    assert_eq!(outcomes, [("create".into(), true.into())]);
+    place.assert_whole();
 }
 
 #[test]

@@ -150,7 +150,7 @@ pub enum Error {
     },
     /// The path leads to another file now.
     #[error(
-        "the live database `{name}` was replaced by another file while it was copied; nothing was kept. If a deployment does that, stop the app while it copies files"
+        "the live database `{name}` was replaced by another file meanwhile; nothing was done. If a deployment does that, stop the app while it copies files"
     )]
     Swapped {
         /// Which.
@@ -239,6 +239,10 @@ pub(crate) fn situation(name: &DatabaseName, source: rusqlite::Error) -> Error {
     // Reading in WAL mode takes room too, for the index of the WAL.
     if source.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE) {
         return Error::Full { name };
+    }
+    // SQLite looks at the path as it begins to write.
+    if source.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_READONLY_DBMOVED) {
+        return Error::Swapped { name };
     }
     match code(&source) {
         Some(ErrorCode::NotADatabase) => Error::NotADatabase { name },

@@ -10,7 +10,8 @@ use super::restore::Job;
 use super::{Error, staging};
 use crate::backup::{BackupId, DatabaseCopy, DatabaseName, Subject};
 use crate::disk::{self, Context};
-use crate::sqlite::restore::Mark;
+use crate::sqlite::Identity;
+use crate::sqlite::restore::{Mark, Target};
 
 /// Its name below the backup directory.
 pub(super) const FILE: &str = "restore.json";
@@ -33,6 +34,10 @@ pub(super) struct Plan {
     /// Also over corrupt live data.
     pub(super) force: bool,
     pub(super) databases: BTreeMap<DatabaseName, Planned>,
+    /// The files that it was made for, as long as this process lives. After a crash only the signs tell: the folders may have been carried
+    /// elsewhere.
+    #[serde(skip)]
+    pub(super) files: BTreeMap<DatabaseName, Identity>,
 }
 
 /// One database of it.
@@ -61,6 +66,11 @@ pub(super) enum Sign {
 }
 
 impl Plan {
+    /// Whether another file has come in the place of the one that it was made for.
+    pub(super) fn knows_another(&self, found: &Target) -> bool {
+        self.files.get(&found.name).is_some_and(|file| !file.is(&found.identity()))
+    }
+
     /// The plan of a job, with the signs that what is restored now will bear.
     pub(super) fn of(job: &Job, pre_restore: Option<BackupId>, signs: BTreeMap<DatabaseName, Sign>) -> Self {
         let (mut databases, first) = job.restored.clone().unwrap_or_default();
@@ -72,7 +82,8 @@ impl Plan {
         }
         let (folder, force) = (job.folder.clone(), job.force);
         let pre_restore = first.into_iter().chain(pre_restore).collect();
-        Self { version: VERSION, subject: job.subject, pre_restore, folder, force, databases }
+        let files = BTreeMap::new();
+        Self { version: VERSION, subject: job.subject, pre_restore, folder, force, databases, files }
     }
 
     /// What lies there; nothing if no restore is under way.

@@ -66,10 +66,11 @@ impl Session<'_> {
         signs.extend(whole.iter().map(|it| (it.name.clone(), Sign::PageSize { page_size: page_size(it) })));
         let in_time =
             || targets.last().map_or(Ok(()), |target| Ok(pages::in_time(&target.name, &held)?)).map_err(too_long);
+        let files: BTreeMap<_, _> = targets.iter().map(|target| (target.name.clone(), target.identity())).collect();
         let ours = || {
             self.caught_up(brought, &mut snapshot, &mut changed)?;
             self.encode_again(&pre_restore, &snapshot, &caught_up, &mut encoded, &held).map_err(too_long)?;
-            *planned = Some(self.plan_restore(job, Some(pre_restore), signs)?);
+            planned.insert(self.plan_restore(job, Some(pre_restore), signs)?).files = files;
             self.publish_pre_restore(job, pre_restore, snapshot, encoded)
         };
         let plain = beside(in_time, || locked.let_go(), ours)?;

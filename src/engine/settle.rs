@@ -105,6 +105,10 @@ impl Session<'_> {
         let (mut reached, mut rest) = (Vec::new(), Vec::new());
         for source in &sources {
             let target = Target::open(source, timeout, &control)?;
+            if plan.knows_another(&target) {
+                rest.push(target);
+                continue;
+            }
             let is_marked = match plan.databases[&source.name].sign {
                 Sign::Commit(mark) => target.is_marked(mark, timeout, &control)?,
                 Sign::PageSize { page_size } => target.kind.page_size == page_size,
@@ -113,7 +117,9 @@ impl Session<'_> {
             if is_marked { &mut reached } else { &mut rest }.push(target);
         }
         if reached.is_empty() {
-            rest.iter().try_for_each(|target| target.bury(timeout, &control))?;
+            // A file that has come in its place has nothing to do with this.
+            let mut ours = rest.iter().filter(|target| !plan.knows_another(target));
+            ours.try_for_each(|target| target.bury(timeout, &control))?;
             return Ok(Settled::Unchanged);
         }
         if rest.is_empty() {
@@ -140,7 +146,7 @@ impl Session<'_> {
                 found => found.and_then(|_| cookie_on_disk(&source))?,
             };
             let is_there = match plan.databases[&source.name].sign {
-                Sign::File { file } => cookie.is_some_and(|cookie| file.is_of_file(cookie)),
+                Sign::File { file } => cookie.is_some_and(|cookie| file.is_borne(cookie)),
                 Sign::Commit(_) | Sign::PageSize { .. } => false,
             };
             if is_there { &mut there } else { &mut rest }.push(source);

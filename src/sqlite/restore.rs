@@ -73,19 +73,15 @@ impl Mark {
         Ok(Self { before, after: before.wrapping_add(step) })
     }
 
-    /// Whether a file with this cookie is the one that was made with it, however often its schema was changed since.
-    pub fn is_of_file(self, cookie: u32) -> bool {
+    /// Whether a database with this cookie bears it, however often its schema was changed since. One that came in its place bears
+    /// another, as that of an earlier restore, or none.
+    pub fn is_borne(self, cookie: u32) -> bool {
         cookie.wrapping_sub(self.after) < 1 << 15
     }
 
     /// As it stands in the header.
     pub fn bytes(self) -> [u8; 4] {
         self.after.to_be_bytes()
-    }
-
-    /// Whether a database with this cookie has the restore in it, however often its schema was changed since.
-    pub fn is_reached(self, cookie: u32) -> bool {
-        (1 << 15..1 << 31).contains(&cookie.wrapping_sub(self.before))
     }
 }
 
@@ -158,6 +154,11 @@ impl Target {
         Ok(self.version.replace(now) != now)
     }
 
+    /// The file that is open here.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
     /// The path still leads to the file that is open here.
     pub fn assert_in_place(&self) -> Result<(), Error> {
         match identify(&self.source) {
@@ -173,7 +174,7 @@ impl Target {
 
     /// Whether the restore of that mark was committed.
     pub fn is_marked(&self, mark: Mark, timeout: Duration, control: &Control) -> Result<bool, Error> {
-        persist(&self.name, timeout, control, || self.cookie()).map(|cookie| mark.is_reached(cookie))
+        persist(&self.name, timeout, control, || self.cookie()).map(|cookie| mark.is_borne(cookie))
     }
 
     /// Makes sure that a commit which failed half-way stays undone. Its frames may lie in the WAL behind the last that counts,

@@ -305,13 +305,12 @@ fn pin(sources: &[Source], options: &Options, clock: &Clock, control: &Control) 
     }
 }
 
+/// The instant, and since when writers may have had to wait for it.
+type FixedAt = (DateTime<Utc>, Instant);
+
 /// All gates, all readers, gates let go; or who was in the way, with whatever was taken still to be released. Nothing where
 /// somebody whose gate wasn't had, which `is_long` allows, has committed meanwhile.
-fn fix_instant(
-    trios: &[Trio],
-    is_long: bool,
-    clock: &Clock,
-) -> Result<Option<(DateTime<Utc>, Instant)>, (usize, rusqlite::Error)> {
+fn fix_instant(trios: &[Trio], is_long: bool, clock: &Clock) -> Result<Option<FixedAt>, (usize, rusqlite::Error)> {
     let (mut since, mut seen) = (Instant::now(), Vec::new());
     for (at, trio) in trios.iter().enumerate() {
         let patience = if at == 0 { FIRST_GATE } else { NEXT_GATE };

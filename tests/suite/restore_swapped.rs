@@ -9,11 +9,13 @@ use crate::restore_faults::live_files;
 use crate::restore_scene::{Past, RESTORE, assert_settled_files};
 use crate::scene::Context;
 
-/// As a deployment would bring it: a database that none of the past is.
-fn another(place: &Place) -> Vec<u8> {
+/// As a deployment would bring it: a database that none of the past is. Its schema was changed so often; that of one that was restored
+/// before counts far.
+fn another(place: &Place, mode: &str, cookie: u32) -> Vec<u8> {
     let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50)";
     let table = "CREATE TABLE people (id INTEGER PRIMARY KEY, name)";
-    place.sql("new", &format!("{table}; {rows} INSERT INTO people SELECT i, 'deployed ' || i FROM n"));
+    let fill = format!("{rows} INSERT INTO people SELECT i, 'deployed ' || i FROM n");
+    place.sql("new", &format!("PRAGMA journal_mode={mode}; {table}; {fill}; PRAGMA schema_version={cookie}"));
     std::fs::read(place.live("new")).unwrap()
 }
 
@@ -31,10 +33,10 @@ fn opened_and_closed(path: &Path) -> Vec<u8> {
 }
 
 /// It stops at that call, and goes on once another file lies there.
-fn swapped_at(past: &Past, spot: &Spot, n: usize) {
+fn swapped_at(past: &Past, spot: &Spot, n: usize, (mode, cookie): (&str, u32)) {
     let place = past.twin();
-    let context = Context(format!("another file came at {spot} {n}"));
-    let new = another(&place);
+    let context = Context(format!("another file, in {mode} mode and of cookie {cookie}, came at {spot} {n}"));
+    let new = another(&place, mode, cookie);
     let (live, aside) = (place.live("attendance"), place.path("aside.db"));
     let (old, other) = (std::fs::read(&live).unwrap(), dump(&place.live("auth"), false));
     let (strace, pid) = place.stopped(spot, n, &RESTORE).expect("it comes to that");
@@ -59,18 +61,26 @@ fn swapped_at(past: &Past, spot: &Spot, n: usize) {
     drop(context);
 }
 
+const OTHERS: [(&str, u32); 3] = [("delete", 1), ("wal", 1), ("delete", 400_000)];
+
 /// While its pages are written.
 #[test]
 fn a_file_that_comes_while_pages_are_written_is_left_alone() {
     for modes in [["wal", "wal"], ["delete", "delete"], ["wal", "delete"], ["delete", "wal"]] {
-        swapped_at(&Past::of(modes), &Spot::on("pwrite64", &live_files(modes)[1]), 4);
+        let past = Past::of(modes);
+        for other in OTHERS {
+            swapped_at(&past, &Spot::on("pwrite64", &live_files(modes)[1]), 4, other);
+        }
     }
 }
 
 /// Before the first page is written.
 #[test]
 fn a_file_that_comes_while_the_restore_is_planned_is_left_alone() {
-    for modes in [["wal", "wal"], ["wal", "delete"]] {
-        swapped_at(&Past::of(modes), &Spot::anywhere("renameat2"), 1);
+    for modes in [["wal", "wal"], ["delete", "delete"]] {
+        let past = Past::of(modes);
+        for other in OTHERS {
+            swapped_at(&past, &Spot::anywhere("renameat2"), 1, other);
+        }
     }
 }

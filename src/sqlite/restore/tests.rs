@@ -247,8 +247,8 @@ fn a_mark_is_known_again_whatever_the_app_does_to_its_schema() {
     for before in [0, 5, u32::MAX - 3] {
         let mark = Mark::draw(before).unwrap();
         for by_the_app in [0, 1, 30_000] {
-            assert!(!mark.is_reached(before.wrapping_add(by_the_app)));
-            assert!(mark.is_reached(mark.after.wrapping_add(by_the_app)));
+            assert!(!mark.is_borne(before.wrapping_add(by_the_app)));
+            assert!(mark.is_borne(mark.after.wrapping_add(by_the_app)));
         }
     }
 }

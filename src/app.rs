@@ -141,11 +141,7 @@ fn together<const N: usize>(control: &Control, loops: [impl FnOnce() + Send; N])
     std::thread::scope(|scope| {
         for run in loops {
             scope.spawn(move || {
-                let _end = OnDrop(Some(|| {
-                    if std::thread::panicking() {
-                        control.cancel();
-                    }
-                }));
+                let _lifeline = control.lifeline();
                 run();
             });
         }

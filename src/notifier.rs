@@ -32,6 +32,7 @@ pub fn run(engine: &Engine, control: &Control) {
 
 /// Looks again and again; and pings, right after a look that found everything in time.
 fn look(engine: &Engine, control: &Control) {
+    let _lifeline = control.lifeline();
     let mut pings = Pings { can: engine.notice_channels().contains(&Kind::Ping), ..Pings::default() };
     let (mut looked, mut seen): (Option<Instant>, _) = (None, None);
     while !control.is_cancelled() {
@@ -86,6 +87,7 @@ impl Pings {
 /// Sends what waits for a channel, one after the other. One that hangs is waited for: two would make it no better, and what is
 /// sent again while it may arrive yet arrives twice.
 fn send(engine: &Engine, kind: Kind, control: &Control) {
+    let _lifeline = control.lifeline();
     let (cancelled, mut wrong) = (|| control.is_cancelled(), None);
     while !cancelled() {
         let Some(message) = engine.next_notice(kind) else {

@@ -68,7 +68,9 @@ fn keep(engine: &Engine, mut recording: Recording, control: &Control, told: &mut
     let mut tending = recording.tending();
     std::thread::scope(|scope| {
         let (ends, other) = (&ends, &ends);
+        let _lifeline = control.lifeline();
         scope.spawn(move || {
+            let _lifeline = control.lifeline();
             let mut told = Told::default();
             while !other.is_cancelled() {
                 match engine.tend_journal(&mut tending, other) {
@@ -96,6 +98,7 @@ fn keep(engine: &Engine, mut recording: Recording, control: &Control, told: &mut
                     }
                     for check in tick.checks {
                         scope.spawn(move || {
+                            let _lifeline = control.lifeline();
                             let name = check.name().clone();
                             match engine.check_journal(check, ends).map(|checked| checked.difference) {
                                 Ok(None) => tracing::debug!(database = %name, "the journal is what the database was"),

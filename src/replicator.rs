@@ -45,6 +45,7 @@ pub fn run(engine: &Engine, control: &Control) {
 
 /// Round after round of the journal; what a round sends is all that has gathered since the one before.
 fn ship(name: &ReplicaName, control: &Control, mut round: impl FnMut(&Control) -> Result<bool, Error>) {
+    let _lifeline = control.lifeline();
     let (mut told, mut pause) = (None, ROUND);
     while !control.is_cancelled() {
         match round(&control.child()) {
@@ -73,6 +74,7 @@ fn ship(name: &ReplicaName, control: &Control, mut round: impl FnMut(&Control) -
 }
 
 fn keep_up(engine: &Engine, name: &ReplicaName, control: &Control) {
+    let _lifeline = control.lifeline();
     let mut told = None;
     let mut failed: Option<Instant> = None;
     while !control.is_cancelled() {

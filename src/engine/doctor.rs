@@ -81,7 +81,11 @@ impl Engine {
         let about = format!("database `{}`", source.name);
         match identify(source) {
             Err(sqlite::Error::Disk(error)) if error.is_read_only() => {
-                return findings.extend(mounts.of_database(&about, &source.path));
+                let mut found = mounts.of_database(&about, &source.path);
+                if !found.iter().any(|finding| finding.severity == Severity::Problem) {
+                    found.push(problem(&about, error.to_string(), None));
+                }
+                return findings.extend(found);
             }
             Err(error) => return findings.push(problem(&about, error.to_string(), None)),
             Ok(_) => {}

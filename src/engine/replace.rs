@@ -52,6 +52,8 @@ impl Session<'_> {
         let mut changed = self.changed(job, &mut snapshot)?;
         let mut encoded = self.encode_beside(&pre_restore, &snapshot, &control)?;
         assert_data_room(job, targets, &changed)?;
+        // Goes after the locks, whatever comes: that is work of our disk.
+        let plain;
         let locked = Locked::take(targets, timeout, &control)?;
         targets.iter().try_for_each(Target::assert_in_place)?;
         let held = locked.within(hold, &control);
@@ -73,7 +75,7 @@ impl Session<'_> {
             planned.insert(self.plan_restore(job, Some(pre_restore), signs)?).files = files;
             self.publish_pre_restore(job, pre_restore, snapshot, encoded)
         };
-        let plain = beside(in_time, || locked.let_go(), ours)?;
+        plain = beside(in_time, || locked.let_go(), ours)?;
         let mut written = BTreeMap::new();
         for (target, name) in by_page.iter().map(|target| (target, &target.name)) {
             let pause = || pages::in_time(name, &held);

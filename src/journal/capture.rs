@@ -257,9 +257,15 @@ impl Capture {
         while let Some(((wal, track), others)) = rest.split_first_mut() {
             let let_go = || others.iter().for_each(|(_, track)| track.unpin());
             let read = match wal {
-                true => track.read(at, self.options.compare_every, control, &let_go)?,
-                false => track.read(at, self.options.compare_every, &held, &let_go).map_err(held_too_long)?,
+                true => track.read(at, self.options.compare_every, control, &let_go),
+                false => track.read(at, self.options.compare_every, &held, &let_go).map_err(held_too_long),
             };
+            if read.is_err() {
+                // Before what was read of the others goes, which our disk has to do.
+                track.unpin();
+                let_go();
+            }
+            let read = read?;
             // The writers of others would have to wait for the check.
             let checks = check && *wal;
             if !checks {
@@ -447,9 +453,14 @@ impl Track {
         others: &dyn Fn(),
         read: impl FnOnce(&mut dyn FnMut(u32, &[u8]) -> Result<(), Error>) -> Result<T, Error>,
     ) -> Result<(T, Gathered), Error> {
-        let let_go = || {
-            watched.unpin();
-            others();
+        let let_go = |all: bool| {
+            // Whoever is in WAL mode waits for nobody, and may be wanted for a check.
+            if !all || !self.is_wal() {
+                watched.unpin();
+            }
+            if !all {
+                others();
+            }
         };
         gather(&self.journal, (file, header), || in_time(watched.name(), control), let_go, read)
     }

@@ -3,7 +3,7 @@
 //! time, and nothing comes of it.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::{Scope, ScopedJoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::ltx::Header;
@@ -46,19 +46,19 @@ pub(super) struct Gathered {
     file: FileName,
     header: Header,
     /// Once there were more pages than one batch has.
-    writer: Option<Writer>,
+    disk: Option<Disk>,
     rest: Batch,
 }
 
 impl Gathered {
     /// Whether no page was gathered.
     pub(super) fn is_empty(&self) -> bool {
-        self.writer.is_none() && self.rest.numbers.is_empty()
+        self.disk.is_none() && self.rest.numbers.is_empty()
     }
 
     /// Writes what isn't written, and gives the file its name, durable.
     pub(super) fn publish(self, journal: &Journal) -> Result<LtxFile, Error> {
-        let mut writer = self.writer.map_or_else(|| begin(journal, self.file, self.header), Ok)?;
+        let mut writer = self.disk.map_or_else(|| begin(journal, self.file, self.header), Disk::end)?;
         self.rest.write(&mut writer, self.header.page_size)?;
         writer.publish(journal)
     }
@@ -71,51 +71,48 @@ fn begin(journal: &Journal, file: FileName, header: Header) -> Result<Writer, Er
     journal.begin(file, header)
 }
 
-/// Gathers the pages that `read` passes on. Once `in_time` says that the app has waited long enough, or `read` has failed, `let_go` is
-/// called, however long our disk still takes.
+/// Gathers the pages that `read` passes on, as long as `in_time` says that the app may wait. `let_go` is called when nothing more will be
+/// read, and told whether that was all: until then our disk isn't waited for.
 pub(super) fn gather<T>(
     journal: &Journal,
     (file, header): (FileName, Header),
     in_time: impl Fn() -> Result<(), sqlite::Error>,
-    let_go: impl FnOnce(),
+    let_go: impl FnOnce(bool),
     read: impl FnOnce(&mut dyn FnMut(u32, &[u8]) -> Result<(), Error>) -> Result<T, Error>,
 ) -> Result<(T, Gathered), Error> {
-    std::thread::scope(|scope| {
-        let mut rest = Batch::default();
-        let mut disk = None;
-        let all = read(&mut |number, page| {
-            if rest.bytes.len() + page.len() > BATCH {
-                let disk = disk.get_or_insert_with(|| Disk::of(scope, journal, file, header));
-                rest = disk.pass(std::mem::take(&mut rest), &in_time)?;
-            }
-            rest.push(number, page);
-            Ok(())
-        });
-        if all.is_err() {
-            let_go();
+    let (mut rest, mut disk) = (Batch::default(), None);
+    let all = read(&mut |number, page| {
+        if rest.bytes.len() + page.len() > BATCH {
+            let disk = disk.get_or_insert_with(|| Disk::of(journal.clone(), file, header));
+            rest = disk.pass(std::mem::take(&mut rest), &in_time)?;
         }
+        rest.push(number, page);
+        Ok(())
+    });
+    let_go(all.is_ok());
+    match (all, disk) {
+        (Ok(all), disk) => Ok((all, Gathered { file, header, disk, rest })),
         // When the disk failed the reader only noticed that no batch comes back.
-        let writer = disk.map(Disk::end).transpose()?;
-        Ok((all?, Gathered { file, header, writer, rest }))
-    })
+        (Err(error), disk) => Err(disk.map(Disk::end).transpose().err().unwrap_or(error)),
+    }
 }
 
-/// The thread that writes.
-struct Disk<'scope> {
-    full: Sender<Batch>,
+/// The thread that writes. It has ended when this is gone, and what it has written with it.
+struct Disk {
+    full: Option<Sender<Batch>>,
     free: Receiver<Batch>,
-    thread: ScopedJoinHandle<'scope, Result<Writer, Error>>,
+    thread: Option<JoinHandle<Result<Writer, Error>>>,
 }
 
-impl<'scope> Disk<'scope> {
-    fn of<'env>(scope: &'scope Scope<'scope, 'env>, journal: &'env Journal, file: FileName, header: Header) -> Self {
+impl Disk {
+    fn of(journal: Journal, file: FileName, header: Header) -> Self {
         let ((full, to_write), (give_back, free)) = (channel::<Batch>(), channel());
         for _ in 1..BATCHES {
             // Both ends are at hand.
             let _ = give_back.send(Batch::default());
         }
-        let thread = scope.spawn(move || {
-            let mut writer = begin(journal, file, header)?;
+        let thread = std::thread::spawn(move || {
+            let mut writer = begin(&journal, file, header)?;
             while let Ok(mut batch) = to_write.recv() {
                 batch.write(&mut writer, header.page_size)?;
                 batch.clear();
@@ -124,13 +121,13 @@ impl<'scope> Disk<'scope> {
             }
             Ok(writer)
         });
-        Self { full, free, thread }
+        Self { full: Some(full), free, thread: Some(thread) }
     }
 
     /// Gives a batch to be written for an empty one.
     fn pass(&self, batch: Batch, in_time: impl Fn() -> Result<(), sqlite::Error>) -> Result<Batch, Error> {
         // Whoever takes no more gives none back either.
-        let _ = self.full.send(batch);
+        let _ = self.full.as_ref().map(|full| full.send(batch));
         loop {
             let next = self.free.recv_timeout(LOOK);
             in_time()?;
@@ -142,8 +139,21 @@ impl<'scope> Disk<'scope> {
         }
     }
 
-    fn end(self) -> Result<Writer, Error> {
-        drop(self.full);
-        self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    /// Waits for it. A panic goes on here.
+    fn end(mut self) -> Result<Writer, Error> {
+        self.full = None;
+        let ended = self.thread.take().map(JoinHandle::join);
+        ended.map_or(Err(sqlite::Error::Cancelled.into()), |ended| {
+            ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.full = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender};
 use rusqlite::Connection;
 
 use super::page_set::{PageSet, insert_differing};
-use super::pages::{Content, Hasher, Share, stream};
+use super::pages::{Content, Hasher, in_time, stream};
 use super::snapshot::{Copy, Facts, facts};
 use super::{Control, Error, situation};
 use crate::disk::block::{Block, Direct};
@@ -15,15 +15,11 @@ use crate::disk::{self, Context, Partial};
 /// of before. `let_go` is called where nothing comes of it.
 pub fn catch_up(locked: &Connection, copy: &Copy, control: &Control, let_go: impl FnOnce()) -> Result<Brought, Error> {
     let now = facts(locked).map_err(|error| situation(&copy.name, error))?;
-    let share = Share { before: 0, total: now.bytes() };
     let partial = &copy.partial;
     let sink = |full: &Receiver<Block>, free: &Sender<Block>| bring(partial, now, full, free);
     std::thread::scope(|scope| {
-        let writing = stream(scope, locked, &copy.name, share, control, sink);
-        if !writing.is_read() {
-            let_go();
-        }
-        writing.end()
+        let writing = stream(scope, locked, &copy.name, control, sink);
+        writing.end_in_time(|| in_time(&copy.name, control), let_go)
     })
 }
 

@@ -62,7 +62,24 @@ pub struct Progress<'a> {
     pub total: u64,
 }
 
+/// Cancels a control where it is dropped by a panic.
+pub struct Lifeline<'a>(&'a Control);
+
+impl Drop for Lifeline<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.cancel();
+        }
+    }
+}
+
 impl Control {
+    /// For each of several that are of no use without the others: where one panics all are told to stop, instead of going on and
+    /// looking well.
+    pub fn lifeline(&self) -> Lifeline<'_> {
+        Lifeline(self)
+    }
+
     /// The same, with another listener besides.
     pub fn also(&self, more: impl Fn(Progress<'_>) + Send + Sync + 'static) -> Self {
         let first = self.progress.clone();

@@ -23,6 +23,8 @@ use crate::disk::{self, Context, Partial};
 const BLOCKS: usize = 6;
 /// Between two looks whether whoever holds something of the app's may still wait for our disk.
 const LOOK: Duration = Duration::from_millis(50);
+/// The same where it takes a moment as a rule.
+const SOON: Duration = Duration::from_micros(500);
 
 /// What was written: enough to know it again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,6 +79,18 @@ impl<T> Writing<'_, T> {
         self.read.is_ok()
     }
 
+    /// Waits for the disk; once `in_time` says that the app has waited long enough `let_go` is called, and that is the answer.
+    pub fn end_in_time(mut self, in_time: impl Fn() -> Result<(), Error>, let_go: impl FnOnce()) -> Result<T, Error> {
+        while self.read.is_ok() && !self.sink.is_finished() {
+            self.read = in_time();
+            std::thread::sleep(SOON);
+        }
+        if self.read.is_err() {
+            let_go();
+        }
+        self.end()
+    }
+
     /// Waits for the disk.
     pub fn end(self) -> Result<T, Error> {
         match joined(self.sink) {
@@ -91,12 +105,15 @@ impl<T> Writing<'_, T> {
 pub fn copy<'scope, 'env>(
     scope: &'scope Scope<'scope, 'env>,
     reader: &Connection,
-    name: &DatabaseName,
+    name: &'env DatabaseName,
     target: &'env Partial,
     share: Share,
-    control: &Control,
+    control: &'env Control,
 ) -> Writing<'scope, Fingerprint> {
-    stream(scope, reader, name, share, control, |full, free| write(target, full, free))
+    // Told by who writes: what listens may write to our disk too.
+    let total = share.total;
+    let tell = move |done| control.tell(Progress { database: name, done: share.before + done, total });
+    stream(scope, reader, name, control, move |full, free| write(target, full, free, tell))
 }
 
 /// Passes all pages that `reader`'s open transaction sees to a second thread, in blocks that it gives back when it has done
@@ -105,14 +122,13 @@ pub(super) fn stream<'scope, 'env, T: Send + 'scope>(
     scope: &'scope Scope<'scope, 'env>,
     reader: &Connection,
     name: &DatabaseName,
-    share: Share,
     control: &Control,
     sink: impl FnOnce(&Receiver<Block>, &Sender<Block>) -> Result<T, disk::Error> + Send + 'scope,
 ) -> Writing<'scope, T> {
     let (free, to_fill) = blocks();
     let (full, to_write) = channel();
     let sink = scope.spawn(move || sink(&to_write, &free));
-    let read = Reader { name, share, control }.read(reader, &to_fill, &full);
+    let read = Reader { name, control }.read(reader, &to_fill, &full);
     Writing { read, sink }
 }
 
@@ -199,7 +215,6 @@ fn blocks() -> (Sender<Block>, Receiver<Block>) {
 
 struct Reader<'a> {
     name: &'a DatabaseName,
-    share: Share,
     control: &'a Control,
 }
 
@@ -210,36 +225,28 @@ impl Reader<'_> {
         let mut statement = reader.prepare("SELECT data FROM sqlite_dbpage").map_err(failed)?;
         let mut rows = statement.query([]).map_err(failed)?;
         let Ok(mut block) = free.recv() else { return Ok(()) };
-        let mut done = 0;
         while let Some(row) = rows.next().map_err(failed)? {
             let data = row.get_ref(0).map_err(failed)?;
             let page = data.as_blob().map_err(|error| failed(error.into()))?;
             if !block.push(page) {
-                let Some(next) = self.pass(block, done, full, free)? else { return Ok(()) };
+                let Some(next) = self.pass(block, full, free)? else { return Ok(()) };
                 block = next;
                 // An empty block takes any page.
                 let _ = block.push(page);
             }
-            done += page.len() as u64;
         }
         // The writer may have ended, and has the reason.
         let _ = full.send(block);
-        self.pause(done)
+        in_time(self.name, self.control)
     }
 
-    fn pass(
-        &self,
-        block: Block,
-        done: u64,
-        full: &Sender<Block>,
-        free: &Receiver<Block>,
-    ) -> Result<Option<Block>, Error> {
+    fn pass(&self, block: Block, full: &Sender<Block>, free: &Receiver<Block>) -> Result<Option<Block>, Error> {
         if full.send(block).is_err() {
             return Ok(None);
         }
         loop {
             let next = free.recv_timeout(LOOK);
-            self.pause(done)?;
+            in_time(self.name, self.control)?;
             match next {
                 Ok(block) => return Ok(Some(block)),
                 Err(RecvTimeoutError::Timeout) => (),
@@ -247,14 +254,14 @@ impl Reader<'_> {
             }
         }
     }
-
-    fn pause(&self, done: u64) -> Result<(), Error> {
-        self.control.tell(Progress { database: self.name, done: self.share.before + done, total: self.share.total });
-        in_time(self.name, self.control)
-    }
 }
 
-fn write(target: &Partial, full: &Receiver<Block>, free: &Sender<Block>) -> Result<Fingerprint, disk::Error> {
+fn write(
+    target: &Partial,
+    full: &Receiver<Block>,
+    free: &Sender<Block>,
+    tell: impl Fn(u64),
+) -> Result<Fingerprint, disk::Error> {
     let file = Direct::new(target.file());
     let mut sum = Sum::default();
     while let Ok(mut block) = full.recv() {
@@ -263,6 +270,7 @@ fn write(target: &Partial, full: &Receiver<Block>, free: &Sender<Block>) -> Resu
         block.clear();
         // The reader may have ended.
         let _ = free.send(block);
+        tell(sum.size);
     }
     Ok(sum.fingerprint())
 }

@@ -49,22 +49,30 @@ pub(super) fn missing(path: &Path) -> Option<&'static str> {
 pub(super) fn missing_here(path: &Path) -> Option<&'static str> {
     // A list that can't be had shows nothing.
     let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
-    let open: Vec<_> = open.filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect();
-    ["-wal", "-shm"].into_iter().find(|ending| {
+    let open: Vec<_> = open.filter_map(|entry| Some((entry.path(), std::fs::read_link(entry.path()).ok()?))).collect();
+    let removed = ["-wal", "-shm"].into_iter().find(|ending| {
         let mut removed = beside(path, ending).into_os_string();
         removed.push(" (deleted)");
-        open.iter().any(|open| *open == *removed)
-    })
+        open.iter().any(|(_, open)| *open == *removed)
+    })?;
+    // Of a database that another file has replaced nothing is shared.
+    let now = id(&std::fs::metadata(path).ok()?);
+    let ours = open.iter().filter(|(link, _)| std::fs::metadata(link).is_ok_and(|meta| id(&meta) == now)).count();
+    let looking = OPENED.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&now);
+    (ours > usize::from(looking)).then_some(removed)
+}
+
+fn id(meta: &Metadata) -> (u64, u64) {
+    (meta.dev(), meta.ino())
 }
 
 fn is_shared(path: &Path) -> Option<bool> {
-    let id = |meta: Metadata| (meta.dev(), meta.ino());
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut key = id(std::fs::metadata(path).ok()?);
+    let mut key = id(&std::fs::metadata(path).ok()?);
     if !opened.contains_key(&key) {
         let file = disk::open_regular(path).ok()?;
         // Another may have come to its name meanwhile.
-        key = id(file.metadata().ok()?);
+        key = id(&file.metadata().ok()?);
         match opened.entry(key) {
             Entry::Vacant(free) => {
                 free.insert(file);

@@ -12,6 +12,7 @@
 //! 6. The files themselves: fsync, read back, compare, open [P8].
 //! 7. The live paths still lead to the same files.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -38,8 +39,8 @@ const SLOWEST: u64 = 5_000_000;
 pub(super) const FIRST_GATE: Duration = Duration::from_millis(250);
 /// How long a further gate is waited for while others are held: writers of those wait as long.
 pub(super) const NEXT_GATE: Duration = Duration::from_millis(15);
-/// Whoever has written for so long into a database in WAL mode needn't come to his end. Sooner it might be somebody who has attached
-/// several and commits one after the other.
+/// Whoever has written for so long into a database in WAL mode, in which nobody has committed meanwhile, needn't come to his end. Sooner
+/// it might be somebody who has attached several and commits one after the other.
 const LONG_WRITER: Duration = Duration::from_secs(5);
 /// Between two tries at a gate.
 const GATE_POLL: Duration = Duration::from_micros(300);
@@ -217,6 +218,8 @@ struct Trio {
     gate: Connection,
     copy: Connection,
     check: Connection,
+    /// Since when somebody else has the gate, and what the database has told of its commits since then.
+    busy: Cell<Option<(Instant, i64)>>,
 }
 
 impl Trio {
@@ -228,15 +231,24 @@ impl Trio {
             connection.execute_batch("PRAGMA query_only=ON").map_err(|error| situation(&source.name, error))?;
             Ok::<_, Error>(connection)
         };
-        Ok(Self { name: source.name.clone(), gate: open()?, copy: reader()?, check: reader()? })
+        Ok(Self { name: source.name.clone(), gate: open()?, copy: reader()?, check: reader()?, busy: Cell::default() })
     }
 
     /// Takes the gate. Of a database in WAL mode that somebody writes into for long, says what it tells of its commits instead: what
     /// isn't committed is seen by nobody.
-    fn hold_or_see(&self, patience: Duration, is_long: bool) -> rusqlite::Result<Option<i64>> {
+    fn hold_or_see(&self, patience: Duration, long: Duration) -> rusqlite::Result<Option<i64>> {
+        let asked = Instant::now();
         match take_gate(&self.gate, "BEGIN IMMEDIATE", patience) {
-            Err(error) if is_long && is_busy(&error) && is_wal(&self.gate)? => data_version(&self.gate).map(Some),
-            taken => taken.map(|()| None),
+            Err(error) if is_busy(&error) && is_wal(&self.gate)? => {
+                let version = data_version(&self.gate)?;
+                let (since, _) = self.busy.get().filter(|(_, before)| *before == version).unwrap_or((asked, version));
+                self.busy.set(Some((since, version)));
+                if since.elapsed() >= long { Ok(Some(version)) } else { Err(error) }
+            }
+            taken => {
+                self.busy.set(None);
+                taken.map(|()| None)
+            }
         }
     }
 
@@ -281,8 +293,7 @@ fn pin(sources: &[Source], options: &Options, clock: &Clock, control: &Control) 
     let (mut round, mut busy) = (0, 0);
     loop {
         control.check()?;
-        let is_long = begun.elapsed() >= LONG_WRITER.min(options.lock_timeout / 2);
-        match fix_instant(&trios, is_long, clock) {
+        match fix_instant(&trios, LONG_WRITER.min(options.lock_timeout / 3), clock) {
             Ok(Some((at, since))) => {
                 let barrier = since.elapsed();
                 let pinned = trios.into_iter().zip(sources).map(|(trio, source)| trio.pinned(source));
@@ -309,12 +320,12 @@ fn pin(sources: &[Source], options: &Options, clock: &Clock, control: &Control) 
 type FixedAt = (DateTime<Utc>, Instant);
 
 /// All gates, all readers, gates let go; or who was in the way, with whatever was taken still to be released. Nothing where
-/// somebody whose gate wasn't had, which `is_long` allows, has committed meanwhile.
-fn fix_instant(trios: &[Trio], is_long: bool, clock: &Clock) -> Result<Option<FixedAt>, (usize, rusqlite::Error)> {
+/// somebody has committed meanwhile who has had his gate for so long.
+fn fix_instant(trios: &[Trio], long: Duration, clock: &Clock) -> Result<Option<FixedAt>, (usize, rusqlite::Error)> {
     let (mut since, mut seen) = (Instant::now(), Vec::new());
     for (at, trio) in trios.iter().enumerate() {
         let patience = if at == 0 { FIRST_GATE } else { NEXT_GATE };
-        seen.push(trio.hold_or_see(patience, is_long).map_err(|error| (at, error))?);
+        seen.push(trio.hold_or_see(patience, long).map_err(|error| (at, error))?);
         if at == 0 {
             since = Instant::now();
         }

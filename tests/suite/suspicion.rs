@@ -126,7 +126,8 @@ fn a_failure_that_says_nothing_of_the_live_data_thaws_nothing() {
     damage(&place.live("attendance"), page, 0, &[0xfe; 8]);
     place.run(&["create"]).refused(1, &["corrupt"]);
     let mut app = App::on(&[&place.live("auth")]);
-    app.ok(0, "BEGIN IMMEDIATE");
+    app.ok(0, "PRAGMA locking_mode=EXCLUSIVE");
+    app.ok(0, "UPDATE users SET id = id");
     place.run(&["create"]).refused(1, &["`auth` was locked"]);
     assert!(place.warnings().contains(&"rotation-frozen".to_owned()));
     assert_eq!(place.json(&["config", "--set", "retention.manual=1"])["rotation"], json!([]));

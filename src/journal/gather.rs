@@ -2,20 +2,18 @@
 //! gathered in memory, and what doesn't fit there is written by another thread. Where the disk stands still the reader is let go in
 //! time, and nothing comes of it.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use super::ltx::Header;
 use super::{Error, FileName, Journal, Level, LtxFile, Writer};
 use crate::sqlite;
+use crate::sqlite::pages::awaited;
 
 /// Bytes of pages that go together.
 const BATCH: usize = 1 << 18;
 /// How many are in memory at most.
 const BATCHES: usize = 4;
-/// Between two looks whether the disk may still be waited for.
-const LOOK: Duration = Duration::from_millis(50);
 
 /// Pages and their numbers, which ascend.
 #[derive(Default)]
@@ -128,15 +126,7 @@ impl Disk {
     fn pass(&self, batch: Batch, in_time: impl Fn() -> Result<(), sqlite::Error>) -> Result<Batch, Error> {
         // Whoever takes no more gives none back either.
         let _ = self.full.as_ref().map(|full| full.send(batch));
-        loop {
-            let next = self.free.recv_timeout(LOOK);
-            in_time()?;
-            match next {
-                Ok(batch) => return Ok(batch),
-                Err(RecvTimeoutError::Timeout) => (),
-                Err(RecvTimeoutError::Disconnected) => return Err(sqlite::Error::Cancelled.into()),
-            }
-        }
+        Ok(awaited(&self.free, in_time)?.ok_or(sqlite::Error::Cancelled)?)
     }
 
     /// Waits for it. A panic goes on here.

@@ -145,18 +145,26 @@ pub fn beside<T: Send, E: Send>(
             let _working = working;
             work()
         });
-        let waited = loop {
-            match (ended.recv_timeout(LOOK), in_time()) {
-                (Err(RecvTimeoutError::Timeout), Ok(())) => (),
-                (_, waited) => break waited,
-            }
-        };
+        let waited = awaited(&ended, in_time);
         if waited.is_err() {
             let_go();
         }
         let done = joined(work)?;
-        waited.map(|()| done)
+        waited.map(|_| done)
     })
+}
+
+/// What comes from a thread that our disk may keep, or nothing once that has ended; for as long as `in_time` has no error.
+pub fn awaited<T, E>(from: &Receiver<T>, in_time: impl Fn() -> Result<(), E>) -> Result<Option<T>, E> {
+    loop {
+        let next = from.recv_timeout(LOOK);
+        in_time()?;
+        match next {
+            Ok(next) => return Ok(Some(next)),
+            Err(RecvTimeoutError::Timeout) => (),
+            Err(RecvTimeoutError::Disconnected) => return Ok(None),
+        }
+    }
 }
 
 /// An error once it was asked to stop, or the time is up.
@@ -244,15 +252,7 @@ impl Reader<'_> {
         if full.send(block).is_err() {
             return Ok(None);
         }
-        loop {
-            let next = free.recv_timeout(LOOK);
-            in_time(self.name, self.control)?;
-            match next {
-                Ok(block) => return Ok(Some(block)),
-                Err(RecvTimeoutError::Timeout) => (),
-                Err(RecvTimeoutError::Disconnected) => return Ok(None),
-            }
-        }
+        awaited(free, || in_time(self.name, self.control))
     }
 }
 

@@ -16,7 +16,7 @@ use crate::journal::chain::Horizon;
 use crate::journal::check::{Check, Checked};
 use crate::journal::folder::make_identity;
 use crate::journal::sums::Sums;
-use crate::journal::timeline::{Gap, Keeper};
+use crate::journal::timeline::{self, Gap, Keeper};
 use crate::journal::{self, Index, Journal, Level, Point};
 use crate::sqlite::Control;
 
@@ -133,7 +133,9 @@ impl Engine {
         }
         recording.doubt();
         let check = Instant::now() >= recording.next_check;
-        let tick = recording.capture.tick(&self.clock, &|| self.is_unsettled(), check, control)?;
+        // One that has begun and ended while this process stood still has taken its plan away, and left word.
+        let moved = || self.is_unsettled() || (!restored && timeline::is_restored(self.store.root()));
+        let tick = recording.capture.tick(&self.clock, &moved, check, control)?;
         for written in &tick.written {
             if let Some(why) = written.why {
                 let details = [("database".to_owned(), written.name.as_str().into()), ("why".to_owned(), why.into())];

@@ -2,7 +2,7 @@
 //!
 //! 1. Each database says whether anybody has committed. Where nobody has, what it held is known until now: step 6.
 //! 2. The instant (`sqlite::cut`). A restore that is under way has one database new and another one old at times: then nothing of
-//!    it is taken. Whoever asks afterwards sees it too: its plan is there before its first commit.
+//!    it is taken. Whoever asks afterwards sees it too: its plan is there before its first commit, and word of it before the plan goes.
 //! 3. Of each database that has changed, the pages that differ from what is known of it: those that its WAL names, where that is
 //!    proven to be all, or else every page is compared. Where it is only likely to be all (`sqlite::wal`), every page is compared
 //!    from time to time: then it shows what the WAL didn't name. They are gathered (`gather`), in a partial once they are many; where
@@ -181,7 +181,7 @@ impl Capture {
         self.wrong_since = Some(self.wrong_since.map_or(since, |earlier| earlier.min(since)));
     }
 
-    /// One look. `unsettled` tells whether a restore is under way; with `check` the journal is to be held against the databases.
+    /// One look. `unsettled` tells whether a restore is under way, or has ended since this was called; with `check` the journal is to be held against the databases.
     /// What was written by one that fails is told by the next that doesn't.
     pub fn tick(
         &mut self,

@@ -133,6 +133,11 @@ pub fn tell_restored(root: &Path) -> Result<(), disk::Error> {
     if folder.is_dir() { disk::open_shared(&folder.join(RESTORED)).map(drop) } else { Ok(()) }
 }
 
+/// Whether the databases were restored since whoever writes the journal has last seen to that.
+pub fn is_restored(root: &Path) -> bool {
+    root.join(FOLDER).join(RESTORED).symlink_metadata().is_ok()
+}
+
 /// Tells whoever writes the journal, if anybody does, that it isn't what the databases are, and since when that may be so: it begins
 /// anew, and that time is a gap. What was told and isn't seen to yet counts too.
 pub fn tell_wrong(root: &Path, since: DateTime<Utc>) -> Result<(), disk::Error> {
@@ -196,7 +201,7 @@ impl Keeper {
 
     /// Whether the databases were restored since that was last seen to.
     pub fn was_restored(&self) -> bool {
-        self.folder.join(RESTORED).symlink_metadata().is_ok()
+        is_restored(&self.root)
     }
 
     /// It is seen to.

@@ -17,10 +17,11 @@
 //! no proof.
 //!
 //! One of these cases is what most resets are, since an app that always writes alike fills its WAL to the same length each time: the
-//! frames of the old generation reach to the end of the file. SQLite cuts a WAL that it goes on with to one length alone, that of
-//! `journal_size_limit` (sqlite.org/pragma.html#pragma_journal_size_limit; it is off unless an app sets it). So where a file ends right
-//! behind a frame that ends a commit, it isn't cut, unless that limit were this very number of bytes. That is likely, and not proven:
-//! who takes it for the truth looks at all pages from time to time.
+//! frames of the old generation reach to the end of the file. SQLite cuts a WAL that it goes on with to `journal_size_limit`
+//! (sqlite.org/pragma.html#pragma_journal_size_limit; it is off unless an app sets it), or behind the first commit of the new generation
+//! where that ends later; and a TRUNCATE checkpoint cuts all of it off. So where a file ends right behind a frame of the *old* generation
+//! that ends a commit, it isn't cut, unless that limit were this very number of bytes. That is likely, and not proven: who takes it for
+//! the truth looks at all pages from time to time. Where it ends with the new generation, that one may have cut it.
 
 use std::fs::File;
 use std::io;
@@ -133,10 +134,10 @@ impl Wal {
     }
 
     /// Adds what lies behind the frames that `before` counts, to the end of its generation: proven where a frame of an older one
-    /// follows, likely where the file ends there.
+    /// follows, likely where the file ends with the generation's last commit.
     fn add_rest(&self, pages: &mut PageSet, before: Position, now: Salts) -> Option<bool> {
         let first = self.frame(before.frames).ok()?;
-        // What is counted ends with a commit.
+        // What is counted ends with a commit, and is one frame at least.
         let (mut committed, mut proven) = (true, None);
         for number in before.frames.. {
             match self.frame(number).ok()? {
@@ -145,7 +146,9 @@ impl Wal {
                     committed = frame.commits;
                 }
                 Some(frame) if frame.salts != before.salts && frame.salts != now => proven = Some(true),
-                None if committed && self.ends_before(number) => proven = Some(false),
+                None if committed && self.ends_before(number) && self.is_of(before.salts, number - 1) => {
+                    proven = Some(false);
+                }
                 _ => return None,
             }
             if proven.is_some() {
@@ -154,6 +157,10 @@ impl Wal {
         }
         // What overwrites comes from the front: as long as the first is still there, so were all behind it.
         proven.filter(|_| self.frame(before.frames).is_ok_and(|still| still == first))
+    }
+
+    fn is_of(&self, salts: Salts, frame: u32) -> bool {
+        matches!(self.frame(frame), Ok(Some(frame)) if frame.salts == salts)
     }
 
     /// Whether the file has as many bytes as that many frames take.
@@ -249,6 +256,14 @@ mod tests {
             }
         }
 
+        /// Commits of a frame each, on pages of their own.
+        fn update(&self, rows: std::ops::RangeInclusive<u32>) {
+            for row in rows {
+                let changed = self.app.execute("UPDATE rows SET text = hex(randomblob(400)) WHERE id = ?", [row]);
+                assert_eq!(changed.unwrap(), 1);
+            }
+        }
+
         fn pages(&self) -> Vec<Vec<u8>> {
             let mut all = self.ours.prepare("SELECT data FROM sqlite_dbpage").unwrap();
             all.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
@@ -328,7 +343,7 @@ mod tests {
         scene.write(60);
         let (hint, missing) = scene.likely(reset(0));
         assert!(hint.is_some_and(|hint| hint.len() < 5) && missing.is_empty());
-        // A file that was cut ends anywhere, but for where only the one who cut it would.
+        // A file that was cut to a limit ends anywhere, but where that limit is.
         for (frames, is_taken) in [(70, true), (90, false)] {
             let scene = Scene::new("");
             let end = HEADER + frames * (FRAME + 1024);
@@ -339,6 +354,29 @@ mod tests {
             }
             let (hint, missing) = scene.likely(reset(40));
             assert_eq!((hint.is_some(), missing.is_empty()), (is_taken, false));
+        }
+    }
+
+    /// A generation that has cut the file grows with it, to any length: as long as what was counted of the one before, too.
+    #[test]
+    fn nothing_is_likely_where_the_file_ends_with_the_new_generation() {
+        for (setup, checkpoint) in
+            [("PRAGMA journal_size_limit=-1", "TRUNCATE"), ("PRAGMA journal_size_limit=0", "FULL")]
+        {
+            for (counted, new) in [(1, 1), (3, 3), (3, 2)] {
+                let scene = Scene::new("");
+                scene.app.query_row(setup, [], |_| Ok(())).unwrap();
+                scene.write(60);
+                scene.checkpoint("TRUNCATE");
+                scene.update(1..=counted);
+                assert_eq!(scene.position().frames, counted, "of one frame each");
+                let (hint, missing) = scene.likely(|scene| {
+                    scene.update(20..=29);
+                    scene.checkpoint(checkpoint);
+                    scene.update(40..=39 + new);
+                });
+                assert_eq!((hint, missing.is_empty()), (None, false), "{setup}: {counted} and {new}");
+            }
         }
     }
 

@@ -123,6 +123,22 @@ fn what_it_likely_names_is_all() {
     assert!(rebuilt(&scene.place, "attendance", at) == live(&scene.place, "attendance"));
 }
 
+/// What the app wrote between two looks is gone with the part that was cut off, and what it wrote since is as long as what was known.
+#[test]
+fn a_wal_that_was_cut_is_not_taken_for_all() {
+    for (setup, checkpoint) in [("PRAGMA journal_size_limit=-1", "TRUNCATE"), ("PRAGMA journal_size_limit=0", "FULL")] {
+        let mut scene = Scene::new(setup);
+        scene.fill(3);
+        scene.tick(1);
+        scene.fill(20);
+        scene.app.ok(0, &format!("PRAGMA wal_checkpoint({checkpoint})"));
+        (0..3).for_each(|_| scene.write());
+        let (at, _) = scene.tick(1);
+        assert_eq!(scene.known(at), scene.written, "{setup}");
+        assert!(rebuilt(&scene.place, "attendance", at) == live(&scene.place, "attendance"), "{setup}");
+    }
+}
+
 /// An app that lets SQLite cut its WAL exactly behind a frame, and that within a second writes beyond that and begins anew.
 #[test]
 fn where_it_does_not_it_is_found_out() {

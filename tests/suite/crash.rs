@@ -110,7 +110,7 @@ fn after_a_torn_audit_line() {
 
 /// Ended again during the recovery from a first end at each of these calls.
 fn kill_recoveries(title: &str, scene: &Scene, firsts: &[(&'static str, usize)]) {
-    let stride = if thoroughness() >= 2 { 1 } else { 13 };
+    let stride = if thoroughness() >= 2 { 1 } else { 23 };
     let mut tallies = BTreeMap::new();
     for &(call, n) in firsts {
         let spot = Spot { call, path: None };

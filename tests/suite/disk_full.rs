@@ -207,7 +207,7 @@ fn a_deletion_makes_room_on_a_disk_that_is_full_to_the_last_byte() {
 fn faults_in_every_call_of_a_create_leave_the_old_or_the_new() {
     let place = seasons::of_three_months();
     let live = Live::of(&place);
-    let stride = if thoroughness() >= 2 { 1 } else { 9 };
+    let stride = if thoroughness() >= 2 { 1 } else { 14 };
     let mut tallies: BTreeMap<String, Tried> = BTreeMap::new();
     for (offset, spot) in spots(&seasons::partials_of_today(&place)).into_iter().enumerate() {
         for (turn, (error, ever)) in

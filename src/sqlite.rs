@@ -150,7 +150,7 @@ pub enum Error {
     },
     /// The path leads to another file now.
     #[error(
-        "the live database `{name}` was replaced by another file meanwhile; nothing was done. If a deployment does that, stop the app while it copies files"
+        "the live database `{name}` was replaced by another file meanwhile; nothing was done. If a deployment does that, let it stop the app and `serve` first, and move `-wal` and `-shm` away with the old file"
     )]
     Swapped {
         /// Which.

@@ -49,7 +49,7 @@ pub(super) enum Command {
         /// Why, for people
         #[arg(long, value_parser = reason)]
         reason: Option<String>,
-        /// A database that is suddenly much smaller is right as it is
+        /// Accept that a database is suddenly much smaller: rotation goes on
         #[arg(long)]
         accept_shrink: bool,
         /// What the app has yet to make is no failure: a database that is missing and was never in a backup here. For
@@ -196,8 +196,8 @@ pub(super) struct Wait {
 
 #[derive(Args, Debug)]
 pub(super) struct Force {
-    /// Also over corrupt live data, with triggers and views that the live databases don't have, and of a backup that hasn't
-    /// the very databases that are configured
+    /// Restore all the same: over corrupt live data; with triggers, views or functions that the live databases lack; or a backup
+    /// that holds other databases than are configured
     #[arg(long)]
     pub(super) force: bool,
 }
@@ -208,7 +208,7 @@ pub(super) struct OfflineArgs {
     /// or ruined
     #[arg(long)]
     pub(super) offline: bool,
-    /// It is, also where that can't be seen: a database that is not in WAL mode shows nobody who has it open
+    /// Vouch that the app is stopped: a database that is not in WAL mode doesn't show who has it open
     #[arg(long, requires = "offline")]
     pub(super) app_is_stopped: bool,
 }
@@ -221,7 +221,7 @@ impl OfflineArgs {
 
 #[derive(Args, Debug)]
 pub(super) struct ConfigArgs {
-    /// Save a value that counts before the environment's: enabled, schedule.hour, retention.daily …
+    /// Save a value, which wins over the environment: enabled, schedule.hour, retention.daily …
     #[arg(long, value_name = "KEY=VALUE")]
     pub(super) set: Vec<String>,
     /// Forget all saved values

@@ -170,7 +170,8 @@ impl Output {
             return self.json(&json!({ "backups": backups }));
         }
         if backups.is_empty() {
-            return Ok(self.line("no backups yet; `create` takes one")?);
+            let directory = engine.config().directory.display();
+            return Ok(self.line(&format!("no backups in {directory} yet; `create` takes one"))?);
         }
         let (fates, zone) = (engine.fates()?, engine.settings()?.schedule.timezone);
         let rows = backups.iter().map(|backup| {

@@ -14,7 +14,7 @@ use crate::sqlite::Control;
 
 #[derive(Args, Debug)]
 pub(super) struct RestoreArgs {
-    /// Its id; or latest, of a replica
+    /// The backup's id, as `list` shows it; with --from also `latest`
     #[arg(value_name = "ID", required_unless_present = "at")]
     which: Option<Which>,
     /// What the databases held at that time instead: "2026-11-26 09:14:05" where the schedule lives, or

@@ -31,7 +31,7 @@ impl Values {
             let of: Vec<_> = codec.identities.iter().map(|identity| identity.recipient().to_string()).collect();
             let problem = format!(
                 "none of its identities (of {}) is among BACKUP_ENCRYPTION_RECIPIENTS, so what is encrypted now could not be \
-                 decrypted here; add its recipient, or name the right file",
+                 decrypted here; put the identity of one of them into the file as well, or name the right file",
                 of.join(", ")
             );
             return Err(self.trouble(IDENTITY_FILE, &problem));

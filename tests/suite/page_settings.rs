@@ -287,7 +287,7 @@ fn what_would_be_dropped_is_asked_about_and_only_that_goes() {
     place.create();
     let pressed = asked.with("drop", "true");
     let answer = browser.post(PLACE, &pressed.pairs());
-    assert!(answer.text().contains("These are others than were shown"), "{}", answer.text());
+    assert!(answer.text().contains("The list has changed since you saw it"), "{}", answer.text());
     assert!(answer.text().contains(">Save and drop 3 backups</button>"), "{}", answer.text());
     // A button that was pressed for nothing agrees to nothing.
     let bare = typed.with("drop", "true");

@@ -177,7 +177,7 @@ fn asks(stand: &Stand, anew: bool) -> Markup {
         &title,
         &html! {
             p {
-                @if anew { "These are others than were shown. " }
+                @if anew { "The list has changed since you saw it. " }
                 "Nothing was changed. Look below which they are; then save and drop them, or change the values."
             }
         },
@@ -214,7 +214,7 @@ fn reset(site: &Site, stand: &Stand) -> Markup {
     let to = site.to(PLACE);
     html! {
         form.reset method="post" action=(to) hx-post=(to) hx-target="#settings" hx-swap="outerHTML" {
-            p { "Values that were saved here count before those of the configuration." }
+            p { "Values that were saved here win over those of the configuration." }
             input type="hidden" name="version" value=(stand.view.version());
             button #reset type="submit" name="reset" value="true" { "Take back all that was saved…" }
         }

@@ -27,7 +27,7 @@ pub fn sign_in(site: &Site, code: Option<&str>, to: Option<&str>, wrong: Option<
                         input #token type="password" name="token" autocomplete="off" spellcheck="false" required autofocus
                             aria-describedby="token-help";
                         p.help #token-help {
-                            "Superusers of the app are signed in already when this page is served beside it. Otherwise "
+                            "Superusers of the app are signed in already where this page lies beside it and knows its cookie. Otherwise "
                             code { "attendance-backup token --link" } " on the server prints a link that signs you in."
                         }
                         button.primary type="submit" { "Sign in" }

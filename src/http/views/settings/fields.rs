@@ -106,7 +106,7 @@ fn time(stand: &Stand, base: &Settings, first: Option<&str>) -> Markup {
     };
     let [hour, minute] = keys.map(|key| stand.view.sources.get(key));
     let help = html! {
-        "On the wall of the time zone. "
+        "Local time in the time zone below. "
         @if hour == minute && hour != Some(&Origin::Env) && hour != Some(&Origin::Saved) {
             (source(stand, base, keys[0]))
         } @else {

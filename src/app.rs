@@ -2,7 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, mpsc};
+use std::thread::Scope;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -21,6 +22,8 @@ use crate::{notifier, recorder, replicator, scheduler, telemetry};
 
 /// How long a health check waits.
 const HEALTH_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the service waits for a recovery at its start before it begins with the rest.
+const RECOVERY: Duration = Duration::from_secs(5);
 /// How long the end of a download may take to be recorded when the service stops.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -114,12 +117,14 @@ impl<'a> Service<'a> {
                 scope.spawn(move || {
                     // However the one ends, the other ends with it: neither is of use alone.
                     let _stop = OnDrop(Some(|| drop(handle.stop(true))));
-                    recover(engine, control);
-                    engine.sweep_replicas();
-                    announce(engine, address);
-                    look_around(engine);
-                    let loops = [replicator::run, recorder::run, notifier::run, scheduler::run];
-                    together(control, loops.map(|run| move || run(engine, control)));
+                    std::thread::scope(|scope| {
+                        begin_recovery(scope, engine, control);
+                        engine.sweep_replicas();
+                        announce(engine, address);
+                        look_around(engine);
+                        let loops = [replicator::run, recorder::run, notifier::run, scheduler::run];
+                        together(control, loops.map(|run| move || run(engine, control)));
+                    });
                 });
                 let _stop = OnDrop(Some(|| control.cancel()));
                 server.await
@@ -185,6 +190,18 @@ fn say(finding: &Finding) {
         Severity::Warning => tracing::warn!(about, "{found}{fix}"),
         Severity::Problem => tracing::error!(about, "{found}{fix}"),
     }
+}
+
+/// Waits for the recovery, which mostly takes a moment. Where another process holds the directory for long all else begins meanwhile:
+/// the journal, the replicas and the notices go on beside whatever runs.
+fn begin_recovery<'scope>(scope: &'scope Scope<'scope, '_>, engine: &'scope Engine, control: &'scope Control) {
+    let (ended, end) = mpsc::channel::<()>();
+    scope.spawn(move || {
+        let (_lifeline, _ended) = (control.lifeline(), ended);
+        recover(engine, control);
+    });
+    // Nothing is ever sent: it is over when the other end is gone.
+    let _ = end.recv_timeout(RECOVERY);
 }
 
 /// Puts right what a crash has left, as soon as the directory is to be had; requests are answered meanwhile, and whatever

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::backup::ReplicaName;
-use crate::engine::{Actor, Call, Engine, Error};
+use crate::engine::{Actor, Call, Engine, Error, Shipping};
 use crate::sqlite::{self, Control};
 
 /// Between two looks at what is here.
@@ -25,22 +25,37 @@ pub fn run(engine: &Engine, control: &Control) {
     std::thread::scope(|scope| {
         for name in engine.replica_names() {
             scope.spawn(move || keep_up(engine, name, control));
-            match engine.shipping(name) {
-                Ok(None) => {}
-                Ok(Some(shipping)) => {
-                    let tending = shipping.clone();
-                    scope.spawn(move || ship(name, control, |control| engine.ship_journal(&shipping, control)));
-                    let mut looked = None;
-                    scope.spawn(move || {
-                        ship(name, control, |control| engine.tend_shipped(&tending, &mut looked, control))
-                    });
-                }
-                Err(error) => {
-                    tracing::error!(code = error.code(), replica = %name, "the journal is not sent there: {error}");
-                }
-            }
+            scope.spawn(move || ship_journal(engine, name, control));
         }
     });
+}
+
+/// The newest seconds, and beside them the larger files.
+fn ship_journal(engine: &Engine, name: &ReplicaName, control: &Control) {
+    let _lifeline = control.lifeline();
+    let Some(shipping) = begun(engine, name, control) else { return };
+    std::thread::scope(|scope| {
+        let tending = shipping.clone();
+        scope.spawn(move || ship(name, control, |control| engine.ship_journal(&shipping, control)));
+        let mut looked = None;
+        ship(name, control, |control| engine.tend_shipped(&tending, &mut looked, control));
+    });
+}
+
+/// For sending it; nothing where none is kept. What is remembered of the replica may be unreadable for a while.
+fn begun(engine: &Engine, name: &ReplicaName, control: &Control) -> Option<Shipping> {
+    let mut told = false;
+    while !control.is_cancelled() {
+        match engine.shipping(name) {
+            Ok(shipping) => return shipping,
+            Err(error) if !std::mem::replace(&mut told, true) => {
+                tracing::error!(code = error.code(), replica = %name, "the journal is not sent there: {error}");
+            }
+            Err(_) => {}
+        }
+        rest(control, PAUSE);
+    }
+    None
 }
 
 /// Round after round of the journal; what a round sends is all that has gathered since the one before.
@@ -66,10 +81,15 @@ fn ship(name: &ReplicaName, control: &Control, mut round: impl FnMut(&Control) -
                 pause = (2 * pause).clamp(ROUND, LATEST);
             }
         }
-        let begun = Instant::now();
-        while !control.is_cancelled() && begun.elapsed() < pause {
-            std::thread::sleep(NAP);
-        }
+        rest(control, pause);
+    }
+}
+
+/// Waits for so long, unless it is to stop.
+fn rest(control: &Control, pause: Duration) {
+    let begun = Instant::now();
+    while !control.is_cancelled() && begun.elapsed() < pause {
+        std::thread::sleep(NAP);
     }
 }
 

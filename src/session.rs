@@ -30,8 +30,10 @@ const KEY: &str = "session.key";
 const STATE: &str = "sign-in.json";
 /// Held while `sign-in.json` is read and written anew.
 const LOCK: &str = ".sign-in.lock";
-/// Bytes of `sign-in.json`; sign-ins are limited, and what is over is forgotten.
-const MAX_STATE: u64 = 8 << 20;
+/// Bytes of `sign-in.json` that are read: more than [`MAX_SIGNED_OUT`] take.
+const MAX_STATE: u64 = 32 << 20;
+/// Where more sessions than these were signed out, those are forgotten that no clock but a wrong one lets count.
+const MAX_SIGNED_OUT: usize = 40_000;
 /// Bytes of the key, and of a code.
 const RANDOM: usize = 32;
 
@@ -219,6 +221,9 @@ fn change<T>(root: &Path, now: DateTime<Utc>, act: impl FnOnce(&mut SignIn) -> T
     state.codes.retain(|code| now < code.until);
     state.signed_out.retain(|gone| now < gone.until);
     let done = act(&mut state);
+    if state.signed_out.len() > MAX_SIGNED_OUT {
+        state.signed_out.retain(|gone| now < gone.until - REMEMBERED + 2 * LIFETIME);
+    }
     let mut text = serde_json::to_vec_pretty(&state).unwrap_or_default();
     text.push(b'\n');
     write(&path, &text)?;

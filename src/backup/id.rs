@@ -107,6 +107,13 @@ impl BackupId {
         Self { ordinal: self.ordinal + 1, ..self }
     }
 
+    /// This name, or the one after the highest of those that stand and begin alike: what was called so a while ago isn't
+    /// taken for what is called so now.
+    pub fn after(self, standing: impl Iterator<Item = Self>) -> Self {
+        let alike = standing.filter(|other| (other.tier, other.period) == (self.tier, self.period));
+        alike.max().map_or(self, Self::next)
+    }
+
     /// The id without its tier: how file names go on after the database's name.
     pub fn stem(&self) -> String {
         let period = match self.period {
@@ -235,6 +242,21 @@ impl From<BackupId> for String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_name_goes_on_from_the_highest_that_stands() {
+        let ids = |text: &str| -> Vec<BackupId> { text.split_whitespace().map(|id| id.parse().unwrap()).collect() };
+        let others = "daily-2026-01-07-9 weekly-2026-W02-9 monthly-2026-01-9 manual-2026-01-08T000000Z-9";
+        for (standing, next) in [
+            ("", "daily-2026-01-08"),
+            ("daily-2026-01-08", "daily-2026-01-08-2"),
+            ("daily-2026-01-08-2", "daily-2026-01-08-3"),
+            ("daily-2026-01-08-10 daily-2026-01-08 daily-2026-01-08-9", "daily-2026-01-08-11"),
+        ] {
+            let standing = ids(standing).into_iter().chain(ids(others));
+            assert_eq!(ids("daily-2026-01-08")[0].after(standing).to_string(), next);
+        }
+    }
 
     #[test]
     fn the_grammar_is_strict() {

@@ -6,6 +6,8 @@ mod replica;
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -13,6 +15,7 @@ use chrono_tz::Tz;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use serde_json::json;
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::backup::retention::{Plan, Step};
 use crate::backup::{Backup, BackupId, DatabaseCopy, Form};
@@ -40,13 +43,19 @@ impl Output {
         let _ = writeln!(std::io::stderr(), "attendance-backup: {}", inert(&whole(error)));
     }
 
-    /// What someone at a terminal answers.
+    /// What someone at a terminal answers. Nothing has begun yet, so a signal ends the process at once.
     pub fn ask(&self, question: &str) -> std::io::Result<String> {
         let mut screen = std::io::stderr();
         screen.write_all(question.as_bytes())?;
         screen.flush()?;
+        let waits = Arc::new(AtomicBool::new(true));
+        for signal in [SIGINT, SIGTERM] {
+            // As a shell tells who was ended by a signal.
+            signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&waits))?;
+        }
         let mut answer = String::new();
         std::io::stdin().read_line(&mut answer)?;
+        waits.store(false, Ordering::SeqCst);
         Ok(answer.trim().to_owned())
     }
 

@@ -137,10 +137,10 @@ impl Session<'_> {
     pub(super) fn free_id(&self, tier: Tier) -> Result<BackupId, Error> {
         let now = self.engine.clock.now();
         let settings = self.engine.settings()?;
-        let wanted = BackupId::new(tier, now, settings.schedule.local_date(now));
+        let standing = self.catalog.backups.iter().map(|backup| backup.id);
+        let wanted = BackupId::new(tier, now, settings.schedule.local_date(now)).after(standing);
         let names: Vec<_> = self.engine.config.databases.keys().cloned().collect();
-        let known: BTreeSet<_> = self.catalog.backups.iter().map(|backup| backup.id).collect();
-        Ok(free_id(wanted, |id| known.contains(id) || self.engine.store.has(id, &names)))
+        Ok(free_id(wanted, |id| self.engine.store.has(id, &names)))
     }
 
     fn create(&mut self, create: &Create, id: BackupId) -> Result<Created, Error> {

@@ -1,6 +1,6 @@
 //! The door. Every request passes here before it is routed: its address is found out, and unless it asks for one of the
-//! few open addresses it needs a token that counts, in a header or in the app's cookie, or a session of ours. What comes by
-//! cookie and changes something must come from our own pages.
+//! few open addresses it needs a token that counts, in a header or in the app's cookie, or a session of ours. What changes
+//! something and comes by cookie must come from our own pages, and what comes with a token from no other site.
 
 use std::future::{Ready, ready};
 use std::net::{IpAddr, Ipv4Addr};
@@ -109,8 +109,8 @@ pub async fn admit<B: MessageBody>(
         Err(Refusal::Token(refused)) => Err(state.turned_away(&admitted, refused).await),
         Err(Refusal::CrossSite(caller)) => {
             admitted.caller = Some(caller);
-            let text = "what changes something and comes with the cookie must come from this site's own pages; send the \
-                        token as `Authorization: Bearer …` instead";
+            let text = "what changes something and comes from a browser must come from this site's own pages; a script sends \
+                        the token as `Authorization: Bearer …`, and no `Origin`";
             let problem = Problem::new(problem::CROSS_SITE, text);
             Err(state.refused(&admitted, format!("{} {}", request.method(), request.uri().path()), problem).await)
         }
@@ -168,8 +168,15 @@ fn passes(state: &State, request: &ServiceRequest) -> Result<Option<(Caller, Mea
     }
     let (caller, means) = caller(state, headers).map_err(Refusal::Token)?;
     let safe = reads || matches!(*method, Method::OPTIONS | Method::TRACE);
-    let is_ours = if safe { is_asked_for(headers) || is_visit(path, headers) } else { state.is_same_origin(headers) };
-    if means != Means::Header && !is_ours {
+    let is_ours = match means {
+        // By a script, or by a browser whose request a proxy in front of us has given the token of who is signed in there.
+        Means::Header => safe || !state.is_elsewhere(headers),
+        Means::Session | Means::Cookie if safe => {
+            is_asked_for(headers) || is_visit(request.match_info().as_str(), headers)
+        }
+        Means::Session | Means::Cookie => state.is_same_origin(headers),
+    };
+    if !is_ours {
         return Err(Refusal::CrossSite(caller));
     }
     Ok(Some((caller, means)))
@@ -236,6 +243,14 @@ impl State {
     /// Whether a browser says that one of our own pages sent it.
     pub(super) fn is_same_origin(&self, headers: &HeaderMap) -> bool {
         is_same_origin(headers, self.engine.config().public_url.as_ref())
+    }
+
+    /// Whether a browser says that another site sent it: by `Sec-Fetch-Site`, or where that header is absent by `Origin`.
+    fn is_elsewhere(&self, headers: &HeaderMap) -> bool {
+        if headers.contains_key(FETCH_SITE) {
+            return !is_asked_for(headers);
+        }
+        headers.contains_key(ORIGIN) && !self.is_same_origin(headers)
     }
 
     /// Whether it comes from no browser, or from one of our own pages.

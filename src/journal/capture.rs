@@ -47,8 +47,8 @@ pub struct Track {
     renew: Option<&'static str>,
     /// It wasn't compared since the start.
     unseen: bool,
-    /// When every page was looked at last.
-    compared: Option<DateTime<Utc>>,
+    /// When every page was looked at last, by the clock and by the time that has passed: a clock that was put back stands still here.
+    compared: Option<(DateTime<Utc>, Instant)>,
     /// What was likely was taken for all since then.
     relied: bool,
 }
@@ -350,7 +350,7 @@ impl Track {
         let known = self.known.as_ref().filter(|known| known.page_size() == facts.page_size);
         if let (Some(known), None, true) = (known, self.renew, self.unseen) {
             if known.is_what(watched.pinned(), &facts, control)? {
-                (self.unseen, self.compared) = (false, Some(at));
+                (self.unseen, self.compared) = (false, Some((at, Instant::now())));
                 return Ok(None);
             }
             self.renew = Some("it has changed while nobody looked");
@@ -370,7 +370,9 @@ impl Track {
     /// Whether every page is to be compared, and not only those that the WAL names.
     fn compares_all(&self, hint: Option<&Hint>, at: DateTime<Utc>, every: Duration) -> bool {
         let Some(hint) = hint else { return true };
-        let lately = |compared: DateTime<Utc>| (at - compared).to_std().is_ok_and(|ago| ago < every);
+        let lately = |(compared, passed): (DateTime<Utc>, Instant)| {
+            (at - compared).to_std().is_ok_and(|ago| ago < every) && passed.elapsed() < every
+        };
         (self.relied || !hint.proven) && !self.compared.is_some_and(lately)
     }
 
@@ -417,7 +419,7 @@ impl Track {
     /// Remembered once what was found is published: until then the next look has to find it again.
     fn note(&mut self, looked: Looked) {
         match looked.compared {
-            Some(at) => (self.compared, self.relied) = (Some(at), false),
+            Some(at) => (self.compared, self.relied) = (Some((at, Instant::now())), false),
             None => self.relied |= looked.relied,
         }
     }

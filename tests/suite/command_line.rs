@@ -1,7 +1,8 @@
 //! What the program tells of itself: which one it is, its manual, what shells complete.
 
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::harness::{PROGRAM, Place, Run};
 
@@ -57,4 +58,24 @@ fn each_command_has_a_page_that_everybody_can_read() {
     assert!(whole.contains(".TH attendance-backup 1") && !whole.contains("demo-app"), "{whole}");
     let nowhere = Command::new(PROGRAM).args(["man", "/nowhere"]).output().unwrap();
     Run::of(nowhere).refused(1, &["/nowhere/attendance-backup", "name a folder that exists"]);
+}
+
+/// At a terminal, by whoever has thought better of it.
+#[test]
+fn ctrl_c_at_the_question_of_a_restore_ends_it() {
+    let place = Place::new();
+    let id = place.create()["id"].as_str().unwrap().to_owned();
+    let mut terminal = place.command_of("script");
+    terminal.args(["-qec", &format!("{PROGRAM} restore {id}"), "/dev/null"]);
+    let mut child = terminal.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut said, mut byte) = (Vec::new(), [0]);
+    while !said.ends_with(b"once more to go on: ") {
+        let read = child.stdout.as_mut().unwrap().read(&mut byte).unwrap();
+        assert_eq!(read, 1, "{}", String::from_utf8_lossy(&said));
+        said.extend(byte);
+    }
+    child.stdin.as_mut().unwrap().write_all(b"\x03").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(place.ids(), [id]);
+    place.assert_whole();
 }

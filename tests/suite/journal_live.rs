@@ -362,3 +362,17 @@ fn any_instant_is_the_last_commit_before_it_in_both_databases() {
         assert!(known == held, "{name}: the journal ends with {}, the database with {}", last[0], last[1]);
     }
 }
+
+/// Its recovery waits for the directory; what looks at the databases doesn't.
+#[test]
+fn a_serve_that_starts_while_another_process_holds_the_directory_keeps_the_journal() {
+    let place = place("1s");
+    place.fill(40);
+    let other = place.halted_create();
+    let server = Server::start(&place);
+    ticked(&place);
+    let run = other.goes_on();
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    server.stop();
+    place.assert_whole();
+}

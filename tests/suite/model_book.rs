@@ -147,8 +147,15 @@ impl Book {
             "daily" => format!("daily-{date}"),
             tier => format!("{tier}-{}", at.format("%Y-%m-%dT%H%M%SZ")),
         };
-        let taken: BTreeSet<_> = self.kept.iter().map(|kept| kept.id.clone()).collect();
-        let id = free(&name, &taken);
+        let numbered = |id: &str| match id.strip_prefix(&name)? {
+            "" => Some(1),
+            rest => rest.strip_prefix('-')?.parse::<u32>().ok(),
+        };
+        // A name goes on from the highest that stands.
+        let id = match self.kept.iter().filter_map(|kept| numbered(&kept.id)).max() {
+            None => name.clone(),
+            Some(highest) => format!("{name}-{}", highest + 1),
+        };
         self.last_sequence += 1;
         let (sequence, content) = (self.last_sequence, self.live.clone());
         let entry = Kept { sequence, tier, id, date, pinned: false, small, bad: false, spoiled: None, content };

@@ -6,13 +6,14 @@ use std::process::Stdio;
 use std::time::Instant;
 
 use crate::client::Server;
-use crate::harness::{Place, Run, kill, thoroughness};
+use crate::harness::{Place, Run, eventually, kill, thoroughness};
 use crate::inject::{Spot, spots};
 use crate::restore_scene::{
     ID, Identity, NAMES, Past, RESTORE, app, assert_goes_on, assert_settled_files, identities, live_spots,
     write_meanwhile,
 };
 use crate::scene::{Context, Tally, assert_readers_change_nothing, report};
+use crate::together::holder;
 
 /// What the app does while the program is killed and is down.
 #[derive(Clone, Copy, Debug)]
@@ -245,6 +246,12 @@ fn a_restore_that_was_killed_and_can_not_be_settled_yet() {
         }
         let warned = |place: &Place| place.warnings().contains(&"restore-unfinished".to_owned());
         assert!(warned(&place));
+        // That somebody tries to settle it is no reason to say less.
+        let mut patient = place.command(&["create"]);
+        let mut waits = patient.env("BACKUP_LOCK_TIMEOUT", "1m").spawn().unwrap();
+        eventually("it tries", || holder(&place));
+        assert!(warned(&place));
+        kill(&mut waits);
         for args in [["create"], ["undo"]] {
             place.run(&args).refused(1, &["is not settled", "locked by another process", ID]);
         }

@@ -28,7 +28,7 @@ pub fn signal(pid: u32, signal: &str) {
 }
 
 /// Who says to hold the directory.
-fn holder(place: &Place) -> Option<Value> {
+pub fn holder(place: &Place) -> Option<Value> {
     serde_json::from_slice(&std::fs::read(place.backups().join(".lock")).ok()?).ok()
 }
 

@@ -66,7 +66,9 @@ impl Engine {
         if !settings.enabled {
             warnings.add("disabled", "scheduled backups are off (BACKUP_ENABLED, or the saved setting); turn them on");
         }
-        if Plan::is_there(self.store.root()) && Holder::read(self.store.root(), LOCK, now).is_none() {
+        // But for the restore itself: whoever tries again and again to settle it holds the directory most of the time.
+        let restores = |holder: Holder| holder.operation == "restore";
+        if Plan::is_there(self.store.root()) && !Holder::read(self.store.root(), LOCK, now).is_some_and(restores) {
             let text = "a restore was cut short, and the live databases may be of different times: the next operation, or the start of `serve`, brings it to its end; run `create`, say";
             warnings.add("restore-unfinished", text);
         }

@@ -66,7 +66,7 @@ pub fn now(site: &Site, overview: &Overview) -> Markup {
 pub fn stamp(overview: &Overview) -> String {
     let mut sum = Sha256::new();
     for it in &overview.shelf.backups {
-        sum.update(format!("{} {} {} {:?};", it.id, it.pinned, it.verified.ok, it.flags));
+        sum.update(format!("{} {} {} {} {:?};", it.sequence, it.id, it.pinned, it.verified.ok, it.flags));
     }
     sum.update(verdict(overview).1);
     hex(&sum.finalize()[..8])

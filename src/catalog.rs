@@ -120,6 +120,11 @@ impl Catalog {
         self.backups.is_empty() && self.last_sequence == 0
     }
 
+    /// The highest sequence ever given, also by programs that didn't note it.
+    pub fn highest_sequence(&self) -> u64 {
+        self.backups.iter().map(|backup| backup.sequence).max().unwrap_or(0).max(self.last_sequence)
+    }
+
     /// Reads the catalog of a backup directory; `None` if there is none.
     pub fn load(root: &Path) -> Result<Option<Self>, Error> {
         Self::read(&root.join(FILE))

@@ -299,8 +299,7 @@ impl Session<'_> {
     }
 
     pub(super) fn next_sequence(&self) -> u64 {
-        let highest = self.catalog.backups.iter().map(|backup| backup.sequence).max().unwrap_or(0);
-        highest.max(self.catalog.last_sequence) + 1
+        self.catalog.highest_sequence() + 1
     }
 
     /// The backup that was restored since the last one was taken: what it holds is no loss.

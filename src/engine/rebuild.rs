@@ -322,11 +322,8 @@ impl Session<'_> {
     /// New numbers, above all that were ever given, in the order of the old ones: a clock may have been wrong. Only
     /// where nobody knows a number, time says where the backup belongs.
     fn number(&mut self, memory: &Memory) {
-        let highest = |catalog: &Catalog| {
-            catalog.backups.iter().map(|backup| backup.sequence).max().unwrap_or(0).max(catalog.last_sequence)
-        };
         let told = memory.created.values().filter_map(sequence).max();
-        let above = memory.catalogs.iter().map(highest).max().max(told).unwrap_or(0);
+        let above = memory.catalogs.iter().map(Catalog::highest_sequence).max().max(told).unwrap_or(0);
         self.catalog.last_sequence = above;
         self.catalog.backups = in_order(std::mem::take(&mut self.catalog.backups));
         for (sequence, backup) in (above + 1..).zip(&mut self.catalog.backups) {

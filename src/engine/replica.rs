@@ -1,5 +1,6 @@
 //! Copies elsewhere. A replica is a reader of the backup directory: it takes no `.lock`, delays nothing here, and what it lacks is
-//! computed from what is here and what is there (`backup::replica::plan`), so that nothing is lost with a process that ends.
+//! computed from what is here and what is there (`backup::replica::plan`), so that nothing is lost with a process that ends. But after
+//! a change of writers it sees to it, under `.lock`, that the numbers here go on above those there (`adopt`).
 //!
 //! The order of a replication (`sync`), of one replica, by one process at a time:
 //!
@@ -17,6 +18,7 @@
 //! after a later one is there that doesn't name it. So is the one before it, which stays: what is superseded goes when neither of the
 //! two names it any more, for which the newest is written once more.
 
+mod adopt;
 mod arriving;
 mod carry;
 mod collapse;

@@ -160,6 +160,37 @@ fn a_machine_and_its_copy_on_one_schedule() {
     }
 }
 
+/// An older copy of the directory was put back: its numbers are lower than those that it had given, and the replica keeps few.
+#[test]
+fn after_a_take_over_the_newest_here_is_the_newest_there() {
+    for own in [false, true] {
+        let store = Store::folder();
+        let mut place = with_replica(&store);
+        if own {
+            place.set("BACKUP_REPLICA_OFFSITE_RETENTION_MANUAL", "2");
+        }
+        place.create();
+        pushes(&place, &store);
+        let copy = place.twin();
+        (0..3).for_each(|_| drop(another(&place)));
+        place.ok(&PUSH);
+        let given_up = store.objects.held().iter().filter_map(|held| held["sequence"].as_u64()).max();
+        let there = |backup: &Value| store.objects.held().iter().any(|held| held["timestamp"] == backup["timestamp"]);
+        let before = another(&copy);
+        assert!(before["sequence"].as_u64() < given_up);
+        copy.ok(&TAKE_OVER);
+        assert!(there(&before), "the newest here isn't there");
+        assert_eq!(copy.catalog()["lastSequence"].as_u64(), given_up);
+        let newest = another(&copy);
+        copy.ok(&PUSH);
+        assert!(there(&newest) && newest["sequence"].as_u64() > given_up);
+        let machine = empty_machine(&copy, &store);
+        machine.ok(&["replica", "pull", "offsite", "latest"]);
+        assert_eq!(machine.list()[0]["timestamp"], newest["timestamp"]);
+        copy.assert_whole();
+    }
+}
+
 /// Whoever is held up that long has no lease any more.
 fn end_lease(store: &Store) {
     std::fs::remove_file(store.objects.path("lease.json")).unwrap();

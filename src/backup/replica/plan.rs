@@ -7,6 +7,9 @@ use super::{Held, Origin};
 use crate::backup::retention::{self, Retention, Step, free_id};
 use crate::backup::{Backup, BackupId};
 
+/// Above all numbers.
+const LEAD: u64 = 1 << 60;
+
 /// What is wanted of a replica.
 #[derive(Clone, Copy)]
 pub struct Wishes<'a> {
@@ -169,8 +172,7 @@ impl Future<'_> {
             );
         }
         gone.extend(self.overdue());
-        let backups: Vec<Backup> = self.items.iter().map(|item| item.as_backup.clone()).collect();
-        for step in retention::plan(&backups, self.wishes.retention, self.wishes.freeze).steps {
+        for step in retention::plan(&self.ranked(), self.wishes.retention, self.wishes.freeze).steps {
             let (Step::Promote { from: id, .. } | Step::Drop { id, .. }) = step;
             let Some(at) = self.items.iter().position(|item| item.as_backup.id == id) else { continue };
             // What is here is followed.
@@ -191,12 +193,8 @@ impl Future<'_> {
     /// Takes out what is damaged there and can't be sent again, once it would go if it were whole. It counts for nothing: no good one goes
     /// for it, and what may read well again one day has its time.
     fn overdue(&mut self) -> Vec<(Origin, String)> {
-        let as_if_whole = |item: &Item| {
-            let mut backup = item.as_backup.clone();
-            backup.verified.ok = true;
-            backup
-        };
-        let backups: Vec<Backup> = self.items.iter().map(as_if_whole).collect();
+        let mut backups = self.ranked();
+        backups.iter_mut().for_each(|backup| backup.verified.ok = true);
         let mut overdue = Vec::new();
         for step in retention::plan(&backups, self.wishes.retention, self.wishes.freeze).steps {
             let Step::Drop { id, why } = step else { continue };
@@ -207,6 +205,20 @@ impl Future<'_> {
             }
         }
         overdue
+    }
+
+    /// As rotation is to see them. From the newest good one on, what is here comes after all that is only there, of which numbers may be
+    /// higher: those of a history that was given up when an older copy of the directory was put back.
+    fn ranked(&self) -> Vec<Backup> {
+        let leads = self.local.iter().rfind(|(_, backup)| backup.is_good()).map(|(origin, _)| *origin);
+        let as_ranked = |item: &Item| {
+            let mut backup = item.as_backup.clone();
+            if self.local.contains_key(&item.origin) && leads.is_some_and(|leads| item.origin >= leads) {
+                backup.sequence = backup.sequence.saturating_add(LEAD);
+            }
+            backup
+        };
+        self.items.iter().map(as_ranked).collect()
     }
 
     /// Where nothing good is left, it is not the time to delete elsewhere.

@@ -287,6 +287,24 @@ fn an_entry_that_is_written_can_be_read() {
     assert!(!entry.is_of(&held, "another"));
 }
 
+/// An older copy of the directory was put back: what is here has lower numbers than what is there.
+#[test]
+fn the_newest_that_is_here_is_sent_whatever_the_numbers_there() {
+    let retention = Retention { daily: 3, ..Retention::default() };
+    for newest in [5, 6] {
+        let mut there: Vec<_> = (4..=9).map(|number| held(&backup(number, Tier::Daily, day(number)))).collect();
+        let here: Vec<_> = (4..=newest).map(|number| backup(number, Tier::Daily, day(number + 10))).collect();
+        let mut known = BTreeSet::new();
+        for _ in 0..2 {
+            carry_out(&here, &mut there, &mut known, &retention, true);
+            let dailies: BTreeSet<_> =
+                there.iter().filter(|it| it.id.tier() == Tier::Daily).map(|it| it.origin).collect();
+            assert!(dailies.contains(&Origin::of(here.last().unwrap())), "{:?}", ids(&there));
+            assert_eq!(dailies.len(), 3, "{:?}", ids(&there));
+        }
+    }
+}
+
 #[test]
 fn what_would_be_sent_again_and_is_overtaken_goes() {
     let here: Vec<_> = (1..=3).map(|number| backup(number, Tier::Manual, day(number))).collect();

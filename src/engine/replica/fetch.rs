@@ -13,7 +13,6 @@ use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -26,17 +25,15 @@ use super::send::MAX_ENTRY;
 use super::site::Site;
 use super::verify::Unopened;
 use super::{Elsewhere, NotSent, Target, details};
-use crate::audit::{Entry, Kind};
-use crate::backup::replica::{ChainsThere, Held, Origin, ReplicaCatalog, ReplicaEntry};
+use crate::backup::replica::{ChainsThere, Held, Origin, ReplicaEntry};
 use crate::backup::retention::free_id;
 use crate::backup::{Backup, BackupId, CAME_FROM, DatabaseCopy, DatabaseName, Form, Tier, Verified, hex};
 use crate::catalog::Catalog;
 use crate::codec;
 use crate::disk::{self, Partial};
 use crate::engine::decode::undecodable;
-use crate::engine::recovery::UNBEGUN;
 use crate::engine::staging::Staging;
-use crate::engine::{Call, Engine, Error, Session, Unrecorded, entry};
+use crate::engine::{Call, Engine, Error, Session, Unrecorded};
 use crate::sqlite::Control;
 
 /// What it is called in the audit log.
@@ -149,32 +146,6 @@ impl Engine {
             }
         }
         Ok(brought)
-    }
-
-    /// A directory in which nothing is yet becomes that of the replica's store.
-    pub(super) fn adopt(&self, there: &ReplicaCatalog, call: &Call) -> Result<(), Error> {
-        let is_new = |catalog: Option<Arc<Catalog>>| catalog.is_none_or(|catalog| catalog.is_new());
-        if !is_new(self.read_catalog()?) {
-            return Ok(());
-        }
-        let last = there.backups.iter().map(|held| held.origin.sequence).max().unwrap_or(0);
-        let mut adopted = Catalog { last_sequence: last, ..Catalog::empty(there.store_id.clone()) };
-        if self.config.store_id.as_ref().is_some_and(|expected| *expected != adopted.store_id) {
-            return self.assert_store(&adopted);
-        }
-        let _permit = self.permit(PULL, call)?;
-        if is_new(self.read_catalog()?) {
-            // It ends nothing that another has left open.
-            let told = details([
-                ("adopted", there.store_id.clone().into()),
-                ("host", there.host.clone().into()),
-                (UNBEGUN, true.into()),
-            ]);
-            let line = Entry { ok: Some(true), details: told, ..entry(Kind::Outcome, PULL, &call.actor, None) };
-            self.append_first(line)?;
-            adopted.save(self.store.root())?;
-        }
-        Ok(())
     }
 
     /// What a replica says of a backup, opened. Nothing is believed of it that the catalog there doesn't say too.

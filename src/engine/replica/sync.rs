@@ -139,7 +139,8 @@ impl Engine {
         let done = Site::look(&target, &call.control)
             .and_then(|site| Writable::of(self, name, site, state.clone(), &wanted.catalog.store_id, take_over))
             .and_then(|mut there| {
-                let done = there.replicate(&wanted, take_over, call);
+                let counted = self.count_on(there.site.catalog.as_ref(), call);
+                let done = counted.and_then(|()| there.replicate(&wanted, take_over, call));
                 there.let_go();
                 self.verify_doubted(&there.doubted, call);
                 state = there.state;

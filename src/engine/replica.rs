@@ -7,11 +7,13 @@
 //! 1. The replica's catalog is read. It has to be of this store, and the one that this directory wrote there last.
 //! 2. The lease is taken: for its time no other directory writes there.
 //! 3. The intent is recorded, if there is anything to do.
-//! 4. Backup by backup, the newest first (the oldest, where each is sent as what has changed since the one before): its objects are
-//!    sent, and read back from there to their last byte; then a new catalog names it. Nothing is named before.
-//! 5. A catalog that no longer names what goes, and has the ids of what was promoted; then the objects of what went are removed. What
-//!    others stand on stays named, until one of them is sent again so that it can go (`collapse`), in the order of step 4.
-//! 6. What no catalog names is removed, as far as its key is one of ours: what was cut short before, here or elsewhere.
+//! 4. What no catalog names is removed, as far as its key is one of ours: what was cut short before, here or elsewhere. It comes
+//!    first, for it may be what there is no room for.
+//! 5. Backup by backup, the newest first (the oldest, where each is sent as what has changed since the one before): its objects are
+//!    sent, and read back from there to their last byte; then a new catalog names it. Nothing is named before. Where the store is
+//!    full, what would go if nothing more came goes at once, in the order of step 6, and the rest waits for the next try.
+//! 6. A catalog that no longer names what goes, and has the ids of what was promoted; then the objects of what went are removed. What
+//!    others stand on stays named, until one of them is sent again so that it can go (`collapse`), in the order of step 5.
 //! 7. The lease is given back, the outcome recorded.
 //!
 //! Cut short anywhere, the newest whole catalog there is true: each object that it names was there before it, and is removed only

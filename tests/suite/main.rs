@@ -129,6 +129,7 @@ mod replica_away;
 mod replica_chains;
 mod replica_crash;
 mod replica_faults;
+mod replica_full;
 mod replica_hostile;
 mod replica_hostile_segments;
 mod replica_incremental;

@@ -33,6 +33,8 @@ pub struct Plan {
     pub send: Vec<Sending>,
     /// Backups that go, and why. Only after everything was sent.
     pub drop: Vec<(Origin, String)>,
+    /// What of it goes also where there is no room for what is to be sent: it would go if nothing more came.
+    pub room: BTreeSet<Origin>,
     /// What the replica's catalog then says of those that stay: ids, pins, flags.
     pub amend: Vec<Held>,
 }
@@ -75,8 +77,10 @@ pub fn plan(here: &[Backup], there: &[Held], wishes: Wishes<'_>) -> Plan {
 
     let mut future = Future { items: Vec::new(), wishes, local: &local };
     future.items.extend(held.values().map(|held| Item::held(held, local.get(&held.origin).copied(), wishes.own)));
+    let as_it_is = future.clone();
     future.items.extend(lacking.iter().map(|backup| Item { origin: Origin::of(backup), as_backup: (*backup).clone() }));
     future.name_apart();
+    let room = as_it_is.room(&future);
     let gone = future.rotate();
 
     let mut plan = Plan::default();
@@ -93,6 +97,7 @@ pub fn plan(here: &[Backup], there: &[Held], wishes: Wishes<'_>) -> Plan {
     // Also what was to be sent again, and is overtaken.
     let is_there = |origin: &Origin| there.iter().any(|held| held.origin == *origin);
     plan.drop = gone.into_iter().filter(|(origin, _)| is_there(origin)).collect();
+    plan.room = plan.drop.iter().map(|(origin, _)| *origin).filter(|origin| room.contains(origin)).collect();
     plan
 }
 
@@ -120,6 +125,7 @@ fn amended(held: &Held, as_backup: &Backup) -> Option<Held> {
 }
 
 /// A backup that the replica is to hold, unless it is dropped.
+#[derive(Clone)]
 struct Item {
     origin: Origin,
     as_backup: Backup,
@@ -140,6 +146,7 @@ impl Item {
     }
 }
 
+#[derive(Clone)]
 struct Future<'a> {
     items: Vec<Item>,
     wishes: Wishes<'a>,
@@ -205,6 +212,30 @@ impl Future<'_> {
             }
         }
         overdue
+    }
+
+    /// What goes also if nothing of what `future` has besides can come: what rotation takes out of what is there by now, and what was
+    /// deleted here and rotation would not take out for what is to come. The newest good one stays.
+    fn room(mut self, future: &Self) -> BTreeSet<Origin> {
+        self.name_apart();
+        let (Some(now), Some(then)) = (self.by_numbers(), future.by_numbers()) else { return BTreeSet::new() };
+        let newest = self.items.iter().filter(|item| item.as_backup.is_good()).map(|item| item.origin).max();
+        let goes = |origin: &Origin| now.contains(origin) || !self.wishes.own && !then.contains(origin);
+        self.items.iter().map(|item| item.origin).filter(|origin| Some(*origin) != newest && goes(origin)).collect()
+    }
+
+    /// What rotation takes out, whatever was deleted here. Nothing is said while it stands still.
+    fn by_numbers(&self) -> Option<BTreeSet<Origin>> {
+        let mut left = self.clone();
+        let mut out: BTreeSet<Origin> = left.overdue().into_iter().map(|(origin, _)| origin).collect();
+        let rotation = retention::plan(&left.ranked(), self.wishes.retention, self.wishes.freeze);
+        let dropped = rotation.steps.into_iter().filter_map(|step| match step {
+            Step::Drop { id, .. } => Some(id),
+            Step::Promote { .. } => None,
+        });
+        let of = |id: BackupId| left.items.iter().find(|item| item.as_backup.id == id).map(|item| item.origin);
+        out.extend(dropped.filter_map(of));
+        rotation.frozen.is_none().then_some(out)
     }
 
     /// As rotation is to see them. From the newest good one on, what is here comes after all that is only there, of which numbers may be

@@ -305,6 +305,30 @@ fn the_newest_that_is_here_is_sent_whatever_the_numbers_there() {
     }
 }
 
+/// Away for days, and then there is no room: nothing that is to be replaced goes first.
+#[test]
+fn what_is_to_be_pushed_out_makes_no_room() {
+    let retention = Retention { daily: 3, weekly: 0, monthly: 0, ..Retention::default() };
+    let of = |numbers: std::ops::RangeInclusive<u64>| -> Vec<_> {
+        numbers.map(|number| backup(number, Tier::Daily, day(number))).collect()
+    };
+    let room = |here: &[Backup], there: &[Held], retention: &Retention, own: bool| {
+        let known: BTreeSet<Origin> = there.iter().map(|held| held.origin).filter(|_| !own).collect();
+        let plan = plan(here, there, Wishes { retention, own, encrypts: true, known: &known, freeze: None });
+        let drop: BTreeSet<Origin> = plan.drop.iter().map(|(origin, _)| *origin).collect();
+        assert!(plan.room.is_subset(&drop));
+        plan.room.into_iter().map(|origin| origin.sequence).collect::<Vec<_>>()
+    };
+    let there: Vec<_> = of(1..=3).iter().map(held).collect();
+    for own in [false, true] {
+        assert_eq!(room(&of(4..=6), &there, &retention, own), [] as [u64; 0]);
+        assert_eq!(room(&of(3..=4), &there, &Retention { daily: 2, ..retention }, own), [1]);
+        assert_eq!(room(&[], &there, &Retention { daily: 2, ..retention }, own), [1]);
+    }
+    // By hand, all but one: the newest there stays.
+    assert_eq!(room(&of(4..=4), &there, &Retention { daily: 9, ..retention }, false), [1, 2]);
+}
+
 #[test]
 fn what_would_be_sent_again_and_is_overtaken_goes() {
     let here: Vec<_> = (1..=3).map(|number| backup(number, Tier::Manual, day(number))).collect();

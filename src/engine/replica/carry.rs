@@ -9,6 +9,7 @@ use crate::backup::BackupId;
 use crate::backup::replica::{Chains, Held, Origin, Plan, Sending, step_aside};
 use crate::engine::{Call, Error};
 use crate::remote;
+use crate::sqlite;
 
 impl Writable<'_> {
     pub(super) fn carry_out(
@@ -23,21 +24,63 @@ impl Writable<'_> {
             // Before any object: whoever looks then knows what to make of it.
             self.write(Vec::new())?;
         }
-        self.send_all(plan, call, done)?;
-        self.amend(plan, &going, done)?;
-        self.collapse(call, done)?;
-        let named = self.site.named();
-        for orphan in orphans.iter().filter(|key| !named.contains(*key)) {
-            call.control.check()?;
-            self.settle()?;
-            self.hold(false)?;
-            self.site.link.at(self.site.link.remote.delete(orphan))?;
-            done.removed.push(orphan.clone());
+        let untidy = self.tidy(orphans, call, done)?;
+        if let Err(error) = self.send_all(plan, call, done) {
+            if is_full(&error) {
+                self.make_room(plan, &going, done);
+            }
+            return Err(error);
         }
-        Ok(())
+        // Nothing goes as long as something is missing that was to come.
+        let going = if done.not_sent.is_empty() { going } else { BTreeMap::new() };
+        self.amend(&plan.amend, &going, done)?;
+        self.collapse(call, done)?;
+        untidy.map_or(Ok(()), Err)
     }
 
-    /// Step 4. What is wrong with a backup here is in no other's way, and what the store has against one may be nothing against the
+    /// Step 4, before anything is sent: it may be what there is no room for. What the store doesn't let go is in no backup's way; the
+    /// first of it is given back, to be told in the end.
+    fn tidy(&mut self, orphans: &[String], call: &Call, done: &mut Replicated) -> Result<Option<Error>, Error> {
+        let mut first = None;
+        for orphan in orphans {
+            call.control.check()?;
+            let removed = match self.settle() {
+                Err(error) if !is_full(&error) => return Err(error),
+                Err(error) => Err(error),
+                Ok(()) => {
+                    self.hold(false)?;
+                    self.site.link.at(self.site.link.remote.delete(orphan))
+                }
+            };
+            match removed {
+                Ok(()) => done.removed.push(orphan.clone()),
+                Err(error @ Error::Sqlite(sqlite::Error::Cancelled)) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(replica = %self.name, key = orphan, %error, "a leftover stays for now");
+                    let is_of_one = is_of_one_there(&error);
+                    first = first.or(Some(error));
+                    if !is_of_one {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(first)
+    }
+
+    /// Where the store is full: what would go if nothing more came goes now, and the next try has its room.
+    fn make_room(&mut self, plan: &Plan, going: &BTreeMap<Origin, BackupId>, done: &mut Replicated) {
+        let mut going = going.clone();
+        going.retain(|origin, _| plan.room.contains(origin));
+        if going.is_empty() {
+            return;
+        }
+        if let Err(error) = self.amend(&[], &going, done) {
+            tracing::warn!(replica = %self.name, %error, "what is to go there is not gone yet");
+        }
+    }
+
+    /// Step 5. What is wrong with a backup here is in no other's way, and what the store has against one may be nothing against the
     /// next: it has to refuse two in a row, or all, to count as a failure of the replica.
     fn send_all(&mut self, plan: &Plan, call: &Call, done: &mut Replicated) -> Result<(), Error> {
         let mut refused: Option<Error> = None;
@@ -105,11 +148,15 @@ impl Writable<'_> {
         Ok(bytes)
     }
 
-    /// Step 5. Nothing goes as long as something is missing that was to come.
-    fn amend(&mut self, plan: &Plan, going: &BTreeMap<Origin, BackupId>, done: &mut Replicated) -> Result<(), Error> {
-        let may_go = done.not_sent.is_empty();
-        let goes = |held: &Held| may_go && going.contains_key(&held.origin);
-        let staying: Vec<Held> = self.marked(&plan.amend).into_iter().filter(|held| !goes(held)).collect();
+    /// Step 6.
+    fn amend(
+        &mut self,
+        amend: &[Held],
+        going: &BTreeMap<Origin, BackupId>,
+        done: &mut Replicated,
+    ) -> Result<(), Error> {
+        let goes = |held: &Held| going.contains_key(&held.origin);
+        let staying: Vec<Held> = self.marked(amend).into_iter().filter(|held| !goes(held)).collect();
         let gone: Vec<Origin> = self.site.backups().iter().filter(|held| goes(held)).map(|held| held.origin).collect();
         let before = self.site.named();
         let is_another = staying != self.site.backups()
@@ -136,6 +183,11 @@ impl Writable<'_> {
 /// Of a backup here, and not of the replica.
 pub(super) fn is_of_one_here(error: &Error) -> bool {
     matches!(error, Error::Damaged { .. } | Error::NotSent { .. } | Error::NotFound(_) | Error::NeedsIdentity { .. })
+}
+
+/// There is no room there.
+fn is_full(error: &Error) -> bool {
+    matches!(error, Error::Replica { error: remote::Error::Full(_), .. })
 }
 
 /// Of an object there, as far as one can tell.

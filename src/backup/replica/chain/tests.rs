@@ -262,7 +262,7 @@ impl Model {
         seen.iter_mut().for_each(|held| held.damaged = unsound.contains(&held.origin));
         let retention = Retention::default();
         let wishes = Wishes { retention: &retention, own: false, encrypts: true, known: &self.known, freeze: None };
-        let Plan { mut send, drop, amend } = plan(&self.here, &seen, wishes);
+        let Plan { mut send, drop, amend, .. } = plan(&self.here, &seen, wishes);
         send.reverse();
         for sending in send {
             let is_there = self.there.backups.iter().any(|held| held.origin == sending.origin);

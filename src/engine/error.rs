@@ -340,6 +340,16 @@ pub enum Error {
         /// How many objects are there.
         remains: usize,
     },
+    /// Its catalog went while it was written to.
+    #[error(
+        "the catalog of the replica {at} was there when this began, and is gone ({key}): is what it lies on still mounted, and was it emptied? Nothing more was written there"
+    )]
+    ReplicaVanished {
+        /// Which.
+        at: String,
+        /// The key of the catalog.
+        key: String,
+    },
     /// It was written to before, and is empty now.
     #[error(
         "the replica {at} is empty, though backups were sent there: is it the right place? If it was emptied, `replica push {name} --take-over` sends all of them again"
@@ -519,7 +529,9 @@ impl Error {
             Error::Replica { error, .. } => error.code(),
             Error::ReplicaEmpty { .. } => "replica-empty",
             Error::ReplicaDamaged { .. } => "replica-damaged",
-            Error::ReplicaCatalogLost { .. } | Error::ReplicaEmptied { .. } => "replica-catalog-lost",
+            Error::ReplicaCatalogLost { .. } | Error::ReplicaVanished { .. } | Error::ReplicaEmptied { .. } => {
+                "replica-catalog-lost"
+            }
             Error::ReplicaForeign { .. } => "replica-foreign",
             Error::ReplicaHeld { .. } => "replica-held",
             Error::ReplicaTakenOver { .. } => "replica-taken-over",

@@ -317,9 +317,10 @@ fn kind(error: &Error) -> Kind {
             "replica-refused" => REPLICA_REFUSED,
             _ => REPLICA_DAMAGED,
         },
-        Error::ReplicaDamaged { .. } | Error::ReplicaCatalogLost { .. } | Error::ReplicaEmptied { .. } => {
-            REPLICA_DAMAGED
-        }
+        Error::ReplicaDamaged { .. }
+        | Error::ReplicaCatalogLost { .. }
+        | Error::ReplicaVanished { .. }
+        | Error::ReplicaEmptied { .. } => REPLICA_DAMAGED,
         Error::AnotherStore { .. } | Error::StoreGone { .. } => ANOTHER_STORE,
         Error::SameFile(..) => SAME_FILE,
         Error::Stale => STALE,

@@ -1,8 +1,10 @@
-//! A store that loses the newest catalog when all was done: the one before it finds all that it names.
+//! A store that loses the newest catalog when all was done: the one before it finds all that it names. And one that loses all of them
+//! while it is written to.
 
 use serde_json::json;
 
-use crate::replica_scene::{PUSH, Wrongs, another, empty_machine, with_replica};
+use crate::fault::{Fault, When};
+use crate::replica_scene::{PUSH, Wrongs, another, empty_machine, last_error, push, pushes, with_replica};
 use crate::stores::Store;
 
 const TAKE_OVER: [&str; 4] = ["replica", "push", "offsite", "--take-over"];
@@ -37,4 +39,27 @@ fn the_catalog_before_the_newest_is_as_good() {
         place.ok(&PUSH);
         store.objects.assert_complete(&place);
     }
+}
+
+/// What it lies on is unmounted while it is sent to, and what is beneath can be written to all the same.
+#[test]
+fn on_what_is_beneath_a_disk_that_was_unmounted_no_replica_is_begun() {
+    let (store, proxy) = Store::s3().proxied();
+    let place = with_replica(&store);
+    place.create();
+    pushes(&place, &store);
+    another(&place);
+    let there = store.objects.0.clone();
+    let (mounted, aside) = (there.clone(), there.with_extension("aside"));
+    let unmount = move |_: &str| {
+        std::fs::rename(&mounted, mounted.with_extension("aside")).unwrap();
+        std::fs::create_dir(&mounted).unwrap();
+    };
+    proxy.spoil(When::of("PUT", "attendance.db").once(), Fault::before(unmount));
+    push(&place).refused(1, &["is gone", "mounted"]);
+    assert_eq!(last_error(&place).as_deref(), Some("replica-catalog-lost"));
+    assert_eq!(store.objects.keys_with("catalog/"), [""; 0]);
+    std::fs::remove_dir_all(&there).unwrap();
+    std::fs::rename(aside, there).unwrap();
+    pushes(&place, &store);
 }

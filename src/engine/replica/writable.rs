@@ -181,20 +181,32 @@ impl<'e> Writable<'e> {
         Error::ReplicaHeld { at, name, host: plain(&lease.host), until: timestamp::text(lease.until) }
     }
 
-    /// Nobody has written a catalog since this one was read: a lease is a promise among clocks, and this is looked at. What was
-    /// never written to its end is removed.
+    /// Nobody has written a catalog since this one was read: a lease is a promise among clocks, and this is looked at. And it is still
+    /// there. What was never written to its end is removed.
     pub(super) fn assert_unchanged(&self) -> Result<(), Error> {
         let link = &self.site.link;
         let mut listed = link.at(link.remote.list(CATALOGS))?.into_iter().map(|listed| listed.key);
         let is_new = |key: &String| parse_catalog_key(key).is_some() && !self.site.catalogs.contains(key);
         let (unfinished, listed): (Vec<String>, Vec<String>) =
             listed.by_ref().partition(|key| is_unfinished_catalog(key));
-        if let Some(key) = listed.into_iter().find(is_new) {
+        if let Some(key) = listed.iter().find(|key| is_new(key)) {
             let (at, name) = (link.label(), self.name.clone());
-            let (host, when) = ("another machine".to_owned(), format!("just now: {}", plain(&key)));
+            let (host, when) = ("another machine".to_owned(), format!("just now: {}", plain(key)));
             return Err(Error::ReplicaTakenOver { at, name, host, when, wrote: true });
         }
+        self.assert_still_there(&listed)?;
         unfinished.iter().try_for_each(|key| link.at(link.remote.delete(key)))
+    }
+
+    /// The catalog that counts. Where it was and isn't, a disk was unmounted or a place was emptied meanwhile: on what is there now is
+    /// written nothing more. A listing may be late, so it is asked for itself as well.
+    fn assert_still_there(&self, listed: &[String]) -> Result<(), Error> {
+        let Some(mark) = &self.site.mark else { return Ok(()) };
+        let (link, key) = (&self.site.link, catalog_key(mark.generation, &mark.checksum));
+        if listed.contains(&key) || link.at(link.remote.get(&key, MAX_CATALOG))?.is_some() {
+            return Ok(());
+        }
+        Err(Error::ReplicaVanished { at: link.label(), key })
     }
 
     /// What is left there, with what was found of it.

@@ -24,6 +24,7 @@ mod adopt;
 mod arriving;
 mod carry;
 mod collapse;
+mod done;
 mod fetch;
 mod journal;
 mod merge;
@@ -48,10 +49,10 @@ use crate::backup::{BackupId, ReplicaName};
 use crate::remote::{self, Pace, Place, Remote};
 use crate::sqlite::Control;
 
+pub use done::{NotSent, Replicated};
 pub use fetch::{Brought, Holding, Pulled, Which};
 pub use journal::{FetchedPoint, JournalThere, JournalVerdict, Shipping};
 pub use report::{LastError, ReplicaStatus};
-pub use sync::{NotSent, Replicated};
 pub use verify::{BackupVerdict, ReplicaVerification};
 
 pub(super) use fetch::PULL;

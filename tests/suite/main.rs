@@ -133,6 +133,7 @@ mod replica_full;
 mod replica_hostile;
 mod replica_hostile_segments;
 mod replica_incremental;
+mod replica_overtaken;
 mod replica_return;
 mod replica_scene;
 mod replica_secrecy;

@@ -98,14 +98,14 @@ fn of_a_machine_and_its_copy_one_writes() {
 }
 
 /// A push that is held up at a request until it may go on.
-struct HeldUp {
+pub struct HeldUp {
     child: Child,
     goes_on: Arc<AtomicBool>,
 }
 
 impl HeldUp {
     /// Before the store hears of the request, or after it has done it.
-    fn at(proxy: &Proxy, when: When, after: bool, place: &Place, args: &[&str]) -> Self {
+    pub fn at(proxy: &Proxy, when: When, after: bool, place: &Place, args: &[&str]) -> Self {
         let (reached, goes_on) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let (tell, released) = (reached.clone(), goes_on.clone());
         let wait = move |_: &str| {
@@ -119,7 +119,7 @@ impl HeldUp {
     }
 
     /// To its end.
-    fn goes_on(self) -> Run {
+    pub fn goes_on(self) -> Run {
         self.goes_on.store(true, Ordering::SeqCst);
         Run::of(self.child.wait_with_output().unwrap())
     }

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::done::{NotSent, Replicated};
 use super::state::State;
-use super::sync::{NotSent, Replicated};
 use super::writable::Writable;
 use crate::backup::BackupId;
 use crate::backup::replica::{Chains, Held, Origin, Plan, Sending, step_aside};
@@ -32,7 +32,7 @@ impl Writable<'_> {
             return Err(error);
         }
         // Nothing goes as long as something is missing that was to come.
-        let going = if done.not_sent.is_empty() { going } else { BTreeMap::new() };
+        let going = if done.is_all() { going } else { BTreeMap::new() };
         self.amend(&plan.amend, &going, done)?;
         self.collapse(call, done)?;
         untidy.map_or(Ok(()), Err)
@@ -89,10 +89,15 @@ impl Writable<'_> {
                 continue;
             }
             let error = match self.sent(sending, call) {
-                Ok(bytes) => {
-                    done.sent.extend(bytes.map(|_| sending.id));
-                    done.bytes += bytes.unwrap_or_default();
+                Ok(Some(bytes)) => {
+                    done.sent.push(sending.id);
+                    done.bytes += bytes;
                     refused = None;
+                    continue;
+                }
+                // What it was to push out stays.
+                Ok(None) => {
+                    done.is_overtaken = true;
                     continue;
                 }
                 Err(error) => error,

@@ -34,7 +34,7 @@ impl Writable<'_> {
 
     /// Looks at each run that has become longer.
     pub(super) fn collapse(&mut self, call: &Call, done: &mut Replicated) -> Result<(), Error> {
-        if !done.not_sent.is_empty() {
+        if !done.is_all() {
             return Ok(());
         }
         let left: BTreeSet<u64> = self.site.remnants().iter().map(|left| left.origin.sequence).collect();

@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde::Serialize;
-use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use super::done::Replicated;
 use super::site::{Site, is_listed};
 use super::state::{FOLDER, State};
 use super::writable::Writable;
@@ -27,57 +26,6 @@ use crate::sqlite;
 pub(in crate::engine) const REPLICATE: &str = "replicate";
 /// Between two looks at a replica that lacks nothing: does it still hold what its catalog says?
 const LOOK_AGAIN: chrono::TimeDelta = chrono::TimeDelta::hours(24);
-
-/// What a replication did.
-#[derive(Clone, PartialEq, Debug, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Replicated {
-    /// Sent, and read back from there.
-    pub sent: Vec<BackupId>,
-    /// Dropped there.
-    pub dropped: Vec<BackupId>,
-    /// Leftovers of something that was cut short, removed.
-    pub removed: Vec<String>,
-    /// Objects that were gone or had another length: what they belong to is sent again.
-    pub lost: Vec<String>,
-    /// Sent again, so that what was dropped before them could go.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub remade: Vec<BackupId>,
-    /// Bytes sent.
-    pub bytes: u64,
-    /// What could not be sent, and why; the others were.
-    pub not_sent: Vec<NotSent>,
-}
-
-/// A backup that could not be sent.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct NotSent {
-    /// Which.
-    pub id: BackupId,
-    /// Why.
-    pub reason: String,
-}
-
-impl Replicated {
-    fn details(&self, name: &ReplicaName) -> Map<String, Value> {
-        let mut told = details([
-            ("replica", name.to_string().into()),
-            ("sent", ids(&self.sent)),
-            ("dropped", ids(&self.dropped)),
-            ("bytes", self.bytes.into()),
-        ]);
-        if !self.remade.is_empty() {
-            told.insert("remade".to_owned(), ids(&self.remade));
-        }
-        for (key, list) in [("removed", &self.removed), ("lost", &self.lost)] {
-            if !list.is_empty() {
-                // Anyone who can write there can make it long.
-                told.insert(key.to_owned(), list.iter().take(100).cloned().collect::<Vec<_>>().into());
-            }
-        }
-        told
-    }
-}
 
 /// What is here, and what is wanted there.
 struct Wanted {
@@ -140,7 +88,7 @@ impl Engine {
             .and_then(|site| Writable::of(self, name, site, state.clone(), &wanted.catalog.store_id, take_over))
             .and_then(|mut there| {
                 let counted = self.count_on(there.site.catalog.as_ref(), call);
-                let done = counted.and_then(|()| there.replicate(&wanted, take_over, call));
+                let done = counted.and_then(|()| there.replicate_all(wanted, take_over, call));
                 there.let_go();
                 self.verify_doubted(&there.doubted, call);
                 state = there.state;
@@ -192,19 +140,25 @@ fn lock(name: &ReplicaName) -> String {
     format!(".{name}")
 }
 
-impl NotSent {
-    /// As an error of the whole.
-    pub fn error(&self, name: &ReplicaName) -> Error {
-        Error::NotSent { reason: format!("{} could not be sent to the replica `{name}`: {}", self.id, self.reason) }
-    }
-}
-
 pub(super) fn chance() -> Result<u8, Error> {
     let [chance] = disk::random::<1>()?;
     Ok(chance)
 }
 
 impl Writable<'_> {
+    /// Until what is here has stayed as it was planned.
+    fn replicate_all(&mut self, mut wanted: Wanted, take_over: bool, call: &Call) -> Result<Replicated, Error> {
+        let mut done = self.replicate(&wanted, take_over, call)?;
+        while done.is_overtaken {
+            call.control.check()?;
+            // Nothing is here any more: what is there stays.
+            let Some(now) = self.engine.wanted(&self.name)? else { break };
+            wanted = now;
+            done = done.and(self.replicate(&wanted, false, call)?);
+        }
+        Ok(done)
+    }
+
     fn replicate(&mut self, wanted: &Wanted, take_over: bool, call: &Call) -> Result<Replicated, Error> {
         let listed = self.listed()?;
         let mut done = Replicated { lost: self.look_for_lost(&listed)?, ..Replicated::default() };
@@ -230,7 +184,7 @@ impl Writable<'_> {
             wanted.catalog.standing().filter(|backup| is_sendable(backup)).map(Origin::of).collect();
         // What can't be had from there though it is whole here is to be sent again.
         let is_sound = self.site.chains().unsound().is_disjoint(&here);
-        if done.not_sent.is_empty() && is_sound {
+        if done.is_all() && is_sound {
             self.state.is_done(here, wanted.catalog.lineage.as_deref(), wanted.retention, &wanted.digest);
         }
         // What could be sent again has been, and the catalog there says what is damaged still; what was found since is told next time.

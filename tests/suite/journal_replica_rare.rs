@@ -86,6 +86,43 @@ fn what_the_store_does_not_take_again_is_told() {
     assert_eq!(numbers_at(&machine, last), [2, 2]);
 }
 
+/// Encryption was turned off or on since: it lies under another key then, and the damaged one is no more.
+#[test]
+fn what_is_sent_again_in_another_form_is_not_hidden_by_what_was_damaged() {
+    for is_on in [true, false] {
+        let store = Store::s3();
+        let mut place = shipping(&store);
+        let variable = "BACKUP_ENCRYPTION_RECIPIENTS";
+        let recipients = place.environment().into_iter().find(|(name, _)| name == variable).unwrap().1;
+        if !is_on {
+            place.unset(variable);
+        }
+        let server = Server::start(&place);
+        number(&place, 1);
+        let last = number(&place, 2);
+        kill_server(server);
+        let pack = packs_of(&store, "/auth/0/").pop().unwrap();
+        flip(&store.objects.path(&pack), |len| len / 2);
+        assert_eq!(place.run(&["replica", "verify", "offsite"]).code, 1);
+        if is_on {
+            place.unset(variable)
+        } else {
+            place.set(variable, &recipients)
+        };
+        let server = Server::start(&place);
+        let stem = &pack[..pack.find(".tar").unwrap()];
+        eventually("it lies there in another form", || {
+            let keys = packs_of(&store, stem);
+            (keys.len() == 1 && keys[0] != pack).then_some(())
+        });
+        eventually("it is over", || damage(&place).is_none().then_some(()));
+        kill_server(server);
+        let machine = empty_machine(&place, &store);
+        assert_eq!(machine.json(&["replica", "verify", "offsite"])["ok"], true);
+        assert_eq!(numbers_at(&machine, last), [2, 2]);
+    }
+}
+
 /// A snapshot that never gets there, because it takes too long, say, keeps nothing else from being tidied.
 #[test]
 fn the_work_of_each_hour_is_done_beside_what_fails() {

@@ -87,7 +87,9 @@ impl Engine {
         key: &str,
         control: &Control,
     ) -> Result<Mended, Error> {
-        let Some(Key::Pack { lineage, database, span, .. }) = Key::parse(key) else { return Ok(Mended::Done) };
+        let Some(Key::Pack { lineage, database, span, encrypted }) = Key::parse(key) else {
+            return Ok(Mended::Done);
+        };
         let Some(journal) = ready.journals.get(&database).filter(|_| lineage == ready.lineage) else {
             return Ok(Mended::Lost);
         };
@@ -102,6 +104,10 @@ impl Engine {
         let Some(pack) = pack else { return Ok(Mended::Done) };
         // It may have been the way there, or a store that has healed itself.
         if let Ok(_whole) = (Packed { link, lineage, database: &database, pack, control }).read(self, &|_| None)? {
+            // Or it was sent again in another form, and what was damaged didn't go yet.
+            if pack.encrypted != encrypted {
+                delete(link, vec![key.to_owned()], control)?;
+            }
             return Ok(Mended::Done);
         }
         let (files, is_damaged_too) = {
@@ -134,8 +140,9 @@ impl Engine {
         }
     }
 
-    /// What is damaged here too isn't begun: what was begun and not done is removed at the next look. A whole object is written over. Of
-    /// parts some could stay: they are removed.
+    /// What is damaged here too isn't begun: what was begun and not done is removed at the next look. A whole object is written over, or
+    /// removed once the pack lies under another key, where encryption was turned on or off since: a listing tells of one of the two only.
+    /// Of parts some could stay: they are removed before.
     fn send_in_place(
         &self,
         shipping: &Shipping,
@@ -150,7 +157,12 @@ impl Engine {
             Sent::Whole => {}
             not => return Ok(not),
         }
-        self.send_pack(shipping, ready, link, of, files, control)
+        let sent = self.send_pack(shipping, ready, link, of, files, control)?;
+        let encrypts = !self.config.codec.recipients.is_empty();
+        if sent == Sent::Whole && pack.parts == 0 && pack.encrypted != encrypts {
+            delete(link, keys_of(ready.lineage, of.0, &pack), control)?;
+        }
+        Ok(sent)
     }
 
     /// What was mended is damaged no more.

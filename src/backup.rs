@@ -6,7 +6,7 @@ pub mod notices;
 pub mod replica;
 pub mod retention;
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;
 pub mod schedule;
 pub mod settings;
 pub mod subject;

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::fault::When;
 use crate::harness::Place;
-use crate::replica_scene::{another, pushes, with_replica};
+use crate::replica_scene::{another, pushes, told, with_replica};
 use crate::replica_writers::HeldUp;
 use crate::restore_app::id;
 use crate::stores::Store;
@@ -35,4 +35,22 @@ fn what_is_gone_before_it_was_sent_pushes_nothing_out() {
     expected.sort();
     assert_eq!(store.objects.ids(), expected);
     store.objects.assert_tidy();
+}
+
+/// The one that was taken last is missed most, and is not made to wait for all the others.
+#[test]
+fn what_is_taken_while_a_backlog_is_sent_is_next() {
+    let (store, proxy) = Store::s3().proxied();
+    let place = with_replica(&store);
+    place.create();
+    pushes(&place, &store);
+    let mut lacking = [(); 3].map(|()| another(&place)).to_vec();
+    lacking.reverse();
+    let mut taken = None;
+    let done = while_the_first_is_sent(&place, &proxy, || taken = Some(another(&place)));
+    lacking.insert(1, taken.unwrap());
+    let expected: Vec<_> = lacking.iter().map(|backup| backup["id"].clone()).collect();
+    assert_eq!(done["sent"], Value::from(expected));
+    store.objects.assert_complete(&place);
+    assert_eq!(told(&place)["pending"], 0);
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::done::{NotSent, Replicated};
 use super::state::State;
+use super::sync::Wanted;
 use super::writable::Writable;
 use crate::backup::BackupId;
 use crate::backup::replica::{Chains, Held, Origin, Plan, Sending, step_aside};
@@ -14,6 +15,7 @@ use crate::sqlite;
 impl Writable<'_> {
     pub(super) fn carry_out(
         &mut self,
+        wanted: &Wanted,
         plan: &Plan,
         orphans: &[String],
         call: &Call,
@@ -25,7 +27,7 @@ impl Writable<'_> {
             self.write(Vec::new())?;
         }
         let untidy = self.tidy(orphans, call, done)?;
-        if let Err(error) = self.send_all(plan, call, done) {
+        if let Err(error) = self.send_all(wanted, plan, call, done) {
             if is_full(&error) {
                 self.make_room(plan, &going, done);
             }
@@ -82,9 +84,14 @@ impl Writable<'_> {
 
     /// Step 5. What is wrong with a backup here is in no other's way, and what the store has against one may be nothing against the
     /// next: it has to refuse two in a row, or all, to count as a failure of the replica.
-    fn send_all(&mut self, plan: &Plan, call: &Call, done: &mut Replicated) -> Result<(), Error> {
+    fn send_all(&mut self, wanted: &Wanted, plan: &Plan, call: &Call, done: &mut Replicated) -> Result<(), Error> {
         let mut refused: Option<Error> = None;
-        for sending in &plan.send {
+        for (at, sending) in plan.send.iter().enumerate() {
+            // What has come meanwhile may be missed more than what is next.
+            if at > 0 && !wanted.is_still(self.engine, &self.name)? {
+                done.is_overtaken = true;
+                break;
+            }
             if self.is_healed(sending.origin) {
                 continue;
             }

@@ -9,13 +9,16 @@ use utoipa::ToSchema;
 use super::JournalThere;
 use super::state::State;
 use super::sync::pending;
-use crate::backup::replica::{ChainsThere, Mode};
+use crate::backup::replica::{ChainsThere, Mode, Origin, is_sendable};
 use crate::backup::{Backup, ReplicaName, timestamp};
 use crate::engine::status::Warning;
 use crate::engine::{Engine, Error};
 
 /// A backup that isn't elsewhere after this long is worth a warning, whatever the reason.
 const BEHIND: chrono::TimeDelta = chrono::TimeDelta::hours(1);
+
+/// The newest one is, though it is being sent: it takes too long.
+const TOO_LONG: chrono::TimeDelta = chrono::TimeDelta::hours(24);
 
 /// So much of the journal may lie here only.
 const JOURNAL_BEHIND: chrono::TimeDelta = chrono::TimeDelta::minutes(10);
@@ -52,6 +55,9 @@ pub struct ReplicaStatus {
     #[serde(serialize_with = "crate::engine::status::optional_timestamp")]
     #[schema(required = true)]
     pub pending_since: Option<DateTime<Utc>>,
+    /// The instant of the newest backup here, while it is one of these.
+    #[serde(skip)]
+    pub newest_pending: Option<DateTime<Utc>>,
     /// When all was there that was wanted.
     #[serde(serialize_with = "crate::engine::status::optional_timestamp")]
     #[schema(required = true)]
@@ -93,7 +99,13 @@ pub struct LastError {
 impl ReplicaStatus {
     /// It lacks something for longer than sending takes.
     pub fn is_behind(&self, now: DateTime<Utc>) -> bool {
-        !self.under_way && self.pending_since.is_some_and(|since| now - since > BEHIND)
+        let is_idle = !self.under_way && self.pending_since.is_some_and(|since| now - since > BEHIND);
+        is_idle || self.is_slow(now)
+    }
+
+    /// It is sent to, and not as fast as backups are taken.
+    fn is_slow(&self, now: DateTime<Utc>) -> bool {
+        self.under_way && self.newest_pending.is_some_and(|since| now - since > TOO_LONG)
     }
 }
 
@@ -126,6 +138,7 @@ impl Engine {
                     chains: state.chains,
                     pending: pending.len(),
                     pending_since: pending.iter().map(|backup| backup.timestamp).min(),
+                    newest_pending: newest_of(&pending, &here),
                     last_success: state.last_success,
                     last_verified: state.last_verified,
                     damaged: state.damaged.max(state.found_damaged.len()),
@@ -136,6 +149,11 @@ impl Engine {
             })
             .collect()
     }
+}
+
+fn newest_of(pending: &[&Backup], here: &[&Backup]) -> Option<DateTime<Utc>> {
+    let newest = |of: &[&Backup]| of.iter().filter(|backup| is_sendable(backup)).map(|backup| Origin::of(backup)).max();
+    newest(pending).filter(|origin| Some(*origin) == newest(here)).map(|origin| origin.timestamp)
 }
 
 /// What of it wants a look. `alive` is the first and the last instant that the journal here has.
@@ -157,10 +175,16 @@ pub(in crate::engine) fn warnings(
             };
             warn("replica-failing", format!("{}; {pending}", error.detail));
         } else if replica.is_behind(now) {
-            let text = format!(
-                "replica {name} lacks {} of the backups that are here, and none of it is under way; is `serve` running? `replica push {name}` sends them now",
-                replica.pending
-            );
+            let text = match replica.is_slow(now) {
+                true => format!(
+                    "replica {name} lacks the newest backup for more than a day, though it is being sent to ({} to send); is the bandwidth enough?",
+                    replica.pending
+                ),
+                false => format!(
+                    "replica {name} lacks {} of the backups that are here, and none of it is under way; is `serve` running? `replica push {name}` sends them now",
+                    replica.pending
+                ),
+            };
             warn("replica-behind", text);
         }
         if replica.damaged > 0 {
@@ -245,4 +269,49 @@ fn behind(replica: &ReplicaStatus, (from, to): (DateTime<Utc>, DateTime<Utc>)) -
     };
     let detail = format!("the journal in replica {name} {until}, and what came since lies here only: {why}");
     Some(Warning { code: "replica-journal-behind", detail })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup::Tier;
+    use crate::backup::sample::backup;
+
+    /// A backlog that is sent is none: it is the newest one that counts.
+    #[test]
+    fn the_newest_is_missed_after_a_day_also_where_it_is_sent() {
+        let of = |number: u64| backup(number, Tier::Daily, "2026-01-08".parse().unwrap());
+        let here = [of(1), of(2)];
+        let here: Vec<&Backup> = here.iter().collect();
+        assert_eq!(newest_of(&here, &here), Some(here[1].timestamp));
+        assert_eq!(newest_of(&here[..1], &here), None);
+        let at = here[1].timestamp;
+        let replica = |under_way, newest_pending| ReplicaStatus {
+            name: "offsite".parse().unwrap(),
+            url: "fs:///mnt".to_owned(),
+            mode: Mode::Full,
+            encrypted: true,
+            plain: 0,
+            under_way,
+            held: 0,
+            size: 0,
+            chains: None,
+            pending: 2,
+            pending_since: Some(at),
+            newest_pending,
+            last_success: None,
+            last_verified: None,
+            damaged: 0,
+            last_error: None,
+            next_try: None,
+            journal: None,
+        };
+        let told = |replica, hours| {
+            let told = warnings(&[replica], |_| false, None, at + chrono::TimeDelta::hours(hours));
+            told.into_iter().map(|warning| warning.detail).collect::<Vec<_>>()
+        };
+        assert!(told(replica(true, Some(at)), 24).is_empty() && told(replica(true, None), 99).is_empty());
+        assert!(told(replica(true, Some(at)), 25)[0].contains("bandwidth"));
+        assert!(told(replica(false, Some(at)), 25)[0].contains("none of it is under way"));
+    }
 }

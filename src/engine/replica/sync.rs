@@ -28,13 +28,20 @@ pub(in crate::engine) const REPLICATE: &str = "replicate";
 const LOOK_AGAIN: chrono::TimeDelta = chrono::TimeDelta::hours(24);
 
 /// What is here, and what is wanted there.
-struct Wanted {
+pub(super) struct Wanted {
     catalog: Arc<Catalog>,
     retention: Retention,
     own: bool,
     encrypts: bool,
     freeze: Option<String>,
     digest: String,
+}
+
+impl Wanted {
+    /// What is here hasn't changed since.
+    pub(super) fn is_still(&self, engine: &Engine, name: &ReplicaName) -> Result<bool, Error> {
+        Ok(engine.wanted(name)?.is_some_and(|now| now.digest == self.digest))
+    }
 }
 
 impl Engine {
@@ -176,7 +183,7 @@ impl Writable<'_> {
             self.hold(take_over)?;
             // What was seen before the lease was had may be another's doing since.
             self.assert_unchanged()?;
-            self.audited(&plan, &orphans, take_over, call, &mut done)?;
+            self.audited(wanted, &plan, &orphans, take_over, call, &mut done)?;
         }
         self.thin_catalogs()?;
         self.take_back()?;
@@ -256,6 +263,7 @@ impl Writable<'_> {
     /// Steps 3 to 7.
     fn audited(
         &mut self,
+        wanted: &Wanted,
         plan: &Plan,
         orphans: &[String],
         take_over: bool,
@@ -282,7 +290,7 @@ impl Writable<'_> {
         // What leaves this machine, and what is deleted, isn't done unrecorded.
         engine.append_first(intent)?;
         let begun = Instant::now();
-        let result = self.carry_out(plan, orphans, call, done);
+        let result = self.carry_out(wanted, plan, orphans, call, done);
         let outcome = Entry { details: done.details(&self.name), ..entry(Kind::Outcome, REPLICATE, &call.actor, None) };
         let mut outcome = match (&result, done.not_sent.first()) {
             (Ok(()), None) => Entry { ok: Some(true), ..outcome },

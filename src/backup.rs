@@ -309,6 +309,12 @@ impl Backup {
         self.extra.contains_key(CAME_FROM)
     }
 
+    /// What comes after it is measured by it. What a restore has kept is what was given up, and what was brought is another
+    /// store's: neither says how the live data was here.
+    pub fn is_measure(&self) -> bool {
+        self.tier != Tier::PreRestore && !self.came_from_elsewhere()
+    }
+
     /// Counts as a backup for quotas, promotion and "last good": not found damaged, not suspiciously small [P4].
     pub fn is_good(&self) -> bool {
         self.checked.ok && self.verified.ok && !self.is_shrunk() && !self.deleting

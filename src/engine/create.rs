@@ -319,14 +319,13 @@ impl Session<'_> {
         Ok(restored.and_then(by_name).cloned())
     }
 
-    /// Compares with the newest good backup that holds this database, or with the one that was restored.
+    /// Compares with the backup that was restored, or, where that doesn't hold this database, with the newest good one that does.
     fn note_shrunk(&self, name: &DatabaseName, copy: &DatabaseCopy, backup: &mut Backup, restored: Option<&Backup>) {
-        let good = self
-            .catalog
-            .standing()
-            .filter(|other| restored.map_or(other.is_good() && !other.came_from_elsewhere(), |it| it.id == other.id));
-        let held = good.filter_map(|other| Some((other.sequence, other.id, other.databases.get(name)?)));
-        let Some((_, id, before)) = held.max_by_key(|(sequence, ..)| *sequence) else { return };
+        let holds = |other: &&Backup| other.databases.contains_key(name);
+        let good = self.catalog.standing().filter(|other| other.is_good() && other.is_measure());
+        let newest = good.filter(holds).max_by_key(|other| other.sequence);
+        let measure = restored.filter(holds).or(newest);
+        let Some((id, before)) = measure.and_then(|it| Some((it.id, it.databases.get(name)?))) else { return };
         let found = shrunk(before, copy, self.engine.config.shrink_alarm);
         if !found.is_empty() {
             backup.flags.insert(Flag::Shrunk);

@@ -166,7 +166,9 @@ impl Book {
     /// All marks are gone since the backup that it is compared with: the one that was restored last, or the newest good one.
     pub fn is_small(&self) -> bool {
         let restored = self.kept.iter().find(|kept| Some(kept.sequence) == self.restored);
-        let good = || self.kept.iter().filter(|kept| kept.is_good()).max_by_key(|kept| kept.sequence);
+        // What a restore has kept is what was given up.
+        let measures = |kept: &&Kept| kept.is_good() && kept.tier != "pre-restore";
+        let good = || self.kept.iter().filter(measures).max_by_key(|kept| kept.sequence);
         restored.or_else(good).is_some_and(|before| before.content.marks > 0) && self.live.marks == 0
     }
 

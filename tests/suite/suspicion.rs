@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::app::App;
-use crate::harness::{Place, sql_on_copy};
+use crate::harness::{Place, Run, sql_on_copy};
 
 const PAGE: usize = 4096;
 
@@ -236,6 +236,42 @@ fn a_small_database_that_lost_all_of_its_rows_is_suspicious() {
     let backup = place.create();
     assert_eq!(backup["flags"], json!(["shrunk"]));
     assert!(backup["findings"].to_string().contains("0 rows instead of 11"), "{}", backup["findings"]);
+}
+
+/// What a restore keeps is what was given up: whatever is lost again is compared with what was restored, and then with the newest
+/// good backup of before.
+#[test]
+fn what_a_restore_has_kept_is_no_measure_of_what_comes_after() {
+    let place = filled();
+    let good = place.create()["id"].as_str().unwrap().to_owned();
+    let lose = || place.sql("attendance", "DELETE FROM marks");
+    lose();
+    assert_eq!(place.create()["flags"], json!(["shrunk"]));
+    place.ok(&["restore", &good, "--confirm", &good]);
+    lose();
+    for n in 0..3 {
+        let backup = place.create();
+        assert_eq!(backup["flags"], json!(["shrunk"]), "{n}");
+        assert!(backup["findings"].to_string().contains(&format!("since {good}")), "{n}: {}", backup["findings"]);
+    }
+    assert!(place.warnings().contains(&"rotation-frozen".to_owned()));
+    // What was kept is no loss where it is just that which was brought back.
+    place.ok(&["undo"]);
+    assert_eq!(place.create()["flags"], json!([]));
+    place.assert_whole();
+}
+
+#[test]
+fn a_database_that_the_restored_backup_lacks_is_compared_with_the_newest_that_has_it() {
+    let place = filled();
+    let only = format!("auth={}", place.live("auth").display());
+    let run = Run::of(place.command(&["create", "--json"]).env("BACKUP_DATABASES", only).output().unwrap());
+    let of_auth: Value = serde_json::from_str(&run.stdout).unwrap_or_else(|_| panic!("{}", run.stderr));
+    let id = of_auth["id"].as_str().unwrap();
+    place.create();
+    place.ok(&["restore", id, "--confirm", id, "--force"]);
+    place.sql("attendance", "DROP TABLE marks");
+    assert_eq!(place.create()["flags"], json!(["shrunk"]));
 }
 
 /// It is the measure of the next backup, by whatever name it has then.

@@ -1,6 +1,7 @@
 //! A rehearsal: the newest backup of each tier is restored into a private folder and looked at there. The order of steps:
 //!
-//! 1. The newest standing backup of each tier is chosen. The intent is recorded.
+//! 1. The newest standing backup of each tier is chosen that can be opened here, and isn't known to be a copy of corrupt data. The
+//!    intent is recorded.
 //! 2. One after the other: its files are copied and compared with the catalog (`staging`). What was found of the bytes goes
 //!    into the catalog, as `verify` does it.
 //! 3. Each copy is opened and compared with what the catalog says of it, checked as thoroughly as SQLite can, its rows are
@@ -26,7 +27,7 @@ use super::record::{SECONDS, seconds};
 use super::staging::Copies;
 use super::{Actor, Call, Engine, Error, Session, entry, failure};
 use crate::audit::{Entry, Kind};
-use crate::backup::{Backup, BackupId, CheckKind, DatabaseCopy, DatabaseName, Flag, Tier, Verified};
+use crate::backup::{Backup, BackupId, CheckKind, DatabaseCopy, DatabaseName, Flag, Subject, Tier, Verified};
 use crate::catalog::Catalog;
 use crate::sqlite::check::{self, Report, Verdict};
 use crate::sqlite::snapshot::{facts, patient};
@@ -115,13 +116,10 @@ impl Engine {
         let mut session = self.begin(DRILL, call)?;
         let chosen = session.newest_of_each_tier();
         let Some((newest, _)) = chosen.first().copied() else {
-            self.refused(DRILL, call, None, &Error::NoBackups);
-            return Err(Error::NoBackups);
-        };
-        if let Err(error) = chosen.iter().try_for_each(|(id, _)| session.engine.assert_drillable(id)) {
-            self.refused(DRILL, call, Some(newest.into()), &error);
+            let (newest, error) = session.nothing_to_rehearse();
+            self.refused(DRILL, call, newest.map(Subject::Backup), &error);
             return Err(error);
-        }
+        };
         let ids = chosen.iter().map(|(id, _)| id.to_string().into()).collect();
         let details = Map::from_iter([("backups".to_owned(), Value::Array(ids))]);
         let line = |kind| entry(kind, DRILL, &call.actor, Some(newest.into()));
@@ -133,19 +131,24 @@ impl Engine {
     }
 }
 
-/// What is rehearsed, the newest first.
-fn newest_of_each_tier(catalog: &Catalog) -> Vec<&Backup> {
-    let of = |tier| catalog.standing().filter(move |it| it.tier == tier).max_by_key(|it| it.sequence);
-    let mut newest: Vec<_> = Tier::ALL.into_iter().filter_map(of).collect();
-    newest.sort_by_key(|backup| std::cmp::Reverse(backup.sequence));
-    newest
+/// What there is to rehearse. A copy of corrupt data, kept by a restore, say, is known for what it is.
+fn sound(catalog: &Catalog) -> impl Iterator<Item = &Backup> {
+    catalog.standing().filter(|backup| backup.checked.ok)
 }
 
 impl Engine {
+    /// What is rehearsed, the newest first: of each tier the newest that an identity at hand opens.
+    fn newest_of_each_tier<'c>(&self, catalog: &'c Catalog) -> Vec<&'c Backup> {
+        let opens = |backup: &&Backup| self.assert_drillable(backup).is_ok();
+        let of = |tier| sound(catalog).filter(|it| it.tier == tier).filter(opens).max_by_key(|it| it.sequence);
+        let mut newest: Vec<_> = Tier::ALL.into_iter().filter_map(of).collect();
+        newest.sort_by_key(|backup| std::cmp::Reverse(backup.sequence));
+        newest
+    }
+
     /// An identity is at hand wherever one is needed.
-    fn assert_drillable(&self, id: &BackupId) -> Result<(), Error> {
-        let backup = self.get(id)?;
-        backup.databases.iter().try_for_each(|(name, copy)| self.assert_opens(*id, name, copy))
+    fn assert_drillable(&self, backup: &Backup) -> Result<(), Error> {
+        backup.databases.iter().try_for_each(|(name, copy)| self.assert_opens(backup.id, name, copy))
     }
 }
 
@@ -175,7 +178,15 @@ fn outcome(line: Entry, result: &Result<Drilled, Error>, begun: Instant, call: &
 impl Session<'_> {
     /// Ids and bytes, the newest first.
     fn newest_of_each_tier(&self) -> Vec<(BackupId, u64)> {
-        newest_of_each_tier(&self.catalog).into_iter().map(|backup| (backup.id, backup.size())).collect()
+        let newest = self.engine.newest_of_each_tier(&self.catalog);
+        newest.into_iter().map(|backup| (backup.id, backup.size())).collect()
+    }
+
+    /// There is none, or none that can be opened here: what the newest lacks.
+    fn nothing_to_rehearse(&self) -> (Option<BackupId>, Error) {
+        let newest = sound(&self.catalog).max_by_key(|backup| backup.sequence);
+        let locked = newest.and_then(|it| Some((it.id, self.engine.assert_drillable(it).err()?)));
+        locked.map_or((None, Error::NoBackups), |(id, error)| (Some(id), error))
     }
 
     fn rehearse_all(&mut self, chosen: &[(BackupId, u64)], begun: Instant) -> Result<Drilled, Error> {

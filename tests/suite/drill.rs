@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::client::{Answer, Server, superuser, user};
 use crate::damage::flip;
+use crate::forms::IDENTITY;
 use crate::harness::{Place, Run, eventually};
 use crate::inject::Spot;
 use crate::seasons::{self, DAILY, MANUAL, MONTHLY, WEEKLY};
@@ -100,6 +101,50 @@ fn only_the_newest_of_a_tier_is_rehearsed() {
     let (code, drilled) = drill(&place);
     assert_eq!((code, drilled["backups"].as_array().unwrap().len()), (0, 1));
     assert_eq!(drilled["backups"][0]["id"], new["id"]);
+}
+
+/// Whom nobody would restore without a word: what was kept of corrupt data is known to be that, and fails no rehearsal.
+#[test]
+fn corrupt_data_that_a_restore_has_kept_is_not_rehearsed() {
+    let place = Place::new();
+    let good = place.create();
+    let id = good["id"].as_str().unwrap();
+    place.sql("attendance", "PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode=delete");
+    let mut bytes = std::fs::read(place.live("attendance")).unwrap();
+    bytes[4096 + 8..4096 + 200].fill(0xee);
+    std::fs::write(place.live("attendance"), bytes).unwrap();
+    place.ok(&["restore", id, "--confirm", id, "--force"]);
+    assert_eq!(place.list()[0]["checked"]["ok"], false, "what was kept");
+    let (code, drilled) = drill(&place);
+    assert_eq!((code, drilled["backups"].as_array().unwrap().len()), (0, 1), "{drilled}");
+    assert_eq!(drilled["backups"][0]["id"], id);
+    assert!(!place.warnings().contains(&"drill-failed".to_owned()));
+    place.ok(&["delete", id, "--force"]);
+    place.run(&["drill"]).refused(1, &["there is no backup"]);
+}
+
+#[test]
+fn of_each_tier_the_newest_that_can_be_opened_here_is_rehearsed() {
+    let mut place = Place::new();
+    let recipient = place.keyed();
+    place.writes(false, true);
+    let (daily, first) = (place.json(&["create", "--type", "daily"]), place.create());
+    std::fs::rename(place.path(IDENTITY), place.path("old.txt")).unwrap();
+    place.forgets_its_identity().keyed();
+    let second = place.create();
+    assert_eq!(rehearsed(&place), [second["id"].clone()]);
+    let old = place.path("old.txt").display().to_string();
+    place.set("BACKUP_ENCRYPTION_IDENTITY_FILE", &old).set("BACKUP_ENCRYPTION_RECIPIENTS", &recipient);
+    assert_eq!(rehearsed(&place), [first["id"].clone(), daily["id"].clone()]);
+    place.forgets_its_identity();
+    place.run(&["drill"]).refused(1, &[second["id"].as_str().unwrap(), "BACKUP_ENCRYPTION_IDENTITY_FILE"]);
+}
+
+/// The ids of a rehearsal that goes well.
+fn rehearsed(place: &Place) -> Vec<Value> {
+    let (code, drilled) = drill(place);
+    assert_eq!(code, 0, "{drilled}");
+    drilled["backups"].as_array().unwrap().iter().map(|backup| backup["id"].clone()).collect()
 }
 
 #[test]

@@ -338,7 +338,7 @@ impl Session<'_> {
         let retention = self.engine.settings()?.retention;
         // The live data has just been found good.
         let frozen = self.engine.implausible_clock();
-        self.publish_with(backup, partials, |session| session.plan(&retention, frozen.as_deref()))
+        self.publish_with(backup, partials, |session| session.plan(&retention, frozen.as_deref(), Some(backup.id)))
     }
 
     /// The same without a rotation.

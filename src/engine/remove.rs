@@ -74,6 +74,7 @@ impl Engine {
         for backup in backups.iter_mut().filter(|backup| backup.id == id) {
             backup.flags.remove(&Flag::Shrunk);
         }
+        let backups = self.as_they_lie(&backups, None);
         Ok(retention::plan(&backups, &self.settings()?.retention, self.freeze()?.as_deref()))
     }
 }
@@ -87,8 +88,11 @@ fn shrunk_newest(catalog: &Catalog) -> Option<BackupId> {
 impl Session<'_> {
     fn may_delete(&self, id: &BackupId, force: bool) -> Result<(), Error> {
         let backup = self.catalog.get(id).ok_or(Error::NotFound(*id))?;
-        let good = self.catalog.standing().filter(|backup| backup.is_good()).count();
-        let last = self.catalog.standing().count() == 1 || backup.is_good() && good == 1;
+        // What its entry says is no use where its files are gone.
+        let is_there = |other: &Backup| self.engine.store.is_there(other).unwrap_or(false);
+        let mut others = self.catalog.standing().filter(|other| other.id != *id);
+        let last = self.catalog.standing().count() == 1
+            || backup.is_good() && !others.any(|other| other.is_good() && is_there(other));
         if last && !force { Err(Error::LastGood(*id)) } else { Ok(()) }
     }
 }

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use serde_json::Map;
 
-use super::{Error, Session, Unrecorded};
+use super::{Engine, Error, Session, Unrecorded};
 use crate::backup::retention::{self, Plan, Retention, Step};
 use crate::backup::{Backup, BackupId, Verified};
 use crate::disk::{self, Context};
@@ -21,39 +21,40 @@ use crate::sqlite::pages::read_back;
 /// What a rotation without a new backup is called in the audit log.
 pub(super) const ROTATE: &str = "rotate";
 
-impl Session<'_> {
-    /// What rotation would do to the backups as they stand. One whose files are not as long as they were, or not there,
-    /// can't stand for a week or a month: it counts as damaged from here on, and new backups go on without it. One whose
-    /// files can't be looked at just now is left where it is.
-    pub(super) fn plan(&mut self, retention: &Retention, freeze: Option<&str>) -> Plan {
-        let mut backups = self.catalog.backups.clone();
-        loop {
-            let plan = retention::plan(&backups, retention, freeze);
-            let mut as_planned = true;
-            // An id that the plan itself makes has the files of the one it comes from.
-            for backup in backups.iter_mut().filter(|backup| is_promoted(&plan, &backup.id)) {
-                match self.engine.store.is_there(backup) {
-                    Ok(true) => continue,
-                    Ok(false) => self.found_damaged(backup),
-                    Err(error) => {
-                        tracing::warn!(id = %backup.id, %error, "it can't be looked at, so it is left where it is");
-                        backup.pinned = true;
-                    }
+impl Engine {
+    /// The backups as rotation sees them. A good one whose files are not as long as they were, or not there, fills no place, is not the
+    /// newest good one and stands for no week or month [P5]: it is damaged. One whose files can't be looked at just now is left where
+    /// it is.
+    pub(super) fn as_they_lie(&self, backups: &[Backup], new: Option<BackupId>) -> Vec<Backup> {
+        let mut backups = backups.to_vec();
+        for backup in backups.iter_mut().filter(|backup| backup.is_good() && Some(backup.id) != new) {
+            match self.store.is_there(backup) {
+                Ok(true) => {}
+                Ok(false) => {
+                    backup.verified = Verified { at: self.clock.now(), ok: false, ciphertext_only: false };
                 }
-                as_planned = false;
-            }
-            if as_planned {
-                return plan;
+                Err(error) => {
+                    tracing::warn!(id = %backup.id, %error, "it can't be looked at, so it is left where it is");
+                    backup.pinned = true;
+                }
             }
         }
+        backups
     }
+}
 
-    fn found_damaged(&mut self, backup: &mut Backup) {
-        tracing::warn!(id = %backup.id, "its files are not what was recorded, so it is not promoted");
-        backup.verified = Verified { at: self.engine.clock.now(), ok: false, ciphertext_only: false };
-        if let Some(recorded) = self.catalog.get_mut(&backup.id) {
-            recorded.verified = backup.verified.clone();
+impl Session<'_> {
+    /// What rotation does to the backups as they lie there, but for `new`, which has no files yet. What is found damaged counts as
+    /// that from here on, and new backups go on without it.
+    pub(super) fn plan(&mut self, retention: &Retention, freeze: Option<&str>, new: Option<BackupId>) -> Plan {
+        let backups = self.engine.as_they_lie(&self.catalog.backups, new);
+        for found in backups.iter().filter(|backup| !backup.verified.ok) {
+            if let Some(recorded) = self.catalog.get_mut(&found.id).filter(|recorded| recorded.verified.ok) {
+                tracing::warn!(id = %found.id, "its files are not what was recorded, so rotation doesn't count it");
+                recorded.verified = found.verified.clone();
+            }
         }
+        retention::plan(&backups, retention, freeze)
     }
 
     /// Step 1, and the entries of step 2 in memory.
@@ -157,7 +158,7 @@ impl Session<'_> {
     /// Applies what is due without a new backup. It is an operation of its own within the one that wants it: what went,
     /// and what has another name now, is told even if that one fails.
     pub(super) fn rotate_now(&mut self, retention: &Retention, freeze: Option<&str>) -> Result<Plan, Error> {
-        let plan = self.plan(retention, freeze);
+        let plan = self.plan(retention, freeze, None);
         if plan.steps.is_empty() {
             return Ok(plan);
         }
@@ -182,10 +183,6 @@ pub(super) struct Deletions {
     pub(super) done: Vec<BackupId>,
     /// What stood in the way of others.
     pub(super) failed: Option<Error>,
-}
-
-fn is_promoted(plan: &Plan, id: &BackupId) -> bool {
-    plan.steps.iter().any(|step| matches!(step, Step::Promote { from, .. } if from == id))
 }
 
 fn free_name(target: &Path) -> std::path::PathBuf {

@@ -74,9 +74,9 @@ impl Engine {
         if change.dry_run {
             self.assert_unchanged(change)?;
             let catalog = self.standing_catalog()?;
-            let backups = catalog.as_ref().map_or(&[][..], |catalog| &catalog.backups);
+            let backups = self.as_they_lie(catalog.as_ref().map_or(&[][..], |catalog| &catalog.backups), None);
             let settings = self.changed(change)?.over(&self.config.settings);
-            let rotation = retention::plan(backups, &settings.retention, self.freeze()?.as_deref());
+            let rotation = retention::plan(&backups, &settings.retention, self.freeze()?.as_deref());
             return Ok(Changed { settings, rotation });
         }
         let mut session = self.begin(SETTINGS, call)?;

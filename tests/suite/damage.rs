@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::harness::{Place, Run, python};
 use crate::inject::Spot;
 use crate::replica_scene::{push, told, with_replica};
+use crate::seasons;
 use crate::stores::Store;
 
 struct Damage {
@@ -162,6 +163,35 @@ fn damage_to_what_is_to_be_promoted_stops_no_backup() {
         assert!(place.warnings().contains(&"damaged".to_owned()), "{}", damage.what);
         assert!(place.ok(&["list"]).stdout.contains("DAMAGED"), "{}", damage.what);
     }
+}
+
+/// Its file is gone, and nobody has looked: it is not the newest good one, which rotation spares whatever the limits say [P5].
+#[test]
+fn what_is_gone_is_not_the_newest_good_one_that_stays() {
+    let place = seasons::of_four_days();
+    place.ok(&["delete", &place.ids()[0]]);
+    let dailies = place.list();
+    assert!(dailies.len() == 4 && dailies.iter().all(|it| it["type"] == "daily"));
+    std::fs::remove_file(place.copy(&dailies[0], "auth")).unwrap();
+    let less = ["retention.daily=1", "retention.weekly=0", "retention.monthly=0"];
+    let args: Vec<_> = ["config"].into_iter().chain(less.iter().flat_map(|set| ["--set", set])).collect();
+    let foretold = place.json(&[&args[..], &["--dry-run"]].concat())["rotation"].clone();
+    assert_eq!(place.json(&args)["rotation"], foretold);
+    assert_eq!(place.ids(), [&dailies[0], &dailies[1]].map(|it| it["id"].as_str().unwrap()));
+    place.ok(&["verify", dailies[1]["id"].as_str().unwrap()]);
+    assert!(place.warnings().contains(&"damaged".to_owned()));
+}
+
+#[test]
+fn the_last_good_one_whose_files_are_there_goes_only_with_force() {
+    let place = Place::new();
+    let (gone, good) = (place.create(), place.create());
+    let [gone_id, good_id] = [&gone, &good].map(|it| it["id"].as_str().unwrap());
+    std::fs::remove_file(place.copy(&gone, "auth")).unwrap();
+    place.run(&["delete", good_id]).refused(1, &["or the last good one"]);
+    place.ok(&["delete", gone_id]);
+    assert_eq!(place.ids(), [good_id]);
+    place.assert_whole();
 }
 
 /// The first call of a kind on the copy of `auth` fails.

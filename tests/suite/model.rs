@@ -93,9 +93,9 @@ impl Walk {
             }
         }
         self.done.push(name.to_owned());
-        let had_good = self.book.goods() > 0;
+        let had_good = self.book.has_good();
         let may_lose = self.take(name, &mut random);
-        assert!(!had_good || may_lose || self.book.goods() > 0, "no good backup is left");
+        assert!(!had_good || may_lose || self.book.has_good(), "no good backup is left");
         self.assert_whole(n, &mut random);
     }
 
@@ -127,7 +127,7 @@ impl Walk {
                 return self.perform(&deed);
             }
         }
-        self.note(name, false)
+        self.note(name, name == "spoil")
     }
 
     /// What the step was, once that is known.

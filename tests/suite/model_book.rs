@@ -60,6 +60,11 @@ impl Kept {
     pub fn is_good(&self) -> bool {
         !self.bad && !self.small
     }
+
+    /// A file of it is gone or cut: a look at names and sizes shows that.
+    pub fn shows(&self) -> bool {
+        self.spoiled.as_ref().is_some_and(|spoiled| spoiled.shows)
+    }
 }
 
 /// How many of each tier are kept.
@@ -129,6 +134,11 @@ impl Book {
         self.kept.iter().filter(|kept| kept.is_good()).count()
     }
 
+    /// One that is good is there, as far as names and sizes show.
+    pub fn has_good(&self) -> bool {
+        self.kept.iter().any(|kept| kept.is_good() && !kept.shows())
+    }
+
     /// The newest backup but for those that restores make, if it is small.
     pub fn small_newest(&self) -> Option<&Kept> {
         let counts = self.kept.iter().filter(|kept| kept.tier != "pre-restore");
@@ -175,40 +185,28 @@ impl Book {
     /// Rotation. It stands still while the live data is unusable, and for a clock that was never set. What it finds out on its way is
     /// written down only with something else.
     pub fn rotate(&mut self, stands_still: bool, is_written: bool) {
-        let mut lost = BTreeSet::new();
-        loop {
-            let mut after = self.clone();
-            after.kept.iter_mut().filter(|kept| lost.contains(&kept.sequence)).for_each(|kept| kept.bad = true);
-            let promoted = after.rotated(stands_still);
-            let shows = |kept: &&Kept| kept.spoiled.as_ref().is_some_and(|spoiled| spoiled.shows);
-            let found = after.kept.iter().filter(|kept| promoted.contains(&kept.sequence)).filter(shows);
-            let found: Vec<_> = found.map(|kept| kept.sequence).collect();
-            if found.is_empty() {
-                let ids = |book: &Book| book.kept.iter().map(|kept| kept.id.clone()).collect::<Vec<_>>();
-                if is_written || ids(&after) != ids(self) {
-                    *self = after;
-                }
-                return;
-            }
-            lost.extend(found);
+        let mut after = self.clone();
+        after.kept.iter_mut().filter(|kept| kept.is_good() && kept.shows()).for_each(|kept| kept.bad = true);
+        after.rotated(stands_still);
+        let ids = |book: &Book| book.kept.iter().map(|kept| kept.id.clone()).collect::<Vec<_>>();
+        if is_written || ids(&after) != ids(self) {
+            *self = after;
         }
     }
 
-    /// The same, as if every file were there. Says what was promoted.
-    fn rotated(&mut self, stands_still: bool) -> BTreeSet<u64> {
+    /// The same, as if every file were there.
+    fn rotated(&mut self, stands_still: bool) {
         let mut taken: BTreeSet<_> = self.kept.iter().map(|kept| kept.id.clone()).collect();
-        let mut promoted = BTreeSet::new();
         let is_suspicious = self.small_newest().is_some();
         let small: Vec<_> = self.sequences(|kept| kept.small && !kept.pinned);
         small.iter().rev().skip(SMALL_ONES).for_each(|sequence| self.drop(*sequence));
         if stands_still || is_suspicious {
-            return promoted;
+            return;
         }
         self.replace_same_days();
         for tier in ["daily", "weekly", "monthly", "pre-restore", "manual"] {
-            self.shorten(tier, &mut taken, &mut promoted);
+            self.shorten(tier, &mut taken);
         }
-        promoted
     }
 
     /// Of the dailies of one date only the last one stays.
@@ -223,7 +221,7 @@ impl Book {
     }
 
     /// The oldest ones beyond the limit go, or become what a longer tier lacks; the newest good one of all stays.
-    fn shorten(&mut self, tier: &'static str, taken: &mut BTreeSet<String>, promoted: &mut BTreeSet<u64>) {
+    fn shorten(&mut self, tier: &'static str, taken: &mut BTreeSet<String>) {
         let counted = self.counted(tier);
         let newest = self.kept.iter().filter(|kept| kept.is_good()).map(|kept| kept.sequence).max();
         let over = counted.len().saturating_sub(self.keep.of(tier));
@@ -241,7 +239,6 @@ impl Book {
             }
             let id = free(&name, taken);
             taken.insert(id.clone());
-            promoted.insert(sequence);
             let kept = self.kept.iter_mut().find(|kept| kept.sequence == sequence).unwrap();
             (kept.tier, kept.id) = (longer, id);
         }

@@ -192,7 +192,8 @@ impl Book {
 
     fn delete(&mut self, id: &str, force: bool) -> End {
         let Some(kept) = self.find(id) else { return End::Refused };
-        let is_last = self.kept.len() == 1 || kept.is_good() && self.goods() == 1;
+        let mut others = self.kept.iter().filter(|kept| kept.id != id);
+        let is_last = self.kept.len() == 1 || kept.is_good() && !others.any(|kept| kept.is_good() && !kept.shows());
         if is_last && !force {
             return End::Refused;
         }

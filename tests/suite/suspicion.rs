@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::harness::{Place, Run, sql_on_copy};
+use crate::inject::Spot;
 
 const PAGE: usize = 4096;
 
@@ -298,11 +299,14 @@ fn a_file_that_can_not_be_removed_stops_no_backup() {
     place.set("BACKUP_RETENTION_MANUAL", "1");
     let first = place.create();
     let path = place.copy(&first, "auth");
+    let spot = Spot::on("unlink", first["databases"]["auth"]["file"].as_str().unwrap());
+    let run = Run::of(place.faulty(&spot, "error=EBUSY", &["create", "--json"]).output().unwrap());
+    let second: Value = serde_json::from_str(&run.stdout).unwrap_or_else(|_| panic!("{}", run.stderr));
+    assert!(path.exists() && place.ids() == [second["id"].as_str().unwrap()], "{}", run.stderr);
     // A folder in its place: unlink fails for good.
     std::fs::remove_file(&path).unwrap();
     std::fs::create_dir(&path).unwrap();
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-    let second = place.create();
     let third = place.create();
     assert_eq!(place.ids(), [third["id"].as_str().unwrap()]);
     assert_ne!(second["id"], first["id"]);

@@ -11,6 +11,9 @@ use utoipa::ToSchema;
 /// After the first failure of a slot it is tried again this many minutes after each failure; then the next day.
 pub const RETRY_MINUTES: [i64; 4] = [1, 5, 15, 30];
 
+/// So long after the time of a backup late in the evening its rehearsal may begin on the next day.
+const AFTER_MIDNIGHT: Duration = Duration::hours(6);
+
 /// Once each local day at a wall-clock time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -122,17 +125,19 @@ impl DrillSchedule {
 }
 
 /// Whether a rehearsal is due: once a day, week or month, after the day's time for the backup. One that was missed is caught
-/// up once. `last` is the last one, however it ended; if it lies in a period to come, the clock was wrong.
+/// up once, later that day. Each is of the day whose backup it follows, also where that ends after midnight. `last` is the last one,
+/// however it ended; if it lies in a period to come, the clock was wrong.
 pub fn drill_is_due(
     schedule: &Schedule,
     every: DrillSchedule,
     now: DateTime<Utc>,
     last: Option<DateTime<Utc>>,
 ) -> bool {
-    let today = schedule.local_date(now);
-    let Some(period) = every.period(today) else { return false };
-    let is_past = schedule.local_date(schedule.slot_before(now)) == today;
-    is_past && last.and_then(|last| every.period(schedule.local_date(last))) != Some(period)
+    let day_of = |at| schedule.local_date(schedule.slot_before(at));
+    let (slot, day) = (schedule.slot_before(now), day_of(now));
+    let Some(period) = every.period(day) else { return false };
+    let is_past = day == schedule.local_date(now) || now - slot < AFTER_MIDNIGHT;
+    is_past && last.and_then(|last| every.period(day_of(last))) != Some(period)
 }
 
 #[cfg(test)]
@@ -277,6 +282,33 @@ mod tests {
         let monday = at("2026-01-04T14:00:00Z");
         assert!(drill_is_due(&auckland, DrillSchedule::Weekly, monday, Some(at("2026-01-04T10:00:00Z"))));
         assert!(!drill_is_due(&berlin, DrillSchedule::Weekly, monday, Some(at("2026-01-04T10:00:00Z"))));
+    }
+
+    /// Asked once a day, when the backup of 23:55 has ended: at one minute past midnight.
+    #[test]
+    fn a_backup_late_in_the_evening_has_its_rehearsal_after_midnight() {
+        let late = schedule(23, 55, Tz::UTC);
+        let ran = |every| {
+            let (mut last, mut ran) = (None, Vec::new());
+            // A Monday.
+            let days = (0..36).map(|day| at("2025-12-29T00:01:00Z") + Duration::days(day));
+            for now in days.filter(|now| {
+                let due = drill_is_due(&late, every, *now, last);
+                last = if due { Some(*now + Duration::minutes(3)) } else { last };
+                due
+            }) {
+                ran.push(now.format("%m-%d").to_string());
+            }
+            ran
+        };
+        assert_eq!(ran(DrillSchedule::Daily).len(), 36);
+        // Each is of the evening before: of a Sunday, and then of Mondays.
+        assert_eq!(ran(DrillSchedule::Weekly), ["12-29", "12-30", "01-06", "01-13", "01-20", "01-27"]);
+        assert_eq!(ran(DrillSchedule::Monthly), ["12-29", "01-02", "02-02"]);
+        // One that was missed waits for the next evening, also one that was made by hand in the morning.
+        let due = |now, last| drill_is_due(&late, DrillSchedule::Weekly, at(now), last);
+        assert!(due("2025-12-30T05:54:59Z", None) && !due("2025-12-30T05:55:00Z", None));
+        assert!(due("2025-12-30T23:55:00Z", None) && !due("2025-12-30T23:55:00Z", Some(at("2025-12-30T00:04:00Z"))));
     }
 
     #[test]

@@ -100,6 +100,8 @@ struct Item {
     pinned: bool,
     good: bool,
     shrunk: bool,
+    /// It says how the live data was.
+    measure: bool,
 }
 
 impl Item {
@@ -111,6 +113,7 @@ impl Item {
             pinned: backup.pinned,
             good: backup.is_good(),
             shrunk: backup.is_shrunk(),
+            measure: backup.is_measure(),
         }
     }
 }
@@ -160,7 +163,7 @@ impl<'a> Rotation<'a> {
     }
 
     fn shrunk_newest(&self) -> Option<String> {
-        let newest = self.items.iter().rfind(|item| item.id.tier() != Tier::PreRestore)?;
+        let newest = self.items.iter().rfind(|item| item.measure)?;
         newest.shrunk.then(|| {
             format!(
                 "{} is suspiciously smaller than the backup before it; look at the live data, and if it is right \
@@ -232,6 +235,12 @@ impl<'a> Rotation<'a> {
     fn counted(&self, tier: Tier) -> Vec<Item> {
         self.items.iter().filter(|item| item.id.tier() == tier && item.good && !item.pinned).copied().collect()
     }
+}
+
+/// The newest backup, if it is so small that rotation stands still for it.
+pub fn shrunk_newest<'b>(standing: impl IntoIterator<Item = &'b Backup>) -> Option<&'b Backup> {
+    let measures = standing.into_iter().filter(|backup| backup.is_measure());
+    measures.max_by_key(|backup| backup.sequence).filter(|backup| backup.is_shrunk())
 }
 
 /// The first of `id`, `id-2`, `id-3` … that isn't taken.
@@ -362,7 +371,7 @@ fn foresee(items: &[Item], retention: &Retention, fates: &mut BTreeMap<BackupId,
         date = tomorrow;
         let wanted = BackupId::new(Tier::Daily, DateTime::UNIX_EPOCH, date);
         let id = free_id(wanted, |id| now.iter().any(|item| item.id == *id));
-        now.push(Item { sequence, id, date, pinned: false, good: true, shrunk: false });
+        now.push(Item { sequence, id, date, pinned: false, good: true, shrunk: false, measure: true });
     }
 }
 

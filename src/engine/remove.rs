@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{Call, Engine, Error, Session, Unrecorded};
 use crate::backup::retention::{self, Plan};
-use crate::backup::{Backup, BackupId, Flag, Tier};
+use crate::backup::{Backup, BackupId, Flag};
 use crate::catalog::Catalog;
 
 impl Engine {
@@ -81,8 +81,7 @@ impl Engine {
 
 /// The newest backup, if it is why rotation stands still.
 fn shrunk_newest(catalog: &Catalog) -> Option<BackupId> {
-    let counts = catalog.standing().filter(|backup| backup.tier != Tier::PreRestore);
-    counts.max_by_key(|backup| backup.sequence).filter(|backup| backup.is_shrunk()).map(|backup| backup.id)
+    retention::shrunk_newest(catalog.standing()).map(|backup| backup.id)
 }
 
 impl Session<'_> {

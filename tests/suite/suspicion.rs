@@ -6,8 +6,12 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::app::App;
+use crate::client::{Server, superuser};
+use crate::forms::IDENTITY;
 use crate::harness::{Place, Run, sql_on_copy};
 use crate::inject::Spot;
+use crate::replica_scene::{OFFSITE, push, with_replica};
+use crate::stores::Store;
 
 const PAGE: usize = 4096;
 
@@ -273,6 +277,34 @@ fn a_database_that_the_restored_backup_lacks_is_compared_with_the_newest_that_ha
     place.ok(&["restore", id, "--confirm", id, "--force"]);
     place.sql("attendance", "DROP TABLE marks");
     assert_eq!(place.create()["flags"], json!(["shrunk"]));
+}
+
+/// How large another store's databases are says nothing of ours.
+#[test]
+fn what_is_brought_from_another_store_thaws_nothing_and_freezes_nothing() {
+    let theirs = Store::folder();
+    let (mut place, other) = (filled(), with_replica(&theirs));
+    std::fs::copy(other.path(IDENTITY), place.path(IDENTITY)).unwrap();
+    place.set("BACKUP_ENCRYPTION_IDENTITY_FILE", place.path(IDENTITY).to_str().unwrap());
+    place.replica(OFFSITE, &theirs);
+    let is_frozen = |place: &Place| place.warnings().contains(&"rotation-frozen".to_owned());
+    other.create();
+    assert_eq!(push(&other).code, 0);
+    place.create();
+    place.sql("attendance", "DELETE FROM marks");
+    let small = place.create()["id"].as_str().unwrap().to_owned();
+    place.json(&["replica", "pull", "offsite", "latest"]);
+    assert!(is_frozen(&place));
+    let server = Server::start(&place);
+    server.request("POST", "/api/backup/acknowledge").token(&superuser()).json(&json!({ "id": small })).send().ok();
+    server.stop();
+    assert!(!is_frozen(&place));
+    other.sql("auth", "DROP TABLE users");
+    let brought = other.create();
+    assert_eq!(brought["flags"], json!(["shrunk"]));
+    assert_eq!(push(&other).code, 0);
+    place.json(&["replica", "pull", "offsite", brought["id"].as_str().unwrap()]);
+    assert!(place.list()[0]["flags"] == json!(["shrunk"]) && !is_frozen(&place), "{:?}", place.list()[0]);
 }
 
 /// It is the measure of the next backup, by whatever name it has then.

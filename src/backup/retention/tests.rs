@@ -2,8 +2,8 @@ use chrono::Datelike;
 use proptest::prelude::*;
 
 use super::*;
-use crate::backup::Flag;
 use crate::backup::sample::{apply, backup};
+use crate::backup::{CAME_FROM, Flag};
 
 fn day(text: &str) -> NaiveDate {
     text.parse().unwrap()
@@ -127,6 +127,24 @@ fn flagged_ones_freeze_rotation_fill_no_quota_and_only_three_stay() {
     // A good one thaws it; the flagged ones still fill nothing.
     add_daily(&mut backups, day("2026-03-05"), &Retention::default());
     assert_eq!(backups.iter().filter(|backup| backup.tier == Tier::Daily && backup.is_good()).count(), 7);
+}
+
+#[test]
+fn what_was_brought_from_another_store_freezes_nothing_and_thaws_nothing() {
+    let mut ours = backup(1, Tier::Daily, day("2026-01-01"));
+    let mut theirs = backup(2, Tier::Manual, day("2026-01-02"));
+    theirs.extra.insert(CAME_FROM.to_owned(), "elsewhere".into());
+    let frozen = |ours: &Backup, theirs: &Backup| {
+        let backups = [ours.clone(), theirs.clone()];
+        let plan = plan(&backups, &Retention::default(), None);
+        assert_eq!(plan.frozen.is_some(), shrunk_newest(&backups).is_some());
+        plan.frozen
+    };
+    theirs.flags.insert(Flag::Shrunk);
+    assert_eq!(frozen(&ours, &theirs), None);
+    theirs.flags.clear();
+    ours.flags.insert(Flag::Shrunk);
+    assert!(frozen(&ours, &theirs).is_some_and(|why| why.contains(&ours.id.to_string())));
 }
 
 #[test]

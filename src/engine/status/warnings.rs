@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use super::{CLOCKS_DIFFER, LastFailure, Warning, clock_is_implausible};
 use crate::backup::retention;
 use crate::backup::settings::Settings;
-use crate::backup::{Backup, BackupId, DatabaseName, Form, Tier, timestamp};
+use crate::backup::{Backup, BackupId, DatabaseName, Form, timestamp};
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::disk;
@@ -252,8 +252,7 @@ impl Warnings {
 
 /// What the newest backup has less of, where that is suspicious.
 fn shrinkage(backups: &[&Backup]) -> Option<String> {
-    let taken = backups.iter().filter(|backup| backup.tier != Tier::PreRestore);
-    let newest = taken.max_by_key(|backup| backup.sequence).filter(|backup| backup.is_shrunk())?;
+    let newest = retention::shrunk_newest(backups.iter().copied())?;
     let told: Vec<_> = newest.findings.iter().take(FINDINGS).map(String::as_str).collect();
     (!told.is_empty()).then(|| format!(" ({})", told.join("; ")))
 }

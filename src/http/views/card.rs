@@ -231,7 +231,7 @@ fn warnings(site: &Site, overview: &Overview) -> Markup {
 
 /// What the page itself can do about it.
 fn fix(site: &Site, overview: &Overview, warning: &Warning) -> Markup {
-    let newest = overview.shelf.backups.iter().find(|backup| backup.tier != Tier::PreRestore);
+    let newest = overview.shelf.backups.iter().find(|backup| backup.is_measure());
     // Rotation may stand still for another reason, which has no button.
     let shrunk = newest.filter(|it| it.is_shrunk() && warning.detail.contains(&it.id.to_string()));
     match (warning.code, shrunk) {

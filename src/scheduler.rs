@@ -106,7 +106,13 @@ pub fn consider(engine: &Engine, control: &Control) -> Result<(), Error> {
     if !settings.enabled || control.is_cancelled() {
         return Ok(());
     }
-    let Decision::Run { slot, failures } = engine.decide(&settings, engine.clock().now())? else { return Ok(()) };
+    let now = engine.clock().now();
+    let decided = match engine.decide(&settings, now) {
+        // It keeps no backup away. After a failure, whoever asks waits.
+        Err(Error::Audit(_)) => engine.decide_unread(&settings, now)?,
+        decided => decided?,
+    };
+    let Decision::Run { slot, failures } = decided else { return Ok(()) };
     tracing::debug!(%slot, failures, "a backup is due");
     let create = Create { tier: Tier::Daily, reason: None, accept_shrink: false };
     let created = match engine.create(&create, &call(control)) {

@@ -284,7 +284,8 @@ impl Session<'_> {
             deleting: false,
             extra: Map::new(),
         };
-        let restored = if create.accept_shrink { None } else { self.restored_since()? };
+        // Without the log nothing is known of a restore: what it brought back may be flagged.
+        let restored = if create.accept_shrink { None } else { self.restored_since().unwrap_or_default() };
         let mut partials = Vec::new();
         for copy in snapshot.copies {
             let stored = stored.remove(&copy.name);

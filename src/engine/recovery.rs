@@ -11,7 +11,8 @@
 //!    one that had failed. Before a change of settings or an acknowledgement is closed, the rotation that it sets free is done.
 //! 6. Private copies that nobody needs any more (`staging`) are removed.
 //!
-//! Each step can be cut short and begun again. What can't be removed is left to the next recovery, and stops no operation.
+//! Each step can be cut short and begun again. What can't be removed is left to the next recovery, and stops no operation. Where the
+//! audit log can't be read, a backup and a rehearsal go on without step 2, which is left to whoever can read it again.
 
 use std::collections::BTreeSet;
 
@@ -33,6 +34,9 @@ use crate::store::inode;
 const EXCLUSIVE: [&str; 11] =
     ["create", PULL, "delete", "pin", "unpin", "acknowledge", "settings", "rebuild", "restore", DRILL, ROTATE];
 
+/// Operations that go on where the log can't be read.
+const UNREAD: [&str; 2] = ["create", DRILL];
+
 /// Putting right what a crash left, and nothing else.
 pub(super) const RECOVERY: &str = "recovery";
 
@@ -49,13 +53,12 @@ struct Unfinished {
 impl Session<'_> {
     pub(super) fn recover(&mut self) -> Result<(), Error> {
         let swept = self.engine.store.sweep()?;
-        let open = self.unfinished()?;
         let plan = Plan::load(self.engine.store.root())?;
+        let (open, failed) = self.cut_short(plan.is_some())?;
         let mut removed = Vec::new();
         for id in plan.iter().flat_map(|plan| &plan.pre_restore) {
             removed.extend(self.remove_uncommitted(id, false)?);
         }
-        let failed = if open.is_empty() { self.failed()? } else { None };
         let begun = open.iter().map(|open| &open.intent.entry).chain(&failed);
         let create = begun.filter(|entry| ["create", PULL].contains(&entry.operation.as_str()));
         for (operation, id) in create.filter_map(|entry| Some((&entry.operation, entry.id?))) {
@@ -145,6 +148,22 @@ impl Session<'_> {
             self.close(open, "the catalog was then rebuilt from what lay there", Map::new());
         }
         Ok(())
+    }
+
+    /// What step 2 undoes: operations that are open, or else the newest, if it failed. Not reading that is in no backup's way: what such
+    /// a one has left lies under names that no other gets. A restore that isn't settled waits for the log, which is to hold its end.
+    fn cut_short(&self, is_unsettled: bool) -> Result<(Vec<Unfinished>, Option<Entry>), Error> {
+        let read = self.unfinished().and_then(|open| {
+            let failed = if open.is_empty() { self.failed()? } else { None };
+            Ok((open, failed))
+        });
+        match read {
+            Err(error @ Error::Audit(_)) if UNREAD.contains(&self.operation) && !is_unsettled => {
+                tracing::warn!(%error, operation = self.operation, "going on without a look at the audit log");
+                Ok((Vec::new(), None))
+            }
+            read => read,
+        }
     }
 
     fn unfinished(&self) -> Result<Vec<Unfinished>, Error> {

@@ -298,6 +298,20 @@ impl Engine {
 
     /// What the schedule asks for now.
     pub fn decide(&self, settings: &Settings, now: DateTime<Utc>) -> Result<Decision, Error> {
+        self.decide_after(settings, now, |slot| self.failures_since(slot))
+    }
+
+    /// The same where the audit log can't be read, and so nothing is known of failures.
+    pub fn decide_unread(&self, settings: &Settings, now: DateTime<Utc>) -> Result<Decision, Error> {
+        self.decide_after(settings, now, |_| Ok(Vec::new()))
+    }
+
+    fn decide_after(
+        &self,
+        settings: &Settings,
+        now: DateTime<Utc>,
+        failures: impl FnOnce(DateTime<Utc>) -> Result<Vec<DateTime<Utc>>, Error>,
+    ) -> Result<Decision, Error> {
         let catalog = self.standing_catalog()?;
         let backups = catalog.as_ref().map_or(&[][..], |catalog| &catalog.backups);
         // Shrunk ones count too: another try would find the same data.
@@ -305,9 +319,7 @@ impl Engine {
         let dailies = || backups.iter().filter(whole).map(|backup| backup.timestamp);
         // Asked every few seconds: mostly the backups say that nothing is due.
         match schedule::decide(&settings.schedule, now, dailies(), []) {
-            Decision::Run { slot, .. } => {
-                Ok(schedule::decide(&settings.schedule, now, dailies(), self.failures_since(slot)?))
-            }
+            Decision::Run { slot, .. } => Ok(schedule::decide(&settings.schedule, now, dailies(), failures(slot)?)),
             wait => Ok(wait),
         }
     }

@@ -517,3 +517,37 @@ fn an_audit_log_that_was_cut_off_is_not_made_whole_by_what_comes_after() {
     assert!(!place.warnings().contains(&"audit-broken".to_owned()));
     place.ok(&["audit", "verify"]);
 }
+
+/// A link in its place, say of somebody who ships logs elsewhere: backups and rehearsals go on, and nothing else does.
+#[test]
+fn an_audit_log_that_can_not_be_read_keeps_no_backup_away() {
+    let place = three();
+    let id = &place.ids()[0];
+    // Of this one the files have their names, and no catalog names them.
+    assert!(place.killed(&Spot::on("rename", ".metadata.json.partial"), 1, &["create"]));
+    let unmanaged = place.json(&["status"])["unmanaged"].as_array().unwrap().len();
+    let (log, shipped) = (place.backups().join("audit.jsonl"), place.path("shipped.jsonl"));
+    std::fs::rename(&log, &shipped).unwrap();
+    std::os::unix::fs::symlink(&shipped, &log).unwrap();
+    let run = place.ok(&["create"]);
+    assert!(run.stderr.contains("going on without a look at the audit log"), "{}", run.stderr);
+    assert_eq!(place.ids().len(), 4);
+    place.ok(&["drill"]);
+    let refused: [&[&str]; 5] = [
+        &["delete", id],
+        &["unpin", id],
+        &["config", "--set", "retention.daily=3"],
+        &["restore", id, "--confirm", id],
+        &["catalog", "rebuild"],
+    ];
+    for args in refused {
+        place.run(args).refused(1, &["audit log", "symbolic link"]);
+    }
+    std::fs::remove_file(&log).unwrap();
+    std::fs::rename(&shipped, &log).unwrap();
+    // What was left then is put right now.
+    place.ok(&["unpin", id]);
+    assert_eq!((unmanaged, &place.json(&["status"])["unmanaged"]), (2, &json!([])));
+    assert_eq!(place.ids().len(), 4);
+    place.assert_whole();
+}

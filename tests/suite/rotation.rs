@@ -269,6 +269,24 @@ fn the_audit_log_is_only_asked_when_a_backup_is_due() {
     assert!(decide("2026-03-02T02:00:00Z").is_err());
 }
 
+#[test]
+fn an_audit_log_that_can_not_be_read_keeps_no_scheduled_backup_away() {
+    let timed = Timed::starting(Place::new(), "2026-03-01T02:00:01Z");
+    timed.ring();
+    let log = timed.place.backups().join("audit.jsonl");
+    std::fs::remove_file(&log).unwrap();
+    std::fs::create_dir(&log).unwrap();
+    timed.set("2026-03-02T02:00:01Z".parse().unwrap());
+    timed.ring();
+    timed.ring();
+    assert_eq!(timed.of(Tier::Daily).len(), 2);
+    // Nor a rehearsal, once.
+    let settings = timed.engine.settings().unwrap();
+    let is_due = |last| timed.engine.drill_is_due(&settings, timed.now(), last).unwrap();
+    assert!(is_due(None) && timed.engine.drill(&Call::new(Actor::cli())).unwrap().ok);
+    assert!(!is_due(Some(timed.now())));
+}
+
 /// The binary itself, run daily for 120 days.
 #[test]
 fn the_program_under_faketime_leaves_7_dailies_4_weeks_and_a_backup_a_month() {

@@ -71,8 +71,10 @@ impl Engine {
             return Ok(false);
         }
         let Some(catalog) = self.standing_catalog()? else { return Ok(false) };
+        // Where the log can't be read, what this process tried is all that is known.
+        let counted = || self.history().map_or(last, |history| history.counted);
         // What can't be decrypted here can't be rehearsed here; the status says so.
-        Ok(!self.newest_of_each_tier(&catalog).is_empty() && due(self.history()?.counted))
+        Ok(!self.newest_of_each_tier(&catalog).is_empty() && due(counted()))
     }
 
     /// Only lines that came since the last look are read.

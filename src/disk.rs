@@ -99,12 +99,35 @@ impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
     }
 }
 
+/// What root makes belongs to the owner of the folder that it is made in: whoever else works there as that user goes on with it. Where
+/// root may not even do that, it stays root's.
+fn hand_over(made: &File, path: &Path) {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let Ok(folder) = parent(path).metadata() else { return };
+    if folder.uid() != 0 {
+        let _ = std::os::unix::fs::fchown(made, Some(folder.uid()), Some(folder.gid()));
+    }
+}
+
+/// The same of a folder, by its handle: a link that came in its place is not followed.
+fn hand_over_dir(path: &Path) {
+    let flags = (OFlags::NOFOLLOW | OFlags::DIRECTORY).bits() as i32;
+    if rustix::process::geteuid().is_root()
+        && let Ok(made) = OpenOptions::new().read(true).custom_flags(flags).open(path)
+    {
+        hand_over(&made, path);
+    }
+}
+
 /// Makes a folder, 0700, durable in its parent; one that exists is left as it is.
 pub fn make_dir(path: &Path) -> Result<(), Error> {
     match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         made => {
             made.to("make the folder", path)?;
+            hand_over_dir(path);
             sync_dir(parent(path))
         }
     }
@@ -187,8 +210,15 @@ pub fn remove_tree(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Creates a file, 0600, under a name that is free.
+/// Creates a file, 0600, under a name that is free. It belongs to whoever owns the folder.
 pub fn create_private(path: &Path) -> Result<File, Error> {
+    let file = create_own(path)?;
+    hand_over(&file, path);
+    Ok(file)
+}
+
+/// The same, but it belongs to whoever runs this.
+fn create_own(path: &Path) -> Result<File, Error> {
     OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path).to("create", path)
 }
 
@@ -235,10 +265,17 @@ pub struct Partial {
 }
 
 impl Partial {
-    /// Creates `.<name>.partial` beside `target`, exclusively.
+    /// Creates `.<name>.partial` beside `target`, exclusively. It belongs to whoever owns the folder.
     pub fn create(target: &Path) -> Result<Self, Error> {
+        let partial = Self::create_own(target)?;
+        hand_over(&partial.file, &partial.path);
+        Ok(partial)
+    }
+
+    /// The same where a caller wants it, or beside a live database: it belongs to whoever runs this, unless it is given to somebody.
+    pub fn create_own(target: &Path) -> Result<Self, Error> {
         let path = partial_path(target);
-        let file = create_private(&path)?;
+        let file = create_own(&path)?;
         Ok(Self { file, path, target: target.to_owned(), done: false })
     }
 
@@ -323,9 +360,9 @@ pub fn write_durable(target: &Path, bytes: &[u8]) -> Result<(), Error> {
     sync_dir(parent(target))
 }
 
-/// Makes a file, 0600, under a name that is free, with these bytes, durable.
+/// Makes a file, 0600, under a name that is free, with these bytes, durable. It belongs to whoever runs this.
 pub fn write_new(target: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let partial = Partial::create(target)?;
+    let partial = Partial::create_own(target)?;
     (&partial.file).write_all(bytes).to("write", &partial.path)?;
     partial.sync()?;
     partial.publish_new()?;
@@ -338,7 +375,9 @@ pub fn link_over(from: &Path, target: &Path) -> Result<(), Error> {
     remove(&aside)?;
     if std::fs::hard_link(from, &aside).is_err() {
         std::fs::copy(from, &aside).to("copy", from)?;
-        File::open(&aside).and_then(|file| file.sync_all()).to("sync", &aside)?;
+        let copy = File::open(&aside).to("open", &aside)?;
+        hand_over(&copy, &aside);
+        copy.sync_all().to("sync", &aside)?;
     }
     std::fs::rename(&aside, target).to("name", target)?;
     // rename(2) does nothing, and says that all is well, when both names are of one file already: a crash between
@@ -346,16 +385,22 @@ pub fn link_over(from: &Path, target: &Path) -> Result<(), Error> {
     remove(&aside)
 }
 
-/// Opens (creating it, 0600) a file that processes lock or append to.
+/// Opens (creating it, 0600) a file that processes lock or append to. One that is made belongs to whoever owns the folder; one that was
+/// there, perhaps by a link of somebody else's, is nobody's to give away.
 pub fn open_shared(path: &Path) -> Result<File, Error> {
-    let flags = OFlags::NOFOLLOW.bits() as i32;
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(flags)
-        .open(path)
-        .to("open", path)
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits() as i32);
+    match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        opened => return opened.to("open", path),
+    }
+    match options.clone().create_new(true).open(path) {
+        Ok(file) => {
+            hand_over(&file, path);
+            Ok(file)
+        }
+        // Another was quicker.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.create(true).open(path).to("open", path),
+        Err(error) => Err(error).to("open", path),
+    }
 }

@@ -108,7 +108,7 @@ impl Engine {
         control: &Control,
     ) -> Result<u64, Error> {
         let target = std::path::absolute(&download.target).unwrap_or_else(|_| download.target.clone());
-        let partial = Partial::create(&target)?;
+        let partial = Partial::create_own(&target)?;
         let leaving = |it: OpenFile| {
             let path = it.path.clone();
             Ok((self.handed(backup.id, it.usable(backup.id)?, download.leaves)?, path))

@@ -188,7 +188,7 @@ impl Session<'_> {
     fn new_file(&self, source: &Source, file: &PrivateFile, old: Option<&Exclusive>) -> Result<(Partial, Mark), Error> {
         // A leftover of a crash.
         disk::remove(&disk::partial_path(&source.path))?;
-        let partial = Partial::create(&source.path)?;
+        let partial = Partial::create_own(&source.path)?;
         let copied = std::io::copy(&mut &file.file, &mut partial.file());
         copied.to("copy", &file.path)?;
         let read = read_back(partial.file(), partial.path(), &self.control())?;

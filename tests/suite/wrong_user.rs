@@ -1,11 +1,12 @@
 //! Who isn't the app's user makes `-wal` and `-shm` files that the app can't write. It is told, and kept from it.
 
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::collections::BTreeSet;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::client::Server;
-use crate::harness::{PROGRAM, Place, Run};
+use crate::harness::{PROGRAM, Place, Run, tree};
 
 /// The app's.
 const APP: u32 = 1234;
@@ -125,4 +126,42 @@ fn serve_says_so_at_its_start() {
     server.request("GET", "/readyz").send().problem(503, "not-ready");
     assert_eq!(server.request("GET", "/healthz").send().status, 200);
     assert!(server.child.try_wait().unwrap().is_none());
+}
+
+/// Who owns what lies in a folder, and the folder.
+fn owners(folder: &Path) -> BTreeSet<u32> {
+    let entries = tree(folder).into_iter().map(|(name, ..)| folder.join(name));
+    let all = entries.chain([folder.to_owned()]);
+    all.map(|path| path.symlink_metadata().unwrap().uid()).collect()
+}
+
+/// What root does beside `serve` leaves nothing that `serve` can't go on with.
+#[test]
+fn what_root_makes_in_the_backup_directory_belongs_to_whoever_owns_that() {
+    let (mut place, program) = of_app();
+    place.set("BACKUP_RETENTION_MANUAL", "2");
+    let own = place.path("own");
+    assert_eq!(run(&place, &program, APP, &["create"]).code, 0);
+    let by_root = place.json(&["create"]);
+    let id = by_root["id"].as_str().unwrap();
+    place.ok(&["pin", id]);
+    place.ok(&["config", "--set", "retention.daily=5"]);
+    place.ok(&["drill"]);
+    place.ok(&["restore", id, "--confirm", id]);
+    assert_eq!(owners(&own), BTreeSet::from([APP]));
+    assert!(tree(&own).iter().all(|(_, mode, is_dir)| mode & 0o777 == if *is_dir { 0o700 } else { 0o600 }));
+    for args in [&["create"][..], &["unpin", id], &["config", "--reset"], &["verify", "--all"], &["undo"]] {
+        let run = run(&place, &program, APP, args);
+        assert_eq!(run.code, 0, "{args:?}: {}{}", run.stdout, run.stderr);
+    }
+    // Where root makes all of it, that belongs to whoever owns the folder around it; what root asks for elsewhere is root's.
+    let data = place.path("data");
+    std::fs::create_dir(&data).unwrap();
+    chown(&data, Some(APP), Some(APP)).unwrap();
+    place.set("BACKUP_DIRECTORY", &data.join("backups").display().to_string());
+    let backup = place.create();
+    assert_eq!(owners(&data), BTreeSet::from([APP]));
+    let out = data.join("out.db");
+    place.ok(&["download", backup["id"].as_str().unwrap(), "--database", "auth", "-o", out.to_str().unwrap()]);
+    assert_eq!(out.metadata().unwrap().uid(), 0);
 }

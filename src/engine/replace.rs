@@ -249,7 +249,9 @@ impl Session<'_> {
             let mut copy = before.cloned().ok_or(Error::NotFound(*first))?;
             let store = &self.engine.store;
             let target = store.path(&backup.id, name, copy.form);
-            self.second_name(&store.path(first, name, copy.form), &target, &copy.stored_checksum)?;
+            if !self.second_name(&store.path(first, name, copy.form), &target, &copy.stored_checksum)? {
+                return Err(sqlite::Error::ReadBack { name: name.clone() }.into());
+            }
             copy.file = backup.id.file(name, copy.form);
             backup.databases.insert(name.clone(), copy);
         }

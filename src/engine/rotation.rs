@@ -78,19 +78,25 @@ impl Session<'_> {
         for (name, copy) in &mut new.databases {
             copy.file = to.file(name, copy.form);
             let target = self.engine.store.path(&to, name, copy.form);
-            self.second_name(&self.engine.store.path(from, name, copy.form), &target, &copy.stored_checksum)?;
+            let source = self.engine.store.path(from, name, copy.form);
+            if !self.second_name(&source, &target, &copy.stored_checksum)? {
+                // The next rotation tries again; `verify` tells whether it is this one that is damaged.
+                tracing::warn!(id = %from, "a copy of it reads back otherwise than was recorded, so it stays where it is");
+                return Ok(());
+            }
         }
         self.catalog.mark_deleting(from);
         self.catalog.backups.push(new);
         Ok(())
     }
 
-    /// Names the file a second time. A file that has that name already is adopted if it holds the same, else moved aside.
-    pub(super) fn second_name(&self, from: &Path, target: &Path, checksum: &str) -> Result<(), Error> {
+    /// Names the file a second time, or copies it where the file system has no second names or the folder is on another one. A file
+    /// that has that name already is adopted if it holds the same, else moved aside. `false` is a copy that reads back otherwise [P8].
+    pub(super) fn second_name(&self, from: &Path, target: &Path, checksum: &str) -> Result<bool, Error> {
         let there = disk::open_regular(target).ok();
         let there = there.map(|file| read_back(&file, target, &self.call.control)).transpose()?;
         if there.is_some_and(|there| there.checksum == checksum) {
-            return Ok(());
+            return Ok(true);
         }
         if target.symlink_metadata().is_ok() {
             let aside = free_name(target);
@@ -98,14 +104,18 @@ impl Session<'_> {
             disk::rename_new(target, &aside)?;
         }
         if std::fs::hard_link(from, target).is_ok() {
-            return Ok(());
+            return Ok(true);
         }
         let partial = disk::Partial::create(target)?;
         let mut source = disk::open_regular(from)?;
         let copied: std::io::Result<u64> = std::io::copy(&mut source, &mut partial.file() as &mut &File);
         copied.to("copy", from)?;
         partial.sync()?;
-        Ok(partial.publish_new()?)
+        if read_back(partial.file(), partial.path(), &self.call.control)?.checksum != checksum {
+            return Ok(false);
+        }
+        partial.publish_new()?;
+        Ok(true)
     }
 
     /// Step 3. Marked entries are gone for everyone already; what can't be removed now is left to the next operation, and

@@ -17,6 +17,8 @@ use attendance_backup::sqlite::Control;
 use chrono::{DateTime, Datelike, Duration, NaiveDate, Utc};
 
 use crate::harness::{Place, Run, thoroughness};
+use crate::inject::Spot;
+use crate::seasons;
 
 /// An engine on the databases of a place, and the hands of its clock.
 struct Timed {
@@ -309,4 +311,26 @@ fn the_program_under_faketime_leaves_7_dailies_4_weeks_and_a_backup_a_month() {
     assert_eq!(of("monthly"), ["monthly-2026-10", "monthly-2026-11", "monthly-2026-12"]);
     place.assert_whole();
     assert!(Path::new(&place.backups().join("weekly/auth-2026-W53.db")).exists());
+}
+
+/// A folder on another disk, or a file system without hard links: what is promoted is copied, and counts once it was read back [P8].
+#[test]
+fn where_there_are_no_second_names_a_copy_is_read_back_before_it_counts() {
+    let rotate = |place: &Place| {
+        let args = ["config", "--set", "retention.daily=1"];
+        let run = Run::of(place.faulty(&Spot::anywhere("linkat"), "error=EPERM", &args).output().unwrap());
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        place.ids().into_iter().filter(|id| !id.starts_with("manual")).collect::<Vec<_>>()
+    };
+    let place = seasons::of_four_days();
+    let rotten = place.twin();
+    assert_eq!(rotate(&place), ["daily-2025-03-03", "weekly-2025-W08", "monthly-2025-02"]);
+    place.ok(&["verify", "--all"]);
+    place.assert_whole();
+    let file = rotten.backups().join("daily/attendance-2025-02-17.db");
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[5000] ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    let left = rotate(&rotten);
+    assert!(left.contains(&"daily-2025-02-17".to_owned()) && file.exists(), "{left:?}");
 }

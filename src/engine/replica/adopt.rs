@@ -11,11 +11,14 @@ use crate::catalog::Catalog;
 use crate::engine::recovery::UNBEGUN;
 use crate::engine::{Call, Engine, Error, entry};
 
+/// No number that was ever given is as high. Whoever holds the store could leave us none else.
+const PLAUSIBLE: u64 = 1 << 40;
+
 /// The highest that was given to anything that lies there.
 fn last_sequence(there: &ReplicaCatalog) -> u64 {
     let held = there.backups.iter().map(|held| held.origin);
     let left = there.remnants.iter().map(|left| left.origin);
-    held.chain(left).map(|origin| origin.sequence).max().unwrap_or(0)
+    held.chain(left).map(|origin| origin.sequence).filter(|sequence| *sequence < PLAUSIBLE).max().unwrap_or(0)
 }
 
 impl Engine {

@@ -73,6 +73,8 @@ events! {
     RestoreDone = "restore-done";
     /// A restore didn't do what was asked.
     RestoreFailed = "restore-failed";
+    /// The journal was found wrong, and begins anew.
+    JournalWrong = "journal-wrong";
     /// The settings were changed.
     SettingsChanged = "settings-changed";
     /// Somebody tries tokens that don't count.
@@ -170,6 +172,7 @@ pub struct Memory {
     /// Of the last refused sign-ins.
     refusals: Vec<DateTime<Utc>>,
     refusals_told: Option<DateTime<Utc>>,
+    wrong_told: Option<DateTime<Utc>>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -242,6 +245,15 @@ impl Memory {
         standing.told = Some(now);
         let since = standing.since;
         telling(stage, since)
+    }
+
+    /// The journal was found wrong. Says whether that is told: once a day, however often it is.
+    pub fn wrong(&mut self, at: DateTime<Utc>, why: String) -> Option<Telling> {
+        if self.wrong_told.is_some_and(|told| told <= at && at - told < AGAIN) {
+            return None;
+        }
+        self.wrong_told = Some(at);
+        Some(Telling { event: Event::JournalWrong, stage: Stage::Once, since: at, details: vec![why] })
     }
 
     /// A sign-in was refused. Says whether that is one too many.

@@ -58,6 +58,9 @@ fn gone_since(folder: &Path, last: Point) -> Option<DateTime<Utc>> {
     if first.txid == last.txid.next() { journal::just_before(first.millis) } else { last.at() }
 }
 
+/// The code of a line that says so.
+pub(super) const JOURNAL_WRONG: &str = "journal-wrong";
+
 impl Engine {
     /// Where that can't be written, an earlier time stands there.
     pub(super) fn note_right(&self, name: &DatabaseName, at: DateTime<Utc>) {
@@ -144,6 +147,6 @@ impl Engine {
 
     fn note_wrong(&self, why: &str) {
         let reason = Some(format!("{why}; a new base follows"));
-        self.note(Entry { ok: Some(false), code: Some("journal-wrong".to_owned()), reason, ..line() });
+        self.note(Entry { ok: Some(false), code: Some(JOURNAL_WRONG.to_owned()), reason, ..line() });
     }
 }

@@ -18,13 +18,14 @@ const PREFIX: &str = "attendance_backup";
 /// What was looked up counts for so long: anyone may ask, as often as they like.
 const FRESH: Duration = Duration::from_secs(1);
 /// Operations with series of their own.
-const OPERATIONS: [&str; 23] = [
+const OPERATIONS: [&str; 24] = [
     "acknowledge",
     "cancel",
     "create",
     "delete",
     "download",
     "drill",
+    "journal",
     "notify-test",
     "pin",
     "preview",

@@ -13,6 +13,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::lost::JOURNAL_WRONG;
+use super::recording::JOURNAL;
 use super::status::{Status, Warning, optional_timestamp};
 use super::{Engine, Error, LastError, ReplicaStatus, locked};
 use crate::audit::{Entry, Kind as LineKind, Line};
@@ -162,6 +164,10 @@ impl Engine {
             notices.extend(match line.entry.operation.as_str() {
                 "restore" => Some(teller.restore(line)),
                 "settings" => Some(teller.settings(line)),
+                JOURNAL => {
+                    let why = line.entry.reason.clone().unwrap_or_default();
+                    remembered.memory.wrong(line.at, why).map(|telling| teller.standing(&telling))
+                }
                 _ => remembered.memory.refused(line.at).map(|telling| teller.refused(line, telling)),
             });
         }
@@ -338,6 +344,7 @@ fn is_told(entry: &Entry) -> bool {
     match entry.operation.as_str() {
         "restore" => ended && entry.code.as_deref() != Some("cancelled"),
         "settings" => ended && entry.ok == Some(true),
+        JOURNAL => ended && entry.code.as_deref() == Some(JOURNAL_WRONG),
         "sign-in" => {
             entry.kind == LineKind::Refused && !entry.reason.as_ref().is_some_and(|it| it.starts_with(EXPIRED))
         }

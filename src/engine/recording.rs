@@ -21,7 +21,7 @@ use crate::journal::{self, Index, Journal, Level, Point};
 use crate::sqlite::Control;
 
 /// What it is called in the audit log.
-const JOURNAL: &str = "journal";
+pub(super) const JOURNAL: &str = "journal";
 /// The journal is held against the databases this often, and soon after the start.
 const CHECK_EVERY: Duration = Duration::from_secs(3600);
 const FIRST_CHECK: Duration = Duration::from_secs(60);

@@ -10,13 +10,15 @@ use attendance_backup::backup::notices::Event;
 use attendance_backup::clock::Clock;
 use attendance_backup::config::Config;
 use attendance_backup::engine::{Actor, Call, Create, Engine};
+use attendance_backup::journal::folder::folder;
 use attendance_backup::notify::{Kind, LIMIT};
 use serde_json::{Value, json};
 
 use crate::client::Server;
 use crate::disk_full::SmallDisk;
-use crate::harness::{Place, tree};
+use crate::harness::{Place, eventually, kill, tree};
 use crate::inject::Spot;
+use crate::journal_live::{index, ticked};
 use crate::receivers::Sink;
 use crate::suspicion;
 use crate::visitor::words;
@@ -167,6 +169,7 @@ fn each_event_arrives_as_a_mail_that_says_what_to_do() {
     damage(&mut post);
     failures(&mut post);
     elsewhere(&mut post);
+    journal(&mut post);
     cut_short(&mut post);
     let mut all: BTreeSet<_> = Event::ALL.iter().copied().collect();
     // A disk of its own is needed for that.
@@ -186,14 +189,37 @@ fn clock(post: &mut Post) {
     }]);
 }
 
-fn done_by_people(post: &mut Post) {
+/// One that tells nobody anything, and takes no backups.
+fn serve(place: &Place, pitr: &str) -> Server {
     let bare = ["BACKUP_SMTP_URL", "BACKUP_EMAIL_FROM", "BACKUP_EMAIL_TO", "BACKUP_NOTIFY_PRIVATE"];
-    let mut serve = post.place.command(&["serve"]);
+    let mut serve = place.command(&["serve"]);
     for name in bare {
         serve.env_remove(name);
     }
-    serve.env_remove("BACKUP_REPLICA_NAS_URL").env_remove("BACKUP_PITR").env("BACKUP_ENABLED", "false");
-    let server = Server::of(&mut serve, post.place.path("serve.log"));
+    serve.env_remove("BACKUP_REPLICA_NAS_URL").env("BACKUP_PITR", pitr).env("BACKUP_ENABLED", "false");
+    Server::of(&mut serve, place.path("serve.log"))
+}
+
+/// A file of it goes bad while nobody looks.
+fn journal(post: &mut Post) {
+    let mut server = serve(&post.place, "true");
+    ticked(&post.place);
+    kill(&mut server.child);
+    let newest = index(&post.place, "attendance").files().map(|file| file.name).max_by_key(|name| name.max).unwrap();
+    spoil(&newest.path(&folder(&post.place.backups(), &"attendance".parse().unwrap())));
+    let server = serve(&post.place, "true");
+    eventually("it is found out", || post.place.audit().into_iter().find(|line| line["code"] == "journal-wrong"));
+    server.stop();
+    post.tells(&[Wanted {
+        event: Event::JournalWrong,
+        subject: "the journal was wrong",
+        found: &["is damaged", "a new base follows"],
+        todo: &["Nothing for now", "attendance-backup status"],
+    }]);
+}
+
+fn done_by_people(post: &mut Post) {
+    let server = serve(&post.place, "false");
     for _ in 0..12 {
         server.request("GET", "/api/backup/list").token("no token at all").send();
     }

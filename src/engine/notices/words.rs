@@ -21,6 +21,7 @@ pub(super) fn began(event: Event) -> &'static str {
         Event::Unreadable => "the backup directory can't be read",
         Event::RestoreDone => "the data was put back",
         Event::RestoreFailed => "a restore failed",
+        Event::JournalWrong => "the journal was wrong",
         Event::SettingsChanged => "the settings were changed",
         Event::SignInRefused => "somebody tries to sign in",
         Event::Test => "this is a test",
@@ -44,9 +45,12 @@ pub(super) fn recovered(event: Event) -> &'static str {
         Event::AuditBroken => "the audit log is whole again",
         Event::ClockWrong => "the clock of the server is right again",
         Event::Unreadable => "the backup directory can be read again",
-        Event::RestoreDone | Event::RestoreFailed | Event::SettingsChanged | Event::SignInRefused | Event::Test => {
-            "it is over"
-        }
+        Event::RestoreDone
+        | Event::RestoreFailed
+        | Event::JournalWrong
+        | Event::SettingsChanged
+        | Event::SignInRefused
+        | Event::Test => "it is over",
     }
 }
 
@@ -92,6 +96,9 @@ pub(super) fn meaning(event: Event) -> &'static str {
             "How the backups stand can't be found out: their directory can't be read, or isn't the one that was expected. No backup can be taken meanwhile."
         }
         Event::RestoreDone | Event::RestoreFailed | Event::SettingsChanged | Event::Test => "Something was done.",
+        Event::JournalWrong => {
+            "The journal was not what the databases were, or files of it are damaged or gone. It begins anew; to some seconds before that one can't go back. Backups are as good as before."
+        }
         Event::SignInRefused => {
             "Sign-ins with tokens that don't count were refused again and again. Nobody was let in by them."
         }
@@ -161,6 +168,10 @@ pub(super) fn todo(event: Event) -> &'static [&'static str] {
         Event::Unreadable => &[
             "Look whether the volume of the backups is mounted, and whether the service may read it.",
             "Do what is said above; attendance-backup status tells whether it helped.",
+        ],
+        Event::JournalWrong => &[
+            "Nothing for now: new bases are taken by themselves. From when to when can be gone back: attendance-backup status",
+            "If it comes again: look at the disk and the memory of that machine, and whether anything writes to the databases past SQLite.",
         ],
         Event::SignInRefused => &[
             "See from where they come: the page's activity, or the log of `serve`.",

@@ -95,11 +95,11 @@ impl Deed {
             },
             Deed::Acknowledge(id) if book.small_newest().is_some_and(|newest| newest.id == *id) => {
                 after.find_mut(id).unwrap().small = false;
-                after.rotate(book.unusable, false);
+                after.rotate(book.unusable || never_set(now), false);
                 End::Done
             }
             Deed::Acknowledge(_) => End::Refused,
-            Deed::Settings(wishes) => after.change(wishes),
+            Deed::Settings(wishes) => after.change(wishes, now),
         };
         (after, end)
     }
@@ -122,7 +122,7 @@ impl Deed {
         let second = twice.add("pre-restore", now, false);
         twice.is_restored(sequence, second);
         let mut rotated = twice.clone();
-        rotated.rotate(book.unusable, false);
+        rotated.rotate(book.unusable || never_set(now), false);
         (vec![begun], vec![unrotated, twice, rotated])
     }
 
@@ -179,7 +179,7 @@ fn restored(book: &Book, id: &str, now: DateTime<Utc>) -> (Book, End) {
     let pre_restore = after.add("pre-restore", now, false);
     after.is_restored(kept.sequence, pre_restore);
     // Whether the live data was unusable is only known to be over when all is done.
-    after.rotate(book.unusable, false);
+    after.rotate(book.unusable || never_set(now), false);
     (after, End::Done)
 }
 
@@ -201,7 +201,7 @@ impl Book {
         End::Done
     }
 
-    fn change(&mut self, wishes: &Wishes) -> End {
+    fn change(&mut self, wishes: &Wishes, now: DateTime<Utc>) -> End {
         let mut keep = if wishes.reset { self.configured.0 } else { self.keep };
         let zone = if wishes.reset { self.configured.1 } else { self.zone };
         wishes.keep.iter().for_each(|(tier, number)| *keep.of_mut(tier) = *number);
@@ -210,7 +210,7 @@ impl Book {
             return End::Refused;
         }
         (self.keep, self.zone) = (keep, wishes.zone.unwrap_or(zone));
-        self.rotate(self.unusable, false);
+        self.rotate(self.unusable || never_set(now), false);
         End::Done
     }
 }

@@ -154,7 +154,7 @@ fn document(site: &Site, title: &str, body: &Markup, again: bool) -> Markup {
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 meta name="htmx-config" content=(HTMX);
-                @if again { noscript { meta http-equiv="refresh" content="2"; } }
+                @if again { noscript { meta http-equiv="refresh" content="15"; } }
                 title { (title) " · Attendance backups" }
                 link rel="icon" href=(site.to(&ASSETS.icon.path())) type="image/svg+xml";
                 link rel="stylesheet" href=(site.to(&ASSETS.style.path()));

@@ -133,6 +133,12 @@ pub fn make_dir(path: &Path) -> Result<(), Error> {
     }
 }
 
+/// A folder, 0700, under a name that is free. It belongs to whoever runs this.
+pub fn make_private_dir(path: &Path) -> Result<(), Error> {
+    DirBuilder::new().mode(0o700).create(path).to("make the folder", path)?;
+    sync_dir(parent(path))
+}
+
 /// The same, but what a link leads to is no such folder.
 pub fn make_own_dir(path: &Path) -> Result<(), Error> {
     make_dir(path)?;
@@ -217,8 +223,8 @@ pub fn create_private(path: &Path) -> Result<File, Error> {
     Ok(file)
 }
 
-/// The same, but it belongs to whoever runs this.
-fn create_own(path: &Path) -> Result<File, Error> {
+/// The same, but it belongs to whoever runs this: who else works there has no business with it.
+pub fn create_own(path: &Path) -> Result<File, Error> {
     OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path).to("create", path)
 }
 
@@ -279,8 +285,9 @@ impl Partial {
         Ok(Self { file, path, target: target.to_owned(), done: false })
     }
 
-    /// One that was made elsewhere in the same file system.
+    /// One that was made elsewhere in the same file system. It belongs to whoever owns the folder of the target.
     pub fn made(file: File, path: PathBuf, target: PathBuf) -> Self {
+        hand_over(&file, &target);
         Self { file, path, target, done: false }
     }
 

@@ -85,6 +85,9 @@ pub struct BackupId {
     ordinal: u32,
 }
 
+/// A name has fewer backups of its own.
+const PLAUSIBLE: u32 = 1000;
+
 impl BackupId {
     /// The first id of a tier for a snapshot taken at `at`, which was `local_date` where the schedule lives.
     pub fn new(tier: Tier, at: DateTime<Utc>, local_date: NaiveDate) -> Self {
@@ -108,10 +111,10 @@ impl BackupId {
     }
 
     /// This name, or the one after the highest of those that stand and begin alike: what was called so a while ago isn't
-    /// taken for what is called so now.
+    /// taken for what is called so now. Numbers that nobody comes to don't count: whoever holds a replica could leave us none.
     pub fn after(self, standing: impl Iterator<Item = Self>) -> Self {
         let alike = standing.filter(|other| (other.tier, other.period) == (self.tier, self.period));
-        alike.max().map_or(self, Self::next)
+        alike.filter(|other| other.ordinal < PLAUSIBLE).max().map_or(self, Self::next)
     }
 
     /// The id without its tier: how file names go on after the database's name.
@@ -252,6 +255,7 @@ mod tests {
             ("daily-2026-01-08", "daily-2026-01-08-2"),
             ("daily-2026-01-08-2", "daily-2026-01-08-3"),
             ("daily-2026-01-08-10 daily-2026-01-08 daily-2026-01-08-9", "daily-2026-01-08-11"),
+            ("daily-2026-01-08-9999 daily-2026-01-08-2", "daily-2026-01-08-3"),
         ] {
             let standing = ids(standing).into_iter().chain(ids(others));
             assert_eq!(ids("daily-2026-01-08")[0].after(standing).to_string(), next);

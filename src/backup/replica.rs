@@ -46,6 +46,8 @@ pub const VERSION: u32 = 1;
 pub const WITH_SEGMENTS: u32 = 2;
 /// Far below what the catalog of a backup directory holds, so that whatever comes from a replica leaves room above it.
 const MAX_NUMBER: u64 = 1 << 48;
+/// No number that was ever given is as high. By such a one whoever holds a store could leave us none.
+pub const PLAUSIBLE: u64 = 1 << 40;
 /// Bytes; SQLite's largest database has fewer (limits.html).
 const MAX_SIZE: u64 = 1 << 50;
 /// The smallest piece that an object is cut into.

@@ -137,10 +137,10 @@ impl Session<'_> {
     pub(super) fn free_id(&self, tier: Tier) -> Result<BackupId, Error> {
         let now = self.engine.clock.now();
         let settings = self.engine.settings()?;
-        let standing = self.catalog.backups.iter().map(|backup| backup.id);
-        let wanted = BackupId::new(tier, now, settings.schedule.local_date(now)).after(standing);
+        let known: BTreeSet<_> = self.catalog.backups.iter().map(|backup| backup.id).collect();
+        let wanted = BackupId::new(tier, now, settings.schedule.local_date(now)).after(known.iter().copied());
         let names: Vec<_> = self.engine.config.databases.keys().cloned().collect();
-        Ok(free_id(wanted, |id| self.engine.store.has(id, &names)))
+        Ok(free_id(wanted, |id| known.contains(id) || self.engine.store.has(id, &names)))
     }
 
     fn create(&mut self, create: &Create, id: BackupId) -> Result<Created, Error> {
@@ -356,16 +356,18 @@ impl Session<'_> {
         let before = self.catalog.clone();
         self.catalog.backups.push(backup.clone());
         self.catalog.last_sequence = self.catalog.last_sequence.max(backup.sequence);
-        let plan = plan(self);
-        let published = self.publish_planned(&plan, backup, partials);
+        let mut plan = plan(self);
+        let published = self.publish_planned(&mut plan, backup, partials);
         if published.is_err() {
             self.undo_publish(before, backup, &plan);
         }
         published.map(|()| plan)
     }
 
-    fn publish_planned(&mut self, plan: &Plan, backup: &Backup, partials: Vec<Partial>) -> Result<(), Error> {
-        self.prepare(plan)?;
+    fn publish_planned(&mut self, plan: &mut Plan, backup: &Backup, partials: Vec<Partial>) -> Result<(), Error> {
+        if !self.prepare(plan)? {
+            *plan = Plan::default();
+        }
         for partial in partials {
             partial.publish_new()?;
         }

@@ -8,13 +8,14 @@
 //! recovery finishes.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Map;
 
 use super::{Engine, Error, Session, Unrecorded};
 use crate::backup::retention::{self, Plan, Retention, Step};
 use crate::backup::{Backup, BackupId, Verified};
+use crate::catalog::Catalog;
 use crate::disk::{self, Context};
 use crate::sqlite::pages::read_back;
 
@@ -57,36 +58,64 @@ impl Session<'_> {
         retention::plan(&backups, retention, freeze)
     }
 
-    /// Step 1, and the entries of step 2 in memory.
-    pub(super) fn prepare(&mut self, plan: &Plan) -> Result<(), Error> {
-        for step in &plan.steps {
-            match step {
-                Step::Drop { id, .. } => self.catalog.mark_deleting(id),
-                Step::Promote { from, to, .. } => self.promote(from, *to)?,
-            }
-        }
-        let tiers = plan.steps.iter().filter_map(|step| match step {
-            Step::Promote { to, .. } => Some(to.tier()),
+    /// Step 1, and the entries of step 2 in memory. `false` is a promotion that can't be had: what is dropped may go only because of it,
+    /// so nothing is done, and the next rotation plans anew.
+    pub(super) fn prepare(&mut self, plan: &Plan) -> Result<bool, Error> {
+        let before = self.catalog.clone();
+        let promotions = plan.steps.iter().filter_map(|step| match step {
+            Step::Promote { from, to, .. } => Some((*from, *to)),
             Step::Drop { .. } => None,
         });
-        Ok(self.engine.store.sync(tiers)?)
+        let mut named = Vec::new();
+        for (from, to) in promotions.clone() {
+            if !self.promote(&from, to, &mut named)? {
+                self.catalog = before;
+                self.demote(&from, &named)?;
+                return Ok(false);
+            }
+        }
+        for step in &plan.steps {
+            if let Step::Drop { id, .. } = step {
+                self.catalog.mark_deleting(id);
+            }
+        }
+        self.engine.store.sync(promotions.map(|(_, to)| to.tier()))?;
+        Ok(true)
     }
 
-    fn promote(&mut self, from: &BackupId, to: BackupId) -> Result<(), Error> {
-        let Some(old) = self.catalog.get(from).cloned() else { return Ok(()) };
+    /// Names its files a second time, which are `named` then, and its entry. `false` is a copy that reads back otherwise than was recorded.
+    fn promote(&mut self, from: &BackupId, to: BackupId, named: &mut Vec<PathBuf>) -> Result<bool, Error> {
+        let Some(old) = self.catalog.get(from).cloned() else { return Ok(true) };
         let mut new = Backup { id: to, tier: to.tier(), promoted_from: Some(*from), ..old.clone() };
         for (name, copy) in &mut new.databases {
             copy.file = to.file(name, copy.form);
             let target = self.engine.store.path(&to, name, copy.form);
             let source = self.engine.store.path(from, name, copy.form);
             if !self.second_name(&source, &target, &copy.stored_checksum)? {
-                // The next rotation tries again; `verify` tells whether it is this one that is damaged.
-                tracing::warn!(id = %from, "a copy of it reads back otherwise than was recorded, so it stays where it is");
-                return Ok(());
+                return Ok(false);
             }
+            named.push(target);
         }
         self.catalog.mark_deleting(from);
         self.catalog.backups.push(new);
+        Ok(true)
+    }
+
+    /// Takes back the names that were given. If the backup that can't be promoted is itself not what was recorded, it counts as damaged
+    /// from here on.
+    fn demote(&mut self, refused: &BackupId, named: &[PathBuf]) -> Result<(), Error> {
+        named.iter().try_for_each(|path| disk::remove(path))?;
+        let Some(old) = self.catalog.get(refused).cloned() else { return Ok(()) };
+        for (name, copy) in &old.databases {
+            let path = self.engine.store.path(refused, name, copy.form);
+            let read = read_back(&disk::open_regular(&path)?, &path, &self.call.control)?;
+            if read.checksum != copy.stored_checksum
+                && let Some(recorded) = self.catalog.get_mut(refused)
+            {
+                recorded.verified = Verified { at: self.engine.clock.now(), ok: false, ciphertext_only: false };
+            }
+        }
+        tracing::error!(id = %refused, "a copy of it reads back otherwise than was recorded, so nothing is promoted or dropped");
         Ok(())
     }
 
@@ -160,7 +189,7 @@ impl Session<'_> {
         rotate(self).unwrap_or_else(|error| {
             tracing::warn!(%error, "the rotation that is due waits for the next backup");
             // What was planned may be marked in memory already; what counts is what was written.
-            self.catalog = crate::catalog::Catalog::load(self.engine.store.root()).ok().flatten().unwrap_or(before);
+            self.catalog = Catalog::load(self.engine.store.root()).ok().flatten().unwrap_or(before);
             Plan::default()
         })
     }
@@ -176,13 +205,13 @@ impl Session<'_> {
         let steps = Map::from_iter([("rotation".to_owned(), steps)]);
         let wanted_by = std::mem::replace(&mut self.operation, ROTATE);
         let rotated = self.audited(None, Unrecorded::IsRefused, steps.clone(), |session| {
-            session.prepare(&plan)?;
+            let (plan, steps) = if session.prepare(&plan)? { (plan, steps) } else { (Plan::default(), Map::new()) };
             session.commit()?;
             session.finish_deletions();
-            Ok(((), steps))
+            Ok((plan, steps))
         });
         self.operation = wanted_by;
-        rotated.map(|()| plan)
+        rotated
     }
 }
 
@@ -195,7 +224,7 @@ pub(super) struct Deletions {
     pub(super) failed: Option<Error>,
 }
 
-fn free_name(target: &Path) -> std::path::PathBuf {
+fn free_name(target: &Path) -> PathBuf {
     let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut number = 1;
     loop {

@@ -68,7 +68,7 @@ impl Staging {
         disk::make_own_dir(&parent)?;
         let name = hex(&disk::random::<16>()?);
         let path = parent.join(&name);
-        disk::make_own_dir(&path)?;
+        disk::make_private_dir(&path)?;
         let staging = Self { _held: disk::hold_dir(&path)?, path, name, kept: false };
         staging.path.symlink_metadata().to("look at", &staging.path)?;
         Ok(staging)
@@ -174,7 +174,7 @@ impl Engine {
         let root = self.store.root();
         let folder = Staging::create(root)?;
         let path = folder.path().join(private_name(name));
-        let file = disk::create_private(&path)?;
+        let file = disk::create_own(&path)?;
         let (mut writer, mut needed) = (BlockWriter::new(Direct::cached(&file)), OVERHEAD);
         let free = disk::free_space(root)?;
         let decoded = self.decode(coded, control, |bytes| {
@@ -205,7 +205,7 @@ impl Job<'_> {
     /// what is wrong with the copy.
     fn copy(&self) -> Result<Result<PathBuf, Error>, Error> {
         let target = self.folder.join(private_name(&self.from.name));
-        let file = disk::create_private(&target)?;
+        let file = disk::create_own(&target)?;
         if self.from.copy.form != Form::Plain {
             let decoded = self.decode(&file, &target)?;
             file.sync_all().to("sync", &target)?;

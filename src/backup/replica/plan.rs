@@ -138,6 +138,8 @@ impl Item {
         if let Some(local) = local {
             as_backup.pinned = local.pinned;
             as_backup.flags = local.flags.clone();
+            // From which store it came.
+            as_backup.extra = local.extra.clone();
             if !own {
                 (as_backup.id, as_backup.tier, as_backup.promoted_from) = (local.id, local.tier, local.promoted_from);
             }

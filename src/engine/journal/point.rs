@@ -146,7 +146,7 @@ impl Engine {
         let (mut files, mut databases) = (BTreeMap::new(), BTreeMap::new());
         for (name, chain) in &point.chains {
             let path = staging.path().join(private_name(name));
-            let file = disk::create_private(&path)?;
+            let file = disk::create_own(&path)?;
             let rebuilt = match rebuild(&folder(&point.root, name), &chain.files, (&file, &path), control) {
                 Ok(rebuilt) => rebuilt,
                 Err(error) => return Ok(Err(error)),

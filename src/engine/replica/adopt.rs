@@ -6,13 +6,10 @@ use super::details;
 use super::fetch::PULL;
 use super::sync::REPLICATE;
 use crate::audit::{Entry, Kind};
-use crate::backup::replica::ReplicaCatalog;
+use crate::backup::replica::{PLAUSIBLE, ReplicaCatalog};
 use crate::catalog::Catalog;
 use crate::engine::recovery::UNBEGUN;
 use crate::engine::{Call, Engine, Error, entry};
-
-/// No number that was ever given is as high. Whoever holds the store could leave us none else.
-const PLAUSIBLE: u64 = 1 << 40;
 
 /// The highest that was given to anything that lies there.
 fn last_sequence(there: &ReplicaCatalog) -> u64 {

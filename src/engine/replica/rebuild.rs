@@ -168,7 +168,7 @@ impl<'a> Rebuilder<'a> {
         folder: &Path,
     ) -> Result<Self, Error> {
         let path = folder.join(format!("{name}.db"));
-        let file = disk::create_private(&path)?;
+        let file = disk::create_own(&path)?;
         Ok(Self { engine, link, chains, name: name.clone(), file, path, at: None, broken: BTreeMap::new() })
     }
 
@@ -192,7 +192,7 @@ impl<'a> Rebuilder<'a> {
         if free < needed {
             return Err(Error::Full { needed, free });
         }
-        let file = disk::create_private(to)?;
+        let file = disk::create_own(to)?;
         let (from, into) = (Direct::cached(&self.file), Direct::cached(&file));
         let (mut block, mut done) = (Block::new(), 0);
         loop {
@@ -345,7 +345,7 @@ impl Arriving<'_> {
             return Ok((file, path, copy));
         }
         let target = folder.join(format!("{name}.{}", form.ending()));
-        let encoded = disk::create_private(&target)?;
+        let encoded = disk::create_own(&target)?;
         let as_stored = engine.encode_into(name, (&file, &path), &content, (&encoded, &target), control)?;
         disk::remove(&path)?;
         let copy = stored(&as_stored.content, as_stored.recipients);

@@ -1,6 +1,7 @@
 //! How replicas stand, without asking them.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,7 @@ use crate::engine::{Engine, Error};
 /// A backup that isn't elsewhere after this long is worth a warning, whatever the reason.
 const BEHIND: chrono::TimeDelta = chrono::TimeDelta::hours(1);
 
-/// The newest one is, though it is being sent: it takes too long.
+/// One that is newer than all there is, though it is being sent to: it takes too long.
 const TOO_LONG: chrono::TimeDelta = chrono::TimeDelta::hours(24);
 
 /// So much of the journal may lie here only.
@@ -55,7 +56,7 @@ pub struct ReplicaStatus {
     #[serde(serialize_with = "crate::engine::status::optional_timestamp")]
     #[schema(required = true)]
     pub pending_since: Option<DateTime<Utc>>,
-    /// The instant of the newest backup here, while it is one of these.
+    /// The instant of the first of these that is newer than all that are there.
     #[serde(skip)]
     pub newest_pending: Option<DateTime<Utc>>,
     /// When all was there that was wanted.
@@ -138,7 +139,7 @@ impl Engine {
                     chains: state.chains,
                     pending: pending.len(),
                     pending_since: pending.iter().map(|backup| backup.timestamp).min(),
-                    newest_pending: newest_of(&pending, &here),
+                    newest_pending: newer_since(&pending, &here),
                     last_success: state.last_success,
                     last_verified: state.last_verified,
                     damaged: state.damaged.max(state.found_damaged.len()),
@@ -151,9 +152,16 @@ impl Engine {
     }
 }
 
-fn newest_of(pending: &[&Backup], here: &[&Backup]) -> Option<DateTime<Utc>> {
-    let newest = |of: &[&Backup]| of.iter().filter(|backup| is_sendable(backup)).map(|backup| Origin::of(backup)).max();
-    newest(pending).filter(|origin| Some(*origin) == newest(here)).map(|origin| origin.timestamp)
+/// Since when a backup waits that is newer than all that are there; where none is, the newest one counts.
+fn newer_since(pending: &[&Backup], here: &[&Backup]) -> Option<DateTime<Utc>> {
+    let origins = |of: &[&Backup]| -> BTreeSet<Origin> {
+        of.iter().filter(|backup| is_sendable(backup)).map(|backup| Origin::of(backup)).collect()
+    };
+    let pending = origins(pending);
+    match origins(here).difference(&pending).max() {
+        None => pending.last().map(|newest| newest.timestamp),
+        Some(there) => pending.range((Bound::Excluded(there), Bound::Unbounded)).next().map(|first| first.timestamp),
+    }
 }
 
 /// What of it wants a look. `alive` is the first and the last instant that the journal here has.
@@ -177,7 +185,7 @@ pub(in crate::engine) fn warnings(
         } else if replica.is_behind(now) {
             let text = match replica.is_slow(now) {
                 true => format!(
-                    "replica {name} lacks the newest backup for more than a day, though it is being sent to ({} to send); is the bandwidth enough?",
+                    "replica {name} lacks backups that are newer than all it has for more than a day, though it is being sent to ({} to send); is the bandwidth enough?",
                     replica.pending
                 ),
                 false => format!(
@@ -283,8 +291,12 @@ mod tests {
         let of = |number: u64| backup(number, Tier::Daily, "2026-01-08".parse().unwrap());
         let here = [of(1), of(2)];
         let here: Vec<&Backup> = here.iter().collect();
-        assert_eq!(newest_of(&here, &here), Some(here[1].timestamp));
-        assert_eq!(newest_of(&here[..1], &here), None);
+        assert_eq!(newer_since(&here, &here), Some(here[1].timestamp));
+        assert_eq!(newer_since(&here[..1], &here), None);
+        assert_eq!(newer_since(&here[1..], &here), Some(here[1].timestamp));
+        // The next one that comes makes it no younger.
+        let three = [here[0], here[1], &of(3)];
+        assert_eq!(newer_since(&three[1..], &three), Some(here[1].timestamp));
         let at = here[1].timestamp;
         let replica = |under_way, newest_pending| ReplicaStatus {
             name: "offsite".parse().unwrap(),

@@ -227,6 +227,16 @@ impl State {
         digest.clone_into(&mut self.done);
     }
 
+    /// What was sent, and was here when that was planned, is known though the plan was given up: it goes there when it goes here.
+    pub(super) fn was_here(&mut self, sent: impl Iterator<Item = Origin>, lineage: Option<&str>) {
+        if self.known.is_empty() {
+            self.lineage = lineage.map(str::to_owned);
+        }
+        if self.lineage.as_deref() == lineage {
+            self.known.extend(sent);
+        }
+    }
+
     /// What was here then. A catalog that was made anew since names other backups, and has deleted none.
     pub(super) fn known(&self, lineage: Option<&str>) -> BTreeSet<Origin> {
         if self.lineage.as_deref() == lineage { self.known.clone() } else { BTreeSet::new() }

@@ -38,6 +38,11 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
+    /// Those that a replica is to have.
+    fn here(&self) -> BTreeSet<Origin> {
+        self.catalog.standing().filter(|backup| is_sendable(backup)).map(Origin::of).collect()
+    }
+
     /// What is here hasn't changed since.
     pub(super) fn is_still(&self, engine: &Engine, name: &ReplicaName) -> Result<bool, Error> {
         Ok(engine.wanted(name)?.is_some_and(|now| now.digest == self.digest))
@@ -158,6 +163,9 @@ impl Writable<'_> {
         let mut done = self.replicate(&wanted, take_over, call)?;
         while done.is_overtaken {
             call.control.check()?;
+            let here = wanted.here();
+            let sent = self.site.backups().iter().map(|held| held.origin).filter(|origin| here.contains(origin));
+            self.state.was_here(sent, wanted.catalog.lineage.as_deref());
             // Nothing is here any more: what is there stays.
             let Some(now) = self.engine.wanted(&self.name)? else { break };
             wanted = now;
@@ -187,8 +195,7 @@ impl Writable<'_> {
         }
         self.thin_catalogs()?;
         self.take_back()?;
-        let here: BTreeSet<Origin> =
-            wanted.catalog.standing().filter(|backup| is_sendable(backup)).map(Origin::of).collect();
+        let here = wanted.here();
         // What can't be had from there though it is whole here is to be sent again.
         let is_sound = self.site.chains().unsound().is_disjoint(&here);
         if done.is_all() && is_sound {

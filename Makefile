@@ -15,7 +15,7 @@ test:
 	cargo fmt --check
 	cargo clippy --all-targets --quiet -- -D warnings
 	cargo test -- --skip memory --skip journal_ --skip replica_
-	cargo test -- --test-threads=3 --skip memory journal_ replica_
+	cargo test -- --test-threads=4 --skip memory journal_ replica_
 	cargo test -- --test-threads=1 memory
 
 ci: test

@@ -194,6 +194,11 @@ struct Finding {
     told: bool,
 }
 
+/// What happened was told within a day.
+fn is_lately(told: Option<DateTime<Utc>>, at: DateTime<Utc>) -> bool {
+    told.is_some_and(|told| told <= at && at - told < AGAIN)
+}
+
 impl Memory {
     /// What of all that is `found` now is to be told. Of events that `is_known` denies nothing can be said: they stand as they stood.
     pub fn stand(&mut self, found: &[Found], is_known: impl Fn(Event) -> bool, now: DateTime<Utc>) -> Vec<Telling> {
@@ -249,7 +254,7 @@ impl Memory {
 
     /// The journal was found wrong. Says whether that is told: once a day, however often it is.
     pub fn wrong(&mut self, at: DateTime<Utc>, why: String) -> Option<Telling> {
-        if self.wrong_told.is_some_and(|told| told <= at && at - told < AGAIN) {
+        if is_lately(self.wrong_told, at) {
             return None;
         }
         self.wrong_told = Some(at);
@@ -260,8 +265,7 @@ impl Memory {
     pub fn refused(&mut self, at: DateTime<Utc>) -> Option<Telling> {
         self.refusals.retain(|before| *before <= at && at - *before <= WITHIN);
         self.refusals.push(at);
-        let told = self.refusals_told.is_some_and(|told| told <= at && at - told < AGAIN);
-        if self.refusals.len() < REFUSALS || told {
+        if self.refusals.len() < REFUSALS || is_lately(self.refusals_told, at) {
             // More are never needed.
             let more = self.refusals.len().saturating_sub(REFUSALS);
             self.refusals.drain(..more);

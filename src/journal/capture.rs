@@ -181,7 +181,8 @@ impl Capture {
         self.wrong_since = Some(self.wrong_since.map_or(since, |earlier| earlier.min(since)));
     }
 
-    /// One look. `unsettled` tells whether a restore is under way, or has ended since this was called; with `check` the journal is to be held against the databases.
+    /// One look. `unsettled` tells whether a restore is under way, or has ended since this was called; with `check` the journal is to be
+    /// held against the databases.
     /// What was written by one that fails is told by the next that doesn't.
     pub fn tick(
         &mut self,

@@ -54,3 +54,15 @@ fn what_is_taken_while_a_backlog_is_sent_is_next() {
     store.objects.assert_complete(&place);
     assert_eq!(told(&place)["pending"], 0);
 }
+
+/// It goes there too, though the plan by which it was sent was given up.
+#[test]
+fn what_is_deleted_while_it_is_sent_goes_there_too() {
+    let (store, proxy) = Store::s3().proxied();
+    let place = with_replica(&store);
+    let [first, second, newest] = [(); 3].map(|()| another(&place));
+    let done = while_the_first_is_sent(&place, &proxy, || drop(place.ok(&["delete", id(&newest)])));
+    assert_eq!(done["sent"], json!([newest["id"], second["id"], first["id"]]), "{done}");
+    assert_eq!(done["dropped"], json!([newest["id"]]), "{done}");
+    store.objects.assert_complete(&place);
+}

@@ -186,9 +186,23 @@ impl State {
         .await
     }
 
-    /// Asks the verification or the preview that is under way to stop, and says which that is.
-    fn cancel_reading(&self) -> Option<Holder> {
-        self.verifying.cancel().or_else(|| self.previewing.cancel())
+    /// Asks the operation that is under way to stop, or else the verification or the preview, which hold nothing, and says which that
+    /// is; only the `meant` one.
+    async fn cancel(
+        &self,
+        superuser: &Superuser,
+        meant: impl Fn(&Holder) -> bool + Send + 'static,
+    ) -> Result<Holder, Problem> {
+        let call = self.call(superuser);
+        let reading = [&self.verifying, &self.previewing].into_iter().filter_map(Slot::taken);
+        let reading = reading.into_iter().find(|(holder, _)| meant(holder));
+        self.engine(move |engine| match (engine.cancel(meant, &call), reading) {
+            (Err(engine::Error::NothingRuns | engine::Error::RunsElsewhere(_)), Some((holder, control))) => {
+                engine.cancel_by(holder, &control, &call)
+            }
+            (cancelled, _) => cancelled,
+        })
+        .await
     }
 
     /// One of the downloads that may run at once; free again when it is dropped.

@@ -425,11 +425,6 @@ pub struct Cancelling {
 #[utoipa::path(post, path = "/api/backup/operation/cancel", tag = "service",
     responses((status = 202, description = "What is asked to stop", body = Cancelling), openapi::OfCancel))]
 pub async fn cancel(state: web::Data<State>, superuser: Superuser) -> Result<HttpResponse, Problem> {
-    let call = state.call(&superuser);
-    let cancelled = match state.engine(move |engine| engine.cancel(|_| true, &call)).await {
-        Err(problem) if problem.kind() == problem::NOTHING_RUNS => state.cancel_reading().ok_or(problem)?,
-        cancelled => cancelled?,
-    };
-    let operation = cancelled.into();
+    let operation = state.cancel(&superuser, |_| true).await?.into();
     Ok(HttpResponse::build(StatusCode::ACCEPTED).json(Cancelling { operation }))
 }

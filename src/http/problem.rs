@@ -364,7 +364,7 @@ fn kind(error: &Error) -> Kind {
         Error::SavedSettings { .. } => SETTINGS_UNREADABLE,
         Error::Audit(_) => AUDIT,
         Error::Journal(_) => JOURNAL,
-        Error::Catalog(catalog::Error::Disk(_)) | Error::Disk(_) => INTERNAL,
+        Error::Catalog(catalog::Error::Disk(_) | catalog::Error::Unwritable { .. }) | Error::Disk(_) => INTERNAL,
         Error::Catalog(_) => CATALOG,
         // Of the command line alone.
         Error::RuinedLive { .. }
@@ -372,6 +372,7 @@ fn kind(error: &Error) -> Kind {
         | Error::AppMayRun { .. }
         | Error::Served(_)
         | Error::NothingToUndo
+        | Error::NothingLost
         | Error::BadPlace { .. }
         | Error::ReplicaForeign { .. }
         | Error::ReplicaHeld { .. }

@@ -22,12 +22,8 @@ impl Slot {
         Ok(OnDrop(Some(move || *locked(&slot) = None)))
     }
 
-    /// Asks whoever has it to stop, and says who that is.
-    pub(super) fn cancel(&self) -> Option<Holder> {
-        let taken = locked(&self.0);
-        taken.as_ref().map(|(holder, control)| {
-            control.cancel();
-            holder.clone()
-        })
+    /// Who has it, and how to stop that.
+    pub(super) fn taken(&self) -> Option<(Holder, Control)> {
+        locked(&self.0).clone()
     }
 }

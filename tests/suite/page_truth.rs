@@ -3,7 +3,8 @@
 
 use serde_json::json;
 
-use crate::client::{Server, in_an_hour, superuser, token};
+use crate::app::App;
+use crate::client::{Answer, Server, in_an_hour, superuser, token};
 use crate::harness::{Place, eventually};
 use crate::inject::SLOW_READS;
 use crate::suspicion::filled;
@@ -87,6 +88,44 @@ fn what_was_stopped_on_purpose_is_no_failure_and_only_what_was_shown_is_stopped(
     assert_eq!(place.ids(), kept);
     assert!(!warnings(&server).contains(&"backup-failed".to_owned()));
     assert!(server.get("/api/backup/status").ok()["lastFailure"].is_null());
+}
+
+/// A preview that nobody waits for any more keeps the next one away: whoever meets it there can stop it there.
+#[test]
+fn what_stands_in_the_way_is_stopped_where_it_is_told() {
+    let place = Place::new();
+    place.sql("attendance", "PRAGMA journal_mode=DELETE");
+    let id = place.json(&["create"])["id"].as_str().unwrap().to_owned();
+    let mut app = App::on(&[&place.live("attendance")]);
+    app.ok(0, "BEGIN EXCLUSIVE");
+    let server = Server::start(&place);
+    let visitor = Visitor::superuser(&server);
+    let preview = server.request("GET", &format!("/api/backup/{id}/preview")).token(&superuser());
+    let mut first = preview.open().unwrap();
+    let held = eventually("another one finds it in its way", || {
+        let answer = visitor
+            .request("GET", &format!("/settings/backups/backup/{id}/restore"))
+            .header("HX-Request", "true")
+            .send();
+        (answer.status == 409).then(|| answer.text())
+    });
+    let form = between(&held, "action=\"/settings/backups/cancel\"", "</form>").to_owned();
+    let field = |name: &str| between(between(&form, &format!("name=\"{name}\""), ">"), "value=\"", "\"").to_owned();
+    let (operation, started) = (field("operation"), field("started"));
+    assert_eq!(operation, format!("preview {id}"));
+    let post = |started: &str| {
+        visitor.post_by_htmx("/settings/backups/cancel", &[("operation", &operation), ("started", started)])
+    };
+    assert_eq!(post("2026-01-08T02:00:00.000Z").status, 409, "that was another one");
+    let answer = post(&started);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(answer.text().contains(&format!("preview {id} is asked to stop")), "{}", answer.text());
+    first.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    Answer::read(&mut first, false).unwrap().problem(409, "cancelled");
+    let told = |line: &serde_json::Value| {
+        line["operation"] == "cancel" && line["details"]["cancelled"].as_str().unwrap().starts_with("preview ")
+    };
+    assert!(place.audit().iter().any(told), "{:?}", place.audit());
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::super::form::Form;
 use super::super::problem::{self, Problem};
 use super::super::shown::{Shown, changed, html, instead_of, redirected, see_other};
 use super::super::sign_in::PAGE;
-use super::super::views::{self, notice};
+use super::super::views::{self, notice, words};
 use super::super::{State, id, replica};
 use super::Visit;
 use super::backup::dialog;
@@ -142,9 +142,12 @@ pub async fn cancel(
     Visit { state, superuser, shown, request }: Visit,
     Form(meant): Form<Meant>,
 ) -> Result<HttpResponse, Problem> {
-    let call = state.call(&superuser);
-    let holder = state.engine(move |engine| engine.cancel(|holder| meant.is(holder), &call)).await?;
-    Ok(settled(&state, &request, shown, PAGE, &format!("{} is asked to stop", holder.operation)))
+    let holder = state.cancel(&superuser, move |holder| meant.is(holder)).await?;
+    let done = format!("{} is asked to stop", holder.operation);
+    Ok(match shown {
+        Shown::Part => changed(html! { p.small { (words::text(&done)) } (notice::announced(&done)) }),
+        Shown::Page | Shown::Json => settled(&state, &request, shown, PAGE, &done),
+    })
 }
 
 /// `GET /settings/backups/errand/{number}`: how far something is that was begun on the page, and what came of it.

@@ -1,5 +1,6 @@
 //! The card: whether the data is safe, what there is, what comes next, what is wrong and what to do.
 
+use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 use sha2::{Digest, Sha256};
 
@@ -117,16 +118,23 @@ fn because(site: &Site, status: &Status) -> Markup {
 }
 
 fn under_way(site: &Site, operation: &Operation) -> Markup {
-    let cancel = site.to("/settings/backups/cancel");
     html! {
         div.operation {
             p.title { (icons::busy()) (doing(operation)) span.small { "begun " (words::relative(operation.started_at, site.now)) } }
             (figures(site, operation))
-            form method="post" action=(cancel) hx-post=(cancel) hx-target="#outcome" hx-swap="innerHTML" {
-                input type="hidden" name="operation" value=(operation.kind);
-                input type="hidden" name="started" value=(timestamp::text(operation.started_at));
-                button #cancel type="submit" { "Cancel" }
-            }
+            (cancel(site, &operation.kind, operation.started_at, ("cancel", "#outcome")))
+        }
+    }
+}
+
+/// The button that stops what is under way, and no other that has begun since: its id, and where it is told what came of it.
+pub fn cancel(site: &Site, operation: &str, started_at: DateTime<Utc>, (id, place): (&str, &str)) -> Markup {
+    let cancel = site.to("/settings/backups/cancel");
+    html! {
+        form method="post" action=(cancel) hx-post=(cancel) hx-target=(place) hx-swap="innerHTML" {
+            input type="hidden" name="operation" value=(operation);
+            input type="hidden" name="started" value=(timestamp::text(started_at));
+            button id=(id) type="submit" { "Cancel" }
         }
     }
 }

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::notice::{Tone, notice};
-use super::{Site, dialog, icons, page, plain_page, words};
+use super::{Site, card, dialog, icons, page, plain_page, words};
 use crate::http::admit::SIGN_IN;
 use crate::http::problem::{Problem, UNAUTHENTICATED};
 use crate::http::sign_in::PAGE;
@@ -74,6 +74,7 @@ fn text(site: &Site, problem: &Problem) -> Markup {
                 (words::text(&operation.operation)) ", begun by " (words::text(&operation.by)) " "
                 (words::relative(operation.started_at, site.now))
             }
+            (card::cancel(site, &operation.operation, operation.started_at, ("cancel-other", "this")))
         }
     }
 }

@@ -199,6 +199,7 @@ pub fn from(origin: Origin, key: &str) -> Markup {
             Origin::File => "From the configuration file.",
             Origin::Env => { "From " code { (variable) } }
             Origin::Saved => "Saved here.",
+            Origin::Serve => "As the service keeps it.",
         }
     }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::backup::retention::Retention;
 use crate::backup::{Backup, BackupId, can_be_named};
 use crate::disk::{self, Context};
 
@@ -54,6 +55,18 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// What was to be written is no catalog.
+    #[error(
+        "the catalog {} was not written, since it could not be read again ({reason}); what is there is as it was. That \
+         is a fault of this program: please report it",
+        path.display()
+    )]
+    Unwritable {
+        /// The catalog.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// Written by a later version.
     #[error(
         "the catalog {} is of format {version}, and this program knows {VERSION}; use the program that wrote it, \
@@ -91,6 +104,12 @@ pub struct Catalog {
     /// Another one since the catalog was made anew from the files: what is missing from it since was deleted by nobody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lineage: Option<String>,
+    /// Why the last rotation did nothing, though it was to promote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unpromoted: Option<String>,
+    /// The retention for which the last `serve` is configured: a command that was given less, or none of its variables, keeps as much.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
     /// Where the audit log stood.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit: Option<Anchor>,
@@ -109,6 +128,8 @@ impl Catalog {
             store_id,
             last_sequence: 0,
             lineage: None,
+            unpromoted: None,
+            retention: None,
             audit: None,
             backups: Vec::new(),
             extra: Map::new(),
@@ -138,13 +159,13 @@ impl Catalog {
         };
         let mut bytes = Vec::new();
         file.take(MAX_BYTES + 1).read_to_end(&mut bytes).to("read", path)?;
-        if bytes.len() as u64 > MAX_BYTES {
-            return Err(unreadable(path, "it is larger than any catalog"));
-        }
         Self::parse(path, &bytes).map(Some)
     }
 
     fn parse(path: &Path, bytes: &[u8]) -> Result<Self, Error> {
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(unreadable(path, "it is larger than any catalog"));
+        }
         let value: Value = serde_json::from_slice(bytes).map_err(|error| unreadable(path, error))?;
         if let Some(version) = value.get("version").and_then(Value::as_u64).filter(|v| *v > VERSION.into()) {
             return Err(Error::Newer { path: path.to_owned(), version });
@@ -192,19 +213,29 @@ impl Catalog {
     ///
     /// Order: the present one gets its second name, then the new one takes its place. A crash in between leaves the
     /// present one under both names. One that can't be read is no catalog to go back to: the one before it stays, since
-    /// a rebuild that was cut short learns from it again.
+    /// a rebuild that was cut short learns from it again. What could not be read again is not written at all.
     pub fn save(&mut self, root: &Path) -> Result<(), Error> {
         self.backups.sort_by_key(|backup| (backup.sequence, backup.id));
         let path = root.join(FILE);
+        let bytes = self.written(&path)?;
         match Self::read(&path) {
             Ok(Some(_)) => disk::link_over(&path, &root.join(PREVIOUS))?,
             // Nor is what a newer program wrote ours to replace.
             Err(error @ Error::Newer { .. }) => return Err(error),
             _ => {}
         }
-        let mut bytes = serde_json::to_vec_pretty(self).map_err(|error| unreadable(&path, error))?;
-        bytes.push(b'\n');
         Ok(disk::write_durable(&path, &bytes)?)
+    }
+
+    fn written(&self, path: &Path) -> Result<Vec<u8>, Error> {
+        let unwritable = |reason: String| Error::Unwritable { path: path.to_owned(), reason };
+        let mut bytes = serde_json::to_vec_pretty(self).map_err(|error| unwritable(error.to_string()))?;
+        bytes.push(b'\n');
+        match Self::parse(path, &bytes) {
+            Ok(_) => Ok(bytes),
+            Err(Error::Unreadable { reason, .. }) => Err(unwritable(reason)),
+            Err(error) => Err(error),
+        }
     }
 
     /// The entry of that id, unless it is marked for deletion.
@@ -232,4 +263,22 @@ impl Catalog {
 
 fn unreadable(path: &Path, reason: impl std::fmt::Display) -> Error {
     Error::Unreadable { path: path.to_owned(), reason: reason.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup::{Tier, sample};
+
+    #[test]
+    fn what_could_not_be_read_again_is_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut catalog = Catalog::empty("store".to_owned());
+        catalog.save(dir.path()).unwrap();
+        let before = std::fs::read(dir.path().join(FILE)).unwrap();
+        catalog.backups = vec![sample::backup(1, Tier::Daily, "2026-01-08".parse().unwrap())];
+        assert!(catalog.save(dir.path()).unwrap_err().to_string().contains("daily-2026-01-08 has no database"));
+        assert_eq!(std::fs::read(dir.path().join(FILE)).unwrap(), before);
+        assert!(!dir.path().join(PREVIOUS).exists());
+    }
 }

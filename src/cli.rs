@@ -151,6 +151,11 @@ fn operate(engine: &Engine, command: Command, control: Control, out: &mut Output
             out.notices_tested(&tested)?;
             return Ok(tested.ok);
         }
+        Command::Audit { command: AuditCommand::Accept { wait } } => {
+            let lost = engine.accept_audit(&call(wait.wait, control))?;
+            let said = format!("the audit log counts as whole without the lines up to {lost} that it has lost");
+            out.done(&said, &json!({ "lost": lost }))?;
+        }
         Command::Audit { command: AuditCommand::Verify } => {
             let lines = engine.verify_audit()?;
             out.done(&format!("the audit log is whole: {lines} lines"), &json!({ "ok": true, "lines": lines }))?;

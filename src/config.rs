@@ -141,6 +141,8 @@ pub enum Origin {
     Env,
     /// `settings.json`.
     Saved,
+    /// The last `serve`, which keeps more backups than a command was told to keep.
+    Serve,
 }
 
 /// A configuration that the program doesn't start with.

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags};
+use rustix::fs::{Access, AtFlags, CWD, FlockOperation, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 pub use lock::lock;
@@ -98,6 +98,9 @@ impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
         self.map_err(|source| Error { action, path: path.to_owned(), source: source.into() })
     }
 }
+
+/// Of a folder in which nobody removes what others have made (inode(7)).
+const STICKY: u32 = 0o1000;
 
 /// What root makes belongs to the owner of the folder that it is made in: whoever else works there as that user goes on with it. Where
 /// root may not even do that, it stays root's.
@@ -255,6 +258,14 @@ pub fn random<const N: usize>() -> Result<[u8; N], Error> {
     Ok(bytes)
 }
 
+/// Whether this process may write a file, if it is there (access(2)); nothing is opened.
+pub fn assert_writable(path: &Path) -> Result<(), Error> {
+    match rustix::fs::accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS) {
+        Err(Errno::NOENT) => Ok(()),
+        done => done.to("write", path),
+    }
+}
+
 /// Bytes that an unprivileged process may still write on the file system of `path`.
 pub fn free_space(path: &Path) -> Result<u64, Error> {
     let stat = rustix::fs::statvfs(path).to("ask for the free space of", path)?;
@@ -306,13 +317,29 @@ impl Partial {
         &self.target
     }
 
-    /// Gives it an owner, where that is allowed, and a mode.
+    /// Gives it an owner and a mode.
     pub fn give_to(&self, owner: (u32, u32), mode: u32) -> Result<(), Error> {
         let meta = self.file.metadata().to("look at", &self.path)?;
         if (meta.uid(), meta.gid()) != owner {
             std::os::unix::fs::fchown(&self.file, Some(owner.0), Some(owner.1)).to("give an owner to", &self.path)?;
         }
         self.file.set_permissions(std::fs::Permissions::from_mode(mode)).to("set the mode of", &self.path)
+    }
+
+    /// Gives it to the owner of its folder, with the rights to read and write that others have there. A folder where everybody makes files
+    /// of their own, as a new volume of a container is, says nothing of that: there it stays private, and whose it is.
+    pub fn give_to_folder(&self) -> Result<(), Error> {
+        let path = parent(&self.path);
+        let folder = path.metadata().to("look at", path)?;
+        hand_over(&self.file, &self.path);
+        let own = self.file.metadata().to("look at", &self.path)?;
+        if own.uid() != folder.uid() || folder.mode() & STICKY != 0 {
+            return Ok(());
+        }
+        // The folder may be of a group that whoever runs this isn't in.
+        let _ = std::os::unix::fs::fchown(&self.file, None, Some(folder.gid()));
+        let mode = std::fs::Permissions::from_mode(folder.mode() & 0o666);
+        self.file.set_permissions(mode).to("set the mode of", &self.path)
     }
 
     /// Makes the bytes durable. A failed fsync is never tried again: the file is discarded by whoever gets the error.
@@ -381,9 +408,9 @@ pub fn link_over(from: &Path, target: &Path) -> Result<(), Error> {
     let aside = partial_path(target);
     remove(&aside)?;
     if std::fs::hard_link(from, &aside).is_err() {
-        std::fs::copy(from, &aside).to("copy", from)?;
-        let copy = File::open(&aside).to("open", &aside)?;
-        hand_over(&copy, &aside);
+        // Neither is a link followed that somebody put there meanwhile.
+        let copy = create_private(&aside)?;
+        io::copy(&mut open_regular(from)?, &mut &copy).to("copy", from)?;
         copy.sync_all().to("sync", &aside)?;
     }
     std::fs::rename(&aside, target).to("name", target)?;

@@ -39,16 +39,15 @@ mod staging;
 pub mod status;
 mod transfer;
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
-use crate::audit::{self, Audit, Entry, Kind};
+use crate::audit::{Audit, Entry, Kind};
 use crate::backup::{DatabaseName, Subject, hex};
 use crate::catalog::{self, Anchor, Catalog};
 use crate::clock::Clock;
@@ -128,6 +127,10 @@ pub struct Engine {
     /// What was counted since this process began.
     metrics: Arc<Metrics>,
     said: record::Said,
+    /// Lines that the audit log still lacks.
+    owed: record::Owed,
+    /// This process is `serve`.
+    serves: Arc<AtomicBool>,
     /// What the audit log says of failures.
     failures: Memo<status::Failures>,
     /// What it says of rehearsals.
@@ -155,6 +158,8 @@ impl Engine {
             catalog: Memo::default(),
             metrics: Arc::default(),
             said: record::Said::default(),
+            owed: record::Owed::default(),
+            serves: Arc::default(),
             failures: Memo::default(),
             drills: Memo::default(),
             unusable: Memo::default(),
@@ -261,17 +266,12 @@ impl Engine {
             None => self.new_catalog()?,
         };
         self.assert_store(&catalog)?;
-        let mut session = Session {
-            engine: self,
-            operation,
-            call: call.clone(),
-            app_is_stopped,
-            catalog,
-            owed: RefCell::default(),
-            unrecorded: false,
-            _running: running,
-            permit,
-        };
+        let mut session =
+            Session { engine: self, operation, call: call.clone(), app_is_stopped, catalog, _running: running, permit };
+        // Of what has ended no recovery is to say how.
+        if let Err(error) = self.write_owed() {
+            tracing::warn!(%error, "the audit log still lacks lines");
+        }
         session.recover().inspect_err(|error| session.record_failure(error))?;
         self.audit.keep_reserve();
         Ok(session)
@@ -292,7 +292,12 @@ impl Engine {
                 Err(error)
             }
             Err(Refusal::Cancelled) => Err(sqlite::Error::Cancelled.into()),
-            Err(Refusal::Disk(error)) => Err(error.into()),
+            Err(Refusal::Disk(error)) => {
+                // Where the disk takes no writes there is no line of it either.
+                let error = error.into();
+                self.record_or_owe(unbegun(operation, &call.actor, &error));
+                Err(error)
+            }
         }
     }
 
@@ -302,7 +307,10 @@ impl Engine {
         self.store.make_dirs()?;
         let holder = Holder::new("serve", "serve", self.clock.now());
         match Permit::take(self.store.root(), permit::SERVE, holder, Duration::ZERO, &|| false) {
-            Ok(permit) => Ok(permit),
+            Ok(permit) => {
+                self.serves.store(true, Ordering::Relaxed);
+                Ok(permit)
+            }
             Err(Refusal::Held(holder)) => Err(Error::Served(holder)),
             Err(Refusal::Cancelled) => Err(sqlite::Error::Cancelled.into()),
             Err(Refusal::Disk(error)) => Err(error.into()),
@@ -409,10 +417,6 @@ struct Session<'e> {
     /// Somebody says so; see [`restore::Offline`].
     app_is_stopped: bool,
     catalog: Catalog,
-    /// Lines for the audit log that could not be written yet, in their order, and when they should have been.
-    owed: RefCell<Vec<(DateTime<Utc>, Entry)>>,
-    /// An outcome of its own was among them.
-    unrecorded: bool,
     // Before the permit: the next operation puts its own there as soon as it has that.
     _running: running::Guard,
     permit: Permit,
@@ -432,6 +436,9 @@ impl Session<'_> {
     }
 
     fn save(&mut self) -> Result<(), Error> {
+        if self.engine.serves.load(Ordering::Relaxed) {
+            self.catalog.retention = Some(self.engine.config.settings.retention);
+        }
         // A new anchor would make a log whole again that was cut off before the old one.
         if self.engine.lost_anchor(&self.catalog).is_ok_and(|lost| lost.is_none())
             && let Ok(head) = self.engine.audit.head()
@@ -460,7 +467,7 @@ impl Session<'_> {
     ) -> Result<T, Error> {
         let intent = Entry { details: planned, ..entry(Kind::Intent, self.operation, &self.call.actor, subject) };
         match unrecorded {
-            Unrecorded::GoesOn => drop(self.record_or_owe(intent)),
+            Unrecorded::GoesOn => self.record_or_owe(intent),
             Unrecorded::IsRefused => self.record(intent).inspect_err(|error| {
                 let outcome = entry(Kind::Outcome, self.operation, &self.call.actor, subject);
                 self.engine.tell(&failure(Entry { ok: Some(false), ..outcome }, error));
@@ -475,45 +482,23 @@ impl Session<'_> {
         };
         outcome.details.insert(record::SECONDS.to_owned(), record::seconds(begun).into());
         // What is done is done: an outcome that can't be written is told, not undone.
-        self.unrecorded |= !self.record_or_owe(outcome);
+        self.record_or_owe(outcome);
         result.map(|(value, _)| value)
     }
 
     /// Records a failure that came before the intent: the schedule counts it, and the status tells it.
     fn record_failure(&self, error: &Error) {
-        let details = Map::from_iter([(UNBEGUN.to_owned(), true.into())]);
-        let outcome = Entry { details, ..entry(Kind::Outcome, self.operation, &self.call.actor, None) };
-        self.record_or_owe(failure(Entry { ok: Some(false), ..outcome }, error));
+        self.record_or_owe(unbegun(self.operation, &self.call.actor, error));
     }
 
     /// What isn't done without its line.
     fn record(&self, entry: Entry) -> Result<(), Error> {
-        let written = self.write_owed().and_then(|()| self.engine.audit.append(self.engine.clock.now(), entry.clone()));
-        self.engine.tell(&entry);
-        written?;
-        Ok(())
+        Ok(self.engine.append_in_order(entry)?)
     }
 
-    /// What goes on without its line, or has ended, owes it: no later one of the session is written before it, but for refusals. Says
-    /// whether it was written now.
-    fn record_or_owe(&self, entry: Entry) -> bool {
-        let at = self.engine.clock.now();
-        let recorded = self.record(entry.clone());
-        if let Err(error) = &recorded {
-            tracing::warn!(%error, operation = self.operation, "going on without an audit line");
-            self.owed.borrow_mut().push((at, entry));
-        }
-        recorded.is_ok()
-    }
-
-    /// All of that was told already.
-    fn write_owed(&self) -> Result<(), audit::Error> {
-        let mut owed = self.owed.borrow_mut();
-        while let Some((at, entry)) = owed.first() {
-            self.engine.audit.append(*at, entry.clone())?;
-            owed.remove(0);
-        }
-        Ok(())
+    /// What goes on without its line, or has ended.
+    fn record_or_owe(&self, entry: Entry) {
+        self.engine.record_or_owe(entry);
     }
 }
 
@@ -530,6 +515,12 @@ fn entry(kind: Kind, operation: &str, actor: &Actor, subject: Option<Subject>) -
         reason: None,
         details: Map::new(),
     }
+}
+
+/// An outcome of what failed before its intent.
+fn unbegun(operation: &str, actor: &Actor, error: &Error) -> Entry {
+    let details = Map::from_iter([(UNBEGUN.to_owned(), true.into())]);
+    failure(Entry { ok: Some(false), details, ..entry(Kind::Outcome, operation, actor, None) }, error)
 }
 
 fn failure(entry: Entry, error: &Error) -> Entry {

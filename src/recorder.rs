@@ -10,6 +10,8 @@ use crate::sqlite::{self, Control};
 const NAP: Duration = Duration::from_millis(250);
 /// After a failure of a tick the next comes so much later.
 const PAUSE: Duration = Duration::from_secs(2);
+/// Between two looks whether a restore wants the databases for itself.
+const LOOK: Duration = Duration::from_secs(1);
 /// Between two looks at what is to be compacted.
 const TEND: Duration = Duration::from_secs(5);
 
@@ -117,7 +119,12 @@ fn keep(engine: &Engine, mut recording: Recording, control: &Control, told: &mut
                     nap(PAUSE, control);
                 }
             }
-            nap(engine.config().pitr.interval.saturating_sub(begun.elapsed()), control);
+            let rest = engine.config().pitr.interval.saturating_sub(begun.elapsed());
+            let begun = Instant::now();
+            while !control.is_cancelled() && begun.elapsed() < rest {
+                nap(LOOK.min(rest.saturating_sub(begun.elapsed())), control);
+                engine.make_way(&mut recording);
+            }
         }
         ends.cancel();
     });

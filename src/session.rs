@@ -181,13 +181,16 @@ fn hash(text: &str) -> String {
 fn key(root: &Path) -> Result<String, Error> {
     let path = root.join(KEY);
     let _lock = lock(root)?;
-    let mut text = String::new();
-    match disk::open_regular(&path) {
-        Ok(file) => file.take(1024).read_to_string(&mut text).to("read", &path)?,
+    let text = match disk::open_regular(&path) {
+        Ok(file) => {
+            let mut bytes = Vec::new();
+            file.take(1024).read_to_end(&mut bytes).to("read", &path)?;
+            String::from_utf8(bytes).unwrap_or_default()
+        }
         Err(error) if error.is_missing() => {
-            text = hex(&disk::random::<RANDOM>()?);
+            let text = hex(&disk::random::<RANDOM>()?);
             disk::write_durable(&path, text.as_bytes())?;
-            text.len()
+            text
         }
         Err(error) => return Err(error.into()),
     };
@@ -207,9 +210,9 @@ fn read_state(path: &Path) -> Result<SignIn, Error> {
         Err(error) if error.is_missing() => return Ok(SignIn::default()),
         file => file?,
     };
-    let mut text = String::new();
-    file.take(MAX_STATE).read_to_string(&mut text).to("read", path)?;
-    serde_json::from_str(&text).map_err(|_| Error::Unreadable { path: path.to_owned() })
+    let mut bytes = Vec::new();
+    file.take(MAX_STATE).read_to_end(&mut bytes).to("read", path)?;
+    serde_json::from_slice(&bytes).map_err(|_| Error::Unreadable { path: path.to_owned() })
 }
 
 /// Reads, changes and durably writes `sign-in.json`; what is over is forgotten. A code that was taken out is gone before
@@ -239,5 +242,44 @@ fn write(path: &Path, text: &[u8]) -> Result<(), disk::Error> {
             Err(error) if error.is_missing() && tries > 0 => {}
             written => return written,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One flipped bit may leave no text at all.
+    #[test]
+    fn what_is_no_text_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::system();
+        Sessions::issue_code(dir.path(), &clock, "ada").unwrap();
+        for file in [STATE, KEY] {
+            let before = Sessions::of(dir.path(), &clock).unwrap();
+            let caller = Caller { subject: "ada".to_owned(), superuser: true };
+            let session = before.open(&caller).unwrap();
+            let path = dir.path().join(file);
+            let mut bytes = std::fs::read(&path).unwrap_or_default();
+            bytes.insert(0, 0xff);
+            std::fs::write(&path, bytes).unwrap();
+            assert!(Sessions::of(dir.path(), &clock).unwrap().check(&session).is_none(), "{file}");
+        }
+    }
+
+    /// A session that was signed out counts for none of them, but for one whose clock went back by hours.
+    #[test]
+    fn where_too_many_were_signed_out_those_that_have_ended_are_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let now: DateTime<Utc> = "2026-01-08T12:00:00Z".parse().unwrap();
+        let gone =
+            |hash: String, hours: i64| SignedOut { hash, until: now - chrono::Duration::hours(hours) + REMEMBERED };
+        let kept = |signed_out: Vec<SignedOut>| {
+            change(dir.path(), now, |state| state.signed_out = signed_out).unwrap();
+            read_state(&dir.path().join(STATE)).unwrap().signed_out.len()
+        };
+        let many = |count: usize| (0..count).map(|n| gone(n.to_string(), if n < 3 { 15 } else { 17 })).collect();
+        assert_eq!(kept(many(MAX_SIGNED_OUT)), MAX_SIGNED_OUT);
+        assert_eq!(kept(many(MAX_SIGNED_OUT + 1)), 3);
     }
 }

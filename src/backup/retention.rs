@@ -49,6 +49,17 @@ impl Retention {
         count as usize
     }
 
+    /// As many of each tier as either keeps.
+    pub fn at_least(&self, other: &Self) -> Self {
+        Self {
+            daily: self.daily.max(other.daily),
+            weekly: self.weekly.max(other.weekly),
+            monthly: self.monthly.max(other.monthly),
+            manual: self.manual.max(other.manual),
+            pre_restore: self.pre_restore.max(other.pre_restore),
+        }
+    }
+
     /// The next longer tier that keeps anything.
     fn next_tier(&self, tier: Tier) -> Option<Tier> {
         let longer: &[Tier] = match tier {
@@ -89,6 +100,13 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// Why nothing good is dropped or promoted, when rotation stands still [P4].
     pub frozen: Option<String>,
+}
+
+impl Plan {
+    /// Nothing is done, for that reason.
+    pub fn standing(reason: String) -> Self {
+        Self { steps: Vec::new(), frozen: Some(reason) }
+    }
 }
 
 /// What rotation sees of a backup.

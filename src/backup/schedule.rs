@@ -11,9 +11,6 @@ use utoipa::ToSchema;
 /// After the first failure of a slot it is tried again this many minutes after each failure; then the next day.
 pub const RETRY_MINUTES: [i64; 4] = [1, 5, 15, 30];
 
-/// So long after the time of a backup late in the evening its rehearsal may begin on the next day.
-const AFTER_MIDNIGHT: Duration = Duration::hours(6);
-
 /// Once each local day at a wall-clock time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -125,8 +122,8 @@ impl DrillSchedule {
 }
 
 /// Whether a rehearsal is due: once a day, week or month, after the day's time for the backup. One that was missed is caught
-/// up once, later that day. Each is of the day whose backup it follows, also where that ends after midnight. `last` is the last one,
-/// however it ended; if it lies in a period to come, the clock was wrong.
+/// up once. Each is of the day whose backup it follows, also where that ends after midnight, or is caught up the next morning. `last` is
+/// the last one, however it ended; if it lies in a period to come, the clock was wrong.
 pub fn drill_is_due(
     schedule: &Schedule,
     every: DrillSchedule,
@@ -134,10 +131,8 @@ pub fn drill_is_due(
     last: Option<DateTime<Utc>>,
 ) -> bool {
     let day_of = |at| schedule.local_date(schedule.slot_before(at));
-    let (slot, day) = (schedule.slot_before(now), day_of(now));
-    let Some(period) = every.period(day) else { return false };
-    let is_past = day == schedule.local_date(now) || now - slot < AFTER_MIDNIGHT;
-    is_past && last.and_then(|last| every.period(day_of(last))) != Some(period)
+    let Some(period) = every.period(day_of(now)) else { return false };
+    last.and_then(|last| every.period(day_of(last))) != Some(period)
 }
 
 #[cfg(test)]
@@ -263,7 +258,7 @@ mod tests {
     #[test]
     fn a_year_of_53_weeks_has_one_rehearsal_in_each() {
         let utc = schedule(2, 0, Tz::UTC);
-        let ran = drills(&utc, DrillSchedule::Weekly, "2026-12-21T00:00:00Z", "2027-01-13T00:00:00Z");
+        let ran = drills(&utc, DrillSchedule::Weekly, "2026-12-21T02:00:00Z", "2027-01-13T00:00:00Z");
         assert_eq!(ran, ["2026-12-21 02:00", "2026-12-28 02:00", "2027-01-04 02:00", "2027-01-11 02:00"]);
     }
 
@@ -305,10 +300,9 @@ mod tests {
         // Each is of the evening before: of a Sunday, and then of Mondays.
         assert_eq!(ran(DrillSchedule::Weekly), ["12-29", "12-30", "01-06", "01-13", "01-20", "01-27"]);
         assert_eq!(ran(DrillSchedule::Monthly), ["12-29", "01-02", "02-02"]);
-        // One that was missed waits for the next evening, also one that was made by hand in the morning.
+        // Where the machine is off at night it comes in the morning, after the backup that is caught up then; once.
         let due = |now, last| drill_is_due(&late, DrillSchedule::Weekly, at(now), last);
-        assert!(due("2025-12-30T05:54:59Z", None) && !due("2025-12-30T05:55:00Z", None));
-        assert!(due("2025-12-30T23:55:00Z", None) && !due("2025-12-30T23:55:00Z", Some(at("2025-12-30T00:04:00Z"))));
+        assert!(due("2025-12-30T08:00:00Z", None) && !due("2025-12-30T23:55:00Z", Some(at("2025-12-30T08:04:00Z"))));
     }
 
     #[test]
@@ -316,8 +310,12 @@ mod tests {
         let utc = schedule(14, 0, Tz::UTC);
         let last = Some(at("2026-01-02T14:00:00Z"));
         let due = |now, last| drill_is_due(&utc, DrillSchedule::Weekly, at(now), last);
-        assert!(!due("2026-01-22T13:59:59Z", last) && due("2026-01-22T14:00:00Z", last));
-        assert!(!due("2026-01-23T15:00:00Z", Some(at("2026-01-22T14:00:05Z"))));
+        assert!(!due("2026-01-05T13:59:59Z", last) && due("2026-01-05T14:00:00Z", last));
+        // Where none came for weeks it follows the newest backup, of whichever day.
+        assert!(due("2026-01-22T13:59:59Z", last));
+        for last in ["2026-01-22T13:59:59Z", "2026-01-22T14:00:05Z"] {
+            assert!(!due("2026-01-23T15:00:00Z", Some(at(last))));
+        }
         assert!(due("2026-01-22T14:00:00Z", None));
     }
 

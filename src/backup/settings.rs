@@ -182,6 +182,12 @@ impl Settings {
         Ok(())
     }
 
+    /// Keeping as many backups of each type as `kept`, too, unless that is more than anybody may say.
+    pub fn keeping(&self, kept: &Retention) -> Self {
+        let all = Self { retention: self.retention.at_least(kept), ..*self };
+        if all.validate().is_ok() { all } else { *self }
+    }
+
     /// The number of that name.
     pub fn number(&self, name: &str) -> Option<u32> {
         let (s, r) = (&self.schedule, &self.retention);

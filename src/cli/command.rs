@@ -253,6 +253,11 @@ pub(super) enum NotifyCommand {
 pub(super) enum AuditCommand {
     /// Prove that no line was changed, moved or cut off
     Verify,
+    /// Say that lines were cut off which don't come back: the log counts as whole without them
+    Accept {
+        #[command(flatten)]
+        wait: Wait,
+    },
 }
 
 fn lifetime(text: &str) -> Result<Duration, String> {

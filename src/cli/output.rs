@@ -396,7 +396,7 @@ impl Output {
             let text = engine.config().texts.get(variable.key).cloned().unwrap_or_default();
             // What was saved at run time, and a zone that came from TZ, show as they count.
             let value = match in_force.pointer(&pointer) {
-                Some(value) if origin == Origin::Saved || text.is_empty() => {
+                Some(value) if matches!(origin, Origin::Saved | Origin::Serve) || text.is_empty() => {
                     value.to_string().trim_matches('"').to_owned()
                 }
                 _ => text,

@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 use super::encode::{AllStored, Stored};
 use super::record::{BARRIER, WAL_GROWN};
 use super::{Call, Engine, Error, LIVE_DATA, Session, Unrecorded};
-use crate::audit::Kind;
+use crate::audit::{Entry, Kind};
 use crate::backup::retention::{Plan, Step, free_id};
 use crate::backup::{Backup, BackupId, Checked, DatabaseCopy, DatabaseName, Flag, Form, Tier, Verified};
 use crate::disk::{self, Partial};
@@ -110,27 +110,33 @@ impl Engine {
     /// Why the live data is no use: the last backup or restore that learned something of it failed because of it. One that was
     /// cancelled, or found a lock or a full disk in its way, learned nothing.
     pub(super) fn unusable_live(&self) -> Result<Option<String>, Error> {
-        self.unusable.get(self.audit.path(), || self.read_freeze())
+        match self.owed.newest(|_, entry| learned(entry)) {
+            Some(unusable) => Ok(unusable),
+            None => self.unusable.get(self.audit.path(), || self.read_freeze()),
+        }
     }
 
     fn read_freeze(&self) -> Result<Option<String>, Error> {
         let mut freeze = None;
         self.audit.newest_first(|line| {
-            let entry = &line.entry;
-            let learns = matches!(entry.operation.as_str(), "create" | "restore");
-            if entry.kind != Kind::Outcome || !learns {
-                return false;
-            }
-            // What was written by a restore didn't come back as it was.
-            let wrong = entry.operation == "restore" && entry.code.as_deref() == Some("read-back");
-            let unusable = wrong || entry.code.as_deref().is_some_and(|code| LIVE_DATA.contains(&code));
-            if unusable {
-                freeze = entry.reason.clone();
-            }
-            unusable || entry.ok == Some(true)
+            let learned = learned(&line.entry);
+            let is_told = learned.is_some();
+            freeze = learned.flatten();
+            is_told
         })?;
         Ok(freeze)
     }
+}
+
+/// What an operation learned of the live data, if it did: why that is no use, or that it is.
+fn learned(entry: &Entry) -> Option<Option<String>> {
+    if entry.kind != Kind::Outcome || !matches!(entry.operation.as_str(), "create" | "restore") {
+        return None;
+    }
+    // What was written by a restore didn't come back as it was.
+    let wrong = entry.operation == "restore" && entry.code.as_deref() == Some("read-back");
+    let unusable = wrong || entry.code.as_deref().is_some_and(|code| LIVE_DATA.contains(&code));
+    (unusable || entry.ok == Some(true)).then(|| entry.reason.clone().filter(|_| unusable))
 }
 
 impl Session<'_> {
@@ -296,6 +302,9 @@ impl Session<'_> {
             backup.databases.insert(recorded.0, recorded.1);
             partials.push(partial);
         }
+        if !create.accept_shrink {
+            self.note_left_out(&mut backup);
+        }
         Ok((backup, partials))
     }
 
@@ -334,6 +343,16 @@ impl Session<'_> {
         }
     }
 
+    /// A database that was in the newest good backup, and is named no more: a slip, or meant so, which somebody is to say.
+    fn note_left_out(&self, backup: &mut Backup) {
+        let good = self.catalog.standing().filter(|other| other.is_good() && other.is_measure());
+        let Some(newest) = good.max_by_key(|other| other.sequence) else { return };
+        for name in newest.databases.keys().filter(|name| !backup.databases.contains_key(*name)) {
+            backup.flags.insert(Flag::Shrunk);
+            backup.findings.push(format!("{name}: BACKUP_DATABASES names it no more, and {} has it", newest.id));
+        }
+    }
+
     /// Steps 4 and 5.
     fn publish(&mut self, backup: &Backup, partials: Vec<Partial>) -> Result<Plan, Error> {
         let retention = self.engine.settings()?.retention;
@@ -365,8 +384,8 @@ impl Session<'_> {
     }
 
     fn publish_planned(&mut self, plan: &mut Plan, backup: &Backup, partials: Vec<Partial>) -> Result<(), Error> {
-        if !self.prepare(plan)? {
-            *plan = Plan::default();
+        if let Some(reason) = self.prepare(plan)? {
+            *plan = Plan::standing(reason);
         }
         for partial in partials {
             partial.publish_new()?;

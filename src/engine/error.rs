@@ -122,6 +122,9 @@ pub enum Error {
         "{0} is not the newest backup, or not flagged as shrunk, so there is nothing to acknowledge; look at the list again"
     )]
     NotFlagged(BackupId),
+    /// The audit log has all that the catalog remembers.
+    #[error("the audit log lacks nothing that the catalog remembers; `audit verify` reads all of it")]
+    NothingLost,
     /// No restore has made a backup of what it replaced.
     #[error("there is no pre-restore backup, so there is no restore to undo; `list` shows the backups that there are")]
     NothingToUndo,
@@ -516,6 +519,7 @@ impl Error {
             Error::Setting { .. } => "bad-setting",
             Error::SavedSettings { .. } => "settings-unreadable",
             Error::NothingToUndo => "nothing-to-undo",
+            Error::NothingLost => "nothing-lost",
             Error::OtherDatabases { .. } => "other-databases",
             Error::NoJournal | Error::ReplicaNoJournal { .. } | Error::PointOutside { .. } => "point-outside",
             Error::PointInGap { .. } => "point-in-gap",

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder};
 
+use super::lost::JOURNAL_WRONG;
 use super::record::{BARRIER, HELD, WAL_GROWN, bytes, duration, was_stopped};
+use super::recording::JOURNAL;
 use super::{Engine, Error, locked};
 use crate::audit::{Entry, Kind};
 
@@ -45,9 +47,10 @@ const OPERATIONS: [&str; 24] = [
     "verify-replica",
 ];
 /// Those whose first failure should be seen as a rise: they have a series from the start.
-const WATCHED: [&str; 6] = ["create", "restore", "rotate", "drill", "replicate", "verify"];
-/// The same of what a verification finds: the one bytes that are not as recorded, the other a disk that doesn't give them.
-const FOUND: [&str; 2] = ["damaged", "disk"];
+const WATCHED: [&str; 7] = ["create", "restore", "rotate", "recovery", "drill", "replicate", "verify"];
+/// The same of what is found: bytes that are not as recorded, a disk that doesn't give them, and a journal that isn't what the databases
+/// were.
+const FOUND: [(&str, &str); 3] = [("verify", "damaged"), ("verify", "disk"), (JOURNAL, JOURNAL_WRONG)];
 /// Seconds of operations.
 const DURATIONS: [f64; 11] = [0.05, 0.25, 1.0, 2.5, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14400.0];
 /// Seconds for which writers wait.
@@ -115,8 +118,8 @@ impl Metrics {
             metrics.operations.with_label_values(&[operation, "done"]);
             metrics.operations.with_label_values(&[operation, "failed"]);
         }
-        for code in FOUND {
-            metrics.failures.with_label_values(&["verify", code]);
+        for (operation, code) in FOUND {
+            metrics.failures.with_label_values(&[operation, code]);
         }
         Ok(metrics)
     }

@@ -15,7 +15,6 @@
 //! follow.
 
 use std::collections::BTreeMap;
-use std::fs::Metadata;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
@@ -205,8 +204,13 @@ impl Session<'_> {
         }
         let mark = Mark::draw(before)?;
         partial.file().write_all_at(&mark.bytes(), Mark::OFFSET).to("write", partial.path())?;
-        let (owner, mode) = owner_and_mode(&source.path)?;
-        partial.give_to(owner, mode)?;
+        match std::fs::metadata(&source.path).to("look at", &source.path) {
+            Err(error) if error.is_missing() => partial.give_to_folder()?,
+            old => {
+                let old = old?;
+                partial.give_to((old.uid(), old.gid()), old.mode() & 0o666)?;
+            }
+        }
         partial.sync()?;
         Ok((partial, mark))
     }
@@ -231,18 +235,6 @@ impl Session<'_> {
             databases.insert(source.name.clone(), RestoredDatabase { pages, written: pages, read_back });
         }
         Ok(Restored { subject: job.subject, pre_restore, databases, held_millis: 0, apart_micros: 0, notes })
-    }
-}
-
-/// Those of the live file; where none is, those of its folder, without the right to run it.
-fn owner_and_mode(path: &Path) -> Result<((u32, u32), u32), Error> {
-    let of = |meta: &Metadata| ((meta.uid(), meta.gid()), meta.mode() & 0o666);
-    match std::fs::metadata(path).to("look at", path) {
-        Err(error) if error.is_missing() => {
-            let folder = disk::parent(path);
-            Ok(of(&std::fs::metadata(folder).to("look at", folder)?))
-        }
-        meta => Ok(of(&meta?)),
     }
 }
 

@@ -93,10 +93,10 @@ impl Plan {
             Err(error) if error.is_missing() => return Ok(None),
             file => file?,
         };
-        let mut text = String::new();
-        file.take(MAX_BYTES).read_to_string(&mut text).to("read", &path)?;
+        let mut bytes = Vec::new();
+        file.take(MAX_BYTES).read_to_end(&mut bytes).to("read", &path)?;
         let unreadable = |reason: String| Error::PlanUnreadable { path: path.clone(), reason };
-        let plan: Self = serde_json::from_str(&text).map_err(|error| unreadable(error.to_string()))?;
+        let plan: Self = serde_json::from_slice(&bytes).map_err(|error| unreadable(error.to_string()))?;
         if plan.version != VERSION || !staging::is_ours(&plan.folder) || plan.databases.is_empty() {
             return Err(unreadable("it is of another version, or not what was written".to_owned()));
         }

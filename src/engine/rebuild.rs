@@ -5,7 +5,6 @@
 
 mod files;
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -69,8 +68,6 @@ impl Engine {
             call: call.clone(),
             app_is_stopped: false,
             catalog,
-            owed: RefCell::default(),
-            unrecorded: false,
             _running,
             permit,
         };

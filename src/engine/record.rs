@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use super::{Call, Engine, Error, entry, failure, handout, locked};
@@ -24,12 +25,39 @@ pub(super) const HELD: &str = "heldMillis";
 /// Bytes that were written, or that left.
 const BYTES: [&str; 2] = ["bytes", "size"];
 
+/// So many lines are owed at most.
+const MOST_OWED: usize = 200;
+
 /// Codes of what can't be read as it was asked for.
 const REFUSALS: [&str; 4] = ["not-found", "replica-unknown", "needs-identity", "held"];
 
 /// What was said last of a failure.
 #[derive(Clone, Default)]
 pub(super) struct Said(Arc<Mutex<String>>);
+
+/// Lines that the audit log lacks, since they could not be written, in their order, and when they should have been. The next operation
+/// of this process writes them first; until then they count as if they stood there.
+#[derive(Clone, Default)]
+pub(super) struct Owed(Arc<Mutex<Vec<Dated>>>);
+
+type Dated = (DateTime<Utc>, Entry);
+
+impl Owed {
+    fn add(&self, at: DateTime<Utc>, entry: Entry) {
+        let mut all = locked(&self.0);
+        if all.len() >= MOST_OWED {
+            // How a restore has ended nothing else tells.
+            let oldest = all.iter().position(|(_, entry)| entry.operation != "restore").unwrap_or(0);
+            all.remove(oldest);
+        }
+        all.push((at, entry));
+    }
+
+    /// What the first of them tells, the newest first, of which `told` says something.
+    pub(super) fn newest<T>(&self, mut told: impl FnMut(DateTime<Utc>, &Entry) -> Option<T>) -> Option<T> {
+        locked(&self.0).iter().rev().find_map(|(at, entry)| told(*at, entry))
+    }
+}
 
 /// To the millisecond.
 pub(super) fn seconds(begun: Instant) -> f64 {
@@ -88,6 +116,32 @@ impl Engine {
         let head = self.audit.append(self.clock.now(), entry.clone())?;
         self.tell(&entry);
         Ok(head)
+    }
+
+    /// What isn't done without its line. None is written before one that is owed, but for refusals.
+    pub(super) fn append_in_order(&self, entry: Entry) -> Result<(), audit::Error> {
+        let written = self.write_owed().and_then(|()| self.audit.append(self.clock.now(), entry.clone()));
+        self.tell(&entry);
+        written.map(drop)
+    }
+
+    /// What goes on without its line, or has ended, owes it.
+    pub(super) fn record_or_owe(&self, entry: Entry) {
+        let at = self.clock.now();
+        if let Err(error) = self.append_in_order(entry.clone()) {
+            tracing::warn!(%error, operation = entry.operation, "going on without an audit line");
+            self.owed.add(at, entry);
+        }
+    }
+
+    /// All of that was told already.
+    pub(super) fn write_owed(&self) -> Result<(), audit::Error> {
+        let mut owed = locked(&self.owed.0);
+        while let Some((at, entry)) = owed.first() {
+            self.audit.append(*at, entry.clone())?;
+            owed.remove(0);
+        }
+        Ok(())
     }
 
     /// One line for what has ended, or was refused.

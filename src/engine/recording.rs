@@ -118,12 +118,20 @@ impl Engine {
         }
     }
 
-    /// One look at all databases. While a restore holds the directory none is open here: an offline one wants them for itself.
+    /// While a restore holds the directory no database is open here: an offline one wants them for itself. Says whether one does.
+    pub fn make_way(&self, recording: &mut Recording) -> bool {
+        let holder = Holder::read(self.store.root(), LOCK, self.clock.now());
+        let restores = holder.is_some_and(|holder| RESTORES.contains(&holder.operation.as_str()));
+        if restores {
+            recording.capture.stand_aside();
+        }
+        restores
+    }
+
+    /// One look at all databases.
     pub fn tick(&self, recording: &mut Recording, control: &Control) -> Result<Tick, Error> {
         self.assert_expected()?;
-        let holder = Holder::read(self.store.root(), LOCK, self.clock.now());
-        if holder.is_some_and(|holder| RESTORES.contains(&holder.operation.as_str())) {
-            recording.capture.stand_aside();
+        if self.make_way(recording) {
             return Ok(Tick::default());
         }
         let restored = recording.capture.keeper().was_restored() && !self.is_unsettled();

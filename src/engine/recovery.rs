@@ -31,8 +31,11 @@ use crate::disk;
 use crate::store::inode;
 
 /// Operations that hold `.lock`: at most one of them is open at a time, and within it a rotation.
-const EXCLUSIVE: [&str; 11] =
-    ["create", PULL, "delete", "pin", "unpin", "acknowledge", "settings", "rebuild", "restore", DRILL, ROTATE];
+const EXCLUSIVE: [&str; 12] =
+    ["create", PULL, "delete", "pin", "unpin", "acknowledge", AUDIT, "settings", "rebuild", "restore", DRILL, ROTATE];
+
+/// Somebody's word that lines of the audit log are gone.
+pub(super) const AUDIT: &str = "audit";
 
 /// Operations that go on where the log can't be read.
 const UNREAD: [&str; 2] = ["create", DRILL];

@@ -1,7 +1,8 @@
-//! Deleting, pinning, acknowledging.
+//! Deleting, pinning, and taking the word of whoever has looked.
 
 use serde_json::{Map, Value};
 
+use super::recovery::AUDIT;
 use super::{Call, Engine, Error, Session, Unrecorded};
 use crate::backup::retention::{self, Plan};
 use crate::backup::{Backup, BackupId, Flag};
@@ -66,6 +67,23 @@ impl Engine {
 }
 
 impl Engine {
+    /// Takes the word of whoever has looked into it: lines of the audit log are gone that the catalog remembers, and don't come back.
+    /// From here on the log is whole without them. Says which was the last of them.
+    pub fn accept_audit(&self, call: &Call) -> Result<u64, Error> {
+        let mut session = self.begin(AUDIT, call)?;
+        let Some(lost) = self.lost_anchor(&session.catalog)? else {
+            self.refused(AUDIT, call, None, &Error::NothingLost);
+            return Err(Error::NothingLost);
+        };
+        let remembered = serde_json::to_value(&session.catalog.audit).unwrap_or_default();
+        let told = Map::from_iter([("lost".to_owned(), remembered)]);
+        session.audited(None, Unrecorded::IsRefused, told, |session| {
+            session.catalog.audit = None;
+            session.commit()?;
+            Ok((lost, Map::new()))
+        })
+    }
+
     /// What rotation would do once [`Engine::acknowledge`] lets it go on. Nothing is changed.
     pub fn acknowledging(&self, id: BackupId) -> Result<Plan, Error> {
         let catalog = self.standing_catalog()?;

@@ -17,6 +17,7 @@ use crate::backup::retention::{self, Plan, Retention, Step};
 use crate::backup::{Backup, BackupId, Verified};
 use crate::catalog::Catalog;
 use crate::disk::{self, Context};
+use crate::sqlite;
 use crate::sqlite::pages::read_back;
 
 /// What a rotation without a new backup is called in the audit log.
@@ -58,29 +59,44 @@ impl Session<'_> {
         retention::plan(&backups, retention, freeze)
     }
 
-    /// Step 1, and the entries of step 2 in memory. `false` is a promotion that can't be had: what is dropped may go only because of it,
-    /// so nothing is done, and the next rotation plans anew.
-    pub(super) fn prepare(&mut self, plan: &Plan) -> Result<bool, Error> {
+    /// Step 1, and the entries of step 2 in memory; or why there is a promotion that can't be had: what is dropped may go only because of
+    /// it, so nothing is done, the catalog remembers why, and the next rotation plans anew. It keeps no new backup away.
+    pub(super) fn prepare(&mut self, plan: &Plan) -> Result<Option<String>, Error> {
         let before = self.catalog.clone();
         let promotions = plan.steps.iter().filter_map(|step| match step {
             Step::Promote { from, to, .. } => Some((*from, *to)),
             Step::Drop { .. } => None,
         });
-        let mut named = Vec::new();
+        let (mut named, mut refused) = (Vec::new(), None);
         for (from, to) in promotions.clone() {
-            if !self.promote(&from, to, &mut named)? {
-                self.catalog = before;
-                self.demote(&from, &named)?;
-                return Ok(false);
-            }
+            let reason = match self.promote(&from, to, &mut named) {
+                Ok(true) => continue,
+                Ok(false) => "its copy reads back otherwise than was recorded".to_owned(),
+                Err(error @ Error::Sqlite(sqlite::Error::Cancelled)) => return Err(error),
+                Err(error) => error.to_string(),
+            };
+            refused = Some((Some(from), format!("{from} can't become {to}: {reason}")));
+            break;
         }
-        for step in &plan.steps {
-            if let Step::Drop { id, .. } = step {
-                self.catalog.mark_deleting(id);
-            }
+        if refused.is_none()
+            && let Err(error) = self.engine.store.sync(promotions.map(|(_, to)| to.tier()))
+        {
+            refused = Some((None, error.to_string()));
         }
-        self.engine.store.sync(promotions.map(|(_, to)| to.tier()))?;
-        Ok(true)
+        let Some((culprit, reason)) = refused else {
+            for step in &plan.steps {
+                if let Step::Drop { id, .. } = step {
+                    self.catalog.mark_deleting(id);
+                }
+            }
+            self.catalog.unpromoted = None;
+            return Ok(None);
+        };
+        self.catalog = before;
+        self.demote(culprit, &named);
+        tracing::error!("nothing is promoted or dropped: {reason}");
+        self.catalog.unpromoted = Some(reason.clone());
+        Ok(Some(reason))
     }
 
     /// Names its files a second time, which are `named` then, and its entry. `false` is a copy that reads back otherwise than was recorded.
@@ -101,22 +117,24 @@ impl Session<'_> {
         Ok(true)
     }
 
-    /// Takes back the names that were given. If the backup that can't be promoted is itself not what was recorded, it counts as damaged
-    /// from here on.
-    fn demote(&mut self, refused: &BackupId, named: &[PathBuf]) -> Result<(), Error> {
-        named.iter().try_for_each(|path| disk::remove(path))?;
-        let Some(old) = self.catalog.get(refused).cloned() else { return Ok(()) };
+    /// Takes back the names that were given; what can't be removed is left to recovery. If the backup that can't be promoted is itself
+    /// not what was recorded, it counts as damaged from here on. One that can't be read may be whole.
+    fn demote(&mut self, culprit: Option<BackupId>, named: &[PathBuf]) {
+        for path in named {
+            if let Err(error) = disk::remove(path) {
+                tracing::warn!(%error, "a second name is left");
+            }
+        }
+        let Some(old) = culprit.and_then(|id| self.catalog.get(&id)).cloned() else { return };
         for (name, copy) in &old.databases {
-            let path = self.engine.store.path(refused, name, copy.form);
-            let read = read_back(&disk::open_regular(&path)?, &path, &self.call.control)?;
-            if read.checksum != copy.stored_checksum
-                && let Some(recorded) = self.catalog.get_mut(refused)
+            let path = self.engine.store.path(&old.id, name, copy.form);
+            let Ok(file) = disk::open_regular(&path) else { continue };
+            if read_back(&file, &path, &self.call.control).is_ok_and(|read| read.checksum != copy.stored_checksum)
+                && let Some(recorded) = self.catalog.get_mut(&old.id)
             {
                 recorded.verified = Verified { at: self.engine.clock.now(), ok: false, ciphertext_only: false };
             }
         }
-        tracing::error!(id = %refused, "a copy of it reads back otherwise than was recorded, so nothing is promoted or dropped");
-        Ok(())
     }
 
     /// Names the file a second time, or copies it where the file system has no second names or the folder is on another one. A file
@@ -205,7 +223,12 @@ impl Session<'_> {
         let steps = Map::from_iter([("rotation".to_owned(), steps)]);
         let wanted_by = std::mem::replace(&mut self.operation, ROTATE);
         let rotated = self.audited(None, Unrecorded::IsRefused, steps.clone(), |session| {
-            let (plan, steps) = if session.prepare(&plan)? { (plan, steps) } else { (Plan::default(), Map::new()) };
+            let (plan, steps) = match session.prepare(&plan)? {
+                None => (plan, steps),
+                Some(reason) => {
+                    (Plan::standing(reason.clone()), Map::from_iter([("frozen".to_owned(), reason.into())]))
+                }
+            };
             session.commit()?;
             session.finish_deletions();
             Ok((plan, steps))

@@ -2,14 +2,15 @@
 
 use std::io::Read;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
 use super::{Call, Engine, Error, Unrecorded};
 use crate::audit::{Entry, Kind};
-use crate::backup::retention::{self, Plan};
-use crate::backup::settings::{Saved, Settings};
+use crate::backup::retention::{self, Plan, Retention};
+use crate::backup::settings::{Saved, SavedRetention, Settings};
 use crate::disk::{self, Context};
 
 /// File name of the saved settings.
@@ -44,9 +45,47 @@ pub struct Changed {
 }
 
 impl Engine {
+    /// What counts where nothing was saved: the configuration. But a command keeps what the last `serve` was configured to keep, too: who
+    /// restores at night may have given it none of its variables.
+    pub(super) fn base(&self) -> Settings {
+        let configured = self.config.settings;
+        if self.serves.load(Ordering::Relaxed) {
+            return configured;
+        }
+        let kept = self.read_catalog().ok().flatten().and_then(|catalog| catalog.retention);
+        kept.map_or(configured, |kept| configured.keeping(&kept))
+    }
+
+    /// What a directory that begins with the backups of another keeps of them: no fewer than that one did. What was saved here before stays
+    /// as it was said.
+    pub(super) fn keep_no_fewer(&self, kept: &Retention) -> Result<Option<SavedRetention>, Error> {
+        let (saved, configured) = (self.saved()?, self.config.settings);
+        let all = configured.keeping(kept).retention;
+        let more = |all: u32, configured: u32| (all > configured).then_some(all);
+        let more = SavedRetention {
+            daily: more(all.daily, configured.retention.daily),
+            weekly: more(all.weekly, configured.retention.weekly),
+            monthly: more(all.monthly, configured.retention.monthly),
+            manual: more(all.manual, configured.retention.manual),
+            pre_restore: more(all.pre_restore, configured.retention.pre_restore),
+        };
+        let wanted = Saved { retention: more, ..Saved::default() }.with(&saved);
+        if wanted == saved {
+            return Ok(None);
+        }
+        self.save_settings(&wanted)?;
+        Ok(Some(more))
+    }
+
+    fn save_settings(&self, saved: &Saved) -> Result<(), Error> {
+        let mut text = serde_json::to_vec_pretty(saved).unwrap_or_default();
+        text.push(b'\n');
+        Ok(disk::write_durable(&self.settings_path(), &text)?)
+    }
+
     /// The settings in force.
     pub fn settings(&self) -> Result<Settings, Error> {
-        let settings = self.saved()?.over(&self.config.settings);
+        let settings = self.saved()?.over(&self.base());
         let valid = settings.validate();
         valid.map_err(|(name, problem)| self.unreadable(format!("{name}: {problem}")))?;
         Ok(settings)
@@ -54,7 +93,7 @@ impl Engine {
 
     /// The same for whoever only tells of something else: that saved ones can't be read is told by the status.
     pub(super) fn settings_in_force(&self) -> Settings {
-        self.settings().unwrap_or(self.config.settings)
+        self.settings().unwrap_or_else(|_| self.base())
     }
 
     /// What was changed at run time.
@@ -64,9 +103,9 @@ impl Engine {
             Err(error) if error.is_missing() => return Ok(Saved::default()),
             file => file?,
         };
-        let mut text = String::new();
-        file.take(1 << 20).read_to_string(&mut text).to("read", &path)?;
-        serde_json::from_str(&text).map_err(|error| self.unreadable(error.to_string()))
+        let mut bytes = Vec::new();
+        file.take(1 << 20).read_to_end(&mut bytes).to("read", &path)?;
+        serde_json::from_slice(&bytes).map_err(|error| self.unreadable(error.to_string()))
     }
 
     /// Saves a change; a new retention acts at once.
@@ -75,7 +114,7 @@ impl Engine {
             self.assert_unchanged(change)?;
             let catalog = self.standing_catalog()?;
             let backups = self.as_they_lie(catalog.as_ref().map_or(&[][..], |catalog| &catalog.backups), None);
-            let settings = self.changed(change)?.over(&self.config.settings);
+            let settings = self.changed(change)?.over(&self.base());
             let rotation = retention::plan(&backups, &settings.retention, self.freeze()?.as_deref());
             return Ok(Changed { settings, rotation });
         }
@@ -91,10 +130,8 @@ impl Engine {
         let planned = Map::from_iter([(AFTER.to_owned(), json(&saved))]);
         session.audited(None, Unrecorded::IsRefused, planned, |session| {
             let before = self.saved().unwrap_or_default();
-            let settings = saved.over(&self.config.settings);
-            let mut text = serde_json::to_vec_pretty(&saved).unwrap_or_default();
-            text.push(b'\n');
-            disk::write_durable(&self.settings_path(), &text)?;
+            let settings = saved.over(&self.base());
+            self.save_settings(&saved)?;
             let rotation = session
                 .rotate_after(|session| session.rotate_now(&settings.retention, session.engine.freeze()?.as_deref()));
             let details = Map::from_iter([
@@ -136,7 +173,7 @@ impl Engine {
     fn changed(&self, change: &Change) -> Result<Saved, Error> {
         let base = if change.reset { Saved::default() } else { self.saved()? };
         let saved = base.with(&change.set);
-        let valid = saved.over(&self.config.settings).validate();
+        let valid = saved.over(&self.base()).validate();
         valid.map_err(|(name, problem)| Error::Setting { name, problem })?;
         Ok(saved)
     }

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::permit::{Holder, LOCK};
 use super::{Engine, Error, LastDrill, NoticesStatus, Recovery, ReplicaStatus, Window, notices, replica};
-use crate::audit::Kind;
+use crate::audit::{Entry, Kind};
 use crate::backup::schedule::{self, Decision};
 use crate::backup::settings::Settings;
 use crate::backup::{Backup, BackupId, DatabaseName, ReplicaName, Tier, hex, timestamp};
@@ -273,8 +273,13 @@ impl Engine {
     /// The settings in force and where they come from.
     pub fn config_view(&self) -> Result<ConfigView, Error> {
         let saved = self.saved()?.names();
+        let base = self.base();
         let origin = |key: String, from: Origin| {
-            let from = if saved.contains(&key.as_str()) { Origin::Saved } else { from };
+            let from = match key.as_str() {
+                key if saved.contains(&key) => Origin::Saved,
+                key if base.number(key) != self.config.settings.number(key) => Origin::Serve,
+                _ => from,
+            };
             (key, from)
         };
         let sources = VARIABLES.iter().filter_map(|v| Some(origin(v.json_key(), *self.config.origins.get(v.key)?)));
@@ -303,7 +308,7 @@ impl Engine {
 
     /// The same where the audit log can't be read, and so nothing is known of failures.
     pub fn decide_unread(&self, settings: &Settings, now: DateTime<Utc>) -> Result<Decision, Error> {
-        self.decide_after(settings, now, |_| Ok(Vec::new()))
+        self.decide_after(settings, now, |slot| Ok(self.failures_owed(slot).0))
     }
 
     fn decide_after(
@@ -325,25 +330,33 @@ impl Engine {
     }
 
     fn failures_since(&self, slot: DateTime<Utc>) -> Result<Vec<DateTime<Utc>>, Error> {
-        let mut failures = Vec::new();
+        let (mut failures, mut is_all) = self.failures_owed(slot);
         self.audit.newest_first(|line| {
-            let entry = &line.entry;
-            let ours = entry.operation == "create" && entry.by == "scheduler" && entry.kind == Kind::Outcome;
-            // Ended from outside is not failed: the next start tries again at once.
-            let failed =
-                ours && entry.ok == Some(false) && !matches!(entry.code.as_deref(), Some("cancelled" | "interrupted"));
-            if failed {
-                failures.push(line.at);
-            }
-            line.at < slot || ours && entry.ok == Some(true)
+            is_all = is_all || takes_failure(&mut failures, slot, line.at, &line.entry);
+            is_all
         })?;
         Ok(failures)
+    }
+
+    /// Those that the log lacks, and whether older ones tell nothing more.
+    fn failures_owed(&self, slot: DateTime<Utc>) -> (Vec<DateTime<Utc>>, bool) {
+        let mut failures = Vec::new();
+        let is_all = self.owed.newest(|at, entry| takes_failure(&mut failures, slot, at, entry).then_some(()));
+        (failures, is_all.is_some())
     }
 
     /// The last failure that no success followed, and that of the last backup if it failed: whatever failed since doesn't
     /// hide it.
     fn failures(&self) -> Result<Failures, Error> {
-        self.failures.get(self.audit.path(), || self.read_failures())
+        let read = self.failures.get(self.audit.path(), || self.read_failures())?;
+        let create = self.owed.newest(|at, entry| {
+            let tells = is_end(entry) && entry.operation == "create";
+            tells.then(|| (entry.ok == Some(false)).then(|| LastFailure::of(at, entry)))
+        });
+        Ok(match create {
+            None => read,
+            Some(of_create) => Failures { last: of_create.clone().or(read.last), of_create },
+        })
     }
 
     fn read_failures(&self) -> Result<Failures, Error> {
@@ -351,19 +364,8 @@ impl Engine {
         self.audit.newest_first(|line| {
             looked += 1;
             let entry = &line.entry;
-            // The operation that wanted a rotation tells its failure too; a client that went away is no failure of ours, and
-            // what someone wanted to stop is none at all.
-            let tells = entry.kind == Kind::Outcome
-                && entry.operation != super::rotation::ROTATE
-                // Each replica tells its own.
-                && entry.operation != replica::REPLICATE
-                && !matches!(entry.code.as_deref(), Some(super::handout::ABORTED | "cancelled"));
-            if tells && ended.insert(entry.operation.clone()) && entry.ok == Some(false) {
-                let failure = LastFailure {
-                    at: line.at,
-                    operation: entry.operation.clone(),
-                    reason: entry.reason.clone().unwrap_or_default(),
-                };
+            if is_end(entry) && ended.insert(entry.operation.clone()) && entry.ok == Some(false) {
+                let failure = LastFailure::of(line.at, entry);
                 if entry.operation == "create" {
                     of_create = Some(failure.clone());
                 }
@@ -374,6 +376,34 @@ impl Engine {
             ended.contains("create") && (last.is_some() || looked >= LINES)
         })?;
         Ok(Failures { last, of_create })
+    }
+}
+
+/// Says how an operation has ended.
+fn is_end(entry: &Entry) -> bool {
+    // The operation that wanted a rotation tells its failure too; a client that went away is no failure of ours, and what someone wanted
+    // to stop is none at all.
+    entry.kind == Kind::Outcome
+        && entry.operation != super::rotation::ROTATE
+        // Each replica tells its own.
+        && entry.operation != replica::REPLICATE
+        && !matches!(entry.code.as_deref(), Some(super::handout::ABORTED | "cancelled"))
+}
+
+/// Takes one that the schedule's backup of that slot had, and says whether older lines tell nothing more.
+fn takes_failure(failures: &mut Vec<DateTime<Utc>>, slot: DateTime<Utc>, at: DateTime<Utc>, entry: &Entry) -> bool {
+    let ours = entry.operation == "create" && entry.by == "scheduler" && entry.kind == Kind::Outcome;
+    // Ended from outside is not failed: the next start tries again at once.
+    let failed = ours && entry.ok == Some(false) && !matches!(entry.code.as_deref(), Some("cancelled" | "interrupted"));
+    if failed {
+        failures.push(at);
+    }
+    at < slot || ours && entry.ok == Some(true)
+}
+
+impl LastFailure {
+    fn of(at: DateTime<Utc>, entry: &Entry) -> Self {
+        Self { at, operation: entry.operation.clone(), reason: entry.reason.clone().unwrap_or_default() }
     }
 }
 

@@ -229,7 +229,6 @@ fn the_unit_of_systemd_is_sound_and_gives_it_little() {
         "SystemCallFilter=~@privileged",
         "CapabilityBoundingSet=",
         "Restart=on-failure",
-        "RestartPreventExitStatus=2",
         "KillSignal=SIGTERM",
         "TimeoutStopSec=1m",
         "WantedBy=multi-user.target",

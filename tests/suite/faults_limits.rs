@@ -135,9 +135,26 @@ fn a_serve_whose_disk_was_read_only_goes_on() {
     mount(&["-o", "remount,bind,ro"], &backups);
     assert_refused(&server, "Read-only file system");
     assert_eq!(traces(&backups), before);
+    // No line of it can be written, and it is told all the same.
+    let warnings = || {
+        let status = server.get("/api/backup/status").ok();
+        status["warnings"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|it| it["code"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let told = warnings();
+    assert!(["backup-failed", "audit-broken"].iter().all(|code| told.contains(&(*code).to_owned())), "{told:?}");
     assert!(Command::new("umount").arg(&backups).status().unwrap().success());
     assert_eq!(server.post("/api/backup/create").status, 201);
+    let told = warnings();
+    assert!(!["backup-failed", "audit-broken"].iter().any(|code| told.contains(&(*code).to_owned())), "{told:?}");
+    let failed = |line: &serde_json::Value| line["operation"] == "create" && line["details"]["unbegun"] == true;
+    assert!(place.audit().iter().any(failed), "what was owed was not written");
     server.stop();
+    place.ok(&["audit", "verify"]);
     place.assert_whole();
 }
 

@@ -518,6 +518,35 @@ fn an_audit_log_that_was_cut_off_is_not_made_whole_by_what_comes_after() {
     place.ok(&["audit", "verify"]);
 }
 
+/// Where no copy of it is left somebody says so, which is recorded; what is cut off after that shows again.
+#[test]
+fn an_audit_log_that_is_lost_for_good_is_taken_as_it_is() {
+    let place = three();
+    place.run(&["audit", "accept"]).refused(1, &["lacks nothing"]);
+    let log = place.backups().join("audit.jsonl");
+    std::fs::remove_file(&log).unwrap();
+    place.create();
+    assert!(place.warnings().contains(&"audit-broken".to_owned()));
+    // One that is cut short has said it, or not.
+    for (call, accepted) in [("rename", false), ("write", true)] {
+        let place = place.twin();
+        let path = (call == "write").then(|| "audit.jsonl".to_owned());
+        assert!(place.killed(&Spot { call, path }, if accepted { 2 } else { 1 }, &["audit", "accept"]));
+        place.create();
+        assert_eq!(!place.warnings().contains(&"audit-broken".to_owned()), accepted, "{call}");
+        let outcome = place.audit().into_iter().rfind(|line| line["kind"] == "outcome" && line["operation"] == "audit");
+        assert_eq!(outcome.unwrap()["ok"], accepted, "{call}");
+    }
+    assert!(place.ok(&["audit", "accept"]).stdout.contains("counts as whole"));
+    assert!(!place.warnings().contains(&"audit-broken".to_owned()));
+    place.ok(&["audit", "verify"]);
+    place.create();
+    place.assert_whole();
+    let text = std::fs::read_to_string(&log).unwrap();
+    std::fs::write(&log, text.lines().take(3).map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    assert!(place.warnings().contains(&"audit-broken".to_owned()));
+}
+
 /// A link in its place, say of somebody who ships logs elsewhere: backups and rehearsals go on, and nothing else does.
 #[test]
 fn an_audit_log_that_can_not_be_read_keeps_no_backup_away() {

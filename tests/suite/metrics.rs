@@ -229,6 +229,35 @@ fn promtool_takes_the_alerts_and_they_fire_and_recover() {
     }
 }
 
+/// Of a series that begins with its first failure Prometheus sees no increase.
+#[test]
+fn what_an_alert_sees_rise_is_there_before_anything_happens() {
+    let mut place = Place::new();
+    place.set("BACKUP_METRICS", "true");
+    let server = Server::start(&place);
+    let told = server.get("/metrics").text();
+    let alerts = std::fs::read_to_string(deployed("prometheus/alerts.yml")).unwrap();
+    let mut rises = 0;
+    for asked in alerts.split("increase(").skip(1).map(|rest| rest.split_once('[').unwrap().0) {
+        let Some((metric, labels)) = asked.strip_suffix('}').and_then(|asked| asked.split_once('{')) else { continue };
+        let labels = labels.split(',').map(|label| label.split_once('=').unwrap());
+        let choices: Vec<(&str, Vec<&str>)> =
+            labels.map(|(name, values)| (name, values.trim_matches(['~', '"']).split('|').collect())).collect();
+        // Each value of one label, with some value of the others.
+        for (name, value) in choices.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value))) {
+            let has = |line: &&str| {
+                let others = choices.iter().filter(|(other, _)| other != name);
+                let mut others =
+                    others.map(|(other, values)| values.iter().any(|it| line.contains(&format!("{other}=\"{it}\""))));
+                line.starts_with(metric) && line.contains(&format!("{name}=\"{value}\"")) && others.all(|is| is)
+            };
+            assert!(told.lines().any(|line| has(&line)), "{metric} of {name} {value} is not there from the start");
+            rises += 1;
+        }
+    }
+    assert!(rises >= 8, "{rises}");
+}
+
 #[test]
 fn its_token_and_no_other_opens_it() {
     let mut place = Place::new();

@@ -6,7 +6,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use serde_json::Value;
 
 use crate::app::App;
-use crate::harness::{Place, Run, sql_on, thoroughness};
+use crate::client::Server;
+use crate::harness::{Place, Run, eventually, sql_on, thoroughness};
 use crate::inject::{Spot, spots};
 use crate::restore_crash::{kill_recovery, rare};
 use crate::scene::report;
@@ -205,6 +206,20 @@ fn a_missing_file_comes_back_with_its_folders_owner_and_nothing_old_is_played_in
     let (file, folder) = (place.path("attendance.db").metadata().unwrap(), place.path("").metadata().unwrap());
     assert_eq!((file.uid(), file.gid(), file.mode() & 0o777), (folder.uid(), folder.gid(), folder.mode() & 0o666));
     assert!(place.path("attendance.db.replaced-1-wal").exists());
+    ok(&place);
+}
+
+/// `serve` has them open for the journal, and lets go of them however seldom it looks.
+#[test]
+fn a_serve_that_seldom_looks_at_the_databases_makes_way() {
+    let mut place = Place::new();
+    place.set("BACKUP_PITR", "true").set("BACKUP_PITR_INTERVAL", "30m");
+    let id = backup(&place);
+    let server = Server::start(&place);
+    eventually("the journal is written", || place.backups().join("journal/alive").exists().then_some(()));
+    let run = offline(&place, &id, &[]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    server.stop();
     ok(&place);
 }
 

@@ -86,6 +86,38 @@ fn what_goes_on_is_told_and_leaves_nothing_behind() {
     });
 }
 
+/// A new machine whose variables say less, or nothing, keeps what was kept; but what somebody has said there counts.
+#[test]
+fn what_begins_from_a_replica_keeps_no_fewer() {
+    let store = Store::folder();
+    let mut place = with_replica(&store);
+    place.set("BACKUP_RETENTION_MANUAL", "12");
+    place.ok(&["config", "--set", "retention.daily=30"]);
+    for _ in 0..12 {
+        another(&place);
+    }
+    pushes(&place, &store);
+    let (machine, said) = (empty_machine(&place, &store), empty_machine(&place, &store));
+    said.ok(&["config", "--set", "retention.manual=11"]);
+    for (at, manual) in [(&machine, 12), (&said, 11)] {
+        at.ok(&["replica", "pull", "offsite", "--all"]);
+        let config = at.json(&["config"]);
+        assert_eq!(
+            (&config["retention"]["daily"], &config["retention"]["manual"]),
+            (&30.into(), &manual.into()),
+            "{config}"
+        );
+        assert_eq!(
+            (&config["sources"]["retention.daily"], &config["retention"]["weekly"]),
+            (&"saved".into(), &4.into())
+        );
+        at.ok(&RESTORE);
+        at.create();
+        assert_eq!(at.ids().iter().filter(|id| id.starts_with("manual-")).count(), manual);
+        at.assert_whole();
+    }
+}
+
 /// An older catalog, an older object, somebody else's page: what isn't what it should be doesn't come in.
 #[test]
 fn what_is_served_instead_is_not_taken() {

@@ -16,7 +16,8 @@ use attendance_backup::scheduler;
 use attendance_backup::sqlite::Control;
 use chrono::{DateTime, Datelike, Duration, NaiveDate, Utc};
 
-use crate::harness::{Place, Run, thoroughness};
+use crate::client::Server;
+use crate::harness::{PROGRAM, Place, Run, thoroughness};
 use crate::inject::Spot;
 use crate::seasons;
 
@@ -297,7 +298,7 @@ fn the_program_under_faketime_leaves_7_dailies_4_weeks_and_a_backup_a_month() {
     for day in 0..120 {
         let at = format!("{} 02:00:00", first + chrono::Days::new(day));
         let mut command = place.command_of("faketime");
-        command.args([&at, crate::harness::PROGRAM, "create", "--type", "daily"]).env("TZ", "UTC");
+        command.args([&at, PROGRAM, "create", "--type", "daily"]).env("TZ", "UTC");
         let run = Run::of(command.output().unwrap());
         assert_eq!(run.code, 0, "{at}: {}", run.stderr);
         let catalog = place.catalog();
@@ -311,6 +312,64 @@ fn the_program_under_faketime_leaves_7_dailies_4_weeks_and_a_backup_a_month() {
     assert_eq!(of("monthly"), ["monthly-2026-10", "monthly-2026-11", "monthly-2026-12"]);
     place.assert_whole();
     assert!(Path::new(&place.backups().join("weekly/auth-2026-W53.db")).exists());
+}
+
+/// A folder of a longer type that takes no files, say: it is told, it keeps no new backup away, and the next one tries again.
+#[test]
+fn a_promotion_that_fails_keeps_no_backup_away() {
+    let place = seasons::of_three_months();
+    let before = place.ids();
+    let target = place.backups().join("weekly/attendance-2025-W10.db");
+    let mut command = place.command_of("strace");
+    command.args(["-f", "-o", "/dev/null", "-e", "trace=linkat,openat", "-e", "inject=linkat:error=EPERM"]);
+    command.args(["-e", "inject=openat:error=EROFS", "-P"]).arg(&target);
+    command.arg("-P").arg(place.backups().join("weekly/.attendance-2025-W10.db.partial"));
+    let run = Run::of(command.args([PROGRAM, "create", "--type", "daily", "--json"]).output().unwrap());
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert!(
+        run.stderr.contains("nothing is promoted or dropped: daily-2025-03-03 can't become weekly-2025-W10"),
+        "{}",
+        run.stderr
+    );
+    let after = place.ids();
+    assert!(after.len() == before.len() + 1 && before.iter().all(|id| after.contains(id)), "{after:?}");
+    let told = place.json(&["status"])["warnings"].to_string();
+    assert!(told.contains("rotation-frozen") && told.contains("can't become weekly-2025-W10"), "{told}");
+    place.ok(&["verify", "--all"]);
+    place.ok(&["create"]);
+    assert!(place.ids().contains(&"weekly-2025-W10".to_owned()), "{:?}", place.ids());
+    assert!(!place.warnings().contains(&"rotation-frozen".to_owned()));
+    place.assert_whole();
+}
+
+/// Who restores at night may give a command none of the variables of `serve`: it keeps as much as that does.
+#[test]
+fn a_command_that_is_told_to_keep_less_keeps_as_much_as_serve() {
+    let mut place = seasons::of_four_days();
+    let dailies = |place: &Place| place.ids().into_iter().filter(|id| id.starts_with("daily-")).count();
+    let server = Server::start(&place);
+    assert_eq!(server.post("/api/backup/create").status, 201);
+    server.stop();
+    for tier in ["DAILY", "WEEKLY", "MONTHLY"] {
+        place.set(&format!("BACKUP_RETENTION_{tier}"), if tier == "DAILY" { "1" } else { "0" });
+    }
+    let config = place.json(&["config"]);
+    assert_eq!((&config["retention"]["daily"], &config["retention"]["weekly"]), (&4.into(), &1.into()), "{config}");
+    assert_eq!(config["sources"]["retention.daily"], "serve");
+    place.ok(&["restore", seasons::MANUAL, "--confirm", seasons::MANUAL]);
+    assert_eq!(dailies(&place), 4);
+    place.ok(&["create", "--type", "daily"]);
+    assert_eq!(dailies(&place), 4, "one more, and the oldest became a weekly");
+    assert!(place.ids().iter().any(|id| id.starts_with("weekly-")));
+    // What somebody says counts, and so does what `serve` itself is told.
+    place.ok(&["config", "--set", "retention.daily=3"]);
+    assert_eq!(dailies(&place), 3);
+    place.ok(&["config", "--reset"]);
+    let server = Server::start(&place);
+    assert_eq!(server.post("/api/backup/create").status, 201);
+    server.stop();
+    assert_eq!(dailies(&place), 1);
+    place.assert_whole();
 }
 
 /// A folder on another disk, or a file system without hard links: what is promoted is copied, and counts once it was read back [P8].

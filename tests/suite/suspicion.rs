@@ -279,6 +279,27 @@ fn a_database_that_the_restored_backup_lacks_is_compared_with_the_newest_that_ha
     assert_eq!(place.create()["flags"], json!(["shrunk"]));
 }
 
+/// A slip in BACKUP_DATABASES is told before the last backup that has it is gone.
+#[test]
+fn a_database_that_is_named_no_more_is_missed() {
+    let mut place = filled();
+    let both = place.create()["id"].as_str().unwrap().to_owned();
+    let only = format!("attendance={}", place.live("attendance").display());
+    place.set("BACKUP_DATABASES", &only);
+    let without = place.create();
+    assert_eq!(without["flags"], json!(["shrunk"]));
+    assert!(
+        without["findings"]
+            .to_string()
+            .contains(&format!("auth: BACKUP_DATABASES names it no more, and {both} has it"))
+    );
+    assert!(place.warnings().contains(&"rotation-frozen".to_owned()));
+    assert_eq!(place.json(&["create", "--accept-shrink"])["flags"], json!([]));
+    assert_eq!(place.create()["flags"], json!([]));
+    assert!(!place.warnings().contains(&"rotation-frozen".to_owned()));
+    place.assert_whole();
+}
+
 /// How large another store's databases are says nothing of ours.
 #[test]
 fn what_is_brought_from_another_store_thaws_nothing_and_freezes_nothing() {

@@ -99,6 +99,28 @@ fn the_doctor_tells_who_may_not_even_look_and_who_can_make_no_backups() {
     assert!(told.contains("warning  backup directory:") && told.contains("the first backup makes it"), "{told}");
 }
 
+/// A new volume of a container is root's, and everybody makes files in it: what comes back there is the app's, and nobody else's to read.
+#[test]
+fn a_missing_database_comes_back_in_a_folder_where_everybody_makes_files() {
+    let (place, program) = of_app();
+    let backup = run(&place, &program, APP, &["create", "--json"]);
+    let id = serde_json::from_str::<serde_json::Value>(&backup.stdout).unwrap()["id"].as_str().unwrap().to_owned();
+    std::fs::remove_file(place.live("attendance")).unwrap();
+    let offline = ["restore", &id, "--offline", "--confirm", &id];
+    let restored = run(&place, &program, APP, &offline);
+    assert_eq!(restored.code, 0, "{}", restored.stderr);
+    let back = place.live("attendance").metadata().unwrap();
+    assert_eq!((back.uid(), back.mode() & 0o777), (APP, 0o600));
+    assert_eq!(place.live("auth").metadata().unwrap().mode() & 0o777, 0o644, "as it was");
+    // Root hands it over where the folder is somebody's.
+    std::fs::remove_file(place.live("attendance")).unwrap();
+    permit(&place.path(""), 0o750);
+    chown(place.path(""), Some(APP), Some(APP)).unwrap();
+    place.ok(&offline);
+    let back = place.live("attendance").metadata().unwrap();
+    assert_eq!((back.uid(), back.gid(), back.mode() & 0o777), (APP, APP, 0o640));
+}
+
 #[test]
 fn a_wrong_user_opens_no_database_and_the_app_goes_on() {
     let (place, program) = of_app();

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::entry::{is_store_id, is_text};
 use super::{Chains, Held, MAX_NUMBER, Nonce, Object, Origin, Remnant, VERSION, WITH_SEGMENTS, objects};
+use crate::backup::retention::Retention;
 use crate::backup::{BackupId, Flag, Tier, can_be_named, timestamp};
 
 /// Of all objects of a replica together.
@@ -31,6 +32,9 @@ pub struct ReplicaCatalog {
     pub written_at: DateTime<Utc>,
     /// On which host.
     pub host: String,
+    /// How many backups the directory keeps that wrote it: what is begun anew from here keeps no fewer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
     /// What it holds, by sequence.
     pub backups: Vec<Held>,
     /// The journals that lie there and count, in the order in which they were begun.

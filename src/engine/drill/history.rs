@@ -6,7 +6,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::DRILL;
-use crate::audit::{Kind, Line};
+use crate::audit::{Entry, Kind};
 use crate::backup::schedule::{self, DrillSchedule};
 use crate::backup::settings::Settings;
 use crate::backup::{BackupId, timestamp};
@@ -49,7 +49,13 @@ pub(in crate::engine) struct History {
     last: Option<LastDrill>,
     /// When the last one ended that is not to be made up for.
     counted: Option<DateTime<Utc>>,
+    /// How many since then ended the whole program, and when the newest of these.
+    crashed: (u32, Option<DateTime<Utc>>),
 }
+
+/// So many in a row that ended the whole program (too little memory, say) are a rehearsal that failed. Else it would be begun again at
+/// each start, for ever, and be told to nobody.
+const CRASHES: u32 = 3;
 
 impl Engine {
     /// The last rehearsal that came to an end.
@@ -77,20 +83,25 @@ impl Engine {
         Ok(!self.newest_of_each_tier(&catalog).is_empty() && due(counted()))
     }
 
-    /// Only lines that came since the last look are read.
     fn history(&self) -> Result<History, Error> {
+        let mut owed = History::default();
+        let is_all = self.owed.newest(|at, entry| owed.take(at, entry).then_some(())).is_some();
+        if is_all { Ok(owed) } else { Ok(owed.after(&self.recorded_history()?)) }
+    }
+
+    /// Only lines that came since the last look are read.
+    fn recorded_history(&self) -> Result<History, Error> {
         self.drills.follow(self.audit.path(), |before| {
             let mut history = History::default();
             self.audit.newest_first(|line| {
                 let here = (line.seq, line.prev.clone());
                 if let Some(before) = before.as_ref().filter(|before| before.newest.as_ref() == Some(&here)) {
-                    history.last = history.last.take().or_else(|| before.last.clone());
-                    history.counted = history.counted.or(before.counted);
                     history.newest.get_or_insert(here);
+                    history = std::mem::take(&mut history).after(before);
                     return true;
                 }
                 history.newest.get_or_insert(here);
-                history.take(line)
+                history.take(line.at, &line.entry)
             })?;
             Ok(history)
         })
@@ -98,22 +109,51 @@ impl Engine {
 }
 
 impl History {
+    /// With what is known of the time before.
+    fn after(mut self, before: &Self) -> Self {
+        if self.last.is_none() {
+            let (count, newest) = self.crashed;
+            self.crashed = (count + before.crashed.0, newest.or(before.crashed.1));
+            self.last.clone_from(&before.last);
+            if newest.is_some() {
+                self.judge_crashes();
+            }
+        }
+        self.counted = self.counted.or(before.counted);
+        self.newest = self.newest.or_else(|| before.newest.clone());
+        self
+    }
+
+    /// Says whether that is a rehearsal that has failed.
+    fn judge_crashes(&mut self) -> bool {
+        let (CRASHES.., Some(at)) = self.crashed else { return false };
+        let reason = format!(
+            "the last {CRASHES} were ended with the whole program, killed or for want of memory; look into its log, and into that of the \
+             system (`dmesg`)"
+        );
+        self.counted.get_or_insert(at);
+        self.last = Some(LastDrill { at, ok: false, id: None, seconds: 0.0, journal: None, reason });
+        true
+    }
+
     /// Says whether older lines tell nothing more.
-    fn take(&mut self, line: &Line) -> bool {
-        let entry = &line.entry;
+    fn take(&mut self, at: DateTime<Utc>, entry: &Entry) -> bool {
         if entry.kind != Kind::Outcome || entry.operation != DRILL {
             return false;
         }
         let ended = match entry.code.as_deref() {
             // Ended from outside it proves nothing, and the next start makes up for it.
-            Some("interrupted") => return false,
+            Some("interrupted") => {
+                self.crashed = (self.crashed.0 + 1, self.crashed.1.or(Some(at)));
+                return self.judge_crashes();
+            }
             Some("cancelled") => {
                 if entry.details.get(UNWANTED) == Some(&Value::Bool(true)) {
-                    self.counted.get_or_insert(line.at);
+                    self.counted.get_or_insert(at);
                 }
                 return false;
             }
-            _ => line.at,
+            _ => at,
         };
         self.counted.get_or_insert(ended);
         self.last = Some(LastDrill {
@@ -125,5 +165,56 @@ impl History {
             reason: entry.reason.clone().unwrap_or_default(),
         });
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Map;
+
+    use super::*;
+    use crate::engine::{Actor, entry};
+
+    fn ended(code: Option<&str>) -> Entry {
+        let ok = Some(code.is_none());
+        let line = entry(Kind::Outcome, DRILL, &Actor::scheduler(), None);
+        Entry { ok, code: code.map(str::to_owned), details: Map::new(), ..line }
+    }
+
+    /// Newest first, each a minute older than the one before.
+    fn read(newest: &str, codes: &[Option<&str>]) -> History {
+        let (mut history, mut at) = (History::default(), newest.parse::<DateTime<Utc>>().unwrap());
+        for code in codes {
+            if history.take(at, &ended(*code)) {
+                break;
+            }
+            at -= chrono::Duration::minutes(1);
+        }
+        history
+    }
+
+    #[test]
+    fn what_ends_the_program_again_and_again_is_a_rehearsal_that_failed() {
+        const CRASHED: Option<&str> = Some("interrupted");
+        let at = |text: &str| Some(text.parse::<DateTime<Utc>>().unwrap());
+        let twice = read("2026-01-08T12:02:00Z", &[CRASHED, CRASHED, None]);
+        assert!(
+            twice.last.as_ref().unwrap().ok && twice.counted == at("2026-01-08T12:00:00Z"),
+            "the next start makes up for it"
+        );
+        let first = "2026-01-08T12:03:00Z";
+        for history in [
+            read(first, &[CRASHED, CRASHED, CRASHED, None]),
+            read(first, &[CRASHED]).after(&twice),
+            read(first, &[CRASHED, Some("cancelled"), CRASHED, CRASHED]),
+            read(first, &[CRASHED]).after(&read("2026-01-01T12:00:00Z", &[CRASHED, CRASHED, CRASHED])),
+        ] {
+            let last = history.last.clone().unwrap();
+            assert!(
+                !last.ok && last.reason.contains("3") && Some(last.at) == at(first) && history.counted == at(first)
+            );
+            let after = read("2026-01-08T13:00:00Z", &[None]).after(&history);
+            assert!(after.last.unwrap().ok && after.crashed.0 == 0);
+        }
     }
 }

@@ -81,19 +81,19 @@ pub(super) fn meaning(event: Event) -> &'static str {
         }
         Event::StorageLow => "There is little room left where the backups lie. Soon no new one can be taken.",
         Event::RotationFrozen => {
-            "Something about the live data is suspicious, so no old backup is dropped until somebody has looked. New ones are taken."
+            "Something about the live data is suspicious, or a backup can't be moved to its longer type, so no old one is dropped until somebody has looked. New ones are taken."
         }
         Event::RestoreUnfinished => {
             "A restore was cut short, and the live databases may be of different times until it is brought to its end."
         }
         Event::AuditBroken => {
-            "The record of who did what is not what it was: its end was cut off, or it was removed. Backups go on."
+            "The record of who did what is not what it was (its end was cut off, or it was removed), or can't be written. Backups go on."
         }
         Event::ClockWrong => {
             "The clock of the server is wrong, or was. It decides when a backup is taken, and which one is dropped."
         }
         Event::Unreadable => {
-            "How the backups stand can't be found out: their directory can't be read, or isn't the one that was expected. No backup can be taken meanwhile."
+            "How the backups stand can't be found out: their directory or a file in it can't be read, or it isn't the one that was expected. It may be that no backup can be taken meanwhile."
         }
         Event::RestoreDone | Event::RestoreFailed | Event::SettingsChanged | Event::Test => "Something was done.",
         Event::JournalWrong => {
@@ -160,6 +160,7 @@ pub(super) fn todo(event: Event) -> &'static [&'static str] {
         Event::AuditBroken => &[
             "Find out who has changed audit.jsonl in the backup directory, and put it back from a copy, if you have one.",
             "See where it breaks: attendance-backup audit verify",
+            "If it is lost and no copy of it is left, say so, and it counts as whole from then on: attendance-backup audit accept",
         ],
         Event::ClockWrong => &[
             "Set the clock of the server, and let it be kept right (NTP).",

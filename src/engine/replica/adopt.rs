@@ -33,11 +33,16 @@ impl Engine {
         let _permit = self.permit(PULL, call)?;
         if is_new(self.read_catalog()?) {
             // It ends nothing that another has left open.
-            let told = details([
+            let mut told = details([
                 ("adopted", there.store_id.clone().into()),
                 ("host", there.host.clone().into()),
                 (UNBEGUN, true.into()),
             ]);
+            // Before anything of it is here that a rotation could drop.
+            if let Some(kept) = there.retention {
+                let more = self.keep_no_fewer(&kept)?;
+                told.extend(more.map(|more| ("retention".to_owned(), serde_json::to_value(more).unwrap_or_default())));
+            }
             let line = Entry { ok: Some(true), details: told, ..entry(Kind::Outcome, PULL, &call.actor, None) };
             self.append_first(line)?;
             adopted.save(self.store.root())?;

@@ -235,6 +235,7 @@ impl<'e> Writable<'e> {
             generation,
             written_at: self.engine.clock.now(),
             host: host(),
+            retention: Some(self.engine.settings_in_force().retention),
             backups,
             journals: self.journals.clone(),
             remnants,

@@ -84,6 +84,10 @@ impl Engine {
         if let Some(frozen) = retention::plan(recorded, &settings.retention, freeze.as_deref()).frozen {
             let found = freeze.is_none().then(|| shrinkage(&backups)).flatten().unwrap_or_default();
             warnings.add("rotation-frozen", format!("nothing older is dropped: {frozen}{found}"));
+        } else if let Some(reason) = catalog.and_then(|catalog| catalog.unpromoted.as_ref()) {
+            let text =
+                format!("nothing older is dropped: {reason}; look at the disk. It is tried again with the next backup");
+            warnings.add("rotation-frozen", text);
         }
         for backup in backups.iter().filter(|backup| !backup.verified.ok) {
             warnings.add(
@@ -97,7 +101,13 @@ impl Engine {
         }
         self.warn_of_identity(&backups, &mut warnings);
         if let Some(seq) = catalog.map_or(Ok(None), |catalog| self.lost_anchor(catalog))? {
-            warnings.add("audit-broken", format!("the audit log no longer holds line {seq}, which the catalog remembers: its end was cut off, or it was removed; put it back from a copy. Backups go on"));
+            warnings.add("audit-broken", format!("the audit log no longer holds line {seq}, which the catalog remembers: its end was cut off, or it was removed; put it back from a copy, or say by `audit accept` that it doesn't come back. Backups go on"));
+        }
+        if let Err(error) = disk::assert_writable(self.audit.path()) {
+            let text = format!(
+                "the audit log can't be written: {error}. Backups go on, and nothing else that changes data or hands it out; see whose the log is, and what its disk says"
+            );
+            warnings.add("audit-broken", text);
         }
         self.warn_of_space(&backups, &mut warnings);
         if clock_is_implausible(now) {

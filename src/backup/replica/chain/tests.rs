@@ -18,6 +18,7 @@ fn catalog() -> ReplicaCatalog {
         generation: 1,
         written_at: "2026-01-08T01:00:00Z".parse().unwrap(),
         host: "h".to_owned(),
+        retention: None,
         backups: Vec::new(),
         journals: Vec::new(),
         remnants: Vec::new(),

@@ -9,7 +9,7 @@ use std::process::Command;
 use crate::harness::{Place, Run, thoroughness, untimed};
 use crate::inject::{Spot, spots};
 use crate::invariants::Live;
-use crate::seasons::{self, MONTHLY};
+use crate::seasons::{self, DAILY, MONTHLY};
 use crate::tried::Tried;
 
 /// A disk of its own for the backups, as small as is said.
@@ -244,8 +244,16 @@ fn strike(place: &Place, live: &Live, spot: &Spot, effect: &str) -> Option<(bool
     assert!(!run.stderr.contains("panicked"), "{effect} at {spot}: {}", run.stderr);
     assert_no_sync_after_failure(&calls);
     assert_catalog_is_true(&place);
-    let done = !place.ids().contains(&MONTHLY.to_owned());
+    let ids = place.ids();
+    let done = ids.iter().any(|id| id.starts_with("daily-") && id != DAILY);
     assert!(done || run.code != 0, "it says that it is done");
+    // It rotates, or says that a promotion fails; then all are there.
+    let rotates = !ids.contains(&MONTHLY.to_owned());
+    let refuses = run.stderr.contains("nothing is promoted or dropped");
+    assert!(
+        rotates == (done && !refuses) && (rotates || ids.contains(&DAILY.to_owned())),
+        "{effect} at {spot}: {ids:?}"
+    );
     // What can't be removed on a broken disk is the next operation's.
     place.ok(&["create"]);
     place.assert_invariants(&[live]);

@@ -260,7 +260,7 @@ pub fn random<const N: usize>() -> Result<[u8; N], Error> {
 
 /// Whether this process may write a file, if it is there (access(2)); nothing is opened.
 pub fn assert_writable(path: &Path) -> Result<(), Error> {
-    match rustix::fs::accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS) {
+    match rustix::fs::accessat(CWD, path, Access::WRITE_OK, AtFlags::empty()) {
         Err(Errno::NOENT) => Ok(()),
         done => done.to("write", path),
     }

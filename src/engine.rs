@@ -39,6 +39,7 @@ mod staging;
 pub mod status;
 mod transfer;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,7 +48,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
-use crate::audit::{Audit, Entry, Kind};
+use crate::audit::{self, Audit, Entry, Kind};
 use crate::backup::{DatabaseName, Subject, hex};
 use crate::catalog::{self, Anchor, Catalog};
 use crate::clock::Clock;
@@ -127,8 +128,10 @@ pub struct Engine {
     /// What was counted since this process began.
     metrics: Arc<Metrics>,
     said: record::Said,
-    /// Lines that the audit log still lacks.
-    owed: record::Owed,
+    /// What the audit log lacks.
+    unwritten: record::Unwritten,
+    /// Why this process could not write its last line.
+    append_fails: Arc<Mutex<Option<String>>>,
     /// This process is `serve`.
     serves: Arc<AtomicBool>,
     /// What the audit log says of failures.
@@ -136,7 +139,7 @@ pub struct Engine {
     /// What it says of rehearsals.
     drills: Memo<drill::History>,
     /// What it says of the live data ([`Engine::freeze`]).
-    unusable: Memo<Option<String>>,
+    unusable: Memo<Option<create::Learned>>,
     /// What this process knows of notices.
     notices: Arc<Mutex<notices::Kept>>,
 }
@@ -158,7 +161,8 @@ impl Engine {
             catalog: Memo::default(),
             metrics: Arc::default(),
             said: record::Said::default(),
-            owed: record::Owed::default(),
+            unwritten: record::Unwritten::default(),
+            append_fails: Arc::default(),
             serves: Arc::default(),
             failures: Memo::default(),
             drills: Memo::default(),
@@ -266,12 +270,10 @@ impl Engine {
             None => self.new_catalog()?,
         };
         self.assert_store(&catalog)?;
+        let owed = RefCell::default();
+        let call = call.clone();
         let mut session =
-            Session { engine: self, operation, call: call.clone(), app_is_stopped, catalog, _running: running, permit };
-        // Of what has ended no recovery is to say how.
-        if let Err(error) = self.write_owed() {
-            tracing::warn!(%error, "the audit log still lacks lines");
-        }
+            Session { engine: self, operation, call, app_is_stopped, catalog, owed, _running: running, permit };
         session.recover().inspect_err(|error| session.record_failure(error))?;
         self.audit.keep_reserve();
         Ok(session)
@@ -293,9 +295,12 @@ impl Engine {
             }
             Err(Refusal::Cancelled) => Err(sqlite::Error::Cancelled.into()),
             Err(Refusal::Disk(error)) => {
+                let (error, now) = (error.into(), self.clock.now());
+                let line = unbegun(operation, &call.actor, &error);
                 // Where the disk takes no writes there is no line of it either.
-                let error = error.into();
-                self.record_or_owe(unbegun(operation, &call.actor, &error));
+                if self.append_at(now, line.clone()).is_err() {
+                    self.unwritten.add(now, line);
+                }
                 Err(error)
             }
         }
@@ -319,7 +324,15 @@ impl Engine {
 
     /// Takes the directory once and lets it go: whatever a crash left is put right.
     pub fn recover(&self, call: &Call) -> Result<(), Error> {
-        self.begin(RECOVERY, call).map(drop)
+        let mut session = self.begin(RECOVERY, call)?;
+        // What `serve` keeps is known from its start on.
+        if self.serves.load(Ordering::Relaxed)
+            && session.catalog.retention != Some(self.config.settings.retention)
+            && let Err(error) = session.commit()
+        {
+            tracing::warn!(%error, "how many backups are kept is not noted yet");
+        }
+        Ok(())
     }
 
     /// Whether a restore is under way or was cut short: the live databases may be of different times until it is settled.
@@ -417,6 +430,8 @@ struct Session<'e> {
     /// Somebody says so; see [`restore::Offline`].
     app_is_stopped: bool,
     catalog: Catalog,
+    /// Lines for the audit log that could not be written yet, in their order, and when they should have been.
+    owed: RefCell<Vec<record::Dated>>,
     // Before the permit: the next operation puts its own there as soon as it has that.
     _running: running::Guard,
     permit: Permit,
@@ -493,12 +508,38 @@ impl Session<'_> {
 
     /// What isn't done without its line.
     fn record(&self, entry: Entry) -> Result<(), Error> {
-        Ok(self.engine.append_in_order(entry)?)
+        let written = self.write_owed().and_then(|()| self.engine.append_at(self.engine.clock.now(), entry.clone()));
+        self.engine.tell(&entry);
+        written?;
+        Ok(())
     }
 
-    /// What goes on without its line, or has ended.
+    /// What goes on without its line, or has ended, owes it: no later one of the session is written before it, but for refusals.
     fn record_or_owe(&self, entry: Entry) {
-        self.engine.record_or_owe(entry);
+        let at = self.engine.clock.now();
+        if let Err(error) = self.record(entry.clone()) {
+            tracing::warn!(%error, operation = self.operation, "going on without an audit line");
+            if entry.kind == Kind::Outcome {
+                self.engine.unwritten.add(at, entry.clone());
+            }
+            self.owed.borrow_mut().push((at, entry));
+        }
+    }
+
+    /// All of that was told already.
+    fn write_owed(&self) -> Result<(), audit::Error> {
+        let mut owed = self.owed.borrow_mut();
+        while let Some((at, entry)) = owed.first() {
+            self.engine.append_at(*at, entry.clone())?;
+            self.engine.unwritten.remove(&owed.remove(0));
+        }
+        Ok(())
+    }
+
+    /// How an operation of that name has ended stands nowhere but in memory.
+    fn owes(&self, operation: &str) -> bool {
+        let is_of = |entry: &Entry| entry.kind == Kind::Outcome && entry.operation == operation;
+        self.write_owed().is_err() && self.owed.borrow().iter().any(|(_, entry)| is_of(entry))
     }
 }
 

@@ -184,7 +184,7 @@ impl<'a> Rotation<'a> {
         let newest = self.items.iter().rfind(|item| item.measure)?;
         newest.shrunk.then(|| {
             format!(
-                "{} is suspiciously smaller than the backup before it; look at the live data, and if it is right \
+                "{} is suspiciously smaller than the backup before it, or lacks a database; look at the live data, and if it is right \
                  run `create --accept-shrink`",
                 newest.id
             )

@@ -14,6 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
 use super::encode::{AllStored, Stored};
@@ -110,33 +111,30 @@ impl Engine {
     /// Why the live data is no use: the last backup or restore that learned something of it failed because of it. One that was
     /// cancelled, or found a lock or a full disk in its way, learned nothing.
     pub(super) fn unusable_live(&self) -> Result<Option<String>, Error> {
-        match self.owed.newest(|_, entry| learned(entry)) {
-            Some(unusable) => Ok(unusable),
-            None => self.unusable.get(self.audit.path(), || self.read_freeze()),
-        }
-    }
-
-    fn read_freeze(&self) -> Result<Option<String>, Error> {
-        let mut freeze = None;
-        self.audit.newest_first(|line| {
-            let learned = learned(&line.entry);
-            let is_told = learned.is_some();
-            freeze = learned.flatten();
-            is_told
+        let read = self.unusable.get(self.audit.path(), || {
+            let mut read = None;
+            self.audit.newest_first(|line| {
+                read = learned(line.at, &line.entry);
+                read.is_some()
+            })?;
+            Ok(read)
         })?;
-        Ok(freeze)
+        let newest = self.unwritten.newest(learned).into_iter().chain(read).max_by_key(|(at, _)| *at);
+        Ok(newest.and_then(|(_, unusable)| unusable))
     }
 }
 
-/// What an operation learned of the live data, if it did: why that is no use, or that it is.
-fn learned(entry: &Entry) -> Option<Option<String>> {
+/// When an operation ended that learned something of the live data: why that is no use, or that it is.
+pub(super) type Learned = (DateTime<Utc>, Option<String>);
+
+fn learned(at: DateTime<Utc>, entry: &Entry) -> Option<Learned> {
     if entry.kind != Kind::Outcome || !matches!(entry.operation.as_str(), "create" | "restore") {
         return None;
     }
     // What was written by a restore didn't come back as it was.
     let wrong = entry.operation == "restore" && entry.code.as_deref() == Some("read-back");
     let unusable = wrong || entry.code.as_deref().is_some_and(|code| LIVE_DATA.contains(&code));
-    (unusable || entry.ok == Some(true)).then(|| entry.reason.clone().filter(|_| unusable))
+    (unusable || entry.ok == Some(true)).then(|| (at, entry.reason.clone().filter(|_| unusable)))
 }
 
 impl Session<'_> {

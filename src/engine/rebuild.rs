@@ -5,6 +5,7 @@
 
 mod files;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -68,13 +69,15 @@ impl Engine {
             call: call.clone(),
             app_is_stopped: false,
             catalog,
+            owed: RefCell::default(),
             _running,
             permit,
         };
         session.close_unfinished()?;
         // An anchor that the log has lost isn't forgotten by a rebuild either.
         let audit = memory.catalogs.iter().find_map(|old| old.audit.clone());
-        session.catalog = Catalog { audit, lineage: Some(super::random_id()?), ..empty };
+        let retention = memory.catalogs.iter().find_map(|old| old.retention);
+        session.catalog = Catalog { audit, retention, lineage: Some(super::random_id()?), ..empty };
         session.audited(None, Unrecorded::IsRefused, Map::new(), |session| {
             let rebuilt = session.rebuild(&memory)?;
             let details = Map::from_iter([

@@ -25,8 +25,8 @@ pub(super) const HELD: &str = "heldMillis";
 /// Bytes that were written, or that left.
 const BYTES: [&str; 2] = ["bytes", "size"];
 
-/// So many lines are owed at most.
-const MOST_OWED: usize = 200;
+/// So many are kept.
+const MOST_UNWRITTEN: usize = 100;
 
 /// Codes of what can't be read as it was asked for.
 const REFUSALS: [&str; 4] = ["not-found", "replica-unknown", "needs-identity", "held"];
@@ -35,25 +35,28 @@ const REFUSALS: [&str; 4] = ["not-found", "replica-unknown", "needs-identity", "
 #[derive(Clone, Default)]
 pub(super) struct Said(Arc<Mutex<String>>);
 
-/// Lines that the audit log lacks, since they could not be written, in their order, and when they should have been. The next operation
-/// of this process writes them first; until then they count as if they stood there.
+/// How operations of this process have ended whose line could not be written. Nobody else ever knows; here it counts until the log
+/// tells of something newer.
 #[derive(Clone, Default)]
-pub(super) struct Owed(Arc<Mutex<Vec<Dated>>>);
+pub(super) struct Unwritten(Arc<Mutex<Vec<Dated>>>);
 
-type Dated = (DateTime<Utc>, Entry);
+pub(super) type Dated = (DateTime<Utc>, Entry);
 
-impl Owed {
-    fn add(&self, at: DateTime<Utc>, entry: Entry) {
+impl Unwritten {
+    pub(super) fn add(&self, at: DateTime<Utc>, entry: Entry) {
         let mut all = locked(&self.0);
-        if all.len() >= MOST_OWED {
-            // How a restore has ended nothing else tells.
-            let oldest = all.iter().position(|(_, entry)| entry.operation != "restore").unwrap_or(0);
-            all.remove(oldest);
+        if all.len() >= MOST_UNWRITTEN {
+            all.remove(0);
         }
         all.push((at, entry));
     }
 
-    /// What the first of them tells, the newest first, of which `told` says something.
+    /// It could be written after all.
+    pub(super) fn remove(&self, written: &Dated) {
+        locked(&self.0).retain(|it| it != written);
+    }
+
+    /// What the newest of them tells of which `told` says something.
     pub(super) fn newest<T>(&self, mut told: impl FnMut(DateTime<Utc>, &Entry) -> Option<T>) -> Option<T> {
         locked(&self.0).iter().rev().find_map(|(at, entry)| told(*at, entry))
     }
@@ -105,43 +108,24 @@ macro_rules! told {
 impl Engine {
     /// Appends a line to the audit log, and tells of it.
     pub(super) fn append(&self, entry: Entry) -> Result<Head, audit::Error> {
-        let appended = self.audit.append(self.clock.now(), entry.clone());
+        let appended = self.append_at(self.clock.now(), entry.clone());
         // What has ended has ended, whether or not it could be recorded.
         self.tell(&entry);
         appended
     }
 
+    /// Without a word of it; but the status tells whether lines can be written.
+    pub(super) fn append_at(&self, at: DateTime<Utc>, entry: Entry) -> Result<Head, audit::Error> {
+        let appended = self.audit.append(at, entry);
+        *locked(&self.append_fails) = appended.as_ref().err().map(ToString::to_string);
+        appended
+    }
+
     /// The same of what isn't done unless it is recorded.
     pub(super) fn append_first(&self, entry: Entry) -> Result<Head, audit::Error> {
-        let head = self.audit.append(self.clock.now(), entry.clone())?;
+        let head = self.append_at(self.clock.now(), entry.clone())?;
         self.tell(&entry);
         Ok(head)
-    }
-
-    /// What isn't done without its line. None is written before one that is owed, but for refusals.
-    pub(super) fn append_in_order(&self, entry: Entry) -> Result<(), audit::Error> {
-        let written = self.write_owed().and_then(|()| self.audit.append(self.clock.now(), entry.clone()));
-        self.tell(&entry);
-        written.map(drop)
-    }
-
-    /// What goes on without its line, or has ended, owes it.
-    pub(super) fn record_or_owe(&self, entry: Entry) {
-        let at = self.clock.now();
-        if let Err(error) = self.append_in_order(entry.clone()) {
-            tracing::warn!(%error, operation = entry.operation, "going on without an audit line");
-            self.owed.add(at, entry);
-        }
-    }
-
-    /// All of that was told already.
-    pub(super) fn write_owed(&self) -> Result<(), audit::Error> {
-        let mut owed = locked(&self.owed.0);
-        while let Some((at, entry)) = owed.first() {
-            self.audit.append(*at, entry.clone())?;
-            owed.remove(0);
-        }
-        Ok(())
     }
 
     /// One line for what has ended, or was refused.

@@ -49,6 +49,7 @@ impl Session<'_> {
     /// What rotation does to the backups as they lie there, but for `new`, which has no files yet. What is found damaged counts as
     /// that from here on, and new backups go on without it.
     pub(super) fn plan(&mut self, retention: &Retention, freeze: Option<&str>, new: Option<BackupId>) -> Plan {
+        self.catalog.unpromoted = None;
         let backups = self.engine.as_they_lie(&self.catalog.backups, new);
         for found in backups.iter().filter(|backup| !backup.verified.ok) {
             if let Some(recorded) = self.catalog.get_mut(&found.id).filter(|recorded| recorded.verified.ok) {
@@ -89,7 +90,6 @@ impl Session<'_> {
                     self.catalog.mark_deleting(id);
                 }
             }
-            self.catalog.unpromoted = None;
             return Ok(None);
         };
         self.catalog = before;

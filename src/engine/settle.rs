@@ -16,7 +16,6 @@ use super::read::other_bytes;
 use super::restore::{Job, PrivateFile, ROUNDS, Restored, RestoredDatabase};
 use super::staging::private_name;
 use super::{Error, Session, bytes};
-use crate::audit::Entry;
 use crate::backup::{BackupId, DatabaseCopy, DatabaseName};
 use crate::disk;
 use crate::journal::timeline::tell_restored;
@@ -247,11 +246,7 @@ impl Session<'_> {
 
     /// The restore is settled and its outcome is recorded.
     pub(super) fn conclude(&self) {
-        let owes = || {
-            let restored = |_, entry: &Entry| (entry.operation == "restore").then_some(());
-            self.engine.owed.newest(restored).is_some()
-        };
-        if self.engine.write_owed().is_err() && owes() {
+        if self.owes("restore") {
             // Only as long as `restore.json` is there can the next operation say what came of it.
             return;
         }

@@ -308,7 +308,7 @@ impl Engine {
 
     /// The same where the audit log can't be read, and so nothing is known of failures.
     pub fn decide_unread(&self, settings: &Settings, now: DateTime<Utc>) -> Result<Decision, Error> {
-        self.decide_after(settings, now, |slot| Ok(self.failures_owed(slot).0))
+        self.decide_after(settings, now, |slot| Ok(self.failures_unwritten(slot)))
     }
 
     fn decide_after(
@@ -330,41 +330,51 @@ impl Engine {
     }
 
     fn failures_since(&self, slot: DateTime<Utc>) -> Result<Vec<DateTime<Utc>>, Error> {
-        let (mut failures, mut is_all) = self.failures_owed(slot);
+        let (mut failures, mut good) = (Vec::new(), None);
         self.audit.newest_first(|line| {
-            is_all = is_all || takes_failure(&mut failures, slot, line.at, &line.entry);
-            is_all
+            if is_scheduled_create(&line.entry) && line.entry.ok == Some(true) {
+                good = Some(line.at);
+            }
+            takes_failure(&mut failures, slot, line.at, &line.entry)
         })?;
+        let unwritten = self.failures_unwritten(slot).into_iter();
+        failures.extend(unwritten.filter(|at| good.is_none_or(|good| good < *at)));
         Ok(failures)
     }
 
-    /// Those that the log lacks, and whether older ones tell nothing more.
-    fn failures_owed(&self, slot: DateTime<Utc>) -> (Vec<DateTime<Utc>>, bool) {
+    /// Those that the log lacks.
+    fn failures_unwritten(&self, slot: DateTime<Utc>) -> Vec<DateTime<Utc>> {
         let mut failures = Vec::new();
-        let is_all = self.owed.newest(|at, entry| takes_failure(&mut failures, slot, at, entry).then_some(()));
-        (failures, is_all.is_some())
+        self.unwritten.newest(|at, entry| takes_failure(&mut failures, slot, at, entry).then_some(()));
+        failures
     }
 
     /// The last failure that no success followed, and that of the last backup if it failed: whatever failed since doesn't
     /// hide it.
     fn failures(&self) -> Result<Failures, Error> {
         let read = self.failures.get(self.audit.path(), || self.read_failures())?;
-        let create = self.owed.newest(|at, entry| {
-            let tells = is_end(entry) && entry.operation == "create";
-            tells.then(|| (entry.ok == Some(false)).then(|| LastFailure::of(at, entry)))
-        });
-        Ok(match create {
+        let is_create = |entry: &Entry| is_end(entry) && entry.operation == "create";
+        let unwritten = self.unwritten.newest(|at, entry| is_create(entry).then(|| (at, entry.clone())));
+        Ok(match unwritten.filter(|(at, _)| read.created.is_none_or(|created| created < *at)) {
             None => read,
-            Some(of_create) => Failures { last: of_create.clone().or(read.last), of_create },
+            Some((at, entry)) => {
+                let of_create = (entry.ok == Some(false)).then(|| LastFailure::of(at, &entry));
+                Failures { last: of_create.clone().or(read.last), of_create, created: Some(at) }
+            }
         })
     }
 
     fn read_failures(&self) -> Result<Failures, Error> {
-        let (mut last, mut of_create, mut ended, mut looked) = (None, None, BTreeSet::new(), 0);
+        let (mut last, mut of_create, mut created) = (None, None, None);
+        let (mut ended, mut looked) = (BTreeSet::new(), 0);
         self.audit.newest_first(|line| {
             looked += 1;
             let entry = &line.entry;
-            if is_end(entry) && ended.insert(entry.operation.clone()) && entry.ok == Some(false) {
+            let is_newest = is_end(entry) && ended.insert(entry.operation.clone());
+            if is_newest && entry.operation == "create" {
+                created = Some(line.at);
+            }
+            if is_newest && entry.ok == Some(false) {
                 let failure = LastFailure::of(line.at, entry);
                 if entry.operation == "create" {
                     of_create = Some(failure.clone());
@@ -375,7 +385,7 @@ impl Engine {
             }
             ended.contains("create") && (last.is_some() || looked >= LINES)
         })?;
-        Ok(Failures { last, of_create })
+        Ok(Failures { last, of_create, created })
     }
 }
 
@@ -390,9 +400,13 @@ fn is_end(entry: &Entry) -> bool {
         && !matches!(entry.code.as_deref(), Some(super::handout::ABORTED | "cancelled"))
 }
 
+fn is_scheduled_create(entry: &Entry) -> bool {
+    entry.operation == "create" && entry.by == "scheduler" && entry.kind == Kind::Outcome
+}
+
 /// Takes one that the schedule's backup of that slot had, and says whether older lines tell nothing more.
 fn takes_failure(failures: &mut Vec<DateTime<Utc>>, slot: DateTime<Utc>, at: DateTime<Utc>, entry: &Entry) -> bool {
-    let ours = entry.operation == "create" && entry.by == "scheduler" && entry.kind == Kind::Outcome;
+    let ours = is_scheduled_create(entry);
     // Ended from outside is not failed: the next start tries again at once.
     let failed = ours && entry.ok == Some(false) && !matches!(entry.code.as_deref(), Some("cancelled" | "interrupted"));
     if failed {
@@ -411,6 +425,8 @@ impl LastFailure {
 pub(super) struct Failures {
     last: Option<LastFailure>,
     of_create: Option<LastFailure>,
+    /// When the last backup ended, well or not.
+    created: Option<DateTime<Utc>>,
 }
 
 pub(super) fn optional_timestamp<S: serde::Serializer>(

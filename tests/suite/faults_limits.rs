@@ -151,8 +151,6 @@ fn a_serve_whose_disk_was_read_only_goes_on() {
     assert_eq!(server.post("/api/backup/create").status, 201);
     let told = warnings();
     assert!(!["backup-failed", "audit-broken"].iter().any(|code| told.contains(&(*code).to_owned())), "{told:?}");
-    let failed = |line: &serde_json::Value| line["operation"] == "create" && line["details"]["unbegun"] == true;
-    assert!(place.audit().iter().any(failed), "what was owed was not written");
     server.stop();
     place.ok(&["audit", "verify"]);
     place.assert_whole();

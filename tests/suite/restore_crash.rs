@@ -328,3 +328,29 @@ fn a_recovery_from_an_undo_that_is_killed() {
 pub fn rare(offset: usize) -> [usize; 3] {
     if thoroughness() >= 10 { [offset, 1, 1] } else { [offset, 40, 5] }
 }
+
+/// A recovery that can't write how the restore has ended leaves what tells it: else the next one would say that nothing was changed, and
+/// `undo` would take back an older one.
+#[test]
+fn a_restore_that_is_settled_without_a_line_is_settled_again() {
+    let place = Place::new();
+    let id = place.create()["id"].as_str().unwrap().to_owned();
+    place.sql("attendance", "INSERT INTO people (name) VALUES ('Dora')");
+    let log = || Spot::on("write", "audit.jsonl");
+    assert!(place.killed(&log(), 2, &["restore", &id, "--confirm", &id]));
+    assert_eq!(
+        place.sql("attendance", "SELECT count(*) FROM people WHERE name = 'Dora'"),
+        "0",
+        "it was killed too soon"
+    );
+    let run = Run::of(place.faulty(&log(), "error=EIO", &["create"]).output().unwrap());
+    assert!(run.code == 0 && run.stderr.contains("going on without an audit line"), "{}", run.stderr);
+    assert!(place.backups().join("restore.json").exists());
+    place.create();
+    assert!(!place.backups().join("restore.json").exists());
+    let outcome = place.audit().into_iter().rfind(|line| line["kind"] == "outcome" && line["operation"] == "restore");
+    assert_eq!(outcome.unwrap()["ok"], true);
+    place.ok(&["undo"]);
+    assert_eq!(place.sql("attendance", "SELECT count(*) FROM people WHERE name = 'Dora'"), "1");
+    place.assert_whole();
+}

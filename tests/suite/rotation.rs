@@ -353,6 +353,9 @@ fn a_command_that_is_told_to_keep_less_keeps_as_much_as_serve() {
     for tier in ["DAILY", "WEEKLY", "MONTHLY"] {
         place.set(&format!("BACKUP_RETENTION_{tier}"), if tier == "DAILY" { "1" } else { "0" });
     }
+    // Also where the catalog had to be made anew.
+    std::fs::write(place.backups().join("metadata.json"), "{").unwrap();
+    place.ok(&["catalog", "rebuild"]);
     let config = place.json(&["config"]);
     assert_eq!((&config["retention"]["daily"], &config["retention"]["weekly"]), (&4.into(), &1.into()), "{config}");
     assert_eq!(config["sources"]["retention.daily"], "serve");

@@ -84,9 +84,10 @@ impl Engine {
     }
 
     fn history(&self) -> Result<History, Error> {
-        let mut owed = History::default();
-        let is_all = self.owed.newest(|at, entry| owed.take(at, entry).then_some(())).is_some();
-        if is_all { Ok(owed) } else { Ok(owed.after(&self.recorded_history()?)) }
+        let (recorded, mut unwritten) = (self.recorded_history()?, History::default());
+        let is_newer = |at| recorded.counted.is_none_or(|counted| counted < at);
+        self.unwritten.newest(|at, entry| (!is_newer(at) || unwritten.take(at, entry)).then_some(()));
+        Ok(unwritten.after(&recorded))
     }
 
     /// Only lines that came since the last look are read.

@@ -149,7 +149,8 @@ pub(super) fn todo(event: Event) -> &'static [&'static str] {
             "Or delete single ones: attendance-backup list, then attendance-backup delete ID",
         ],
         Event::RotationFrozen => &[
-            "Look at the app: is all of its data there?",
+            "Read the reason above. If a backup can't become one of a longer type: look at the disk; the next backup tries it again.",
+            "Else look at the app: is all of its data there? Is each of its databases in BACKUP_DATABASES?",
             "If all is right as it is: attendance-backup create --accept-shrink says so.",
             "If not: attendance-backup list shows from when there are backups, attendance-backup restore ID puts one back.",
         ],

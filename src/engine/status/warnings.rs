@@ -15,7 +15,7 @@ use crate::disk;
 use crate::engine::create::OVERHEAD;
 use crate::engine::permit::{Holder, LOCK};
 use crate::engine::plan::Plan;
-use crate::engine::{Engine, Error, LastDrill, Recovery, bytes};
+use crate::engine::{Engine, Error, LastDrill, Recovery, bytes, locked};
 use crate::store::{Found, is_corrupt};
 
 /// The journal may be so far behind before anybody is told.
@@ -103,7 +103,8 @@ impl Engine {
         if let Some(seq) = catalog.map_or(Ok(None), |catalog| self.lost_anchor(catalog))? {
             warnings.add("audit-broken", format!("the audit log no longer holds line {seq}, which the catalog remembers: its end was cut off, or it was removed; put it back from a copy, or say by `audit accept` that it doesn't come back. Backups go on"));
         }
-        if let Err(error) = disk::assert_writable(self.audit.path()) {
+        let fails = disk::assert_writable(self.audit.path()).err().map(|error| error.to_string());
+        if let Some(error) = fails.or_else(|| locked(&self.append_fails).clone()) {
             let text = format!(
                 "the audit log can't be written: {error}. Backups go on, and nothing else that changes data or hands it out; see whose the log is, and what its disk says"
             );

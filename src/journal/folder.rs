@@ -157,12 +157,14 @@ impl Journal {
         lost.map_or(Ok(made), Err)
     }
 
-    /// Makes a snapshot of the newest state from the files that lead to it, unless there is one; tells whether it did.
+    /// Makes a snapshot of the newest state from the files that lead to it, unless there is one; tells whether it did. What is captured
+    /// meanwhile is left to the next: where a merge takes longer than a tick this would never end.
     pub fn snapshot_from_files(&self, control: &Control) -> Result<bool, Error> {
-        let mut made = false;
+        let (newest, mut made) = (self.index().newest().map(|newest| newest.txid), false);
         loop {
             let chain = chain::lead(&self.index(), u64::MAX).unwrap_or_default();
-            if chain.len() < 2 {
+            let is_there = chain.first().map(|snapshot| snapshot.name.max) >= newest;
+            if is_there || chain.len() < 2 {
                 return Ok(made);
             }
             // A long chain takes several, each good in itself.

@@ -1,7 +1,9 @@
 //! What the folder of a journal takes, keeps and gives back.
 
 use std::fs::{FileTimes, OpenOptions, metadata, read_dir};
+use std::ops::RangeInclusive;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
@@ -294,6 +296,38 @@ fn more_files_than_can_be_open_at_once_are_merged_in_parts() {
     assert_eq!(place.journal.index().level(Level::SNAPSHOT).len(), 3);
     assert_eq!(place.points(), before);
     assert_eq!(place.at(u64::MAX).unwrap(), state(300));
+}
+
+/// A database whose merge takes longer than a tick.
+#[test]
+fn what_is_captured_during_a_snapshot_is_left_to_the_next() {
+    const PAGES: u32 = 20_000;
+    let place = Place::new();
+    let journal = &place.journal;
+    let write = |name: FileName, numbers: RangeInclusive<u32>| {
+        let millis = START + name.max.get();
+        let header = Header { page_size: SIZE, pages: PAGES, min: name.min, max: name.max, millis };
+        let mut writer = journal.begin(name, header).unwrap();
+        numbers.for_each(|number| writer.page(number, &page(name.max.get() as u8)).unwrap());
+        writer.publish(journal).unwrap();
+    };
+    let tick = || {
+        let next = journal.index().next();
+        write(FileName::captured(next), 1..=1);
+    };
+    write(FileName::snapshot(Txid::FIRST), 1..=PAGES);
+    tick();
+    let (snapshots, is_over) = (|| journal.index().level(Level::SNAPSHOT).len(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // It ends in any case.
+            let goes_on = |_: &u32| !is_over.load(Ordering::Relaxed) && snapshots() < 6;
+            (0..10_000).take_while(goes_on).for_each(|_| tick());
+        });
+        assert!(journal.snapshot_from_files(&Control::default()).unwrap());
+        is_over.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(snapshots(), 2, "the first, and that of what was the newest state");
 }
 
 #[test]

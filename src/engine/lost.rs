@@ -22,6 +22,8 @@ pub(super) struct Lost {
     pub(super) why: String,
     /// The last instant that needs nothing of what is lost, where that is known.
     since: Option<DateTime<Utc>>,
+    /// Files are missing, as far as a listing tells: one that is made while others are published may lack some of these.
+    is_missing: bool,
 }
 
 /// The pages of the newest state, by all that leads there; none where nothing was captured yet. What was captured after `alive` was
@@ -33,22 +35,45 @@ pub(super) fn read_newest(
     control: &Control,
 ) -> Result<Result<Option<Sums>, Lost>, journal::Error> {
     let Some(last) = index.last() else { return Ok(Ok(None)) };
+    let missing = |why, since| Err(Lost { why, since: Some(since), is_missing: true });
     let Some(chain) = chain::plan(index, u64::MAX) else {
         let why = format!("files of the journal in {} that lead to its newest state are missing", folder.display());
         let since = index.newest().and_then(|newest| gone_since(folder, newest).or(newest.at()));
-        return Ok(Err(Lost { why, since: Some(since.unwrap_or_default()) }));
+        return Ok(missing(why, since.unwrap_or_default()));
     };
     match sums(folder, &chain, control) {
         Ok(sums) => {
             // The last files are gone without a hole: what is there is whole.
             let since = gone_since(folder, last).filter(|since| alive.is_none_or(|alive| *since < alive));
             let why = || format!("the newest files of the journal in {} are gone", folder.display());
-            Ok(since.map_or(Ok(Some(sums)), |since| Err(Lost { why: why(), since: Some(since) })))
+            Ok(since.map_or(Ok(Some(sums)), |since| missing(why(), since)))
         }
         Err(error @ (journal::Error::Damaged { .. } | journal::Error::Unlike { .. })) => {
-            Ok(Err(Lost { since: error.right_before(folder, &chain), why: error.to_string() }))
+            let since = error.right_before(folder, &chain);
+            Ok(Err(Lost { why: error.to_string(), since, is_missing: false }))
         }
         Err(error) => Err(error),
+    }
+}
+
+/// How often what is missing is looked for.
+const LOOKS: usize = 5;
+
+/// What is lacking, as `look` finds it at several looks while others may write. What is damaged stays so, whatever was published meanwhile.
+/// What is missing counts when it is the same twice: what a listing lacked was there before the next one. Where it is another one each
+/// time the last one counts.
+fn found<T>(mut look: impl FnMut() -> Result<Result<T, Lost>, journal::Error>) -> Result<Option<Lost>, journal::Error> {
+    let (mut before, mut looks) = (None, 1);
+    loop {
+        match look() {
+            Ok(Ok(_)) => return Ok(None),
+            Ok(Err(lost)) if !lost.is_missing || before == Some(lost.since) || looks == LOOKS => return Ok(Some(lost)),
+            Ok(Err(lost)) => before = Some(lost.since),
+            // A larger one may stand for it by now.
+            Err(journal::Error::Gone { .. }) if looks < LOOKS => {}
+            Err(error) => return Err(error),
+        }
+        looks += 1;
     }
 }
 
@@ -106,18 +131,12 @@ impl Engine {
     fn lost(&self, name: &DatabaseName, control: &Control) -> Result<Option<Lost>, journal::Error> {
         let root = self.store.root();
         let folder = folder(root, name);
-        loop {
-            let (index, alive) = (Index::scan(&folder)?, Timeline::read(root)?.alive);
-            let read = read_newest(&folder, &index, alive, control);
-            // It went on meanwhile, and may look as if something were missing.
-            let is_same = Index::scan(&folder)?.last() == index.last();
-            match read {
-                Ok(Ok(_)) => return Ok(None),
-                Ok(Err(lost)) if is_same => return Ok(Some(lost)),
-                Ok(Err(_)) | Err(journal::Error::Gone { .. }) => control.check()?,
-                Err(error) => return Err(error),
-            }
-        }
+        found(|| {
+            control.check()?;
+            // First: what was captured until then is in the listing.
+            let alive = Timeline::read(root)?.alive;
+            read_newest(&folder, &Index::scan(&folder)?, alive, control)
+        })
     }
 
     fn right(&self, name: &DatabaseName) -> DateTime<Utc> {
@@ -148,5 +167,50 @@ impl Engine {
     fn note_wrong(&self, why: &str) {
         let reason = Some(format!("{why}; a new base follows"));
         self.note(Entry { ok: Some(false), code: Some(JOURNAL_WRONG.to_owned()), reason, ..line() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Look = Result<Result<(), Lost>, journal::Error>;
+
+    fn lost(second: i64, is_missing: bool) -> Look {
+        Ok(Err(Lost { why: String::new(), since: DateTime::from_timestamp(second, 0), is_missing }))
+    }
+
+    fn gone() -> Look {
+        Err(journal::Error::Gone { path: "0/x.ltx".into() })
+    }
+
+    /// What these looks come to: since when something is lost, and how many there were.
+    fn of(looks: Vec<Look>) -> (Option<i64>, usize) {
+        let (all, mut looks) = (looks.len(), looks.into_iter());
+        let lost = found(|| looks.next().unwrap()).unwrap();
+        (lost.and_then(|lost| Some(lost.since?.timestamp())), all - looks.len())
+    }
+
+    #[test]
+    fn what_is_damaged_counts_at_once_and_what_is_missing_when_it_is_so_twice() {
+        assert_eq!(of(vec![Ok(Ok(())), lost(9, false)]), (None, 1));
+        assert_eq!(of(vec![lost(9, false), Ok(Ok(()))]), (Some(9), 1));
+        assert_eq!(of(vec![lost(9, true), Ok(Ok(()))]), (None, 2), "it only looked so");
+        assert_eq!(of(vec![lost(9, true), lost(9, true), Ok(Ok(()))]), (Some(9), 2));
+        assert_eq!(of(vec![lost(8, true), gone(), lost(9, true), lost(8, false)]), (Some(8), 4));
+        assert_eq!(of(vec![gone(), gone(), lost(9, true), lost(9, true)]), (Some(9), 4));
+    }
+
+    /// As often as somebody publishes something.
+    #[test]
+    fn it_is_looked_for_no_more_than_a_few_times() {
+        let (told, looks) = of((1..100).map(|second| lost(second, true)).collect());
+        assert_eq!((told, looks), (Some(LOOKS as i64), LOOKS));
+        let mut looks = 0;
+        let error = found(|| {
+            looks += 1;
+            gone()
+        });
+        assert!(matches!(error, Err(journal::Error::Gone { .. })) && looks == LOOKS);
     }
 }

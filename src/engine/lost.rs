@@ -156,9 +156,7 @@ impl Engine {
 
     /// Where that was told, and isn't seen to yet, it is told once.
     pub(super) fn tell_wrong(&self, since: DateTime<Utc>, why: &str) -> Result<(), disk::Error> {
-        let root = self.store.root();
-        if timeline::wrong_since(root).is_none_or(|told| told > since) {
-            timeline::tell_wrong(root, since)?;
+        if timeline::tell_wrong(self.store.root(), since)? {
             self.note_wrong(why);
         }
         Ok(())

@@ -16,7 +16,7 @@ use crate::journal::chain::Horizon;
 use crate::journal::check::{Check, Checked};
 use crate::journal::folder::make_identity;
 use crate::journal::sums::Sums;
-use crate::journal::timeline::{self, Gap, Keeper};
+use crate::journal::timeline::{self, Keeper};
 use crate::journal::{self, Index, Journal, Level, Point};
 use crate::sqlite::Control;
 
@@ -174,13 +174,8 @@ impl Engine {
     /// The new bases are there, and the gap before them is recorded: that is seen to.
     fn settle_doubt(&self, recording: &mut Recording, at: DateTime<Utc>) -> Result<(), Error> {
         let Some(since) = recording.wrong_since else { return Ok(()) };
-        let keeper = recording.capture.keeper();
-        // What was told meanwhile is of what was before them too.
-        if let Some(from) = keeper.wrong_since().filter(|from| *from < since) {
-            keeper.gap(Gap { wrong: true, ..Gap::new(from, at) })?;
-        }
         self.are_right(at);
-        keeper.wrong_is_known()?;
+        recording.capture.keeper().wrong_is_known(since, at)?;
         recording.wrong_since = None;
         Ok(())
     }

@@ -33,6 +33,8 @@ pub(super) const MAX_GAPS: usize = 10_000;
 const RESTORED: &str = "restored";
 /// Whoever has found the journal wrong leaves it there, with the time since when it may be so.
 const WRONG: &str = "wrong";
+/// Held by whoever changes that.
+const WRONG_LOCK: &str = ".wrong";
 /// In the folder of each database: when it was last known to be right.
 const RIGHT: &str = "right";
 
@@ -139,10 +141,23 @@ pub fn is_restored(root: &Path) -> bool {
 }
 
 /// Tells whoever writes the journal, if anybody does, that it isn't what the databases are, and since when that may be so: it begins
-/// anew, and that time is a gap. What was told and isn't seen to yet counts too.
-pub fn tell_wrong(root: &Path, since: DateTime<Utc>) -> Result<(), disk::Error> {
-    let since = wrong_since(root).into_iter().fold(since, DateTime::min);
-    disk::write_durable(&root.join(FOLDER).join(WRONG), text(since).as_bytes())
+/// anew, and that time is a gap. What was told and isn't seen to yet counts too: says whether that is later.
+pub fn tell_wrong(root: &Path, since: DateTime<Utc>) -> Result<bool, disk::Error> {
+    let folder = root.join(FOLDER);
+    let _lock = lock_wrong(&folder)?;
+    if wrong_since(root).is_some_and(|told| told <= since) {
+        return Ok(false);
+    }
+    disk::write_durable(&folder.join(WRONG), text(since).as_bytes())?;
+    Ok(true)
+}
+
+/// Against all who tell it or see to it, in whatever process: of two who do so at once each would undo what the other did.
+fn lock_wrong(folder: &Path) -> Result<File, disk::Error> {
+    let path = folder.join(WRONG_LOCK);
+    let file = disk::open_shared(&path)?;
+    disk::lock(&file, &path)?;
+    Ok(file)
 }
 
 /// When the journal of a database was last known to be what that was, all of it.
@@ -214,8 +229,13 @@ impl Keeper {
         wrong_since(&self.root)
     }
 
-    /// It is seen to.
-    pub fn wrong_is_known(&self) -> Result<(), disk::Error> {
+    /// It is seen to: new bases are there, and the gap from `since` to `at` is recorded. What was told meanwhile is of what was before them
+    /// too.
+    pub fn wrong_is_known(&mut self, since: DateTime<Utc>, at: DateTime<Utc>) -> Result<(), disk::Error> {
+        let _lock = lock_wrong(&self.folder)?;
+        if let Some(from) = self.wrong_since().filter(|from| *from < since) {
+            self.gap(Gap { wrong: true, ..Gap::new(from, at) })?;
+        }
         disk::remove(&self.folder.join(WRONG))
     }
 
@@ -254,6 +274,8 @@ impl Keeper {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+
     use super::*;
 
     fn at(text: &str) -> DateTime<Utc> {
@@ -291,14 +313,14 @@ mod tests {
         super::super::Journal::open(root, &name).unwrap();
         let mut keeper = Keeper::open(root).unwrap();
         assert_eq!((keeper.wrong_since(), keeper.was_restored()), (None, false));
-        tell_wrong(root, at("09:00:00.250")).unwrap();
+        assert!(tell_wrong(root, at("09:00:00.250")).unwrap());
         assert_eq!(keeper.wrong_since(), Some(at("09:00:00.250")));
-        tell_wrong(root, at("09:30:00")).unwrap();
+        assert!(!tell_wrong(root, at("09:30:00")).unwrap());
         assert_eq!(Timeline::read(root).unwrap().wrong_since, Some(at("09:00:00.250")), "the earlier one counts");
         std::fs::write(root.join("journal/wrong"), "2026-").unwrap();
         assert_eq!(keeper.wrong_since(), Some(DateTime::UNIX_EPOCH));
-        keeper.wrong_is_known().unwrap();
-        assert_eq!(keeper.wrong_since(), None);
+        keeper.wrong_is_known(DateTime::UNIX_EPOCH, at("09:31:00")).unwrap();
+        assert_eq!((keeper.wrong_since(), keeper.timeline().gaps.len()), (None, 0));
         for time in ["09:00:00", "09:00:00.750"] {
             note_right(root, &name, at(time)).unwrap();
             assert_eq!(right(root, &name), Some(at(time)));
@@ -307,6 +329,42 @@ mod tests {
         std::thread::sleep(std::time::Duration::from_millis(20));
         keeper.alive(at("08:00:00")).unwrap();
         assert!(before.is_some() && beat(root) != before);
+    }
+
+    /// Each in a thread of its own, which is as good as a process: all of them open the lock anew.
+    #[test]
+    fn of_those_who_find_it_wrong_at_once_the_earliest_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let mut keeper = Keeper::open(root).unwrap();
+        let second = |second: i64| at("09:00:00") + chrono::TimeDelta::seconds(second);
+        for round in 0..25 {
+            let begin = Barrier::new(8);
+            let tell = |n: i64| {
+                begin.wait();
+                tell_wrong(root, second(n)).unwrap();
+            };
+            std::thread::scope(|scope| (0..8).for_each(|n| drop(scope.spawn(move || tell((n + round) % 8)))));
+            assert_eq!(wrong_since(root), Some(second(0)), "{round}");
+            keeper.wrong_is_known(second(0), second(10)).unwrap();
+        }
+        // Told while a later one is seen to, it is left or recorded.
+        for round in 0..50 {
+            let (begin, until) = (Barrier::new(2), second(100 + round));
+            tell_wrong(root, second(50)).unwrap();
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    begin.wait();
+                    tell_wrong(root, second(20)).unwrap();
+                });
+                begin.wait();
+                keeper.wrong_is_known(second(50), until).unwrap();
+            });
+            let gap = Gap { wrong: true, ..Gap::new(second(20), until) };
+            let is_left = wrong_since(root) == Some(second(20));
+            assert!(is_left != keeper.timeline().gaps.contains(&gap), "{round}");
+            keeper.wrong_is_known(second(20), until).unwrap();
+        }
     }
 
     #[test]

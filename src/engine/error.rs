@@ -148,7 +148,8 @@ pub enum Error {
     NoJournal,
     /// The journal doesn't reach that instant.
     #[error(
-        "{moment} can't be restored: the journal reaches from {from} to {to}. Take a time between these, or a backup"
+        "{moment} can't be restored: the journal reaches from {from} to {to}. Take a time between these, or a backup{}",
+        of_others(lacking)
     )]
     PointOutside {
         /// What was asked for.
@@ -157,10 +158,12 @@ pub enum Error {
         from: Moment,
         /// The last one.
         to: Moment,
+        /// The databases that don't have it, where others do.
+        lacking: Vec<DatabaseName>,
     },
     /// Nobody knows what the databases held at that instant.
     #[error(
-        "{moment} can't be restored: {}. Take one of these two, or another time", Gap::why(*wrong, before, after)
+        "{moment} can't be restored: {}. Take one of these two, or another time{}", Gap::why(*wrong, before, after), of_others(lacking)
     )]
     PointInGap {
         /// What was asked for.
@@ -171,6 +174,8 @@ pub enum Error {
         after: Moment,
         /// Something was recorded, and was found wrong.
         wrong: bool,
+        /// The databases that don't have it, where others do.
+        lacking: Vec<DatabaseName>,
     },
     /// The live database can't be restored while the app has it open.
     #[error(
@@ -686,6 +691,15 @@ fn other_databases(not_held: &[DatabaseName], unknown: &[DatabaseName]) -> Strin
     let lacks = (!not_held.is_empty()).then(|| format!("it has no copy of {}", named(not_held)));
     let has = (!unknown.is_empty()).then(|| format!("it has one of {} besides", named(unknown)));
     [lacks, has].into_iter().flatten().collect::<Vec<_>>().join(", and ")
+}
+
+/// How the databases come back that have an instant which these lack.
+fn of_others(lacking: &[DatabaseName]) -> String {
+    if lacking.is_empty() {
+        return String::new();
+    }
+    let names = named(lacking);
+    format!("; only {names} can't go back to it: with BACKUP_DATABASES set to the others for that one command these do")
 }
 
 fn named(names: &[DatabaseName]) -> String {

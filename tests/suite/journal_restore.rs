@@ -134,6 +134,25 @@ fn what_can_not_be_restored_is_refused_with_the_times_that_can() {
     bare.run(&["preview", "--at", "2025-03-04 09:20"]).refused(1, &["there is no journal", "BACKUP_PITR"]);
 }
 
+/// What the others were before it comes back of them alone.
+#[test]
+fn a_database_that_was_added_is_named_where_others_reach_farther_back() {
+    let mut place = Place::new();
+    place.create();
+    let [mut first, mut second] = ["attendance", "auth"].map(|name| Recorder::only(&place, &[name]));
+    first.tick(&place, at("09:00:00"));
+    place.sql("attendance", "DELETE FROM people");
+    first.tick(&place, at("09:10:00"));
+    second.tick(&place, at("09:20:00"));
+    let args = ["restore", "--at", "2025-03-04 09:05", "--confirm", "2025-03-04 09:05"];
+    let words = ["reaches from 2025-03-04T09:20:00.000Z", "only `auth` can't go back to it", "BACKUP_DATABASES"];
+    place.run(&args).refused(1, &words);
+    place.run(&["preview", "--at", "2025-03-04 08:59"]).refused(1, &["Take a time between these, or a backup\n"]);
+    let only = format!("attendance={}", place.live("attendance").display());
+    place.set("BACKUP_DATABASES", &only).ok(&args);
+    assert_eq!(place.sql("attendance", PEOPLE), "Ada,Ben,Carla");
+}
+
 /// A database whose journal was begun later, or never.
 #[test]
 fn a_database_without_a_journal_is_left_alone_by_force_only() {

@@ -102,7 +102,7 @@ impl Engine {
             recovery.insert(name.clone(), window);
             planned.push((name, chain));
         }
-        Window::common(&recovery).ok_or(Error::NoJournal)?.assert_reaches(moment)?;
+        Window::assert_all_reach(&recovery, moment)?;
         Point::of(self.store.root(), planned, moment)
     }
 

@@ -59,17 +59,34 @@ impl Window {
         Self::of(from, to, gaps)
     }
 
+    /// Why that instant can't be restored of all databases, if it can't; and of which alone, where the others have it.
+    pub(in crate::engine) fn assert_all_reach(recovery: &Recovery, moment: Moment) -> Result<(), Error> {
+        let found = |(name, window): (&DatabaseName, &Self)| Some((name.clone(), window.assert_reaches(moment).err()?));
+        let (names, errors): (Vec<_>, Vec<_>) = recovery.iter().filter_map(found).unzip();
+        let reached = match Self::common(recovery) {
+            Some(common) => common.assert_reaches(moment),
+            None => Err(errors.into_iter().next().unwrap_or(Error::NoJournal)),
+        };
+        let some = if names.len() < recovery.len() { names } else { Vec::new() };
+        reached.map_err(|mut error| {
+            if let Error::PointOutside { lacking, .. } | Error::PointInGap { lacking, .. } = &mut error {
+                *lacking = some;
+            }
+            error
+        })
+    }
+
     /// Why that instant can't be restored, if it can't.
     pub(in crate::engine) fn assert_reaches(&self, moment: Moment) -> Result<(), Error> {
-        let at = moment.at();
+        let (at, lacking) = (moment.at(), Vec::new());
         let [from, to] = [self.from, self.to].map(Moment::new);
         if at < self.from || at > self.to {
-            return Err(Error::PointOutside { moment, from, to });
+            return Err(Error::PointOutside { moment, from, to, lacking });
         }
         match self.gaps.iter().find(|gap| gap.holds(at)) {
             Some(Gap { from, to, wrong }) => {
                 let [before, after] = [*from, *to].map(Moment::new);
-                Err(Error::PointInGap { moment, before, after, wrong: *wrong })
+                Err(Error::PointInGap { moment, before, after, wrong: *wrong, lacking })
             }
             None => Ok(()),
         }
@@ -176,5 +193,34 @@ mod tests {
         }
         assert!(matches!(reaches(21), Err(Error::PointInGap { .. })));
         assert_eq!(Window::common(&Recovery::new()), None);
+    }
+
+    #[test]
+    fn who_alone_lacks_an_instant_is_named() {
+        let named = |name: &str, window: Window| (name.parse::<DatabaseName>().unwrap(), window);
+        let window = |from, to, gaps: &[Gap]| Window::of(at(from), at(to), gaps.iter().copied()).unwrap();
+        let told = |recovery: &[(DatabaseName, Window)], minute| {
+            let recovery: Recovery = recovery.iter().cloned().collect();
+            Window::assert_all_reach(&recovery, Moment::new(at(minute))).map_err(|error| error.to_string())
+        };
+        let new = named("new", window(20, 50, &[span(30, 40)]));
+        let both = [named("old", window(0, 50, &[])), new.clone()];
+        for minute in [20, 30, 40, 50] {
+            told(&both, minute).unwrap();
+        }
+        let only =
+            "; only `new` can't go back to it: with BACKUP_DATABASES set to the others for that one command these do";
+        let outside = told(&both, 10).unwrap_err();
+        assert!(outside.contains("reaches from 2026-11-26T09:20:00.000Z to") && outside.ends_with(only), "{outside}");
+        let in_gap = told(&both, 35).unwrap_err();
+        assert!(in_gap.contains("nothing was recorded after") && in_gap.ends_with(only), "{in_gap}");
+        let of_none = told(&both, 51).unwrap_err();
+        assert!(of_none.ends_with("or a backup"), "{of_none}");
+        // They have no instant in common.
+        let apart = [named("old", window(0, 10, &[])), new];
+        let told = [5, 15, 25].map(|minute| told(&apart, minute).unwrap_err());
+        assert!(told[0].ends_with(only) && told[1].ends_with("or a backup"), "{told:?}");
+        assert!(told[2].contains("only `old` can't"), "{told:?}");
+        assert!(matches!(Window::assert_all_reach(&Recovery::new(), Moment::new(at(1))), Err(Error::NoJournal)));
     }
 }

@@ -9,6 +9,7 @@
 //!
 //! One process writes (`serve`); anyone may read meanwhile.
 
+mod absence;
 pub mod capture;
 pub mod chain;
 pub mod check;

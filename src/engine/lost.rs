@@ -134,7 +134,7 @@ impl Engine {
         found(|| {
             control.check()?;
             // First: what was captured until then is in the listing.
-            let alive = Timeline::read(root)?.alive;
+            let alive = Timeline::read(root)?.of(root, [name])?.alive;
             read_newest(&folder, &Index::scan(&folder)?, alive, control)
         })
     }

@@ -69,7 +69,7 @@ impl Engine {
         self.assert_expected()?;
         self.store.make_dirs()?;
         let root = self.store.root();
-        let keeper = Keeper::open(root)?;
+        let keeper = Keeper::open(root, self.config.databases.keys())?;
         make_identity(root)?;
         let (mut tracks, mut journals) = (Vec::new(), Vec::new());
         for source in self.sources() {
@@ -107,7 +107,7 @@ impl Engine {
         keeper: &Keeper,
         control: &Control,
     ) -> Result<Option<Sums>, Error> {
-        let read = read_newest(journal.folder(), &journal.index(), keeper.timeline().alive, control)?;
+        let read = read_newest(journal.folder(), &journal.index(), keeper.alive_of(name), control)?;
         match read {
             Ok(known) => Ok(known),
             Err(lost) => {
@@ -185,11 +185,9 @@ impl Engine {
     }
 
     fn forget_gaps(&self, recording: &mut Recording) -> Result<(), Error> {
-        let oldest = recording.tending.journals.iter().filter_map(|journal| journal.index().oldest()?.at());
-        if let Some(oldest) = oldest.min() {
-            recording.capture.keeper().forget_before(oldest)?;
-        }
-        Ok(())
+        let journals = locked(&self.journals).clone();
+        let first = journals.iter().filter_map(|(name, journal)| Some((name.clone(), journal.index().oldest()?.at()?)));
+        Ok(recording.capture.keeper().forget_before(&first.collect())?)
     }
 
     /// Holds what the journal comes to against a database as it was at the tick. A difference is recorded, what was kept since it was

@@ -9,7 +9,8 @@
 //!    nothing is known, or a new base is wanted, all pages are. Its reader is let go.
 //! 4. When all are read, each file is written and published, durable: the database's next state. Nobody waits for the disk. What all
 //!    pages come to is noted beside it (`states`).
-//! 5. Where the time since the last look isn't known, the gap is recorded, and so is what was found wrong, since the new bases are there.
+//! 5. Where the time since the last look isn't known, the gap is recorded, and so is what was found wrong, since the new bases are there,
+//!    and for how long a database that is looked at again wasn't.
 //! 6. `alive`: the instant can be restored. A crash before leaves files that are of a gap, and no point.
 //!
 //! What is known is what the published files say, never more: an error leaves it as it was, and the next tick compares with that.
@@ -310,6 +311,7 @@ impl Capture {
             self.keeper.gap(Gap { wrong: true, ..Gap::new(since, at) })?;
         }
         self.wrong_since = None;
+        self.keeper.are_back(at)?;
         self.keeper.alive(at)?;
         (self.torn, self.first, tick.at) = (false, false, Some(at));
         Ok(())

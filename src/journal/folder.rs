@@ -9,6 +9,7 @@
 //!
 //! How files go is said in `retain`.
 
+use std::collections::BTreeSet;
 use std::fs::{FileTimes, read_dir};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -43,6 +44,17 @@ pub struct Journal {
 /// The folder of a database's journal in the backup directory `root`.
 pub fn folder(root: &Path, database: &DatabaseName) -> PathBuf {
     root.join(FOLDER).join(database.as_str())
+}
+
+/// The databases of which a journal lies there.
+pub(super) fn all(root: &Path) -> Result<BTreeSet<DatabaseName>, Error> {
+    let (path, mut names) = (root.join(FOLDER), BTreeSet::new());
+    for entry in read_dir(&path).to("read the folder", &path)? {
+        let entry = entry.to("read the folder", &path)?;
+        let is_one = entry.path().join("ltx").is_dir();
+        names.extend(entry.file_name().to_str().filter(|_| is_one).and_then(|name| name.parse().ok()));
+    }
+    Ok(names)
 }
 
 /// A random text of 32 hex digits that tells this journal from one that is begun anew in its place; none before it is begun.

@@ -191,6 +191,15 @@ fn look_at(level: Level, entry: &DirEntry) -> Result<Option<LtxFile>, disk::Erro
     }
 }
 
+/// The first snapshot of a database, by its header: whoever copied it may have lost the file's time.
+pub(super) fn oldest(folder: &Path) -> Result<Option<Point>, Error> {
+    let point = |file: &LtxFile| {
+        let millis = header(folder, file.name).map_or(file.millis, |header| header.millis);
+        Point { txid: file.name.max, millis }
+    };
+    Ok(list(folder, Level::SNAPSHOT)?.first().map(point))
+}
+
 fn are_times_kept(folder: &Path, files: &[LtxFile]) -> bool {
     let told = |file: &LtxFile| header(folder, file.name).is_none_or(|header| header.millis == file.millis);
     files.is_sorted_by_key(|file| file.millis) && files.first().is_none_or(told) && files.last().is_none_or(told)

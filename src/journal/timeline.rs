@@ -2,11 +2,12 @@
 //!
 //! `alive` is written over in place after each look at the databases, also where nothing had changed, and costs one small write
 //! that nobody waits for. After a power cut it may be older than the journal, never newer than what is durable of it.
-//! A gap is recorded, durably, before `alive` goes beyond it.
+//! A gap is recorded, durably, before `alive` goes beyond it. What is true of one database alone stands in its folder (`absence`).
 //!
 //! Others leave word for whoever writes it, in a file each: that the databases were `restored`, and that the journal was found `wrong`. From
 //! then on nothing is known since it was right, until the gap is recorded. When a database's was last found `right` stands in its folder.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs::File;
 use std::io::Read;
@@ -17,13 +18,14 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::absence::{self, Absence};
 use super::folder::folder;
 use super::{Error, FOLDER};
 use crate::backup::{DatabaseName, timestamp};
 use crate::disk::{self, Context};
 
 const ALIVE: &str = "alive";
-const GAPS: &str = "timeline.json";
+pub(super) const GAPS: &str = "timeline.json";
 const VERSION: u32 = 1;
 /// Larger ones are none of ours.
 const MAX_BYTES: u64 = 8 << 20;
@@ -83,16 +85,63 @@ impl Gap {
 pub struct Timeline {
     /// The databases were looked at then. None before the first time, or where that was lost.
     pub alive: Option<DateTime<Utc>>,
-    /// In order.
+    /// In order; those of single databases last.
     pub gaps: Vec<Gap>,
     /// Nothing is known since then, for the journal was found wrong, and hasn't begun anew yet.
     pub wrong_since: Option<DateTime<Utc>>,
 }
 
+/// What stands in a `timeline.json`: in that of the journal, or of a database.
 #[derive(Serialize, Deserialize)]
-struct Gaps {
+pub(super) struct Gaps {
     version: u32,
-    gaps: Vec<Gap>,
+    pub(super) gaps: Vec<Gap>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) left: Option<DateTime<Utc>>,
+}
+
+impl Gaps {
+    pub(super) fn new(gaps: Vec<Gap>, left: Option<DateTime<Utc>>) -> Self {
+        Self { version: VERSION, gaps, left }
+    }
+
+    pub(super) fn read(path: &Path) -> Result<Option<Self>, Error> {
+        let Some(text) = contents(path)? else { return Ok(None) };
+        let damaged = |reason: String| Error::Timeline { path: path.to_owned(), reason };
+        let read: Self = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
+        if read.version != VERSION {
+            return Err(damaged(format!("its version is {}", read.version)));
+        }
+        Ok(Some(read))
+    }
+
+    /// The same in the hands of whoever writes the journal: one that is damaged is put aside.
+    pub(super) fn read_or_put_aside(path: &Path) -> Result<Option<Self>, Error> {
+        match Self::read(path) {
+            Err(error @ Error::Timeline { .. }) => {
+                tracing::error!("{error}");
+                let aside = path.with_extension("json.damaged");
+                disk::remove(&aside)?;
+                disk::rename_new(path, &aside)?;
+                Ok(None)
+            }
+            read => read,
+        }
+    }
+
+    pub(super) fn write(&self, path: &Path) -> Result<(), disk::Error> {
+        let text = serde_json::to_vec(self);
+        disk::write_durable(path, &text.map_err(std::io::Error::from).to("write", path)?)
+    }
+}
+
+/// Adds a gap. Of too many the oldest two become one.
+pub(super) fn add(gaps: &mut Vec<Gap>, gap: Gap) {
+    gaps.push(gap);
+    if gaps.len() > MAX_GAPS {
+        let oldest = gaps.remove(0);
+        gaps[0] = oldest.and(gaps[0]);
+    }
 }
 
 impl Timeline {
@@ -102,14 +151,18 @@ impl Timeline {
         let alive = contents(&folder.join(ALIVE))?.and_then(|text| text.trim_end().parse().ok());
         // Before the gaps: one is recorded before that is over.
         let wrong_since = wrong_since(root);
-        let path = folder.join(GAPS);
-        let Some(text) = contents(&path)? else { return Ok(Self { alive, gaps: Vec::new(), wrong_since }) };
-        let damaged = |reason: String| Error::Timeline { path: path.clone(), reason };
-        let read: Gaps = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
-        if read.version != VERSION {
-            return Err(damaged(format!("its version is {}", read.version)));
+        let gaps = Gaps::read(&folder.join(GAPS))?.map_or_else(Vec::new, |read| read.gaps);
+        Ok(Self { alive, gaps, wrong_since })
+    }
+
+    /// As it is true of all of these databases. What one of them lacks is noted before `alive` goes on, so it is read after that.
+    pub fn of<'a>(mut self, root: &Path, databases: impl IntoIterator<Item = &'a DatabaseName>) -> Result<Self, Error> {
+        for database in databases {
+            let Absence { left, gaps } = Absence::read(root, database)?;
+            self.alive = self.alive.into_iter().chain(left).min();
+            self.gaps.extend(gaps);
         }
-        Ok(Self { alive, gaps: read.gaps, wrong_since })
+        Ok(self)
     }
 }
 
@@ -188,30 +241,31 @@ pub struct Keeper {
     folder: PathBuf,
     alive: File,
     timeline: Timeline,
+    /// Of each database that is looked at, when that alone wasn't.
+    absences: BTreeMap<DatabaseName, Absence>,
 }
 
 impl Keeper {
-    /// Takes it up. One that is damaged is put aside.
-    pub fn open(root: &Path) -> Result<Self, Error> {
+    /// Takes it up for these databases; of others that lie there it is noted that they aren't looked at. What is damaged is put aside.
+    pub fn open<'a>(root: &Path, databases: impl IntoIterator<Item = &'a DatabaseName>) -> Result<Self, Error> {
         let folder = root.join(FOLDER);
         disk::make_own_dir(&folder)?;
-        let timeline = match Timeline::read(root) {
-            Err(error @ Error::Timeline { .. }) => {
-                tracing::error!("{error}");
-                let (path, aside) = (folder.join(GAPS), folder.join(format!("{GAPS}.damaged")));
-                disk::remove(&aside)?;
-                disk::rename_new(&path, &aside)?;
-                Timeline::read(root)?
-            }
-            read => read?,
-        };
+        Gaps::read_or_put_aside(&folder.join(GAPS))?;
+        let timeline = Timeline::read(root)?;
+        let absences = absence::take_up(root, databases.into_iter().cloned().collect(), timeline.alive)?;
         let alive = disk::open_shared(&folder.join(ALIVE))?;
-        Ok(Self { root: root.to_owned(), folder, alive, timeline })
+        Ok(Self { root: root.to_owned(), folder, alive, timeline, absences })
     }
 
     /// As it stands.
     pub fn timeline(&self) -> &Timeline {
         &self.timeline
+    }
+
+    /// Until when a database was looked at.
+    pub fn alive_of(&self, database: &DatabaseName) -> Option<DateTime<Utc>> {
+        let left = self.absences.get(database).and_then(|absence| absence.left);
+        self.timeline.alive.into_iter().chain(left).min()
     }
 
     /// Whether the databases were restored since that was last seen to.
@@ -242,24 +296,34 @@ impl Keeper {
     /// Records that nothing is known between these two. Durable when it returns.
     pub fn gap(&mut self, gap: Gap) -> Result<(), disk::Error> {
         let mut gaps = self.timeline.gaps.clone();
-        gaps.push(gap);
-        if gaps.len() > MAX_GAPS {
-            let oldest = gaps.remove(0);
-            gaps[0] = oldest.and(gaps[0]);
-        }
+        add(&mut gaps, gap);
         self.write(gaps)
     }
 
-    /// Forgets what ended before `oldest`: no point before it can be restored.
-    pub fn forget_before(&mut self, oldest: DateTime<Utc>) -> Result<(), disk::Error> {
-        let gaps: Vec<_> = self.timeline.gaps.iter().copied().filter(|gap| gap.to > oldest).collect();
-        if gaps.len() == self.timeline.gaps.len() { Ok(()) } else { self.write(gaps) }
+    /// Those that weren't looked at for a while were so then: what was between is a gap of theirs. Durable when it returns.
+    pub fn are_back(&mut self, at: DateTime<Utc>) -> Result<(), disk::Error> {
+        self.absences.iter_mut().try_for_each(|(name, absence)| absence.ends(&self.root, name, at))
+    }
+
+    /// Forgets what ended before anything that lies there began: no point before it can be restored. `first` says of those that are looked
+    /// at when that was; what is left of others can be had by their names, and has the same gaps.
+    pub fn forget_before(&mut self, first: &BTreeMap<DatabaseName, DateTime<Utc>>) -> Result<(), Error> {
+        let mut oldest = absence::oldest_of_others(&self.root, &self.absences)?;
+        for (name, absence) in &mut self.absences {
+            let Some(first) = first.get(name) else { continue };
+            absence.forget_before(&self.root, name, *first)?;
+            oldest = oldest.into_iter().chain([*first]).min();
+        }
+        let is_kept = |gap: &Gap| oldest.is_none_or(|oldest| gap.to > oldest);
+        let gaps: Vec<_> = self.timeline.gaps.iter().copied().filter(is_kept).collect();
+        if gaps.len() < self.timeline.gaps.len() {
+            self.write(gaps)?;
+        }
+        Ok(())
     }
 
     fn write(&mut self, gaps: Vec<Gap>) -> Result<(), disk::Error> {
-        let path = self.folder.join(GAPS);
-        let text = serde_json::to_vec(&Gaps { version: VERSION, gaps: gaps.clone() });
-        disk::write_durable(&path, &text.map_err(std::io::Error::from).to("write", &path)?)?;
+        Gaps::new(gaps.clone(), None).write(&self.folder.join(GAPS))?;
         self.timeline.gaps = gaps;
         Ok(())
     }
@@ -286,7 +350,7 @@ mod tests {
     fn what_is_recorded_is_read_and_damage_is_put_aside() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Timeline::read(dir.path()).unwrap(), Timeline::default());
-        let mut keeper = Keeper::open(dir.path()).unwrap();
+        let mut keeper = Keeper::open(dir.path(), []).unwrap();
         keeper.alive(at("09:00:00.250")).unwrap();
         let gap = Gap::new(at("09:00:00.250"), at("09:05:00"));
         keeper.gap(gap).unwrap();
@@ -294,13 +358,13 @@ mod tests {
         let read = Timeline::read(dir.path()).unwrap();
         assert_eq!(read, Timeline { alive: Some(at("09:05:00")), gaps: vec![gap], wrong_since: None });
         assert!(gap.holds(at("09:01:00")) && !gap.holds(gap.from) && !gap.holds(gap.to));
-        keeper.forget_before(at("09:04:00")).unwrap();
+        keeper.forget_before(&BTreeMap::new()).unwrap();
         assert_eq!(Timeline::read(dir.path()).unwrap().gaps.len(), 1);
         std::fs::write(dir.path().join("journal/timeline.json"), "{\"version\":1,\"ga").unwrap();
         std::fs::write(dir.path().join("journal/alive"), "2026-").unwrap();
         let said = Timeline::read(dir.path()).unwrap_err().to_string();
         assert!(said.contains("timeline.json is damaged"), "{said}");
-        let keeper = Keeper::open(dir.path()).unwrap();
+        let keeper = Keeper::open(dir.path(), []).unwrap();
         assert_eq!(*keeper.timeline(), Timeline::default());
         assert!(dir.path().join("journal/timeline.json.damaged").exists());
     }
@@ -308,10 +372,10 @@ mod tests {
     #[test]
     fn what_others_tell_is_known_until_it_is_seen_to() {
         let dir = tempfile::tempdir().unwrap();
-        let (root, name) = (dir.path(), "attendance".parse().unwrap());
+        let (root, name): (_, DatabaseName) = (dir.path(), "attendance".parse().unwrap());
         assert_eq!((beat(root), right(root, &name)), (None, None));
         super::super::Journal::open(root, &name).unwrap();
-        let mut keeper = Keeper::open(root).unwrap();
+        let mut keeper = Keeper::open(root, [&name]).unwrap();
         assert_eq!((keeper.wrong_since(), keeper.was_restored()), (None, false));
         assert!(tell_wrong(root, at("09:00:00.250")).unwrap());
         assert_eq!(keeper.wrong_since(), Some(at("09:00:00.250")));
@@ -336,7 +400,7 @@ mod tests {
     fn of_those_who_find_it_wrong_at_once_the_earliest_counts() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
-        let mut keeper = Keeper::open(root).unwrap();
+        let mut keeper = Keeper::open(root, []).unwrap();
         let second = |second: i64| at("09:00:00") + chrono::TimeDelta::seconds(second);
         for round in 0..25 {
             let begin = Barrier::new(8);
@@ -370,7 +434,7 @@ mod tests {
     #[test]
     fn too_many_gaps_become_one() {
         let dir = tempfile::tempdir().unwrap();
-        let mut keeper = Keeper::open(dir.path()).unwrap();
+        let mut keeper = Keeper::open(dir.path(), []).unwrap();
         let gap = |minute: i64| {
             let from = at("00:00:00") + chrono::TimeDelta::minutes(2 * minute);
             Gap { wrong: minute == 0, ..Gap::new(from, from + chrono::TimeDelta::minutes(1)) }

@@ -78,12 +78,16 @@ proptest! {
     #[test]
     fn the_journals_timeline(gaps in document("timeline"), alive in changed(vec![b"2026-03-01T12:00:00.123Z\n".to_vec()])) {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("journal")).unwrap();
-        std::fs::write(dir.path().join("journal/timeline.json"), &gaps).unwrap();
+        std::fs::create_dir_all(dir.path().join("journal/auth")).unwrap();
+        for name in ["timeline.json", "auth/timeline.json"] {
+            std::fs::write(dir.path().join("journal").join(name), &gaps).unwrap();
+        }
         std::fs::write(dir.path().join("journal/alive"), &alive).unwrap();
         std::fs::write(dir.path().join("journal/wrong"), &alive).unwrap();
         if let Ok(timeline) = Timeline::read(dir.path()) {
             prop_assert!(timeline.wrong_since.is_some());
+            let of_both = timeline.clone().of(dir.path(), [&"auth".parse().unwrap()]).unwrap();
+            prop_assert!(of_both.gaps.len() == 2 * timeline.gaps.len() && of_both.alive <= timeline.alive.or(of_both.alive));
         }
     }
 

@@ -45,7 +45,7 @@ impl Scene {
         }
         std::fs::create_dir_all(place.backups()).unwrap();
         let (keeper, journal) =
-            (Keeper::open(&place.backups()).unwrap(), Journal::open(&place.backups(), &name).unwrap());
+            (Keeper::open(&place.backups(), [&name]).unwrap(), Journal::open(&place.backups(), &name).unwrap());
         let track = Track::new(Source { name, path: place.live("attendance") }, journal, None);
         let seconds = Duration::from_secs;
         let options = Options {

@@ -15,13 +15,14 @@ use crate::journal_live::{index, place, ticked, timeline};
 use crate::journal_replica::{kill_server, text};
 
 /// Restores both, and says the last number in each.
-fn numbers_at(place: &Place, at: DateTime<Utc>) -> [u64; 2] {
+pub fn numbers_at(place: &Place, at: DateTime<Utc>) -> [u64; 2] {
     let at = text(at);
     place.ok(&["restore", "--at", &at, "--confirm", &at]);
     ["attendance", "auth"].map(|name| sql_on(&place.live(name), "SELECT max(n) FROM stamps").parse().unwrap())
 }
 
-fn number(place: &Place, number: u64) -> DateTime<Utc> {
+/// That number in both, and when it was recorded.
+pub fn number(place: &Place, number: u64) -> DateTime<Utc> {
     for name in ["attendance", "auth"] {
         place.sql(name, &format!("INSERT INTO stamps VALUES ({number})"));
     }

@@ -73,6 +73,7 @@ mod fuzz_streams;
 mod hostile_clients;
 mod hostile_databases;
 mod instant;
+mod journal_away;
 mod journal_crash;
 mod journal_dies;
 mod journal_drill;

@@ -114,6 +114,7 @@ impl Engine {
         let timeline = Timeline::read(root)?;
         let written = locked(&self.journals).clone();
         let found = |name: &DatabaseName| -> Result<T, journal::Error> {
+            let timeline = timeline.clone().of(root, [name])?;
             // Whoever writes it knows it without a look at each file.
             match written.get(name) {
                 Some(journal) => Ok(look(&journal.index(), &timeline)),

@@ -61,7 +61,8 @@ impl Engine {
         let oldest = ready.journals.values().filter_map(|journal| journal.index().oldest()?.at()).min();
         let Some(oldest) = oldest else { return Ok(false) };
         // What was found wrong waits for the new beginning.
-        let timeline = Timeline::read(self.store.root())?;
+        let root = self.store.root();
+        let timeline = Timeline::read(root)?.of(root, ready.journals.keys())?;
         let Timeline { alive: Some(alive), gaps, wrong_since: None } = timeline else { return Ok(false) };
         let newest: BTreeMap<_, _> = ready
             .journals

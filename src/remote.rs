@@ -47,6 +47,15 @@ pub struct Listed {
     pub size: u64,
 }
 
+/// All that lies in a folder, and below it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Contents {
+    /// In the order of their keys.
+    pub objects: Vec<Listed>,
+    /// Each with a `/` at its end, where folders stay when nothing is left in them. What lies in another comes after it.
+    pub folders: Vec<String>,
+}
+
 /// A place elsewhere, ready to be used. Clones share the connections and the bandwidth.
 #[derive(Clone)]
 pub struct Remote {
@@ -152,33 +161,37 @@ impl Remote {
 
     /// All objects in the folder `prefix` and below; of the whole place for an empty one.
     pub fn list(&self, prefix: &str) -> Result<Vec<Listed>, Error> {
+        self.contents(prefix).map(|contents| contents.objects)
+    }
+
+    /// The same, and the folders.
+    pub fn contents(&self, prefix: &str) -> Result<Contents, Error> {
         if !prefix.is_empty() {
             plain(prefix.strip_suffix('/').unwrap_or(prefix))?;
         }
         let folder = if prefix.is_empty() || prefix.ends_with('/') { prefix.to_owned() } else { format!("{prefix}/") };
         let one_by_one = matches!(self.shared.place.kind, Kind::Dropbox { .. } | Kind::Webdav { .. });
-        let listed = self.attempt(|operator, call| {
+        let found = self.attempt(|operator, call| {
             let folder = folder.clone();
             async move {
-                call.note(None);
-                let listed =
-                    if one_by_one { walked(&operator, folder).await? } else { swept(&operator, &folder).await? };
-                Ok((listed, call.verdict()))
+                if one_by_one { walked(&operator, &call, folder).await } else { swept(&operator, &call, folder).await }
             }
         });
-        match listed.map_err(|fault| self.understood(prefix, fault))? {
-            (None, _) => Err(Error::Broken(format!(
+        let Some(Found { mut contents, absent }) = found.map_err(|fault| self.understood(prefix, fault))? else {
+            return Err(Error::Broken(format!(
                 "{} holds more than {MOST_LISTED} objects; give the backups a place of their own",
                 error::named(&self.shared.place)
-            ))),
-            (Some(mut listed), verdict) => {
-                if listed.is_empty() {
-                    self.believe(prefix, verdict)?;
-                }
-                listed.sort();
-                Ok(listed)
-            }
+            )));
+        };
+        for (folder, verdict) in absent {
+            self.believe_no_folder(&folder, verdict)?;
         }
+        if !self.leaves_folders() {
+            contents.folders.clear();
+        }
+        contents.objects.sort();
+        contents.folders.sort();
+        Ok(contents)
     }
 
     /// Removes an object, and its own folder when nothing else is left in it; one that isn't there is fine.
@@ -201,6 +214,11 @@ impl Remote {
             Ok(verdict)
         });
         self.believe(key, removed.map_err(|fault| self.understood(key, fault))?)
+    }
+
+    /// Whether folders stay there when nothing is left in them.
+    fn leaves_folders(&self) -> bool {
+        !matches!(self.shared.place.kind, Kind::Folder { .. } | Kind::S3 { .. })
     }
 }
 
@@ -227,40 +245,75 @@ async fn is_empty(operator: &Operator, folder: &str) -> opendal::Result<bool> {
     Ok(true)
 }
 
+/// A listing, and what of it has to be asked about again.
+#[derive(Default)]
+struct Found {
+    contents: Contents,
+    /// Folders that were taken for empty since they weren't there, by that answer.
+    absent: Vec<(String, Verdict)>,
+}
+
 /// What a store lists by itself.
-async fn swept(operator: &Operator, folder: &str) -> opendal::Result<Option<Vec<Listed>>> {
-    let mut lister = operator.lister_with(folder).recursive(true).await?;
-    let mut listed = Vec::new();
+async fn swept(operator: &Operator, call: &Call, folder: String) -> opendal::Result<Option<Found>> {
+    call.note(None);
+    let mut lister = operator.lister_with(&folder).recursive(true).await?;
+    let mut found = Found::default();
+    let Contents { objects, folders } = &mut found.contents;
     while let Some(entry) = lister.try_next().await? {
         if entry.metadata().is_file() {
-            listed.push(Listed { key: entry.path().to_owned(), size: entry.metadata().content_length() });
+            objects.push(Listed { key: entry.path().to_owned(), size: entry.metadata().content_length() });
+        } else if entry.metadata().is_dir() && entry.path() != folder {
+            folders.push(entry.path().to_owned());
         }
-        if listed.len() > MOST_LISTED {
+        if objects.len() + folders.len() > MOST_LISTED {
             return Ok(None);
         }
     }
-    Ok(Some(listed))
+    if objects.is_empty() {
+        found.absent.extend(call.verdict().map(|verdict| (folder, verdict)));
+    }
+    Ok(Some(found))
 }
 
 /// Folder by folder: Dropbox's entries come with their last names only, and of WebDAV OpenDAL's own walk forgets a folder whose
 /// listing broke off, without a word.
-async fn walked(operator: &Operator, folder: String) -> opendal::Result<Option<Vec<Listed>>> {
-    let (mut folders, mut listed) = (vec![folder], Vec::new());
-    while let Some(folder) = folders.pop() {
-        let mut lister = operator.lister(&folder).await?;
-        while let Some(entry) = lister.try_next().await? {
-            let name = entry.path().trim_start_matches(&folder).trim_start_matches('/');
-            if entry.metadata().is_dir() && !name.is_empty() {
-                folders.push(format!("{folder}{name}"));
-            } else if entry.metadata().is_file() {
-                listed.push(Listed { key: format!("{folder}{name}"), size: entry.metadata().content_length() });
-            }
-            if listed.len() + folders.len() > MOST_LISTED {
-                return Ok(None);
-            }
+async fn walked(operator: &Operator, call: &Call, folder: String) -> opendal::Result<Option<Found>> {
+    let (mut left, mut found) = (vec![folder], Found::default());
+    while let Some(folder) = left.pop() {
+        let mut inside = listed_in(operator, call, &folder).await?;
+        if inside.is_some() && call.verdict().is_some() {
+            // Once more: what stands between may say 404 for a moment.
+            inside = listed_in(operator, call, &folder).await?;
+        }
+        let Some(Contents { objects, folders }) = inside else { return Ok(None) };
+        left.extend(folders.iter().cloned());
+        found.contents.objects.extend(objects);
+        found.contents.folders.extend(folders);
+        if found.contents.objects.len() + found.contents.folders.len() > MOST_LISTED {
+            return Ok(None);
+        }
+        found.absent.extend(call.verdict().map(|verdict| (folder, verdict)));
+    }
+    Ok(Some(found))
+}
+
+/// What lies in one folder; nothing if that is too much. The call's verdict says whether the folder was there.
+async fn listed_in(operator: &Operator, call: &Call, folder: &str) -> opendal::Result<Option<Contents>> {
+    call.note(None);
+    let mut lister = operator.lister(folder).await?;
+    let mut inside = Contents::default();
+    while let Some(entry) = lister.try_next().await? {
+        let name = entry.path().trim_start_matches(folder).trim_start_matches('/');
+        if entry.metadata().is_dir() && !name.is_empty() {
+            inside.folders.push(format!("{folder}{name}"));
+        } else if entry.metadata().is_file() {
+            inside.objects.push(Listed { key: format!("{folder}{name}"), size: entry.metadata().content_length() });
+        }
+        if inside.objects.len() + inside.folders.len() > MOST_LISTED {
+            return Ok(None);
         }
     }
-    Ok(Some(listed))
+    Ok(Some(inside))
 }
 
 /// Why a call gave nothing.

@@ -2,6 +2,7 @@
 
 mod cloud;
 mod clouds;
+mod dav;
 mod folders;
 mod server;
 mod stores;

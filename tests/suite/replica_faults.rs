@@ -309,7 +309,8 @@ fn a_folder_that_is_not_listed_is_not_lost() {
     another(&place);
     pushes(&place, &store);
     let before = store.objects.all();
-    for fault in [Fault::ResetDown(50), Fault::CutDown(50), Fault::StallDown(50), Fault::Instead(Reply::of(503, b""))] {
+    let replies = [503, 404].map(|status| Fault::Instead(Reply::of(status, b"")));
+    for fault in [Fault::ResetDown(50), Fault::CutDown(50), Fault::StallDown(50)].into_iter().chain(replies) {
         place.set(TIMEOUT, fault.timeout(BORNE));
         for n in 1..=3 {
             proxy.spoil(When::of("PROPFIND", "backups/2").from(n).once(), fault.clone());

@@ -22,7 +22,7 @@ fn limited(address: SocketAddr, timeout: Duration, bandwidth: Option<u64>) -> Re
     Remote::open(&place, &Pace { timeout, bandwidth }).unwrap()
 }
 
-fn webdav(address: SocketAddr) -> Remote {
+pub fn webdav(address: SocketAddr) -> Remote {
     let (username, password) = (Some("c4n4ry-user".to_owned()), Some(SECRET.to_owned()));
     let credentials = Credentials { username, password, ..Credentials::default() };
     let place = Place::parse(&format!("webdav://{address}/dav/b"), credentials).unwrap();

@@ -194,26 +194,37 @@ impl Remote {
         Ok(contents)
     }
 
-    /// Removes an object, and its own folder when nothing else is left in it; one that isn't there is fine.
+    /// Removes an object and nothing else; one that isn't there is fine. In a folder, here or mounted here, also what it lay in when
+    /// nothing else is in it.
     pub fn delete(&self, key: &str) -> Result<(), Error> {
         plain(key)?;
         if let Kind::Folder { root } = &self.shared.place.kind {
             let (root, key) = (root.clone(), key.to_owned());
             return self.on_disk(move || folder::remove(&root, &key));
         }
-        let has_folders = !matches!(self.shared.place.kind, Kind::S3 { .. });
         let removed = self.attempt(|operator, call| async move {
             operator.delete(key).await?;
-            let verdict = call.verdict();
-            // Empty ones would have to be asked for at every listing, for ever.
-            if let Some(folder) = folder_of(key).filter(|_| has_folders)
-                && is_empty(&operator, folder).await?
-            {
-                operator.delete(folder).await?;
-            }
-            Ok(verdict)
+            Ok(call.verdict())
         });
         self.believe(key, removed.map_err(|fault| self.understood(key, fault))?)
+    }
+
+    /// Removes a folder, a key with a `/` at its end, if nothing is in it. These stores remove a folder with all that is in it by
+    /// then, so this is for those alone in which nobody writes any more.
+    pub fn remove_folder(&self, folder: &str) -> Result<(), Error> {
+        plain(folder.strip_suffix('/').unwrap_or_default())?;
+        if !self.leaves_folders() {
+            return Ok(());
+        }
+        // Dropbox tells of what is in a folder, and never of the folder.
+        let is_named = !matches!(self.shared.place.kind, Kind::Dropbox { .. });
+        let removed = self.attempt(|operator, call| async move {
+            if is_surely_empty(&operator, &call, folder, is_named).await? {
+                operator.delete(folder).await?;
+            }
+            Ok(())
+        });
+        removed.map_err(|fault| self.understood(folder, fault))
     }
 
     /// Whether folders stay there when nothing is left in them.
@@ -229,20 +240,18 @@ fn plain(key: &str) -> Result<(), Error> {
     if key.split('/').all(is_plain) { Ok(()) } else { Err(Error::Broken(format!("{key:?} is no object's name"))) }
 }
 
-/// The folder, below another one, that an object lies in: the last part of its key taken off.
-fn folder_of(key: &str) -> Option<&str> {
-    let folder = &key[..=key.rfind('/')?];
-    (folder.matches('/').count() > 1).then_some(folder)
-}
-
-async fn is_empty(operator: &Operator, folder: &str) -> opendal::Result<bool> {
+/// By an answer that is about this very folder: OpenDAL takes a 404, whoever says it, for a folder in which nothing is.
+async fn is_surely_empty(operator: &Operator, call: &Call, folder: &str, is_named: bool) -> opendal::Result<bool> {
+    call.note(None);
     let mut lister = operator.lister(folder).await?;
+    let mut is_there = !is_named;
     while let Some(entry) = lister.try_next().await? {
         if entry.path() != folder {
             return Ok(false);
         }
+        is_there = true;
     }
-    Ok(true)
+    Ok(is_there && call.verdict().is_none())
 }
 
 /// A listing, and what of it has to be asked about again.

@@ -36,7 +36,8 @@ pub use catalog::{HeldJournal, MAX_JOURNALS, ReplicaCatalog};
 pub use chain::{Chains, ChainsThere, Readers, Relief, Remnant, Segment, Step, relief, remnants};
 pub use entry::ReplicaEntry;
 pub use keys::{
-    BACKUPS, CATALOGS, Folder, LEASE, catalog_key, is_ours, is_unfinished_catalog, parse_catalog_key, part,
+    BACKUPS, CATALOGS, Folder, LEASE, catalog_key, is_folder_of_ours, is_ours, is_unfinished_catalog,
+    parse_catalog_key, part,
 };
 pub use plan::{Plan, Sending, Wishes, is_sendable, plan, step_aside};
 

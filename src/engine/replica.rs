@@ -13,7 +13,8 @@
 //!    sent, and read back from there to their last byte; then a new catalog names it. Nothing is named before. Where the store is
 //!    full, what would go if nothing more came goes at once, in the order of step 6, and the rest waits for the next try.
 //!    Where what is here changes meanwhile, what is still to be done is planned anew after the backup that is being sent.
-//! 6. A catalog that no longer names what goes, and has the ids of what was promoted; then the objects of what went are removed. What
+//! 6. A catalog that no longer names what goes, and has the ids of what was promoted; then the objects of what went are removed, and
+//!    their folders, where these stay and nothing is in them. What
 //!    others stand on stays named, until one of them is sent again so that it can go (`collapse`), in the order of step 5.
 //! 7. The lease is given back, the outcome recorded.
 //!

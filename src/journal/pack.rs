@@ -23,6 +23,12 @@ const MOST_MILLIS: u64 = 999_999_999_999_999;
 const PLAIN: &str = ".tar.zst";
 const ENCRYPTED: &str = ".tar.zst.age";
 
+/// The lineage of which a folder below [`JOURNALS`] is, or lies in.
+pub fn lineage_of(folder: &str) -> Option<Nonce> {
+    let (lineage, _) = folder.strip_prefix(JOURNALS)?.split_once('/')?;
+    Nonce::try_from(lineage.to_owned()).ok()
+}
+
 /// Which files a pack has.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Span {

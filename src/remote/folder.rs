@@ -50,10 +50,15 @@ pub(super) fn remove(root: &Path, key: &str) -> Result<(), Error> {
     stand(root)?;
     let target = root.join(key);
     disk::remove(&target).map_err(of_disk)?;
-    if super::folder_of(key).is_some() {
+    if is_within_another(key) {
         disk::remove_empty_dir(disk::parent(&target));
     }
     Ok(())
+}
+
+/// Whether the folder that it lies in is itself in one: those at the top stay.
+fn is_within_another(key: &str) -> bool {
+    key.matches('/').count() > 1
 }
 
 fn of_disk(error: disk::Error) -> Error {

@@ -154,6 +154,29 @@ fn strange_keys_are_passed_over_and_stay() {
     }
 }
 
+/// Nobody writes there any more. Folders of what counts are written to again and again.
+#[test]
+fn folders_of_what_no_catalog_names_go_too() {
+    let store = Store::webdav();
+    let place = shipping(&store);
+    let server = Server::start(&place);
+    number(&place, 1);
+    kill_server(server);
+    let good = journal_keys(&store).into_iter().find(|key| key.contains("/attendance/")).unwrap();
+    let lineage = good.split('/').nth(1).unwrap().to_owned();
+    let foreign = good.replace(&lineage, "00000000000000aa");
+    store.objects.put(&foreign, b"x");
+    store.objects.put("journal/00000000000000bb/photos/photo.jpg", b"x");
+    let level = store.objects.path(&format!("journal/{lineage}/attendance/7"));
+    std::fs::create_dir(&level).unwrap();
+    let server = Server::start(&place);
+    let folder = store.objects.path("journal/00000000000000aa");
+    crate::harness::eventually("all of it goes", || (!folder.exists()).then_some(()));
+    number(&place, 2);
+    kill_server(server);
+    assert!(level.exists() && store.objects.get("journal/00000000000000bb/photos/photo.jpg").is_some());
+}
+
 #[test]
 fn what_says_until_when_is_looked_at_before_it_is_believed() {
     let (store, _place, at) = scene();

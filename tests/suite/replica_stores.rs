@@ -289,3 +289,35 @@ fn a_bandwidth_is_kept_to() {
     let rate = up as f64 / begun.elapsed().as_secs_f64();
     assert!(up > 4_000_000 && rate < 1_200_000.0, "{rate} bytes a second");
 }
+
+/// Each would be asked for at every listing. Where something else was put into one, it stays with that.
+#[test]
+fn empty_folders_do_not_pile_up() {
+    let store = Store::webdav();
+    let place = with_replica(&store);
+    let backups = [(); 4].map(|()| another(&place));
+    pushes(&place, &store);
+    let folders = || {
+        let all = tree(&store.objects.path("backups")).into_iter().filter(|(.., is_dir)| *is_dir);
+        let mut all: Vec<_> = all.map(|(name, ..)| format!("backups/{name}")).collect();
+        all.sort();
+        all
+    };
+    let of = |backup: &serde_json::Value| {
+        let held = store.objects.held().into_iter().find(|held| held["sequence"] == backup["sequence"]).unwrap();
+        key_of(&held, "auth", &held["databases"]["auth"]).rsplit_once('/').unwrap().0.to_owned()
+    };
+    let (empty, foreign) = (of(&backups[0]), of(&backups[1]));
+    store.objects.put(&format!("{foreign}/photo.jpg"), b"x");
+    // What was begun and given up leaves one too.
+    std::fs::create_dir(store.objects.path(&format!("{}5f0c2a9be1d37784", &empty[..empty.len() - 16]))).unwrap();
+    std::fs::create_dir(store.objects.path("backups/holidays")).unwrap();
+    backups[..2].iter().for_each(|backup| drop(place.ok(&["delete", id(backup)])));
+    place.ok(&PUSH);
+    let mut expected = [of(&backups[2]), of(&backups[3]), foreign.clone(), "backups/holidays".to_owned()];
+    expected.sort();
+    assert_eq!(folders(), expected);
+    assert_eq!(store.objects.get(&format!("{foreign}/photo.jpg")).unwrap(), b"x");
+    assert_eq!(store.objects.ids().len(), 2);
+    assert_eq!(place.json(&["replica", "verify", "offsite"])["ok"], true);
+}

@@ -81,6 +81,11 @@ pub fn is_ours(key: &str) -> bool {
     parsed() == Some(true)
 }
 
+/// Whether a folder, with a `/` at its end, is one that we give to a backup.
+pub fn is_folder_of_ours(folder: &str) -> bool {
+    is_ours(&format!("{folder}{PLAIN_ENTRY}"))
+}
+
 /// The key that a file gets which is being written in a folder; any other is its own.
 fn finished(key: &str) -> String {
     let Some((folder, file)) = key.rsplit_once('/') else { return key.to_owned() };

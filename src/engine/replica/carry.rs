@@ -7,10 +7,10 @@ use super::state::State;
 use super::sync::Wanted;
 use super::writable::Writable;
 use crate::backup::BackupId;
-use crate::backup::replica::{Chains, Held, Origin, Plan, Sending, step_aside};
+use crate::backup::replica::{Chains, Held, Origin, Plan, Sending, is_folder_of_ours, step_aside};
 use crate::engine::{Call, Error};
 use crate::remote;
-use crate::sqlite;
+use crate::sqlite::{self, Control};
 
 impl Writable<'_> {
     pub(super) fn carry_out(
@@ -190,6 +190,25 @@ impl Writable<'_> {
         }
         Ok(())
     }
+
+    /// Folders of backups that no catalog names, where nothing is left in them: each would have to be asked for at every listing, for
+    /// ever. A sending has a folder of its own, so nobody writes in these any more. What stays is in nobody's way.
+    pub(super) fn sweep(&mut self, folders: &[String], control: &Control) {
+        let named = self.site.named();
+        let is_named =
+            |folder: &String| named.range(folder.clone()..).next().is_some_and(|key| key.starts_with(folder));
+        let is_over = |folder: &&String| !self.keeps_leftovers && is_folder_of_ours(folder) && !is_named(folder);
+        let over: Vec<&String> = folders.iter().filter(is_over).collect();
+        let swept = over.into_iter().try_for_each(|folder| {
+            control.check()?;
+            self.settle()?;
+            self.hold(false)?;
+            self.site.link.at(self.site.link.remote.remove_folder(folder))
+        });
+        if let Err(error) = swept {
+            tracing::debug!(replica = %self.name, %error, "empty folders stay for now");
+        }
+    }
 }
 
 /// Of a backup here, and not of the replica.
@@ -198,7 +217,7 @@ pub(super) fn is_of_one_here(error: &Error) -> bool {
 }
 
 /// There is no room there.
-fn is_full(error: &Error) -> bool {
+pub(super) fn is_full(error: &Error) -> bool {
     matches!(error, Error::Replica { error: remote::Error::Full(_), .. })
 }
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use sha2::{Digest, Sha256};
 
+use super::carry::is_full;
 use super::done::Replicated;
 use super::site::{Site, is_listed};
 use super::state::{FOLDER, State};
@@ -20,6 +21,7 @@ use crate::disk;
 use crate::engine::permit::{Holder, Permit, Refusal};
 use crate::engine::record::{SECONDS, seconds};
 use crate::engine::{Call, Engine, Error, entry, failure};
+use crate::remote::Contents;
 use crate::sqlite;
 
 /// What it is called in the audit log.
@@ -175,7 +177,8 @@ impl Writable<'_> {
     }
 
     fn replicate(&mut self, wanted: &Wanted, take_over: bool, call: &Call) -> Result<Replicated, Error> {
-        let listed = self.listed()?;
+        let Contents { objects, folders } = self.site.link.at(self.site.link.remote.contents(BACKUPS))?;
+        let listed: BTreeMap<String, u64> = objects.into_iter().map(|listed| (listed.key, listed.size)).collect();
         let mut done = Replicated { lost: self.look_for_lost(&listed)?, ..Replicated::default() };
         let plan = self.plan(wanted);
         let orphans = self.orphans(listed.into_keys());
@@ -191,7 +194,11 @@ impl Writable<'_> {
             self.hold(take_over)?;
             // What was seen before the lease was had may be another's doing since.
             self.assert_unchanged()?;
-            self.audited(wanted, &plan, &orphans, take_over, call, &mut done)?;
+            let result = self.audited(wanted, &plan, &orphans, take_over, call, &mut done);
+            if result.as_ref().err().is_none_or(is_full) {
+                self.sweep(&folders, &call.control);
+            }
+            result?;
         }
         self.thin_catalogs()?;
         self.take_back()?;
@@ -238,11 +245,6 @@ impl Writable<'_> {
         let mut marked: Vec<Held> = self.site.backups().iter().map(mark).collect();
         step_aside(&mut marked, |held| amend.iter().any(|amended| amended.origin == held.origin));
         marked
-    }
-
-    fn listed(&self) -> Result<BTreeMap<String, u64>, Error> {
-        let listed = self.site.link.at(self.site.link.remote.list(BACKUPS))?;
-        Ok(listed.into_iter().map(|listed| (listed.key, listed.size)).collect())
     }
 
     /// Objects that the catalog names and that are not there, or not as long: what they belong to is damaged.

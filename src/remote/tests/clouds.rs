@@ -72,9 +72,39 @@ fn what_goes_out_in_parts_comes_back_as_it_was() {
         }
         assert_eq!(remote.list("").unwrap(), []);
         assert_eq!(remote.get(small, 100).unwrap(), None);
-        // The folder goes with the last of what was in it.
-        assert_eq!(cloud.folders(), ["school", "backups", "backups"], "{url}");
         assert_eq!(cloud.tokens(), 2, "one for each remote");
+    }
+}
+
+/// Both remove a folder with all that is in it.
+#[test]
+fn a_folder_goes_by_itself_and_only_when_it_is_empty() {
+    for (url, _) in STORES {
+        let cloud = Cloud::start();
+        let remote = cloud.remote(url);
+        let (folder, _) = KEY.rsplit_once('/').unwrap();
+        let (folder, beside) = (format!("{folder}/"), format!("{folder}/entry.json"));
+        [KEY, &beside].iter().for_each(|key| remote.put(key, b"1").unwrap());
+        let files = cloud.files();
+        remote.remove_folder(&folder).unwrap();
+        let nowhere = serde_json::json!({ "error_summary": "path/not_found/..", "error": { ".tag": "path" } });
+        for answer in [Answer::Whole(404, b"<html>".to_vec()), Answer::json(409, &nowhere)] {
+            for path in ["/files/list_folder", "/drive/v3/files"] {
+                (0..20).for_each(|_| cloud.instead(path, answer.clone()));
+            }
+            // That it couldn't be found out may be an error.
+            drop(remote.remove_folder(&folder));
+            cloud.set(|state| state.instead.clear());
+            assert_eq!(cloud.files(), files, "{url} {answer:?}");
+        }
+        remote.delete(KEY).unwrap();
+        assert_eq!(cloud.files().len(), 1);
+        remote.delete(&beside).unwrap();
+        let name = folder.rsplit('/').nth(1).unwrap();
+        assert_eq!(cloud.folders(), ["school", "backups", "backups", name], "{url}");
+        assert_eq!(remote.contents("backups").unwrap().folders, [folder.clone()], "{url}");
+        remote.remove_folder(&folder).unwrap();
+        assert_eq!(cloud.folders(), ["school", "backups", "backups"], "{url}");
     }
 }
 

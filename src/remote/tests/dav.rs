@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use super::server::{Answer, Request, serve};
 use super::stores::webdav;
-use crate::remote::{Listed, Remote};
+use crate::remote::{Contents, Error, Listed, Remote};
 
 const ROOT: &str = "/dav/b/";
 
@@ -16,9 +16,11 @@ struct State {
     paths: BTreeSet<String>,
     /// To a PROPFIND of that folder below the root, so often.
     instead: Vec<(&'static str, usize, Answer)>,
+    /// Paths that were to be removed.
+    removed: Vec<String>,
 }
 
-/// As far as listings go.
+/// As far as listings and deletions go: a folder is removed with all that is in it (RFC 4918, section 9.6.1).
 #[derive(Clone)]
 struct Dav(Arc<Mutex<State>>);
 
@@ -43,6 +45,17 @@ impl Dav {
     fn heal(&self) {
         self.0.lock().unwrap().instead.clear();
     }
+
+    /// Files and folders below the root.
+    fn left(&self) -> Vec<String> {
+        let state = self.0.lock().unwrap();
+        let below = state.paths.iter().filter_map(|path| path.strip_prefix(ROOT));
+        below.filter(|key| !key.is_empty()).map(str::to_owned).collect()
+    }
+
+    fn removed(&self) -> Vec<String> {
+        self.0.lock().unwrap().removed.clone()
+    }
 }
 
 impl State {
@@ -64,6 +77,12 @@ impl State {
                     !name.is_empty() && !name.contains('/')
                 };
                 listing([&folder].into_iter().chain(self.paths.iter().filter(inside)).map(String::as_str))
+            }
+            "DELETE" => {
+                self.removed.push(request.path.clone());
+                let before = self.paths.len();
+                self.paths.retain(|path| *path != request.path && !path.starts_with(&folder));
+                Answer::Whole(if self.paths.len() < before { 204 } else { 404 }, Vec::new())
             }
             other => panic!("it is asked {other}"),
         }
@@ -96,6 +115,56 @@ const ALWAYS: usize = usize::MAX;
 
 fn keys(listed: Vec<Listed>) -> Vec<String> {
     listed.into_iter().map(|listed| listed.key).collect()
+}
+
+/// Whatever is said of the folder that it lay in.
+#[test]
+fn nothing_goes_but_what_is_removed() {
+    let itself = format!("{ROOT}{LEVEL}");
+    for answer in [missing(), listing([].into_iter()), listing([itself.as_str()].into_iter())] {
+        let (dav, remote) = Dav::with(&PACKS);
+        dav.instead(LEVEL, ALWAYS, answer);
+        remote.delete(PACKS[0]).unwrap();
+        remote.delete(PACKS[0]).unwrap();
+        dav.heal();
+        assert_eq!(keys(remote.list("").unwrap()), PACKS[1..]);
+        remote.delete(PACKS[1]).unwrap();
+        // Somebody else may be about to write there.
+        assert!(dav.left().contains(&LEVEL.to_owned()));
+        let removed = [PACKS[0], PACKS[0], PACKS[1]].map(|key| format!("{ROOT}{key}"));
+        assert_eq!(dav.removed(), removed, "no folder");
+    }
+}
+
+#[test]
+fn a_folder_goes_only_if_it_says_itself_that_it_is_empty() {
+    let (dav, remote) = Dav::with(&PACKS);
+    let whole = dav.left();
+    remote.remove_folder(LEVEL).unwrap();
+    remote.remove_folder("journal/").unwrap();
+    for answer in [missing(), listing([].into_iter()), listing([ROOT].into_iter())] {
+        dav.instead(LEVEL, ALWAYS, answer);
+        remote.remove_folder(LEVEL).unwrap();
+        dav.heal();
+    }
+    dav.instead(LEVEL, ALWAYS, Answer::Whole(403, Vec::new()));
+    assert_eq!(remote.remove_folder(LEVEL).unwrap_err().code(), "replica-refused");
+    dav.heal();
+    assert_eq!((dav.left(), dav.removed()), (whole, Vec::new()));
+
+    PACKS[..2].iter().for_each(|key| remote.delete(key).unwrap());
+    let Contents { objects, folders } = remote.contents("journal").unwrap();
+    assert_eq!(keys(objects), PACKS[2..]);
+    let level = |name: &str| format!("journal/5f/{name}/");
+    assert_eq!(folders, ["journal/5f/".to_owned(), level("auth"), level("auth/0"), level("auth/9"), level("until")]);
+    remote.remove_folder(LEVEL).unwrap();
+    assert!(!dav.left().contains(&LEVEL.to_owned()));
+    assert_eq!(keys(remote.list("").unwrap()), PACKS[2..]);
+    // One that isn't there is fine.
+    remote.remove_folder(LEVEL).unwrap();
+    for strange in ["", "/", "journal", "../", "journal//"] {
+        assert!(matches!(remote.remove_folder(strange), Err(Error::Broken(_))), "{strange}");
+    }
 }
 
 /// A listing is whole, or it is an error.

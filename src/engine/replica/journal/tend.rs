@@ -14,9 +14,10 @@ use crate::engine::replica::Elsewhere;
 use crate::engine::replica::site::{Link, Site};
 use crate::engine::{Engine, Error, locked};
 use crate::journal::chain::Horizon;
-use crate::journal::pack::{JOURNALS, Key, Span};
+use crate::journal::pack::{JOURNALS, Key, Span, lineage_of};
 use crate::journal::packs::Packs;
 use crate::journal::{Index, Journal, Level, LtxFile};
+use crate::remote::Contents;
 use crate::sqlite::Control;
 
 /// Between two looks at what is too old, and at what is there at all.
@@ -143,7 +144,7 @@ impl Engine {
     /// of what isn't there any more it needn't be known that it was damaged.
     fn look_over(&self, shipping: &Shipping, ready: &Ready, control: &Control) -> Result<(), Error> {
         let site = Site::look(&self.target(&Elsewhere::Name(shipping.name.clone()))?, control)?;
-        let listed = site.link.at(site.link.remote.list(JOURNALS))?;
+        let Contents { objects: listed, folders } = site.link.at(site.link.remote.contents(JOURNALS))?;
         let is_named = |lineage: Nonce| site.journals().iter().any(|held| held.lineage == lineage);
         let lineage = |key: &str| Key::parse_part(key).map(|(key, _)| key.lineage());
         let plain = plain(listed.iter().map(|it| it.key.as_str()));
@@ -167,7 +168,15 @@ impl Engine {
         remembered.save(self.store.root(), &shipping.name)?;
         drop(remembered);
         match self.link_to_own(shipping, ready.lineage, control)? {
-            Some(link) => delete(&link, strangers, control),
+            Some(link) => {
+                delete(&link, strangers, control)?;
+                // Nobody writes there any more. What lies within comes first; those of a lineage that counts are filled again.
+                let is_over = |folder: &&String| lineage_of(folder).is_some_and(|it| !is_named(it));
+                folders.iter().rev().filter(is_over).try_for_each(|folder| {
+                    control.check()?;
+                    link.at(link.remote.remove_folder(folder))
+                })
+            }
             None => Ok(()),
         }
     }

@@ -3,11 +3,11 @@
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::client::Server;
 use crate::damage::flip;
-use crate::fault::{Fault, When};
+use crate::fault::{Fault, Reply, When};
 use crate::harness::{Place, eventually, sha256};
 use crate::journal_live::ticked;
 use crate::journal_replica::{is_needed, kill_server, number, numbers_at, packs_of, refused_at, shipping, text, until};
@@ -56,6 +56,32 @@ fn a_journal_that_the_catalog_names_no_more_is_not_missed() {
     let verified = empty_machine(&place, &store).json(&["replica", "verify", "offsite"]);
     assert_eq!(verified["ok"], true, "{verified}");
     assert!(packs_of(&store, &older).iter().all(|key| key.contains("/until/")), "it went meanwhile");
+}
+
+/// What a listing doesn't show for a moment is read all the same, before anybody says that all of it was.
+#[test]
+fn what_is_not_listed_for_a_moment_is_read_too() {
+    let store = Store::webdav();
+    let place = shipping(&store);
+    let server = Server::start(&place);
+    number(&place, 1);
+    number(&place, 2);
+    kill_server(server);
+    let (packs, damaged) = (packs_of(&store, ".tar."), packs_of(&store, "/attendance/").pop().unwrap());
+    flip(&store.objects.path(&damaged), |len| len / 2);
+    let (store, proxy) = store.proxied();
+    let machine = empty_machine(&place, &store);
+    let nothing = b"<?xml version=\"1.0\"?><d:multistatus xmlns:d=\"DAV:\"></d:multistatus>";
+    for reply in [Reply::of(404, b"<html>"), Reply::of(207, nothing)] {
+        proxy.spoil(When::of("PROPFIND", "/attendance/").once(), Fault::Instead(reply));
+        let verified = machine.run(&["replica", "verify", "offsite", "--json"]);
+        let verified: Value = serde_json::from_str(&verified.stdout).unwrap_or_else(|_| panic!("{}", verified.stderr));
+        let journal = &verified["journal"];
+        let is_found = |reason: &Value| reason.as_str().unwrap().starts_with(&damaged);
+        assert!(verified["ok"] == false && journal["damaged"].as_array().unwrap().iter().any(is_found), "{verified}");
+        assert_eq!((journal["packs"].as_u64(), &journal["missing"]), (Some(packs.len() as u64), &json!([])));
+        proxy.heal();
+    }
 }
 
 /// It is told with what the store says, until it is taken.

@@ -43,6 +43,11 @@ impl Listing {
         listing
     }
 
+    /// Whether that pack was in it.
+    pub(super) fn has(&self, database: &DatabaseName, pack: &Pack) -> bool {
+        self.packs.get(database).is_some_and(|packs| packs.all().contains(pack))
+    }
+
     fn take(&mut self, key: String, parsed: Key, parts: &Parts) {
         let count = match parts.contains_key(&0) {
             true => 0,

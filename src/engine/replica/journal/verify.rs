@@ -15,6 +15,8 @@ use crate::journal::pack::{Span, folder_of};
 use crate::journal::until::Missing;
 use crate::sqlite::{Control, Progress};
 
+/// So often it is looked at again, as long as what came meanwhile reads badly: it may not be there to its end.
+const LOOKS: usize = 3;
 /// So many damaged ones are named.
 const MOST_NAMED: usize = 100;
 
@@ -70,7 +72,13 @@ impl Engine {
                     done = done.saturating_add(pack.size);
                 }
             }
-            self.look_again(site, held.lineage, &mut wrong, &mut verdict, control)?;
+            let mut seen = listing;
+            for _ in 0..LOOKS {
+                match self.look_again(site, held.lineage, &seen, &mut wrong, &mut verdict, control)? {
+                    Some(again) => seen = again,
+                    None => break,
+                }
+            }
             keys.extend(wrong.damaged.values().map(|(key, _)| key.clone()));
             verdict.damaged.extend(wrong.damaged.into_values().map(|(_, reason)| reason));
             verdict.missing.extend(wrong.missing);
@@ -99,40 +107,47 @@ impl Engine {
     }
 
     /// What has gone by its age meanwhile, or has become a part of something else, or is of a lineage that the newest catalog names no more, is
-    /// no damage; what was sent again meanwhile is whole, and what lay elsewhere just then isn't missing. Where it can't be looked at again,
-    /// what was found stands.
+    /// no damage; what was sent again meanwhile is whole, and what lay elsewhere just then isn't missing, and is read. Where it can't be
+    /// looked at again, what was found stands. Says what lies there now, if some of it was read for the first time and is damaged.
     fn look_again(
         &self,
         site: &Site,
         lineage: Nonce,
+        first: &Listing,
         wrong: &mut Wrong,
         verdict: &mut JournalVerdict,
         control: &Control,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Listing>, Error> {
         if wrong.damaged.is_empty() && wrong.missing.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
-        let Ok(again) = Site::look(&site.link.target, control) else { return Ok(()) };
+        let Ok(again) = Site::look(&site.link.target, control) else { return Ok(None) };
         if again.catalog.is_some() && !again.journals().iter().any(|held| held.lineage == lineage) {
             *wrong = Wrong::default();
-            return Ok(());
+            return Ok(None);
         }
         let link = &site.link;
-        let Ok(listing) = self.listing_there(link, lineage) else { return Ok(()) };
-        for ((database, span), (key, _)) in std::mem::take(&mut wrong.damaged) {
-            let packs = listing.packs.get(&database);
-            let Some(pack) = packs.and_then(|packs| packs.all().iter().find(|pack| pack.span == span)) else {
+        let Ok(listing) = self.listing_there(link, lineage) else { return Ok(None) };
+        let (damaged, mut is_new) = (std::mem::take(&mut wrong.damaged), false);
+        for (database, pack) in
+            listing.packs.iter().flat_map(|(name, packs)| packs.all().iter().map(move |it| (name, it)))
+        {
+            let (at, was_read) = ((database.clone(), pack.span), first.has(database, pack));
+            if was_read && !damaged.contains_key(&at) {
                 continue;
-            };
-            let packed = Packed { link, lineage, database: &database, pack: *pack, control };
+            }
+            let is_first = !damaged.contains_key(&at);
+            verdict.packs += u64::from(is_first);
+            let packed = Packed { link, lineage, database, pack: *pack, control };
             if let Some(reason) = self.look_into(&packed, verdict)? {
-                wrong.damaged.insert((database, span), (key, reason));
+                is_new |= is_first;
+                wrong.damaged.insert(at, (packed.key(), reason));
             }
         }
         if let Ok(missing) = self.missing_there(link, lineage, &listing) {
             wrong.missing.retain(|text| missing.contains(text));
         }
-        Ok(())
+        Ok(is_new.then_some(listing))
     }
 
     /// What the replica says to have of that lineage, and doesn't.

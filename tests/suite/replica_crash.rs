@@ -36,6 +36,11 @@ fn numbers(at: At) -> impl Iterator<Item = usize> {
 
 /// Runs it with kill -9 at its `n`-th request. Says whether it came to that.
 fn killed(place: &Place, proxy: &Proxy, at: At, n: usize, args: &[&str]) -> bool {
+    killed_when(place, proxy, at, When::any().from(n).once(), args)
+}
+
+/// The same at any request.
+fn killed_when(place: &Place, proxy: &Proxy, at: At, when: When, args: &[&str]) -> bool {
     let pid = Arc::new(AtomicI32::new(0));
     let known = pid.clone();
     let kill = move |_: &str| {
@@ -44,7 +49,7 @@ fn killed(place: &Place, proxy: &Proxy, at: At, n: usize, args: &[&str]) -> bool
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     };
     let fault = if at == At::Request { Fault::in_place(kill) } else { Fault::after(kill) };
-    proxy.spoil(When::any().from(n).once(), fault);
+    proxy.spoil(when, fault);
     let mut child = place.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     pid.store(i32::try_from(child.id()).unwrap(), Ordering::SeqCst);
     let status = child.wait().unwrap();
@@ -297,4 +302,20 @@ fn a_server_goes_on_when_it_comes_back() {
     store.objects.assert_complete(&place);
     wrongs.assert_none();
     place.assert_whole();
+}
+
+/// Killed when the replica's catalog names it, and before that is remembered here: it goes there all the same when it goes here.
+#[test]
+fn what_was_named_when_it_was_killed_goes_when_it_goes_here() {
+    let (store, proxy) = Store::s3().proxied();
+    let place = with_replica(&store);
+    place.create();
+    let newest = another(&place);
+    // The first of all catalogs names nothing.
+    assert!(killed_when(&place, &proxy, At::Answer, When::of("PUT", "catalog/").from(2).once(), &PUSH));
+    assert_eq!(store.objects.ids(), [newest["id"].as_str().unwrap()]);
+    place.ok(&["delete", newest["id"].as_str().unwrap()]);
+    let done = place.json(&PUSH);
+    assert_eq!(done["dropped"], json!([newest["id"]]), "{done}");
+    store.objects.assert_complete(&place);
 }

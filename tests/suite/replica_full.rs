@@ -77,6 +77,26 @@ struct Case {
     left: &'static [u64],
 }
 
+/// All of it will never fit. What came of it goes when it goes here, and makes room.
+#[test]
+fn what_came_before_it_was_full_is_let_go() {
+    let (store, proxy) = Store::s3().proxied();
+    let wrongs = Wrongs::in_all_of(&proxy, &store.objects);
+    let place = with_replica(&store);
+    let backups: Vec<Value> = (0..4).map(|_| another(&place)).collect();
+    proxy.spoil(When::of("PUT", "attendance.db").from(3), Fault::error(507, "XMinioStorageFull"));
+    let there = || store.objects.held().iter().map(|held| held["sequence"].as_u64().unwrap()).collect::<Vec<_>>();
+    push(&place).refused(1, &["full"]);
+    assert_eq!(there(), [3, 4]);
+    place.ok(&["delete", id(&backups[2])]);
+    push(&place).refused(1, &["full"]);
+    assert_eq!(there(), [4]);
+    proxy.heal();
+    pushes(&place, &store);
+    assert_eq!(there(), [1, 2, 4]);
+    wrongs.assert_none();
+}
+
 const OWN: &str = "BACKUP_REPLICA_OFFSITE_RETENTION_MANUAL";
 const HERE: &str = "BACKUP_RETENTION_MANUAL";
 

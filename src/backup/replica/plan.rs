@@ -19,8 +19,8 @@ pub struct Wishes<'a> {
     pub own: bool,
     /// What is sent is encrypted.
     pub encrypts: bool,
-    /// What was here when all was done that was planned: what is gone from here since was deleted, and not just never here; and
-    /// what is not there, with a retention of its own, was dropped by it.
+    /// What was here and there at once, or here when all was done that was planned: what is gone from here since was deleted, and not
+    /// just never here; and what is not there, with a retention of its own, was dropped by it.
     pub known: &'a BTreeSet<Origin>,
     /// Why nothing good may be dropped just now.
     pub freeze: Option<&'a str>,

@@ -141,17 +141,18 @@ impl Writable<'_> {
     /// One backup.
     pub(super) fn sent(&mut self, sending: &Sending, call: &Call) -> Result<Option<u64>, Error> {
         let Some(held) = self.send(sending, call)? else { return Ok(None) };
-        self.put(held).map(Some)
+        let sent = Some(held.origin);
+        self.put(held, sent).map(Some)
     }
 
-    /// What was sent takes its place in the catalog.
-    pub(super) fn put(&mut self, held: Held) -> Result<u64, Error> {
+    /// What came takes its place in the catalog; `sent` says that it is of what is here.
+    pub(super) fn put(&mut self, held: Held, sent: Option<Origin>) -> Result<u64, Error> {
         let (id, bytes, origin, before) = (held.id, held.size(), held.origin, self.site.named());
         let mut backups = self.marked(&[]);
         backups.retain(|other| other.origin != origin);
         backups.push(held);
         step_aside(&mut backups, |held| held.origin == origin);
-        self.write(backups)?;
+        self.write_with(backups, sent)?;
         // What was found of the one that is replaced is nothing of this one.
         self.state.found_damaged.remove(&origin);
         self.state.found_databases.retain(|(other, _)| *other != origin);

@@ -66,7 +66,7 @@ impl Writable<'_> {
         let Backup { id, promoted_from, .. } = new.backup;
         let sending = Sending { origin, id, promoted_from };
         let held = self.send_opened(&sending, &new, base.as_ref(), &call.control)?;
-        Ok(Some((id, self.put(held)?)))
+        Ok(Some((id, self.put(held, None)?)))
     }
 
     /// Nothing if it can't be had.

@@ -72,11 +72,13 @@ pub(super) struct State {
     pub(super) written: Option<Mark>,
     /// The one that may have been written since.
     pub(super) writing: Option<Mark>,
+    /// What that one names that was sent for it: known once it is there.
+    coming: Option<Origin>,
     /// What its journal is called there, once the catalog names it.
     pub(super) journal: Option<OwnJournal>,
     /// Why its catalog couldn't be made to name the journal, if it can't be.
     pub(super) journal_trouble: Option<Trouble>,
-    /// What was here when all was done that was planned.
+    /// What was here and there at once, or here when all was done that was planned.
     known: BTreeSet<Origin>,
     /// By which lineage of the catalog here.
     lineage: Option<String>,
@@ -207,7 +209,7 @@ impl State {
     /// What was known of a replica that is empty now, or another's.
     pub(super) fn forget(&mut self) {
         (self.journal, self.journal_trouble) = (None, None);
-        self.known.clear();
+        (self.coming, self.known) = (None, BTreeSet::new());
         self.found_is_told();
         self.collapsing.clear();
         self.holds(&[], &[]);
@@ -227,14 +229,28 @@ impl State {
         digest.clone_into(&mut self.done);
     }
 
-    /// What was sent, and was here when that was planned, is known though the plan was given up: it goes there when it goes here.
-    pub(super) fn was_here(&mut self, sent: impl Iterator<Item = Origin>, lineage: Option<&str>) {
-        if self.known.is_empty() {
+    /// What is there, and was here when it was looked at, is known whatever becomes of the plan: it goes there when it goes here.
+    pub(super) fn was_here(&mut self, both: impl Iterator<Item = Origin>, lineage: Option<&str>) {
+        if self.lineage.as_deref() != lineage {
+            self.known.clear();
             self.lineage = lineage.map(str::to_owned);
         }
-        if self.lineage.as_deref() == lineage {
-            self.known.extend(sent);
+        self.known.extend(both);
+    }
+
+    /// That catalog is about to be written, perhaps for a backup that was sent. This isn't known before: what is known and not there was
+    /// dropped there, where the replica has a retention of its own.
+    pub(super) fn writes(&mut self, mark: Mark, sent: Option<Origin>) {
+        (self.writing, self.coming) = (Some(mark), sent);
+    }
+
+    /// That catalog is there.
+    pub(super) fn has_written(&mut self, mark: Option<Mark>) {
+        let coming = self.coming.take();
+        if self.writing == mark {
+            self.known.extend(coming);
         }
+        (self.written, self.writing) = (mark, None);
     }
 
     /// What was here then. A catalog that was made anew since names other backups, and has deleted none.
@@ -351,6 +367,22 @@ mod tests {
         }
         assert!(!state.waits(now) && state.last_error.is_none(), "backups don't wait for it");
         assert!(state.wants_journal(|| false, now + TimeDelta::hours(1)), "until it is known to be well");
+    }
+
+    /// Ended between the catalog there and what is remembered of it, whichever of the two came to be.
+    #[test]
+    fn what_was_sent_is_known_with_the_catalog_that_names_it() {
+        let mark = |generation| Mark { generation, checksum: String::new() };
+        let origin = Origin { sequence: 1, timestamp: "2026-01-08T01:00:00Z".parse().unwrap() };
+        for (there, known) in [(1, 0), (2, 1)] {
+            let mut state = State { written: Some(mark(1)), ..State::default() };
+            state.writes(mark(2), Some(origin));
+            assert!(state.known(None).is_empty());
+            let mut state: State = serde_json::from_slice(&serde_json::to_vec(&state).unwrap()).unwrap();
+            state.has_written(Some(mark(there)));
+            assert_eq!((state.known(None).len(), state.written, state.writing), (known, Some(mark(there)), None));
+            assert_eq!(state.coming, None);
+        }
     }
 
     #[test]

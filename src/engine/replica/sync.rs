@@ -165,9 +165,6 @@ impl Writable<'_> {
         let mut done = self.replicate(&wanted, take_over, call)?;
         while done.is_overtaken {
             call.control.check()?;
-            let here = wanted.here();
-            let sent = self.site.backups().iter().map(|held| held.origin).filter(|origin| here.contains(origin));
-            self.state.was_here(sent, wanted.catalog.lineage.as_deref());
             // Nothing is here any more: what is there stays.
             let Some(now) = self.engine.wanted(&self.name)? else { break };
             wanted = now;
@@ -180,6 +177,9 @@ impl Writable<'_> {
         let Contents { objects, folders } = self.site.link.at(self.site.link.remote.contents(BACKUPS))?;
         let listed: BTreeMap<String, u64> = objects.into_iter().map(|listed| (listed.key, listed.size)).collect();
         let mut done = Replicated { lost: self.look_for_lost(&listed)?, ..Replicated::default() };
+        let here = wanted.here();
+        let both = self.site.backups().iter().map(|held| held.origin).filter(|origin| here.contains(origin));
+        self.state.was_here(both, wanted.catalog.lineage.as_deref());
         let plan = self.plan(wanted);
         let orphans = self.orphans(listed.into_keys());
         self.see_to_journals()?;
@@ -202,7 +202,6 @@ impl Writable<'_> {
         }
         self.thin_catalogs()?;
         self.take_back()?;
-        let here = wanted.here();
         // What can't be had from there though it is whole here is to be sent again.
         let is_sound = self.site.chains().unsound().is_disjoint(&here);
         if done.is_all() && is_sound {

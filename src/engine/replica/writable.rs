@@ -11,7 +11,7 @@ use super::journal::Left;
 use super::site::{MAX_CATALOG, Site};
 use super::state::{Mark, OwnJournal, State};
 use crate::backup::replica::{
-    CATALOGS, Held, HeldJournal, LEASE, Lease, Remnant, ReplicaCatalog, catalog_key, is_unfinished_catalog,
+    CATALOGS, Held, HeldJournal, LEASE, Lease, Origin, Remnant, ReplicaCatalog, catalog_key, is_unfinished_catalog,
     parse_catalog_key, remnants,
 };
 use crate::backup::{BackupId, ReplicaName, hex, timestamp};
@@ -91,7 +91,7 @@ impl<'e> Writable<'e> {
         if is_others || site.catalog.is_none() {
             state.forget();
         } else {
-            (state.written, state.writing) = (site.mark.clone(), None);
+            state.has_written(site.mark.clone());
         }
         state.holds(site.backups(), site.remnants());
         let keeps_leftovers = torn.is_some();
@@ -221,7 +221,12 @@ impl<'e> Writable<'e> {
 
     /// Writes a new catalog with these backups, reads it back, and removes all but the one before. It is remembered before that it
     /// may come to be there: a crash in between is none of another's doing.
-    pub(super) fn write(&mut self, mut backups: Vec<Held>) -> Result<(), Error> {
+    pub(super) fn write(&mut self, backups: Vec<Held>) -> Result<(), Error> {
+        self.write_with(backups, None)
+    }
+
+    /// The same, where one of them was sent just now: it is known as soon as the catalog is.
+    pub(super) fn write_with(&mut self, mut backups: Vec<Held>, sent: Option<Origin>) -> Result<(), Error> {
         self.hold(false)?;
         backups.sort_by_key(|held| (held.origin, held.id));
         let generation = self.site.mark.as_ref().map_or(0, |mark| mark.generation) + 1;
@@ -249,7 +254,7 @@ impl<'e> Writable<'e> {
         let mark = Mark { generation, checksum: hex(&Sha256::digest(&bytes)) };
         let key = catalog_key(generation, &mark.checksum);
         self.assert_unchanged()?;
-        self.state.writing = Some(mark.clone());
+        self.state.writes(mark.clone(), sent);
         self.save()?;
         link.at(link.remote.put(&key, &bytes))?;
         if link.at(link.remote.get(&key, MAX_CATALOG))?.as_ref() != Some(&bytes) {
@@ -264,7 +269,7 @@ impl<'e> Writable<'e> {
         }
         self.look_at_left()?;
         self.state.holds(&catalog.backups, &catalog.remnants);
-        (self.state.written, self.state.writing) = (Some(mark.clone()), None);
+        self.state.has_written(Some(mark.clone()));
         self.state.journal.clone_from(&self.journal);
         self.save()?;
         self.is_others = false;

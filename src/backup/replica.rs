@@ -47,8 +47,9 @@ pub const VERSION: u32 = 1;
 pub const WITH_SEGMENTS: u32 = 2;
 /// Far below what the catalog of a backup directory holds, so that whatever comes from a replica leaves room above it.
 const MAX_NUMBER: u64 = 1 << 48;
-/// No number that was ever given is as high. By such a one whoever holds a store could leave us none.
-pub const PLAUSIBLE: u64 = 1 << 40;
+/// So many backups are never taken between one that is kept and the next. By a number that is farther above all others whoever holds a
+/// store could leave us none.
+const LEAP: u64 = 1 << 20;
 /// Bytes; SQLite's largest database has fewer (limits.html).
 const MAX_SIZE: u64 = 1 << 50;
 /// The smallest piece that an object is cut into.
@@ -127,6 +128,11 @@ pub struct Origin {
     /// Its instant.
     #[serde(with = "timestamp")]
     pub timestamp: DateTime<Utc>,
+}
+
+/// Whether that number was given, where `last` is the highest that is known.
+pub fn is_plausible(sequence: u64, last: u64) -> bool {
+    sequence <= last.saturating_add(LEAP)
 }
 
 impl Origin {

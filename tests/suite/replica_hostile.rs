@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::fault::{Fault, Reply, When};
 use crate::harness::{Place, sha256, traces};
 use crate::objects::{Objects, entry_key, key_of};
-use crate::replica_scene::{OFFSITE, PUSH, push, pushes};
+use crate::replica_scene::{OFFSITE, PUSH, another, push, pushes};
 use crate::restore_large::peak;
 use crate::scene::Context;
 use crate::stores::Store;
@@ -202,6 +202,31 @@ fn the_last_generations_are_not_the_end() {
             assert!(!run.stderr.contains("panicked"), "{}", run.stderr);
         }
         drop(context);
+    }
+}
+
+/// By a number that is far above all others whoever can write there would leave us none: what is numbered by it now would be taken
+/// for no backup of ours after the next disaster.
+#[test]
+fn a_number_that_nobody_comes_to_is_not_taken_up() {
+    for forged in [(1_u64 << 40) - 1, (1 << 39) - 1, 1 << 47] {
+        let store = Store::folder();
+        let place = plain_place(&store);
+        let [_, _, newest] = [(); 3].map(|()| another(&place));
+        let id = newest["id"].as_str().unwrap();
+        pushes(&place, &store);
+        forge(&store.objects, |catalog| {
+            let mut far = catalog["backups"][0].clone();
+            (far["sequence"], far["id"]) = (forged.into(), "manual-2020-01-01T000000Z".into());
+            catalog["backups"].as_array_mut().unwrap().push(far);
+        });
+        // Twice everything is lost but the replica.
+        for sequence in [4, 5] {
+            let machine = machine(&store);
+            machine.ok(&["restore", id, "--from", "offsite", "--confirm", id]);
+            assert_eq!(another(&machine)["sequence"], sequence, "{forged}");
+            machine.ok(&[&PUSH[..], &["--take-over"]].concat());
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::entry::{is_store_id, is_text};
-use super::{Chains, Held, MAX_NUMBER, Nonce, Object, Origin, Remnant, VERSION, WITH_SEGMENTS, objects};
+use super::{Chains, Held, MAX_NUMBER, Nonce, Object, Origin, Remnant, VERSION, WITH_SEGMENTS, is_plausible, objects};
 use crate::backup::retention::Retention;
 use crate::backup::{BackupId, Flag, Tier, can_be_named, timestamp};
 
@@ -126,6 +126,14 @@ impl ReplicaCatalog {
             return Err(format!("it names a journal twice, or more than {MAX_JOURNALS}"));
         }
         self.chains().validate(&self.remnants)
+    }
+
+    /// The highest number that was given to anything that lies there, or `last`, the highest that is known without it.
+    pub fn last_sequence(&self, last: u64) -> u64 {
+        let held = self.backups.iter().map(|held| held.origin.sequence);
+        let left = self.remnants.iter().map(|left| left.origin.sequence);
+        let numbers: BTreeSet<u64> = held.chain(left).collect();
+        numbers.into_iter().fold(last, |last, next| if is_plausible(next, last) { last.max(next) } else { last })
     }
 
     /// What stands on what.

@@ -270,6 +270,40 @@ fn the_latest_is_what_somebody_wants_back() {
     assert_eq!(latest(&catalog, None).unwrap().sequence, 4);
 }
 
+/// Else what is numbered by it would be taken for no number of ours in its turn.
+#[test]
+fn a_number_far_above_all_others_is_none() {
+    let last = |numbers: &[u64], last| {
+        let numbered = |sequence: &u64| {
+            let held = held(&backup(1, Tier::Daily, day(1)));
+            Held { origin: Origin { sequence: *sequence, ..held.origin }, ..held }
+        };
+        let backups = numbers.iter().map(numbered).collect();
+        let catalog = ReplicaCatalog {
+            version: VERSION,
+            store_id: "s".to_owned(),
+            generation: 1,
+            written_at: "2026-01-08T01:00:00Z".parse().unwrap(),
+            host: "h".to_owned(),
+            backups,
+            journals: Vec::new(),
+            remnants: Vec::new(),
+            extra: Map::new(),
+        };
+        catalog.last_sequence(last)
+    };
+    assert_eq!([last(&[], 0), last(&[], 9), last(&[3, 1, 412], 0), last(&[3, 1], 412)], [0, 9, 412, 412]);
+    assert_eq!(last(&[412, 9_000], 10), 9_000, "what was given up when an older copy was put back");
+    for forged in [1 << 21, (1 << 39) - 1, (1 << 40) - 1, MAX_NUMBER, u64::MAX] {
+        let mut numbers = vec![412, forged];
+        for _ in 0..3 {
+            let next = last(&numbers, 0) + 1;
+            assert_eq!(next, 410 + numbers.len() as u64 + 1);
+            numbers.insert(0, next);
+        }
+    }
+}
+
 #[test]
 fn an_entry_that_is_written_can_be_read() {
     let mut backup = backup(1, Tier::Daily, day(1));

@@ -6,17 +6,10 @@ use super::details;
 use super::fetch::PULL;
 use super::sync::REPLICATE;
 use crate::audit::{Entry, Kind};
-use crate::backup::replica::{PLAUSIBLE, ReplicaCatalog};
+use crate::backup::replica::ReplicaCatalog;
 use crate::catalog::Catalog;
 use crate::engine::recovery::UNBEGUN;
 use crate::engine::{Call, Engine, Error, entry};
-
-/// The highest that was given to anything that lies there.
-fn last_sequence(there: &ReplicaCatalog) -> u64 {
-    let held = there.backups.iter().map(|held| held.origin);
-    let left = there.remnants.iter().map(|left| left.origin);
-    held.chain(left).map(|origin| origin.sequence).filter(|sequence| *sequence < PLAUSIBLE).max().unwrap_or(0)
-}
 
 impl Engine {
     /// A directory in which nothing is yet becomes that of the replica's store.
@@ -25,8 +18,7 @@ impl Engine {
         if !is_new(self.read_catalog()?) {
             return Ok(());
         }
-        let last = last_sequence(there);
-        let mut adopted = Catalog { last_sequence: last, ..Catalog::empty(there.store_id.clone()) };
+        let mut adopted = Catalog { last_sequence: there.last_sequence(0), ..Catalog::empty(there.store_id.clone()) };
         if self.config.store_id.as_ref().is_some_and(|expected| *expected != adopted.store_id) {
             return self.assert_store(&adopted);
         }
@@ -53,12 +45,14 @@ impl Engine {
     /// The next backup here gets a number above all there, before anything is sent. Where an older copy of this directory was put back,
     /// or one came from a replica that lagged, its numbers would be given once more: by them what was given up would be the newest.
     pub(super) fn count_on(&self, there: Option<&ReplicaCatalog>, call: &Call) -> Result<(), Error> {
-        let last = there.map_or(0, last_sequence);
-        if self.standing_catalog()?.is_none_or(|catalog| catalog.highest_sequence() >= last) {
+        let (Some(there), Some(here)) = (there, self.standing_catalog()?) else { return Ok(()) };
+        let last = here.highest_sequence();
+        let higher = there.last_sequence(last);
+        if higher == last {
             return Ok(());
         }
         let mut session = self.begin(REPLICATE, call)?;
-        session.catalog.last_sequence = session.catalog.last_sequence.max(last);
+        session.catalog.last_sequence = session.catalog.last_sequence.max(higher);
         session.commit()
     }
 }

@@ -25,7 +25,7 @@ use super::send::MAX_ENTRY;
 use super::site::Site;
 use super::verify::Unopened;
 use super::{Elsewhere, NotSent, Target, details};
-use crate::backup::replica::{ChainsThere, Held, Origin, PLAUSIBLE, ReplicaEntry};
+use crate::backup::replica::{ChainsThere, Held, Origin, ReplicaEntry, is_plausible};
 use crate::backup::retention::free_id;
 use crate::backup::{Backup, BackupId, CAME_FROM, DatabaseCopy, DatabaseName, Form, Tier, Verified, hex};
 use crate::catalog::Catalog;
@@ -306,7 +306,8 @@ impl Session<'_> {
     /// Whether it takes the place that it had; after a fork of histories the same number may be of another backup here.
     fn is_same_store(&self, held: &Held, theirs: &str) -> bool {
         let is_taken = |backup: &Backup| backup.sequence == held.origin.sequence && Origin::of(backup) != held.origin;
-        let is_ours = theirs == self.catalog.store_id && held.origin.sequence < PLAUSIBLE;
+        let is_given = is_plausible(held.origin.sequence, self.catalog.highest_sequence());
+        let is_ours = theirs == self.catalog.store_id && is_given;
         is_ours && !self.catalog.backups.iter().any(is_taken)
     }
 

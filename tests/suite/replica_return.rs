@@ -1,10 +1,11 @@
 //! Coming back over a bad network, and from a store that has gone bad: it is tried again, and what can't be had is told; nothing
 //! half comes in, and no live data is touched.
 
+use crate::client::Server;
 use crate::fault::{Fault, Reply, When};
-use crate::harness::{Place, Run, dump};
+use crate::harness::{Place, Run, dump, eventually};
 use crate::proxy::Proxy;
-use crate::replica_scene::{TIMEOUT, another, empty_machine, in_rows, push, pushes, with_replica};
+use crate::replica_scene::{PUSH, TIMEOUT, another, empty_machine, in_rows, push, pushes, with_replica};
 use crate::scene::Context;
 use crate::stores::Store;
 
@@ -116,6 +117,31 @@ fn what_begins_from_a_replica_keeps_no_fewer() {
         assert_eq!(at.ids().iter().filter(|id| id.starts_with("manual-")).count(), manual);
         at.assert_whole();
     }
+}
+
+/// An archive that keeps more than the machine does loses nothing by a command that knows only where it is.
+#[test]
+fn a_push_that_was_not_told_how_much_is_kept_there_drops_nothing() {
+    let store = Store::folder();
+    let mut place = with_replica(&store);
+    place.set("BACKUP_RETENTION_MANUAL", "2").set("BACKUP_REPLICA_OFFSITE_RETENTION_MANUAL", "8");
+    for _ in 0..6 {
+        another(&place);
+        place.ok(&PUSH);
+    }
+    assert_eq!((place.ids().len(), store.objects.held().len()), (2, 6));
+    place.unset("BACKUP_REPLICA_OFFSITE_RETENTION_MANUAL");
+    another(&place);
+    for more in [&[][..], &["--take-over"]] {
+        place.ok(&[&PUSH, more].concat());
+        assert_eq!(store.objects.held().len(), 7, "{more:?}");
+    }
+    // What `serve` is told counts.
+    let server = Server::start(&place);
+    another(&place);
+    eventually("it is rotated there as here", || (store.objects.held().len() == 2).then_some(()));
+    server.stop();
+    place.assert_whole();
 }
 
 /// An older catalog, an older object, somebody else's page: what isn't what it should be doesn't come in.

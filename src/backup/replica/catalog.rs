@@ -35,6 +35,9 @@ pub struct ReplicaCatalog {
     /// How many backups the directory keeps that wrote it: what is begun anew from here keeps no fewer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<Retention>,
+    /// How many backups are kept here, where that isn't as many as in the directory: a command that was given no such numbers goes by these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Retention>,
     /// What it holds, by sequence.
     pub backups: Vec<Held>,
     /// The journals that lie there and count, in the order in which they were begun.

@@ -77,11 +77,12 @@ impl Engine {
         let replica = self.config.replicas.get(name).ok_or_else(|| self.unknown(name))?;
         let retention = replica.retention.over(&self.settings()?.retention);
         let (own, encrypts) = (!replica.retention.is_empty(), !self.config.codec.recipients.is_empty());
-        let freeze = self.freeze()?.filter(|_| own);
+        let freeze = self.freeze()?;
         let here: Vec<_> =
             catalog.standing().map(|it| (Origin::of(it), it.id, it.pinned, &it.flags, is_sendable(it))).collect();
         let how = (replica.place.identity(), replica.mode);
-        let wanted = (&here, &catalog.lineage, retention, own, encrypts, &freeze, how);
+        let heeded = freeze.as_ref().filter(|_| own);
+        let wanted = (&here, &catalog.lineage, retention, own, encrypts, heeded, how);
         let digest = hex(&Sha256::digest(serde_json::to_vec(&wanted).unwrap_or_default()));
         Ok(Some(Wanted { catalog, retention, own, encrypts, freeze, digest }))
     }
@@ -205,7 +206,7 @@ impl Writable<'_> {
         // What can't be had from there though it is whole here is to be sent again.
         let is_sound = self.site.chains().unsound().is_disjoint(&here);
         if done.is_all() && is_sound {
-            self.state.is_done(here, wanted.catalog.lineage.as_deref(), wanted.retention, &wanted.digest);
+            self.state.is_done(here, wanted.catalog.lineage.as_deref(), self.numbers(wanted).0, &wanted.digest);
         }
         // What could be sent again has been, and the catalog there says what is damaged still; what was found since is told next time.
         if self.marked(&[]) == self.site.backups() && self.remnants() == self.site.remnants() {
@@ -214,11 +215,19 @@ impl Writable<'_> {
         Ok(done)
     }
 
+    /// How many backups are kept there, and whether these are numbers of its own. A command that was given none of those goes by what the
+    /// last one had, or `serve`: else an archive would lose what is nowhere else.
+    fn numbers(&self, wanted: &Wanted) -> (Retention, bool) {
+        self.kept(wanted.own.then_some(wanted.retention)).map_or((wanted.retention, false), |kept| (kept, true))
+    }
+
     fn plan(&self, wanted: &Wanted) -> Plan {
-        let Wanted { retention, own, encrypts, freeze, catalog, .. } = wanted;
+        let Wanted { encrypts, freeze, catalog, .. } = wanted;
         let lineage = catalog.lineage.as_deref();
+        let (retention, own) = &self.numbers(wanted);
         let known = if *own { self.state.decided(lineage, retention) } else { self.state.known(lineage) };
-        let wishes = Wishes { retention, own: *own, encrypts: *encrypts, known: &known, freeze: freeze.as_deref() };
+        let freeze = freeze.as_deref().filter(|_| *own);
+        let wishes = Wishes { retention, own: *own, encrypts: *encrypts, known: &known, freeze };
         let mut there = self.marked(&[]);
         // What stands on something damaged can't be had either.
         let unsound = Chains::of(&there, &self.remnants()).unsound();

@@ -1,6 +1,7 @@
 //! A replica to which this directory may write: by its lease, and its catalogs one after the other.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -14,6 +15,7 @@ use crate::backup::replica::{
     CATALOGS, Held, HeldJournal, LEASE, Lease, Origin, Remnant, ReplicaCatalog, catalog_key, is_unfinished_catalog,
     parse_catalog_key, remnants,
 };
+use crate::backup::retention::Retention;
 use crate::backup::{BackupId, ReplicaName, hex, timestamp};
 use crate::engine::permit::host;
 use crate::engine::{Engine, Error};
@@ -219,6 +221,13 @@ impl<'e> Writable<'e> {
         self.site.remnants().iter().map(mark).collect()
     }
 
+    /// How many backups are kept there by numbers of its own: those that this process was given, or else, where it isn't `serve`, those that
+    /// stand there.
+    pub(super) fn kept(&self, own: Option<Retention>) -> Option<Retention> {
+        let there = || self.site.catalog.as_ref().and_then(|catalog| catalog.kept);
+        own.or_else(|| there().filter(|_| !self.engine.serves.load(Ordering::Relaxed)))
+    }
+
     /// Writes a new catalog with these backups, reads it back, and removes all but the one before. It is remembered before that it
     /// may come to be there: a crash in between is none of another's doing.
     pub(super) fn write(&mut self, backups: Vec<Held>) -> Result<(), Error> {
@@ -234,13 +243,17 @@ impl<'e> Writable<'e> {
         // What was dropped or replaced stays as far as others stand on it.
         let left = self.remnants().into_iter().chain(self.site.backups().iter().map(Remnant::of));
         let remnants = remnants(&backups, left);
+        let here = self.engine.settings_in_force().retention;
+        let own = self.engine.config.replicas.get(&self.name).map(|replica| replica.retention).unwrap_or_default();
+        let own = (!own.is_empty()).then(|| own.over(&here));
         let catalog = ReplicaCatalog {
             version: ReplicaCatalog::format_of(&backups, &remnants),
             store_id: self.store_id.clone(),
             generation,
             written_at: self.engine.clock.now(),
             host: host(),
-            retention: Some(self.engine.settings_in_force().retention),
+            retention: Some(here),
+            kept: self.kept(own),
             backups,
             journals: self.journals.clone(),
             remnants,

@@ -19,6 +19,7 @@ fn catalog() -> ReplicaCatalog {
         written_at: "2026-01-08T01:00:00Z".parse().unwrap(),
         host: "h".to_owned(),
         retention: None,
+        kept: None,
         backups: Vec::new(),
         journals: Vec::new(),
         remnants: Vec::new(),

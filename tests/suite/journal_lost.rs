@@ -2,7 +2,6 @@
 //! and not only from the last one that `serve` saw: no restore is offered that fails, and none brings back what was before it.
 
 use std::path::Path;
-use std::process::{Child, Stdio};
 
 use attendance_backup::journal::Level;
 use attendance_backup::journal::folder::folder;
@@ -112,33 +111,4 @@ fn what_is_missing_in_between_is_a_gap_from_its_first_instant_on() {
         }
     };
     loses_the_last_two(remove_third, false, "are missing");
-}
-
-/// One that may never end.
-struct Rehearsal(Child);
-
-impl Drop for Rehearsal {
-    fn drop(&mut self) {
-        kill(&mut self.0);
-    }
-}
-
-/// Reading the journal takes longer than from one tick to the next, and each finds something new.
-#[test]
-fn what_is_damaged_is_told_beside_an_app_that_never_rests() {
-    let place = place("100ms");
-    place.fill(30);
-    place.create();
-    let server = Server::start(&place);
-    let writer = place.writer(0.01);
-    let at = ticked(&place);
-    let name = index(&place, "attendance").level(Level::SNAPSHOT)[0].name;
-    flip(&name.path(&folder(&place.backups(), &"attendance".parse().unwrap())), |len| len / 2);
-    let mut drill = Rehearsal(place.command(&["drill"]).stdout(Stdio::null()).spawn().unwrap());
-    eventually("that it is told", || timeline(&place).gaps.into_iter().find(|gap| gap.wrong && gap.holds(at)));
-    let status = eventually("the end of the rehearsal", || drill.0.try_wait().unwrap());
-    assert_eq!(status.code(), Some(1));
-    let written = writer.stop();
-    assert!(written.errors.is_empty(), "{:?}", written.errors);
-    kill_server(server);
 }

@@ -102,7 +102,7 @@ fn a_folder_goes_by_itself_and_only_when_it_is_empty() {
         remote.delete(&beside).unwrap();
         let name = folder.rsplit('/').nth(1).unwrap();
         assert_eq!(cloud.folders(), ["school", "backups", "backups", name], "{url}");
-        assert_eq!(remote.contents("backups").unwrap().folders, std::slice::from_ref(&folder), "{url}");
+        assert_eq!(remote.contents("backups").unwrap().folders, [folder.as_str()], "{url}");
         remote.remove_folder(&folder).unwrap();
         assert_eq!(cloud.folders(), ["school", "backups", "backups"], "{url}");
     }

@@ -285,7 +285,7 @@ pub struct Backup {
     #[serde(default)]
     #[schema(required = true)]
     pub flags: BTreeSet<Flag>,
-    /// What was noticed, in words: what shrank, what could not be checked, rows that point at none.
+    /// What was noticed, in words: what shrank, what could not be checked, rows that point at none or break a `CHECK`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub findings: Vec<String>,
     /// The look at the structure.

@@ -461,6 +461,9 @@ fn record(
     if let Some(rows) = report.orphans.filter(|rows| *rows > 0) {
         backup.findings.push(format!("{name}: {rows} rows refer to rows that don't exist (foreign_key_check)"));
     }
+    if !report.unmet.is_empty() {
+        backup.findings.push(format!("{name}: rows of these tables break a CHECK: {}", report.unmet.join(", ")));
+    }
     let recorded = recorded(id, &name, content, stored, facts, report);
     ((name, recorded), partial)
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, ffi};
 
-use super::conditions::{Broken, Conditions};
+use super::conditions::{Conditions, Unmet};
 use super::page_set::lock_page;
 use super::pages::joined;
 use super::{Control, Error, code, in_words, open_finished, quoted, references, situation};
@@ -23,6 +23,8 @@ pub struct Report {
     pub tables: BTreeMap<String, u64>,
     /// Rows that point at none (`PRAGMA foreign_key_check`): the app's matter, reported; `None` if it can't be asked.
     pub orphans: Option<u64>,
+    /// Tables with rows that break a `CHECK`: the app's matter too, since time alone can bring it about.
+    pub unmet: Vec<String>,
 }
 
 impl Report {
@@ -31,21 +33,20 @@ impl Report {
         match (rules, &mut self.verdict) {
             (_, Verdict::Corrupt(_)) => self,
             (Rules::Damaged(found), _) => Self::corrupt(vec![found]),
-            (Rules::Broken(found), _) => Self::corrupt(found),
-            (Rules::Kept { orphans, unknown }, _) if unknown.is_empty() => Self { orphans, ..self },
-            (Rules::Kept { orphans, mut unknown }, verdict) => {
+            (Rules::Asked { orphans, unmet, unknown }, _) if unknown.is_empty() => Self { orphans, unmet, ..self },
+            (Rules::Asked { orphans, unmet, mut unknown }, verdict) => {
                 if let Verdict::NotCheckable(tables) = verdict {
                     unknown.append(tables);
                 }
                 unknown.sort();
                 unknown.dedup();
-                Self { verdict: Verdict::NotCheckable(unknown), orphans, ..self }
+                Self { verdict: Verdict::NotCheckable(unknown), orphans, unmet, ..self }
             }
         }
     }
 
     fn corrupt(findings: Vec<String>) -> Self {
-        Self { verdict: Verdict::Corrupt(findings), tables: BTreeMap::new(), orphans: None }
+        Self { verdict: Verdict::Corrupt(findings), tables: BTreeMap::new(), orphans: None, unmet: Vec::new() }
     }
 }
 
@@ -100,15 +101,15 @@ pub fn check_finished(
 
 /// What the schema demands of rows: references and conditions (`CHECK`).
 pub enum Rules {
-    /// All conditions are met.
-    Kept {
+    /// Whether rows keep to them says nothing of the structure.
+    Asked {
         /// Rows that point at none; `None` if it can't be asked.
         orphans: Option<u64>,
+        /// Tables with rows that break a condition.
+        unmet: Vec<String>,
         /// Tables whose conditions need the app's own functions.
         unknown: Vec<String>,
     },
-    /// Conditions aren't met, in SQLite's words.
-    Broken(Vec<String>),
     /// The damage that was met on the way, in SQLite's words.
     Damaged(String),
 }
@@ -116,36 +117,35 @@ pub enum Rules {
 /// Asks for the rules, on a connection that has its snapshot.
 pub fn rules(connection: &mut Connection, name: &DatabaseName, control: &Control) -> Result<Rules, Error> {
     control.watch(connection).map_err(|error| situation(name, error))?;
-    match kept(connection) {
+    match asked(connection) {
         Err(error) if is_damage(&error) => Ok(Rules::Damaged(in_words(&error))),
         rules => rules.map_err(|error| late_or(control, name, error)),
     }
 }
 
-fn kept(connection: &Connection) -> rusqlite::Result<Rules> {
+fn asked(connection: &Connection) -> rusqlite::Result<Rules> {
     let orphans = orphans(connection)?;
-    let Broken { tables, unknown } = match Conditions::of(connection)? {
-        Some(conditions) => conditions.broken(connection)?,
-        None => Broken::default(),
-    };
-    let mut broken: Vec<_> = tables.iter().map(|table| format!("CHECK constraint failed in {table}")).collect();
-    let unknown = ask_pragma(connection, unknown, &mut broken)?;
-    if broken.is_empty() {
-        return Ok(Rules::Kept { orphans, unknown });
-    }
-    broken.truncate(FINDINGS);
-    Ok(Rules::Broken(broken))
+    let Unmet { mut tables, unknown } = Conditions::of(connection)?.unmet(connection)?;
+    let unknown = ask_pragma(connection, unknown, &mut tables)?;
+    tables.sort();
+    tables.truncate(FINDINGS);
+    Ok(Rules::Asked { orphans, unmet: tables, unknown })
 }
 
+/// How the check pragmas tell of a row that breaks a condition; its table's name follows.
+const CHECK_FAILED: &str = "CHECK constraint failed in ";
+
 /// Of conditions that can't be asked for by a statement: another schema's name in them, say. Those that it can't ask for are the app's.
-fn ask_pragma(connection: &Connection, tables: Vec<String>, broken: &mut Vec<String>) -> rusqlite::Result<Vec<String>> {
+fn ask_pragma(connection: &Connection, tables: Vec<String>, unmet: &mut Vec<String>) -> rusqlite::Result<Vec<String>> {
     if !tables.is_empty() {
         connection.execute_batch("PRAGMA ignore_check_constraints=OFF")?;
     }
     let mut unknown = Vec::new();
     for table in tables {
         match findings(connection, CheckKind::Quick, Some(&table)) {
-            Ok(found) => broken.extend(found),
+            // Whatever else it finds, the look at the structure does too.
+            Ok(found) if found.iter().any(|finding| finding.starts_with(CHECK_FAILED)) => unmet.push(table),
+            Ok(_) => {}
             Err(error) if is_unknown(&error) => unknown.push(table),
             Err(error) => return Err(error),
         }
@@ -153,7 +153,8 @@ fn ask_pragma(connection: &Connection, tables: Vec<String>, broken: &mut Vec<Str
     Ok(unknown)
 }
 
-/// Structure and number of rows, on a connection that has its snapshot. Conditions are left to [`rules`] where it knows them.
+/// Structure and number of rows, on a connection that has its snapshot. Conditions are left to [`rules`]: each row that breaks one would
+/// take the place of a finding.
 pub fn look(
     connection: &mut Connection,
     name: &DatabaseName,
@@ -169,8 +170,7 @@ pub fn look(
 
 fn structure_and_rows(connection: &Connection, kind: CheckKind) -> rusqlite::Result<Report> {
     let tables = tables(connection)?;
-    let elsewhere = if Conditions::of(connection)?.is_some() { "ON" } else { "OFF" };
-    connection.execute_batch(&format!("PRAGMA ignore_check_constraints={elsewhere}"))?;
+    connection.execute_batch("PRAGMA ignore_check_constraints=ON")?;
     let verdict = structure(connection, kind, &tables)?;
     if let Verdict::Corrupt(findings) = verdict {
         return Ok(Report::corrupt(findings));
@@ -180,7 +180,7 @@ fn structure_and_rows(connection: &Connection, kind: CheckKind) -> rusqlite::Res
         _ => &[],
     };
     let rows = rows(connection, &tables, unchecked)?;
-    Ok(Report { verdict, tables: rows, orphans: None })
+    Ok(Report { verdict, tables: rows, orphans: None, unmet: Vec::new() })
 }
 
 pub(super) fn late_or(control: &Control, name: &DatabaseName, error: rusqlite::Error) -> Error {
@@ -369,6 +369,30 @@ mod tests {
         connection.execute_batch("UPDATE own_segdir SET root = zeroblob(length(root))").unwrap();
         let Verdict::Corrupt(findings) = look() else { panic!("{:?}", look()) };
         assert!(findings.iter().any(|finding| finding.contains("main.own")), "{findings:?}");
+    }
+
+    /// A condition that asks for the time is broken by waiting. More rows than there are findings hide no damage.
+    #[test]
+    fn rows_that_break_a_condition_are_told_and_hide_no_damage() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        let made = "CREATE TABLE sessions (id INTEGER PRIMARY KEY, expires TEXT CHECK (expires > CURRENT_TIMESTAMP));
+             CREATE TABLE marks (id INTEGER PRIMARY KEY, at TEXT, CHECK (at > CURRENT_TIMESTAMP)) WITHOUT ROWID;
+             CREATE TABLE met (a CHECK (a > 0)); CREATE TABLE late (a);
+             PRAGMA ignore_check_constraints=ON; INSERT INTO met VALUES (1);
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20)
+             INSERT INTO sessions SELECT i, '2020-01-01 00:00:00' FROM n;
+             INSERT INTO marks SELECT * FROM sessions; INSERT INTO late VALUES (NULL);
+             PRAGMA ignore_check_constraints=OFF";
+        connection.execute_batch(made).unwrap();
+        let name = "app".parse().unwrap();
+        let look =
+            |connection: &mut Connection| check(connection, &name, CheckKind::Quick, &Control::default()).unwrap();
+        let report = look(&mut connection);
+        assert_eq!((report.verdict, report.unmet), (Verdict::Whole, vec!["marks".to_owned(), "sessions".to_owned()]));
+        let harmed = "PRAGMA writable_schema=ON; UPDATE sqlite_schema SET sql = 'CREATE TABLE late (a NOT NULL)' WHERE name = 'late';
+             PRAGMA writable_schema=RESET";
+        connection.execute_batch(harmed).unwrap();
+        assert_eq!(look(&mut connection).verdict, Verdict::Corrupt(vec!["NULL value in late.a".to_owned()]));
     }
 
     /// For each row the schema computes a text of 200 kB, which takes minutes for all.

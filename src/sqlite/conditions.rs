@@ -2,8 +2,8 @@
 //! row (`sqlite3CodeRhsOfIN`, where a row is checked by itself), which took a third of their time. A statement makes it once, and can be
 //! run beside them, on another connection with the same snapshot.
 //!
-//! Of a database that is opened to be read alone SQLite knows no conditions (`sqlite3AddCheckConstraint`): finished copies are not held
-//! to them, also since what is right today (`CHECK (due >= CURRENT_DATE)`) needn't be so when it is restored.
+//! A row that breaks one is no damage: what was right when it was written (`CHECK (due >= CURRENT_DATE)`) needn't be so today. Of a database
+//! that is opened to be read alone SQLite knows no conditions (`sqlite3AddCheckConstraint`): finished copies are not held to them.
 
 use rusqlite::{Connection, PrepFlags};
 
@@ -11,55 +11,59 @@ use super::check::is_unknown;
 use super::quoted;
 use super::tokens::{Token, Tokens};
 
-/// The conditions of each table that has any.
-pub(super) struct Conditions(Vec<(String, Vec<String>)>);
+/// The conditions of each table that has any; none known of one where they can't be told or asked for sure.
+pub(super) struct Conditions(Vec<(String, Option<Vec<String>>)>);
 
 /// Tables with rows that break a condition, and such whose conditions can't be asked so.
 #[derive(Default)]
-pub(super) struct Broken {
+pub(super) struct Unmet {
     pub(super) tables: Vec<String>,
     pub(super) unknown: Vec<String>,
 }
 
 impl Conditions {
-    /// Those of a database. None if they can't be told or asked for sure: then the pragma is to look at them.
-    pub(super) fn of(connection: &Connection) -> rusqlite::Result<Option<Self>> {
+    /// Those of a database.
+    pub(super) fn of(connection: &Connection) -> rusqlite::Result<Self> {
+        let mut found = Vec::new();
         if connection.is_readonly("main")? {
-            return Ok(Some(Self(Vec::new())));
+            return Ok(Self(found));
         }
         let sql = "SELECT name, sql FROM sqlite_schema WHERE type = 'table' AND rootpage > 0 AND sql IS NOT NULL";
         let mut statement = connection.prepare(sql)?;
         let mut rows = statement.query([])?;
-        let mut found = Vec::new();
         while let Some(row) = rows.next()? {
-            let (Ok(name), Ok(sql)) = (row.get_ref(0)?.as_str(), row.get_ref(1)?.as_str()) else { return Ok(None) };
-            let Some(conditions) = conditions(sql) else { return Ok(None) };
-            if !conditions.is_empty() {
-                found.push((name.to_owned(), conditions.into_iter().map(str::to_owned).collect()));
+            let conditions = row.get_ref(1)?.as_str().ok().and_then(conditions);
+            if conditions.as_ref().is_none_or(|conditions| !conditions.is_empty()) {
+                let owned = |conditions: Vec<&str>| conditions.into_iter().map(str::to_owned).collect();
+                found.push((row.get(0)?, conditions.map(owned)));
             }
         }
-        Ok(Some(Self(found)))
+        Ok(Self(found))
     }
 
-    /// Asks whether all rows meet them: what is neither true nor NULL is broken (sqlite.org/lang_createtable.html, section 3.7).
-    pub(super) fn broken(&self, connection: &Connection) -> rusqlite::Result<Broken> {
-        let mut broken = Broken::default();
-        for (table, conditions) in &self.0 {
+    /// Asks whether all rows meet them: what is neither true nor NULL doesn't (sqlite.org/lang_createtable.html, section 3.7).
+    pub(super) fn unmet(self, connection: &Connection) -> rusqlite::Result<Unmet> {
+        let mut found = Unmet::default();
+        for (table, conditions) in self.0 {
+            let Some(conditions) = conditions else {
+                found.unknown.push(table);
+                continue;
+            };
             let unmet: Vec<_> = conditions.iter().map(|condition| format!("NOT ({condition}\n)")).collect();
             // The rows themselves, not what an index says of them.
-            let rows = format!("SELECT 1 FROM main.{} NOT INDEXED WHERE {}", quoted(table), unmet.join(" OR "));
+            let rows = format!("SELECT 1 FROM main.{} NOT INDEXED WHERE {}", quoted(&table), unmet.join(" OR "));
             let sql = format!("SELECT EXISTS ({rows})");
             // What the schema may not call, it may not call here either.
             let flags = PrepFlags::SQLITE_PREPARE_FROM_DDL | PrepFlags::SQLITE_PREPARE_NO_VTAB;
             let statement = connection.prepare_with_flags(&sql, flags);
             match statement.and_then(|mut statement| statement.query_row([], |row| row.get(0))) {
-                Ok(true) => broken.tables.push(table.clone()),
+                Ok(true) => found.tables.push(table),
                 Ok(false) => {}
-                Err(error) if is_unknown(&error) => broken.unknown.push(table.clone()),
+                Err(error) if is_unknown(&error) => found.unknown.push(table),
                 Err(error) => return Err(error),
             }
         }
-        Ok(broken)
+        Ok(found)
     }
 }
 
@@ -145,16 +149,17 @@ mod tests {
                 "PRAGMA ignore_check_constraints=ON; CREATE TABLE t (a CHECK (app.t.a > 0)); INSERT INTO t VALUES (0)",
             )
             .unwrap();
-        let broken = Conditions::of(&connection).unwrap().unwrap().broken(&connection).unwrap();
-        assert_eq!((broken.tables, broken.unknown), (Vec::new(), vec!["t".to_owned()]));
+        let found = Conditions::of(&connection).unwrap().unmet(&connection).unwrap();
+        assert_eq!((found.tables, found.unknown), (Vec::new(), vec!["t".to_owned()]));
         let of = |connection: &mut Connection| {
             let (name, control) = ("app".parse().unwrap(), Control::default());
-            check(connection, &name, CheckKind::Quick, &control).unwrap().verdict
+            let report = check(connection, &name, CheckKind::Quick, &control).unwrap();
+            (report.verdict, report.unmet)
         };
         let mut live = open_live(&path).unwrap();
-        assert_eq!(of(&mut live), Verdict::Corrupt(vec!["CHECK constraint failed in t".to_owned()]));
+        assert_eq!(of(&mut live), (Verdict::Whole, vec!["t".to_owned()]));
         let mut copy = open_finished(&path).unwrap();
-        assert_eq!(of(&mut copy), Verdict::Whole);
+        assert_eq!(of(&mut copy), (Verdict::Whole, Vec::new()));
     }
 
     /// Rows that were written while nobody looked, in every way that SQLite knows of a condition.
@@ -197,7 +202,7 @@ mod tests {
                 );
                 connection.execute_batch(&made).unwrap();
                 let said: String = connection.query_row("PRAGMA quick_check", [], |row| row.get(0)).unwrap();
-                let ours = Conditions::of(&connection).unwrap().unwrap().broken(&connection).unwrap();
+                let ours = Conditions::of(&connection).unwrap().unmet(&connection).unwrap();
                 assert!(ours.unknown.is_empty(), "{made}");
                 assert_eq!(ours.tables.is_empty(), said == "ok", "{made}: {said}");
                 tally[usize::from(said == "ok")] += 1;

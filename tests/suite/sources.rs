@@ -97,6 +97,34 @@ fn what_only_the_app_can_check_is_kept_and_said() {
     place.assert_whole();
 }
 
+/// What was right when it was written breaks a condition that asks for the time by waiting: no backup, rehearsal or restore fails for it.
+#[test]
+fn a_row_that_breaks_a_check_is_told_and_is_no_damage() {
+    let mut place = Place::new();
+    place.set("BACKUP_RETENTION_MANUAL", "1");
+    place.sql("attendance", "CREATE TABLE sessions (key TEXT, expires TEXT CHECK (expires > CURRENT_TIMESTAMP))");
+    let expired = "PRAGMA ignore_check_constraints=ON; INSERT INTO sessions VALUES ('k', '2020-01-01 00:00:00')";
+    place.sql("attendance", expired);
+    place.create();
+    let backup = place.create();
+    let told = serde_json::json!(["attendance: rows of these tables break a CHECK: sessions"]);
+    assert_eq!((&backup["flags"], &backup["findings"]), (&serde_json::json!([]), &told));
+    // Nothing stands still for it.
+    let id = backup["id"].as_str().unwrap();
+    assert_eq!(place.ids(), [id]);
+    assert!(!place.warnings().contains(&"rotation-frozen".to_owned()));
+    place.ok(&["drill"]);
+    place.ok(&["verify", id]);
+    place.ok(&["restore", id, "--confirm", id]);
+    // A database that is replaced as a whole is looked at afterwards.
+    place.sql("attendance", "PRAGMA journal_mode=DELETE");
+    let id = place.create()["id"].as_str().unwrap().to_owned();
+    place.sql("attendance", "PRAGMA page_size=8192; VACUUM");
+    place.ok(&["restore", &id, "--confirm", &id]);
+    assert_eq!(place.sql("attendance", "PRAGMA page_size; SELECT expires FROM sessions"), "4096\n2020-01-01 00:00:00");
+    place.assert_whole();
+}
+
 /// Nor one of its own that shows when its rows are counted.
 #[test]
 fn a_table_that_can_not_be_checked_hides_no_fault_of_another() {

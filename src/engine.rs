@@ -564,6 +564,7 @@ fn unbegun(operation: &str, actor: &Actor, error: &Error) -> Entry {
     failure(Entry { ok: Some(false), details, ..entry(Kind::Outcome, operation, actor, None) }, error)
 }
 
-fn failure(entry: Entry, error: &Error) -> Entry {
+fn failure(mut entry: Entry, error: &Error) -> Entry {
+    entry.details.extend(error.details());
     Entry { code: Some(error.code().to_owned()), reason: Some(error.to_string()), ..entry }
 }

@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde_json::{Map, Value};
+
+use super::record::PRE_RESTORE;
 use super::{Holder, bytes};
 use crate::backup::{BackupId, DatabaseName, Moment, ReplicaName, Subject};
 use crate::journal::timeline::Gap;
@@ -264,11 +267,14 @@ pub enum Error {
     },
     /// A restored database isn't what was written.
     #[error(
-        "`{name}` was restored from {subject}, but {reason}: the disk of the live databases is not to be trusted. Restore onto another one; the backups are as they were"
+        "`{name}` was restored from {subject}, but {reason}: the disk of the live databases is not to be trusted. Restore onto another one; the backups are as they were{}",
+        kept_before(pre_restore)
     )]
     RestoredWrong {
         /// The backup, or the point.
         subject: Subject,
+        /// The backup of what was there before, if anything was.
+        pre_restore: Option<BackupId>,
         /// Which.
         name: DatabaseName,
         /// What was found.
@@ -584,6 +590,16 @@ impl Error {
         }
     }
 
+    /// What the audit log says of it besides. A restore that failed once it had changed the data tells what an undo brings back.
+    pub(super) fn details(&self) -> Map<String, Value> {
+        match self {
+            Error::RestoredWrong { pre_restore, .. } => {
+                Map::from_iter([(PRE_RESTORE.to_owned(), serde_json::to_value(pre_restore).unwrap_or_default())])
+            }
+            _ => Map::new(),
+        }
+    }
+
     /// Why a live database can't be written page by page.
     pub(super) fn of_target(error: sqlite::Error) -> Self {
         use sqlite::Error::{Corrupt, Empty, Missing, NotADatabase};
@@ -700,6 +716,10 @@ fn of_others(lacking: &[DatabaseName]) -> String {
     }
     let names = named(lacking);
     format!("; only {names} can't go back to it: with BACKUP_DATABASES set to the others for that one command these do")
+}
+
+fn kept_before(pre_restore: &Option<BackupId>) -> String {
+    pre_restore.map(|id| format!(", and {id} is what was there before: `undo` brings it back")).unwrap_or_default()
 }
 
 fn named(names: &[DatabaseName]) -> String {

@@ -21,7 +21,7 @@ use std::path::Path;
 use super::encode::AllEncoded;
 use super::past::Origin;
 use super::plan::{Plan, Sign};
-use super::restore::{Job, PrivateFile, Restore, Restored, RestoredDatabase};
+use super::restore::{Job, PrivateFile, Replaced, Restore, Restored, RestoredDatabase};
 use super::settle::Settled;
 use super::staging::Staged;
 use super::{Error, Session};
@@ -63,6 +63,8 @@ impl Session<'_> {
         let mut plan = None;
         let error = match self.swap(&job, &mut plan) {
             Ok(restored) => return Ok(restored),
+            // All is in its place, and isn't what was put there.
+            Err(error @ Error::RestoredWrong { .. }) => return Err(error),
             Err(error) => error,
         };
         if let Some(plan) = plan
@@ -222,10 +224,11 @@ impl Session<'_> {
         mut notes: Vec<String>,
     ) -> Result<Restored, Error> {
         let mut databases = BTreeMap::new();
+        let replaced = Replaced { subject: job.subject, pre_restore };
         for source in self.engine.sources() {
             let Some(file) = job.files.get(&source.name) else { continue };
             let read_back = match self.target(&source) {
-                Ok(target) => self.proven(job.subject, &target, file, &mut notes)?,
+                Ok(target) => self.proven(replaced, &target, file, &mut notes)?,
                 Err(error) => {
                     notes.push(format!("`{}` was restored, but could not be read back: {error}", source.name));
                     false

@@ -22,6 +22,8 @@ pub(super) const BARRIER: &str = "barrierMicros";
 pub(super) const WAL_GROWN: &str = "walGrown";
 /// How long the app's writers were held by a restore.
 pub(super) const HELD: &str = "heldMillis";
+/// In the outcome of a restore that has changed the data, however it ended: the backup of what was there before.
+pub(super) const PRE_RESTORE: &str = "preRestore";
 /// Bytes that were written, or that left.
 const BYTES: [&str; 2] = ["bytes", "size"];
 

@@ -26,7 +26,7 @@ use utoipa::ToSchema;
 use super::create::OVERHEAD;
 use super::past::{Origin, Past};
 use super::plan::Planned;
-use super::record::HELD;
+use super::record::{HELD, PRE_RESTORE};
 use super::recovery::RECOVERY;
 use super::replace::Done;
 use super::settle::Settled;
@@ -107,7 +107,7 @@ impl Restored {
     /// What the audit log says of it.
     pub(super) fn details(&self) -> Map<String, Value> {
         let mut details = Map::from_iter([
-            ("preRestore".to_owned(), serde_json::to_value(self.pre_restore).unwrap_or_default()),
+            (PRE_RESTORE.to_owned(), serde_json::to_value(self.pre_restore).unwrap_or_default()),
             ("databases".to_owned(), serde_json::to_value(&self.databases).unwrap_or_default()),
             (HELD.to_owned(), self.held_millis.into()),
             ("apartMicros".to_owned(), self.apart_micros.into()),
@@ -155,6 +155,20 @@ impl Allowed {
 
 /// The databases that are restored already, and the backup of what was there before, if anything was.
 pub(super) type Restoring = (BTreeMap<DatabaseName, Planned>, Option<BackupId>);
+
+/// A restore that has changed the live databases: of what, and the backup of what was there before.
+#[derive(Clone, Copy)]
+pub(super) struct Replaced {
+    pub(super) subject: Subject,
+    pub(super) pre_restore: Option<BackupId>,
+}
+
+impl Replaced {
+    fn wrong(self, name: &DatabaseName, reason: String) -> Error {
+        let Self { subject, pre_restore } = self;
+        Error::RestoredWrong { subject, pre_restore, name: name.clone(), reason }
+    }
+}
 
 /// A copy that nobody else touches.
 pub(super) struct PrivateFile {
@@ -230,14 +244,16 @@ impl Engine {
         self.restore(&Restore { subject: self.undoable()?.into(), force, offline }, call)
     }
 
-    /// The backup that the last restore which changed anything made of what it replaced.
+    /// The backup that the last restore which changed anything made of what it replaced, whether or not it went well.
     fn undoable(&self) -> Result<BackupId, Error> {
         let mut made = None;
         self.audit.newest_first(|line| {
             let entry = &line.entry;
-            let restored = entry.kind == Line::Outcome && entry.operation == "restore" && entry.ok == Some(true);
+            let before = entry.details.get(PRE_RESTORE);
+            let changed = entry.ok == Some(true) || before.is_some();
+            let restored = entry.kind == Line::Outcome && entry.operation == "restore" && changed;
             if restored {
-                made = entry.details.get("preRestore").and_then(Value::as_str).and_then(|id| id.parse().ok());
+                made = before.and_then(Value::as_str).and_then(|id| id.parse().ok());
             }
             restored
         })?;
@@ -379,11 +395,12 @@ impl Session<'_> {
     /// Step 7, but for the outcome: the live databases hold what was to be restored, as far as the app has not written since.
     pub(super) fn finished(&mut self, job: &Job, targets: &[Target], done: Done) -> Result<Restored, Error> {
         let (mut databases, mut notes) = (BTreeMap::new(), Vec::new());
+        let replaced = Replaced { subject: job.subject, pre_restore: Some(done.pre_restore) };
         for target in targets {
             let (name, file) = (&target.name, &job.files[&target.name]);
             let read_back = match target.is_replaced_by(file.copy.page_size) {
-                false => self.proven(job.subject, target, file, &mut notes)?,
-                true => self.looks_whole(job.subject, target, &mut notes)?,
+                false => self.proven(replaced, target, file, &mut notes)?,
+                true => self.looks_whole(replaced, target, &mut notes)?,
             };
             let written = done.written.get(name).copied().unwrap_or_default();
             databases.insert(name.clone(), RestoredDatabase { pages: file.pages(), written, read_back });
@@ -405,12 +422,9 @@ impl Session<'_> {
     }
 
     /// A database that was replaced as a whole: nobody kept the app out between that and a look, so no page is compared.
-    fn looks_whole(&self, subject: Subject, target: &Target, notes: &mut Vec<String>) -> Result<bool, Error> {
+    fn looks_whole(&self, replaced: Replaced, target: &Target, notes: &mut Vec<String>) -> Result<bool, Error> {
         match self.look(target) {
-            Ok(Verdict::Corrupt(findings)) => {
-                let (name, reason) = (target.name.clone(), findings.join("; "));
-                Err(Error::RestoredWrong { subject, name, reason })
-            }
+            Ok(Verdict::Corrupt(findings)) => Err(replaced.wrong(&target.name, findings.join("; "))),
             Ok(_) => Ok(false),
             Err(error) => {
                 notes.push(format!("`{}` was restored, and could not be looked at: {error}", target.name));
@@ -423,14 +437,14 @@ impl Session<'_> {
     /// could not be had is noted, and what the live file itself has done wrong is an error.
     pub(super) fn proven(
         &self,
-        subject: Subject,
+        replaced: Replaced,
         target: &Target,
         file: &PrivateFile,
         notes: &mut Vec<String>,
     ) -> Result<bool, Error> {
         use sqlite::Error as Live;
         let name = &target.name;
-        match self.compare(subject, target, file) {
+        match self.compare(replaced, target, file) {
             Err(
                 error @ (Error::Disk(_)
                 | Error::Sqlite(Live::Cancelled | Live::Locked { .. } | Live::TooSlow { .. } | Live::Disk(_))),
@@ -438,18 +452,15 @@ impl Session<'_> {
                 notes.push(format!("`{name}` was restored, and could not be read back: {error}"));
                 Ok(false)
             }
-            Err(Error::Sqlite(error)) => {
-                let reason = format!("it can't be read back ({error})");
-                Err(Error::RestoredWrong { subject, name: name.clone(), reason })
-            }
+            Err(Error::Sqlite(error)) => Err(replaced.wrong(name, format!("it can't be read back ({error})"))),
             compared => compared,
         }
     }
 
     /// Page by page; what the app has committed since then is looked at as a whole instead.
-    fn compare(&self, subject: Subject, target: &Target, file: &PrivateFile) -> Result<bool, Error> {
+    fn compare(&self, replaced: Replaced, target: &Target, file: &PrivateFile) -> Result<bool, Error> {
         let (control, timeout) = (self.control(), self.engine.config.lock_timeout);
-        let wrong = |reason: String| Error::RestoredWrong { subject, name: target.name.clone(), reason };
+        let wrong = |reason| replaced.wrong(&target.name, reason);
         match target.read_back(file.both(), timeout, &control)? {
             ReadBack::Same => Ok(true),
             ReadBack::Differs(page) => Err(wrong(format!("page {page} reads back differently from what was written"))),

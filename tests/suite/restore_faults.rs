@@ -181,6 +181,35 @@ fn a_restore_whose_reading_back_faults_says_that_it_was_done() {
     }
 }
 
+/// What it has written can't be read back: the data is changed all the same, and it is this restore that an undo takes back, not the one
+/// before it [P7].
+#[test]
+fn a_restore_that_reads_back_wrong_is_the_one_that_is_undone() {
+    let before = Past::of(["wal", "wal"]).twin();
+    before.ok(&RESTORE);
+    before.sql("attendance", "INSERT INTO people (name) VALUES ('since then')");
+    let since = |place: &Place| place.sql("attendance", "SELECT count(*) FROM people WHERE name = 'since then'");
+    for more in [&[][..], &["--offline"]] {
+        let args = [&RESTORE[..], more].concat();
+        let read = Spot::on("pread64", "../attendance.db");
+        let (place, run) = (1..400)
+            .map(|n| {
+                let place = before.twin();
+                let run = Run::of(place.faulty(&read, &format!("error=EIO:when={n}"), &args).output().unwrap());
+                (place, run)
+            })
+            .find(|(place, run)| run.code == 1 && since(place) == "0")
+            .expect("what was written is read back");
+        let made = place.ids().into_iter().find(|id| id.starts_with("pre-restore")).unwrap();
+        run.refused(1, &["`attendance` was restored", "it can't be read back", &made, "`undo` brings it back"]);
+        let told = restores(&place).pop().unwrap();
+        assert_eq!((&told["code"], &told["details"]["preRestore"]), (&"read-back".into(), &made.into()), "{told}");
+        place.ok(&[&["undo"], more].concat());
+        assert_eq!(since(&place), "1", "another restore was undone");
+        place.assert_whole();
+    }
+}
+
 /// Asked to end, it is old at once, or new when it was past the commits; nothing is left to the next operation.
 #[test]
 fn a_restore_that_is_interrupted_ends_old_or_new() {

@@ -35,6 +35,7 @@ use crate::backup::DatabaseName;
 use crate::disk::{self, Context};
 
 pub use control::{Control, Progress};
+pub use parted::Users;
 
 /// Before this version SQLite could lose committed pages when two connections wrote and reset the WAL at once
 /// (sqlite.org/wal.html#walresetbug).

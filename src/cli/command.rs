@@ -208,7 +208,7 @@ pub(super) struct OfflineArgs {
     /// or ruined
     #[arg(long)]
     pub(super) offline: bool,
-    /// Vouch that the app is stopped: a database that is not in WAL mode doesn't show who has it open
+    /// Vouch that the app is stopped: a database that is not in WAL mode, or is ruined, doesn't show who has it open
     #[arg(long, requires = "offline")]
     pub(super) app_is_stopped: bool,
 }

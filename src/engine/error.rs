@@ -208,7 +208,7 @@ pub enum Error {
     },
     /// Nobody can see whether someone has it open.
     #[error(
-        "`{name}` is not in WAL mode, so it can't be seen whether the app has it open; nothing was changed. Stop the app, and say so: --app-is-stopped"
+        "`{name}` is not in WAL mode, or can't be read any more, so it can't be seen whether the app has it open; nothing was changed. Stop the app, and say so: --app-is-stopped"
     )]
     AppMayRun {
         /// Which.

@@ -4,7 +4,8 @@
 //! 1. Private copies, as in `restore`.
 //! 2. A pre-restore snapshot of the live databases that can be read.
 //! 3. SQLite's exclusive lock on each of these that is replaced, which shows that nobody has it open in WAL mode; in rollback
-//!    mode the operator has to say so. What was committed since step 2 is brought into the snapshot, and the WAL is emptied.
+//!    mode the operator has to say so, as of one that is ruined, unless its locks tell. What was committed since step 2 is brought
+//!    into the snapshot, and the WAL is emptied.
 //! 4. The new files, beside the live ones: written, with the owner, the mode and the journal mode of what they replace and a
 //!    mark as schema cookie, durable.
 //! 5. `restore.json`, with these marks; then the pre-restore backup is published.
@@ -28,12 +29,12 @@ use super::{Error, Session};
 use crate::backup::{BackupId, Tier};
 use crate::disk::{self, Context, Partial};
 use crate::sqlite::catch_up::catch_up;
-use crate::sqlite::exclusive::Exclusive;
+use crate::sqlite::exclusive::{Exclusive, users_of_ruined};
 use crate::sqlite::kind::{Kind, Misfit};
 use crate::sqlite::pages::read_back;
 use crate::sqlite::restore::{Mark, Target};
 use crate::sqlite::snapshot::{Instead, Snapshot};
-use crate::sqlite::{self, BESIDE, Source, beside};
+use crate::sqlite::{self, BESIDE, Source, Users, beside};
 
 /// How a live database was found.
 enum Found {
@@ -148,6 +149,8 @@ impl Session<'_> {
         let mut notes = Vec::new();
         for Ready { source, partial, held, .. } in ready {
             if held.is_none() {
+                // It took a while to come here.
+                self.assert_let_go(&source)?;
                 notes.extend(move_aside(&source.path)?);
             }
             partial.publish_over()?;
@@ -178,11 +181,24 @@ impl Session<'_> {
                 exclusive.connection().execute_batch("ROLLBACK").map_err(|error| sqlite::situation(&name, error))?;
                 exclusive.empty_wal()?;
                 held = Some(exclusive);
+            } else {
+                self.assert_let_go(&source)?;
             }
             let (partial, mark) = self.new_file(&source, file, held.as_ref())?;
             ready.push(Ready { source, partial, held, mark });
         }
         Ok(ready)
+    }
+
+    /// Step 3 of what is missing or ruined. Damage keeps nobody from going on who has what he needs of it in memory: what he commits would
+    /// go into the file that is moved aside.
+    fn assert_let_go(&self, source: &Source) -> Result<(), Error> {
+        let name = source.name.clone();
+        match users_of_ruined(source, self.engine.config.lock_timeout, &self.control())? {
+            Users::Somebody => Err(Error::AppRuns { name }),
+            Users::Unknown if !self.app_is_stopped => Err(Error::AppMayRun { name }),
+            Users::Nobody | Users::Unknown => Ok(()),
+        }
     }
 
     /// Step 4 for one: what is written is compared with what is recorded, and then bears the mark.

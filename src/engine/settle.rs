@@ -270,7 +270,7 @@ fn in_the_way(error: Error) -> String {
             format!("`{name}` is open in another process; stop the app, and whatever else has it open")
         }
         Error::AppMayRun { name } => format!(
-            "`{name}` is not in WAL mode, so it can't be seen whether the app has it open; stop the app, and restore once more with --offline --app-is-stopped"
+            "`{name}` is not in WAL mode, or can't be read any more, so it can't be seen whether the app has it open; stop the app, and restore once more with --offline --app-is-stopped"
         ),
         Error::RestoreHold { name, hold, .. } => {
             let hold = humantime::format_duration(hold);

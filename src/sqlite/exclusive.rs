@@ -1,10 +1,12 @@
 //! A live database that nobody else has open, held so until its file is replaced.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use super::parted::{Users, users};
 use super::restore::{cookie, persist};
+use super::snapshot::jitter;
 use super::{Control, Error, Source, identify_to_open, is_wal, mode_bytes, of_writing, open_live, situation};
 use crate::backup::DatabaseName;
 
@@ -68,5 +70,18 @@ impl Exclusive {
     /// The schema cookie.
     pub fn cookie(&self) -> Result<u32, Error> {
         cookie(&self.connection).map_err(|error| situation(&self.name, error))
+    }
+}
+
+/// Who has open what SQLite can't read, so that nobody can be kept out of it. Whoever shows that he has is waited for for `timeout`.
+pub fn users_of_ruined(source: &Source, timeout: Duration, control: &Control) -> Result<Users, Error> {
+    let (begun, mut round) = (Instant::now(), 0);
+    loop {
+        control.check()?;
+        match users(&source.path) {
+            Users::Somebody if begun.elapsed() < timeout => std::thread::sleep(jitter(round)),
+            found => return Ok(found),
+        }
+        round += 1;
     }
 }

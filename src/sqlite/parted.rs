@@ -1,11 +1,13 @@
-//! Whether somebody has a database open whose `-wal` or `-shm` was removed behind him.
+//! What the locks on a database tell of whoever has it open, asked without SQLite and without taking any.
 //!
-//! He goes on in files that have no name any more. Whoever opens the database next makes others, and shares no lock with him: each
-//! overwrites what the other commits, and a copy has some of both (sqlite.org/howtocorrupt.html, section 2.4).
+//! Above all whether somebody has one open whose `-wal` or `-shm` was removed behind him. He goes on in files that have no name any more.
+//! Whoever opens the database next makes others, and shares no lock with him: each overwrites what the other commits, and a copy has some
+//! of both (sqlite.org/howtocorrupt.html, section 2.4).
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fs::{File, Metadata};
+use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -19,7 +21,8 @@ use crate::disk;
 /// Whoever has a database open in WAL mode has a shared lock on these bytes, as long as he has; in exclusive mode it is one for writing, and
 /// there is no `-shm` (sqlite.org/lockingv3.html; `SHARED_FIRST` and `SHARED_SIZE` in os.h).
 const SHARED: (u64, u64) = (0x4000_0002, 510);
-/// Bytes 18 and 19 of the header, in WAL mode (sqlite.org/fileformat2.html, section 1.3.3).
+/// The first bytes of a header, and its bytes 18 and 19 in WAL mode (sqlite.org/fileformat2.html, section 1.3).
+const MAGIC: &[u8] = b"SQLite format 3\0";
 const WAL: [u8; 2] = [2, 2];
 /// Whoever opens it has the lock a moment before his files are there.
 const LOOKS: u32 = 20;
@@ -66,7 +69,44 @@ fn id(meta: &Metadata) -> (u64, u64) {
     (meta.dev(), meta.ino())
 }
 
+/// Who has a database open besides this process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Users {
+    /// At least one.
+    Somebody,
+    /// It is for us alone.
+    Nobody,
+    /// In rollback mode whoever does nothing just now has no lock; and of a file that isn't a database any more it isn't known which mode
+    /// it was in.
+    Unknown,
+}
+
+/// Asks for the users of the file at `path`.
+pub(super) fn users(path: &Path) -> Users {
+    if path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+        return Users::Nobody;
+    }
+    let asked = asked(path, |file| {
+        let in_the_way = in_the_way(file, SHARED, FlockType::WriteLock)?;
+        Some(if in_the_way.is_some() {
+            Users::Somebody
+        } else if is_wal(file)? {
+            Users::Nobody
+        } else {
+            Users::Unknown
+        })
+    });
+    asked.unwrap_or(Users::Unknown)
+}
+
 fn is_shared(path: &Path) -> Option<bool> {
+    asked(path, |file| {
+        Some(is_wal(file)? && in_the_way(file, SHARED, FlockType::WriteLock)? == Some(FlockType::ReadLock))
+    })
+}
+
+/// Asks what is open for that; it is opened first where it isn't.
+fn asked<T>(path: &Path, ask: impl FnOnce(&File) -> Option<T>) -> Option<T> {
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
     let mut key = id(&std::fs::metadata(path).ok()?);
     if !opened.contains_key(&key) {
@@ -80,11 +120,18 @@ fn is_shared(path: &Path) -> Option<bool> {
             Entry::Occupied(_) => std::mem::forget(file),
         }
     }
-    let (file, mut mode) = (opened.get(&key)?, [0; 2]);
-    if file.read_at(&mut mode, 18).ok()? < mode.len() || mode != WAL {
-        return Some(false);
-    }
-    let ((start, length), typ, offset_type) = (SHARED, FlockType::WriteLock, FlockOffsetType::Set);
-    let in_the_way = fcntl_getlk(file, &Flock { start, length, pid: None, typ, offset_type }).ok()?;
-    Some(in_the_way.is_some_and(|lock| lock.typ == FlockType::ReadLock))
+    ask(opened.get(&key)?)
+}
+
+/// None where it is too short to be a database.
+fn is_wal(file: &File) -> Option<bool> {
+    let mut header = [0; 20];
+    file.read_exact_at(&mut header, 0).ok()?;
+    Some(header.starts_with(MAGIC) && header.ends_with(&WAL))
+}
+
+/// The kind of another's lock that keeps one of that kind away from these bytes, if there is one.
+fn in_the_way(file: &File, (start, length): (u64, u64), typ: FlockType) -> Option<Option<FlockType>> {
+    let asked = Flock { start, length, pid: None, typ, offset_type: FlockOffsetType::Set };
+    Some(fcntl_getlk(file, &asked).ok()?.map(|lock| lock.typ))
 }

@@ -143,7 +143,8 @@ pub(super) struct Allowed {
 impl Allowed {
     /// What stands in the way all the same.
     pub(super) fn stops(self, copy: &Kind, live: &Target) -> impl Iterator<Item = Misfit> {
-        let is_wal = live.is_wal();
+        // SQLite would take the copy's mode over with its pages, under an app that has the database open in the other one.
+        let is_wal = live.is_wal() || copy.is_wal;
         copy.misfits(&live.kind).into_iter().filter(move |misfit| match misfit {
             Misfit::Empty => !self.is_undo,
             Misfit::Code(_) => !self.is_undo && !self.force,

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rusqlite::Connection;
 
 use super::check::tables;
+use super::is_wal;
 use runs::Runs;
 
 /// Functions that change nothing and tell nothing (`SQLITE_INNOCUOUS`, sqlite.org/c3ref/c_deterministic.html).
@@ -17,6 +18,8 @@ const HARMLESS: &str = "SELECT DISTINCT lower(name) FROM pragma_function_list WH
 pub struct Kind {
     /// Bytes a page.
     pub page_size: u32,
+    /// Its header says WAL.
+    pub is_wal: bool,
     encoding: String,
     /// Bytes at the end of each page that an extension has for itself (sqlite.org/fileformat2.html, section 1.3.4).
     reserved: u8,
@@ -35,7 +38,7 @@ pub enum Misfit {
     Foreign(String),
     /// Open connections couldn't go on: in words.
     Incompatible(String),
-    /// Its pages are larger or smaller, which only a database in rollback mode can take over.
+    /// Its pages are larger or smaller, which only a database in rollback mode can take over, and only from one in that mode.
     PageSize {
         /// Bytes.
         copy: u32,
@@ -54,6 +57,7 @@ impl Kind {
         let reserved: Vec<u8> = connection.query_row(header, [], |row| row.get(0))?;
         Ok(Self {
             page_size: number("PRAGMA page_size")? as u32,
+            is_wal: is_wal(connection)?,
             encoding: connection.query_row("PRAGMA encoding", [], |row| row.get(0))?,
             reserved: reserved.first().copied().unwrap_or(0),
             application_id: number("PRAGMA application_id")? as i32,

@@ -121,7 +121,7 @@ impl Target {
     }
 
     /// Whether a copy with pages of that size takes its place as a whole: only the backup API can change their size, and only
-    /// of a database in rollback mode.
+    /// of a database in rollback mode. It takes over the journal mode of the copy, which has to be the same.
     pub fn is_replaced_by(&self, page_size: u32) -> bool {
         self.kind.page_size != page_size
     }

@@ -109,6 +109,27 @@ fn another_page_size_needs_no_stop_in_rollback_mode() {
     ok(&place);
 }
 
+/// SQLite would take over the mode of the backup with its pages, and whoever has it open would be kept out until he opens it anew.
+#[test]
+fn another_page_size_from_wal_mode_wants_the_app_stopped_in_rollback_mode() {
+    let place = Place::new();
+    let id = backup(&place);
+    place.sql("attendance", "PRAGMA journal_mode=delete; DELETE FROM people; PRAGMA page_size=8192; VACUUM");
+    let mut app = App::on(&[&place.live("attendance")]);
+    assert_eq!(app.ok(0, "SELECT count(*) FROM people"), "[[0]]");
+    let preview = place.ok(&["preview", &id]).stdout;
+    assert!(preview.contains("a restore would be refused") && preview.contains("--offline"), "{preview}");
+    place.run(&["restore", &id, "--confirm", &id]).refused(1, &["page size is 4096", "restore --offline"]);
+    app.ok(0, "INSERT INTO people (name) VALUES ('goes on')");
+    app.end();
+    let facts = || place.sql("attendance", "PRAGMA page_size; PRAGMA journal_mode; SELECT count(*) FROM people");
+    assert_eq!(facts(), "8192\ndelete\n1");
+    let run = offline(&place, &id, &["--app-is-stopped"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert_eq!(facts(), "4096\ndelete\n3");
+    ok(&place);
+}
+
 #[test]
 fn another_page_size_is_taken_over_whole_or_not_at_all_wherever_it_is_killed() {
     let past = Place::new();

@@ -3,7 +3,8 @@
 //! Nothing in this process opens a live `.db`, `-wal` or `-shm` by file calls while a connection to it is open: closing
 //! any descriptor of a file drops all POSIX locks that the process holds on it, SQLite's too
 //! (sqlite.org/howtocorrupt.html, section 2.2). Live files are looked at by path (`stat`) and read through SQLite. The
-//! exceptions are `-wal`, on which no lock lies (`wal` reads its headers), and a file that is never closed (`parted`).
+//! exceptions are `-wal` and `-journal`, on which no lock lies (`wal` reads headers, `super_journal` an end), and a file that is never closed
+//! (`parted`).
 
 pub mod assertion;
 pub mod catch_up;
@@ -20,6 +21,7 @@ mod parted;
 mod references;
 pub mod restore;
 pub mod snapshot;
+mod super_journal;
 mod tokens;
 pub mod wal;
 
@@ -104,6 +106,16 @@ pub enum Error {
         name: DatabaseName,
         /// What is missing.
         ending: &'static str,
+    },
+    /// A commit to several databases was cut short, and what decides about it isn't seen here.
+    #[error(
+        "the app was ended while it committed to `{name}` and other databases at once, and what decides about that commit is not seen here at the app's path for it ({}): whoever opens `{name}` by another path leaves half of that commit in it. Let the app open it first; and mount its folder at the same path here as there", decided_by.display()
+    )]
+    HalfCommitted {
+        /// Which.
+        name: DatabaseName,
+        /// The super-journal, as the app sees it.
+        decided_by: PathBuf,
     },
     /// Not SQLite's format.
     #[error("`{name}` is not a SQLite database, or it is encrypted (SQLCipher), which can't be read here")]
@@ -354,9 +366,18 @@ pub fn identify(source: &Source) -> Result<Identity, Error> {
 /// The same for who is about to open it.
 fn identify_to_open(source: &Source) -> Result<Identity, Error> {
     let identity = identify(source)?;
+    assert_ended(source)?;
     match parted::missing_here(&source.path) {
         Some(ending) => Err(Error::Parted { name: source.name.clone(), ending }),
         None => Ok(identity),
+    }
+}
+
+/// Whoever reads it next doesn't end a commit of the app's the wrong way.
+fn assert_ended(source: &Source) -> Result<(), Error> {
+    match super_journal::unseen(&source.path)? {
+        Some(decided_by) => Err(Error::HalfCommitted { name: source.name.clone(), decided_by }),
+        None => Ok(()),
     }
 }
 

@@ -568,6 +568,7 @@ impl Error {
                 Live::HardLinked { .. } => "live-hard-linked",
                 Live::MountedAlone { .. } => "live-mounted-alone",
                 Live::Parted { .. } => "live-parted",
+                Live::HalfCommitted { .. } => "live-half-committed",
                 Live::NotADatabase { .. } => "live-not-a-database",
                 Live::Locked { .. } => "live-locked",
                 Live::HeldTooLong { .. } => "rollback-hold",

@@ -110,12 +110,14 @@ impl Session<'_> {
     }
 
     fn find(&self, source: &Source) -> Result<Found, Error> {
-        use sqlite::Error::{Corrupt, Empty, Missing, NotADatabase};
+        use sqlite::Error::{Corrupt, Empty, HalfCommitted, Missing, NotADatabase};
         match Target::open(source, self.engine.config.lock_timeout, &self.control()) {
             Ok(target) => Ok(Found::Usable(target.kind)),
             Err(Missing { .. }) => Ok(Found::Missing),
             Err(Corrupt { findings, .. }) => Ok(Found::Ruined(findings.join("; "))),
-            Err(error @ (Empty { .. } | NotADatabase { .. })) => Ok(Found::Ruined(error.to_string())),
+            Err(error @ (Empty { .. } | NotADatabase { .. } | HalfCommitted { .. })) => {
+                Ok(Found::Ruined(error.to_string()))
+            }
             Err(error) => Err(error.into()),
         }
     }

@@ -79,6 +79,7 @@ kinds! {
     LIVE_HARD_LINKED = "live-hard-linked" 422 "A live database has a second name";
     LIVE_MOUNTED_ALONE = "live-mounted-alone" 422 "A live database is a mount by itself";
     LIVE_PARTED = "live-parted" 422 "A live database has lost what lies beside it";
+    LIVE_HALF_COMMITTED = "live-half-committed" 422 "A live database has half a commit";
     LIVE_NOT_A_DATABASE = "live-not-a-database" 422 "A live database is none";
     LIVE_CORRUPT = "live-corrupt" 422 "A live database is corrupt";
     LIVE_IO = "live-io" 422 "A live database can't be read";
@@ -349,6 +350,7 @@ fn kind(error: &Error) -> Kind {
             Live::HardLinked { .. } => LIVE_HARD_LINKED,
             Live::MountedAlone { .. } => LIVE_MOUNTED_ALONE,
             Live::Parted { .. } => LIVE_PARTED,
+            Live::HalfCommitted { .. } => LIVE_HALF_COMMITTED,
             Live::NotADatabase { .. } => LIVE_NOT_A_DATABASE,
             Live::Locked { .. } => LIVE_LOCKED,
             Live::HeldTooLong { .. } => ROLLBACK_HOLD,

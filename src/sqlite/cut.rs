@@ -15,7 +15,7 @@ use super::page_set::{PageSet, lock_page};
 use super::pages::in_time;
 use super::snapshot::{FIRST_GATE, Facts, NEXT_GATE, data_version, facts, is_busy, jitter, take_gate};
 use super::wal::{Hint, Position, Wal};
-use super::{Control, Error, Identity, Source, beside, identify, identify_to_open, open_live, situation};
+use super::{Control, Error, Identity, Source, assert_ended, beside, identify, identify_to_open, open_live, situation};
 use crate::backup::DatabaseName;
 use crate::clock::Clock;
 
@@ -131,9 +131,10 @@ impl Watched {
         &self.source.name
     }
 
-    /// That the path still leads to the file that is open, and that nobody has removed what lies beside it: SQLite itself doesn't as
-    /// long as it is open here, and whoever opened it after that would have a WAL of its own.
+    /// That it may be read, that the path still leads to the file that is open, and that nobody has removed what lies beside it: SQLite
+    /// itself doesn't as long as it is open here, and whoever opened it after that would have a WAL of its own.
     pub fn assert_in_place(&mut self) -> Result<(), Error> {
+        assert_ended(&self.source)?;
         let beside = self.beside();
         let same = self.beside.iter().zip(&beside).all(|(before, now)| before.is_none() || before == now);
         if same && identify(&self.source)?.is(&self.identity) {

@@ -21,6 +21,9 @@ use crate::disk;
 /// Whoever has a database open in WAL mode has a shared lock on these bytes, as long as he has; in exclusive mode it is one for writing, and
 /// there is no `-shm` (sqlite.org/lockingv3.html; `SHARED_FIRST` and `SHARED_SIZE` in os.h).
 const SHARED: (u64, u64) = (0x4000_0002, 510);
+/// All bytes that SQLite puts locks on: pending, reserved, shared. Whoever writes has one for writing there, and whoever takes a commit back
+/// that another has left half done.
+const LOCKS: (u64, u64) = (0x4000_0000, 512);
 /// The first bytes of a header, and its bytes 18 and 19 in WAL mode (sqlite.org/fileformat2.html, section 1.3).
 const MAGIC: &[u8] = b"SQLite format 3\0";
 const WAL: [u8; 2] = [2, 2];
@@ -97,6 +100,11 @@ pub(super) fn users(path: &Path) -> Users {
         })
     });
     asked.unwrap_or(Users::Unknown)
+}
+
+/// Whether somebody else writes into it just now.
+pub(super) fn is_written(path: &Path) -> bool {
+    asked(path, |file| in_the_way(file, LOCKS, FlockType::ReadLock)).flatten().is_some()
 }
 
 fn is_shared(path: &Path) -> Option<bool> {

@@ -24,8 +24,8 @@ use super::check::{self, Report, Verdict};
 use super::page_set::{Comparison, Difference, New};
 use super::pages::{self, Content, Fingerprint, Share, Writing, joined};
 use super::{
-    Control, Error, Identity, Source, code, identify, identify_to_open, is_wal, open_finished, open_live, situation,
-    wal_size,
+    Control, Error, Identity, Source, assert_ended, code, identify, identify_to_open, is_wal, open_finished, open_live,
+    situation, wal_size,
 };
 use crate::backup::{CheckKind, DatabaseName};
 use crate::clock::Clock;
@@ -293,6 +293,7 @@ fn pin(sources: &[Source], options: &Options, clock: &Clock, control: &Control) 
     let (mut round, mut busy) = (0, 0);
     loop {
         control.check()?;
+        sources.iter().try_for_each(assert_ended)?;
         match fix_instant(&trios, LONG_WRITER.min(options.lock_timeout / 3), clock) {
             Ok(Some((at, since))) => {
                 let barrier = since.elapsed();

@@ -2,7 +2,9 @@
 //! [P1, P8].
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::json;
 
@@ -10,9 +12,9 @@ use crate::app::App;
 use crate::calls::{Calls, Point};
 use crate::client::{Server, superuser};
 use crate::disk_full::{mount, run_in_namespace};
-use crate::harness::{Place, Run, dump, eventually, sql_on_copy};
+use crate::harness::{PROGRAM, Place, Run, dump, eventually, python3, sql_on, sql_on_copy};
 use crate::held::{self, Language};
-use crate::inject::{Spot, goes_on};
+use crate::inject::{Spot, goes_on, signal};
 use crate::journal_live::timeline;
 use crate::receivers::Receiver;
 use crate::tried::Tried;
@@ -229,6 +231,103 @@ fn what_lost_both_while_serve_has_it_open_is_not_copied_or_restored_beside_that(
         assert_eq!(app.ok(name, "PRAGMA integrity_check"), json!([["ok"]]));
     }
     place.assert_whole();
+}
+
+const ONE: &str = "CREATE TABLE t (n); INSERT INTO t VALUES (1)";
+
+/// An app that commits to two databases at once, killed at its `n`-th call of that kind, on `path` if any is named.
+fn killed_in_a_commit_to_both(paths: &[PathBuf; 2], calls: &str, n: usize, path: Option<&Path>) {
+    let commit = "import sqlite3, sys\n\
+         c = sqlite3.connect(sys.argv[1], isolation_level=None)\n\
+         c.execute('ATTACH ? AS other', (sys.argv[2],))\n\
+         for s in ('BEGIN', 'UPDATE main.t SET n = 2', 'UPDATE other.t SET n = 2', 'COMMIT'): c.execute(s)\n";
+    let (python, mut strace) = (python3(), Command::new("strace"));
+    strace.args(["-f", "-o", "/dev/null", "-e", &format!("trace={calls}")]);
+    strace.args(["-e", &format!("inject={calls}:signal=KILL:when={n}")]);
+    if let Some(path) = path {
+        strace.arg("-P").arg(path);
+    }
+    strace.arg(python.get_program()).args(python.get_args()).args(["-c", commit]).args(paths);
+    assert_eq!(strace.status().unwrap().signal(), Some(9), "it came to the end of its commit");
+}
+
+/// The `-journal` of each names what decides about both, by the path that the app has. To whoever comes by another path that is not there,
+/// and SQLite would take what was written into the first for committed [P2].
+#[test]
+fn half_a_commit_to_two_databases_is_left_to_whoever_sees_what_decides_about_it() {
+    let mut place = Place::empty();
+    let at = |place: &Place, folder: &str| NAMES.map(|name| place.path(folder).join(format!("{name}.db")));
+    let configured = |place: &mut Place, folder: &str| {
+        let [attendance, auth] = at(place, folder).map(|path| path.display().to_string());
+        place.unset("BACKUP_DATABASES").set("BACKUP_DATABASES", &format!("attendance={attendance},auth={auth}"));
+    };
+    let held = |place: &Place| {
+        let backup = place.create();
+        NAMES.map(|name| sql_on_copy(&place.copy(&backup, name), "SELECT n FROM t"))
+    };
+    std::fs::create_dir(place.path("app")).unwrap();
+    let both = at(&place, "app");
+    both.iter().for_each(|path| drop(sql_on(path, ONE)));
+    configured(&mut place, "app");
+    let id = place.create()["id"].as_str().unwrap().to_owned();
+    // The first is written, the second isn't yet.
+    killed_in_a_commit_to_both(&both, "write,pwrite64", 1, Some(&both[1]));
+    std::fs::rename(place.path("app"), place.path("elsewhere")).unwrap();
+    configured(&mut place, "elsewhere");
+    let journal = place.path("elsewhere/attendance.db-journal");
+    let before = std::fs::read(&journal).unwrap();
+    for args in [&["create"][..], &["create", "--type", "daily"]] {
+        let said = ["`attendance`", "app/attendance.db-mj", "Let the app open it first", "at the same path"];
+        place.run(args).refused(1, &said);
+        assert!(std::fs::read(&journal).unwrap() == before, "its journal was touched");
+    }
+    // Where there is no app any more, it is moved aside as it is, with what somebody would need to put it right.
+    let mut carried = place.twin();
+    configured(&mut carried, "elsewhere");
+    carried.ok(&["restore", &id, "--confirm", &id, "--offline", "--force", "--app-is-stopped"]);
+    assert!(std::fs::read(carried.path("elsewhere/attendance.db.replaced-1-journal")).unwrap() == before);
+    assert_eq!(held(&carried), ["1", "1"]);
+    std::fs::rename(place.path("elsewhere"), place.path("app")).unwrap();
+    configured(&mut place, "app");
+    assert_eq!(held(&place), ["1", "1"]);
+    // What is decided already is for us to see, by the app's path: only the journals are left of it.
+    killed_in_a_commit_to_both(&both, "unlink", 2, None);
+    assert!(place.path("app/auth.db-journal").exists());
+    assert_eq!(held(&place), ["2", "2"]);
+    place.assert_whole();
+}
+
+/// The same of a `serve` that has the databases open all the time, for the journal, with their folder mounted elsewhere than the app has it.
+#[test]
+fn serve_leaves_half_a_commit_to_the_app_too() {
+    if std::env::var_os("IN_OWN_NAMESPACE").is_none() {
+        run_in_namespace("faults_source::serve_leaves_half_a_commit_to_the_app_too");
+        return;
+    }
+    let mut place = Place::empty();
+    ["app", "seen"].iter().for_each(|folder| std::fs::create_dir(place.path(folder)).unwrap());
+    let both = NAMES.map(|name| place.path(&format!("app/{name}.db")));
+    both.iter().for_each(|path| drop(sql_on(path, ONE)));
+    let seen = NAMES.map(|name| format!("{name}={}", place.path(&format!("seen/{name}.db")).display())).join(",");
+    place.set("BACKUP_DATABASES", &seen).set("BACKUP_ENABLED", "false").set("BACKUP_PITR", "true");
+    let mut command = place.command_of("unshare");
+    let mounted = "mount --bind \"$1\" \"$2\" && mount -t tmpfs tmpfs \"$1\" && exec \"$0\" serve";
+    command.args(["--mount", "sh", "-c", mounted, PROGRAM]).args([place.path("app"), place.path("seen")]);
+    let server = Server::of(&mut command, place.path("serve.log"));
+    eventually("a tick", || timeline(&place).alive);
+    let pid = server.child.id().to_string();
+    // So that it isn't in the midst of a tick that has looked already.
+    signal(&pid, "-STOP");
+    killed_in_a_commit_to_both(&both, "write,pwrite64", 1, Some(&both[1]));
+    signal(&pid, "-CONT");
+    let journal = place.path("app/attendance.db-journal");
+    eventually("a tick that meets it", || {
+        (!journal.exists() || server.log().contains("what decides about that commit is not seen here")).then_some(())
+    });
+    assert!(journal.exists(), "{}", server.log());
+    both.iter().for_each(|path| assert_eq!(sql_on(path, "SELECT n FROM t"), "1"));
+    eventually("it goes on", || server.log().contains("the journal is written again").then_some(()));
+    server.stop();
 }
 
 /// SQLite opens for reading what it may not write: its locks keep nobody away then, and two databases would be copied at two instants.

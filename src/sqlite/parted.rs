@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::fs::{File, Metadata};
+use std::fs::{DirEntry, File, Metadata};
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
@@ -31,13 +31,14 @@ const WAL: [u8; 2] = [2, 2];
 const LOOKS: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// By device and inode. None of them is ever closed: with it would go all locks that this process has on that file, SQLite's too (section
-/// 2.2 there).
+/// By device and inode. None of them is closed as long as anybody here can open that file: with it would go all locks that this process has
+/// on it, SQLite's too (section 2.2 there).
 static OPENED: Mutex<BTreeMap<(u64, u64), File>> = Mutex::new(BTreeMap::new());
 
 /// What is missing beside a database that somebody else has open. No lock is taken, so that nobody waits. Where it can't be looked at,
 /// SQLite will say why.
 pub(super) fn missing(path: &Path) -> Option<&'static str> {
+    close_removed();
     let mut found = None;
     for _ in 0..LOOKS {
         found = ["-wal", "-shm"].into_iter().find(|ending| !beside(path, ending).exists());
@@ -142,4 +143,50 @@ fn is_wal(file: &File) -> Option<bool> {
 fn in_the_way(file: &File, (start, length): (u64, u64), typ: FlockType) -> Option<Option<FlockType>> {
     let asked = Flock { start, length, pid: None, typ, offset_type: FlockOffsetType::Set };
     Some(fcntl_getlk(file, &asked).ok()?.map(|lock| lock.typ))
+}
+
+/// Closes what no name leads to any more and nothing else here has open: nobody can open it again, so no lock is on it that could go. Else
+/// a file that was replaced would take its room on the disk as long as this process lives.
+fn close_removed() {
+    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    opened.retain(|key, file| !file.metadata().is_ok_and(|meta| meta.nlink() == 0) || is_open_besides(*key));
+}
+
+/// Whether this process has more than the one descriptor of it. A list that can't be had shows nothing.
+fn is_open_besides(key: (u64, u64)) -> bool {
+    let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return true };
+    let is_it = |entry: &DirEntry| std::fs::metadata(entry.path()).is_ok_and(|meta| id(&meta) == key);
+    open.flatten().filter(is_it).count() > 1
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+    use crate::sqlite::open_live;
+
+    fn made(path: &Path) -> (u64, u64) {
+        Connection::open_in_memory().unwrap().execute("VACUUM INTO ?1", [path.to_str()]).unwrap();
+        id(&path.metadata().unwrap())
+    }
+
+    fn descriptors(key: (u64, u64)) -> usize {
+        let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        open.filter(|entry| entry.path().metadata().is_ok_and(|meta| id(&meta) == key)).count()
+    }
+
+    #[test]
+    fn a_file_that_was_replaced_is_closed_once_nothing_else_has_it_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, next) = (dir.path().join("app.db"), dir.path().join("next.db"));
+        let replaced = made(&path);
+        assert_eq!((missing(&path), descriptors(replaced)), (None, 1));
+        let connection = open_live(&path).unwrap();
+        let new = made(&next);
+        std::fs::rename(&next, &path).unwrap();
+        assert_eq!((missing(&path), descriptors(replaced)), (None, 2));
+        drop(connection);
+        assert_eq!((missing(&path), descriptors(replaced), descriptors(new)), (None, 0, 1));
+    }
 }

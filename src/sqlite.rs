@@ -3,8 +3,8 @@
 //! Nothing in this process opens a live `.db`, `-wal` or `-shm` by file calls while a connection to it is open: closing
 //! any descriptor of a file drops all POSIX locks that the process holds on it, SQLite's too
 //! (sqlite.org/howtocorrupt.html, section 2.2). Live files are looked at by path (`stat`) and read through SQLite. The
-//! exceptions are `-wal` and `-journal`, on which no lock lies (`wal` reads headers, `super_journal` an end), and a file that
-//! isn't closed before it is gone (`parted`).
+//! exceptions are `-wal` and `-journal`, on which no lock lies (`wal` reads headers, `super_journal` an end, `exclusive` syncs an emptied
+//! one), and a file that isn't closed before it is gone (`parted`).
 
 pub mod assertion;
 pub mod catch_up;

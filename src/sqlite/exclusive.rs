@@ -1,5 +1,6 @@
 //! A live database that nobody else has open, held so until its file is replaced.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -7,14 +8,16 @@ use rusqlite::Connection;
 use super::parted::{Users, users};
 use super::restore::{cookie, persist};
 use super::snapshot::jitter;
-use super::{Control, Error, Source, identify_to_open, is_wal, mode_bytes, of_writing, open_live, situation};
+use super::{Control, Error, Source, beside, identify_to_open, is_wal, mode_bytes, of_writing, open_live, situation};
 use crate::backup::DatabaseName;
+use crate::disk::{self, Context};
 
 /// A connection that keeps everyone else out.
 pub struct Exclusive {
     /// Which.
     pub name: DatabaseName,
     connection: Connection,
+    path: PathBuf,
     wal: bool,
 }
 
@@ -30,7 +33,7 @@ impl Exclusive {
             connection.execute_batch("PRAGMA locking_mode=EXCLUSIVE; BEGIN EXCLUSIVE")?;
             let wal = is_wal(&connection)?;
             connection.execute_batch("ROLLBACK")?;
-            Ok(Self { name: source.name.clone(), connection, wal })
+            Ok(Self { name: source.name.clone(), connection, path: source.path.clone(), wal })
         });
         match opened {
             Err(Error::Locked { .. }) => Ok(None),
@@ -48,7 +51,8 @@ impl Exclusive {
         self.wal
     }
 
-    /// Brings all of the WAL into the main file and empties it: nothing of it is played into the file that takes its place.
+    /// Brings all of the WAL into the main file and empties it, durably: nothing of it is played into the file that takes its place, nor
+    /// after a power cut.
     pub fn empty_wal(&self) -> Result<(), Error> {
         let failed = |error| of_writing(&self.name, error);
         if !self.wal {
@@ -59,7 +63,12 @@ impl Exclusive {
         if busy {
             return Err(Error::Locked { name: self.name.clone(), waited: Duration::ZERO });
         }
-        Ok(())
+        // SQLite syncs what it brings over, not the cut.
+        let wal = beside(&self.path, "-wal");
+        match disk::open_regular(&wal) {
+            Err(error) if error.is_missing() => Ok(()),
+            file => Ok(file?.sync_all().to("sync", &wal)?),
+        }
     }
 
     /// Bytes 18 and 19 of the header, which hold the journal mode.

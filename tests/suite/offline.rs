@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::app::App;
 use crate::client::Server;
-use crate::harness::{Place, Run, eventually, sql_on, thoroughness};
+use crate::harness::{PROGRAM, Place, Run, eventually, sql_on, thoroughness};
 use crate::inject::{Spot, spots};
 use crate::restore_crash::{kill_recovery, rare};
 use crate::scene::report;
@@ -321,6 +321,29 @@ fn a_ruined_file_that_the_app_has_open_stays_where_it_is() {
         assert_eq!(rows(&place, "auth", "users"), "1");
         ok(&place);
     }
+}
+
+/// What the WAL held is in the old file, and would be played into the new one if the power were cut before its emptiness is on the disk.
+#[test]
+fn the_wal_is_empty_on_the_disk_before_another_file_takes_the_name() {
+    let place = Place::new();
+    let id = backup(&place);
+    let mut app = App::on(&[&place.live("attendance")]);
+    app.ok(0, "INSERT INTO people (name) VALUES ('only in the WAL')");
+    app.kill();
+    let trace = place.path("trace");
+    let mut command = place.command_of("strace");
+    command.args(["-f", "-y", "-e", "trace=ftruncate,fsync,rename", "-o"]).arg(&trace).arg(PROGRAM);
+    command.args(["restore", &id, "--confirm", &id, "--offline"]);
+    let run = Run::of(command.output().unwrap());
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let trace = std::fs::read_to_string(trace).unwrap();
+    let wal = format!("{}-wal>", place.live("attendance").display());
+    let at = |call: &str, of: &str| trace.lines().position(|line| line.contains(call) && line.contains(of));
+    let cut = at("ftruncate(", &format!("{wal}, 0)")).expect("the WAL is emptied");
+    let named = at("rename(", &format!(", \"{}\")", place.live("attendance").display())).expect("another file comes");
+    let synced = trace.lines().skip(cut).take(named - cut).any(|line| line.contains("fsync(") && line.contains(&wal));
+    assert!(cut < named && synced, "{trace}");
 }
 
 #[test]

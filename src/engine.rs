@@ -86,7 +86,7 @@ pub use staging::{Staged, Staging};
 use memo::Memo;
 use metrics::Metrics;
 use permit::{Permit, Refusal};
-use recovery::{RECOVERY, UNBEGUN};
+use recovery::{RECOVERED_BY, RECOVERY, UNBEGUN};
 use running::Running;
 
 /// Bytes for people: `4.1 MB`.
@@ -519,7 +519,8 @@ impl Session<'_> {
         let at = self.engine.clock.now();
         if let Err(error) = self.record(entry.clone()) {
             tracing::warn!(%error, operation = self.operation, "going on without an audit line");
-            if entry.kind == Kind::Outcome {
+            // What was interrupted its open intent tells, again and again.
+            if entry.kind == Kind::Outcome && !entry.details.contains_key(RECOVERED_BY) {
                 self.engine.unwritten.add(at, entry.clone());
             }
             self.owed.borrow_mut().push((at, entry));

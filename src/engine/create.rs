@@ -337,7 +337,8 @@ impl Session<'_> {
         let found = shrunk(before, copy, self.engine.config.shrink_alarm);
         if !found.is_empty() {
             backup.flags.insert(Flag::Shrunk);
-            backup.findings.extend(found.into_iter().map(|what| format!("{name}: {what} since {id}")));
+            // Before all else: it is why rotation stands still.
+            backup.findings.splice(0..0, found.into_iter().map(|what| format!("{name}: {what} since {id}")));
         }
     }
 
@@ -347,7 +348,7 @@ impl Session<'_> {
         let Some(newest) = good.max_by_key(|other| other.sequence) else { return };
         for name in newest.databases.keys().filter(|name| !backup.databases.contains_key(*name)) {
             backup.flags.insert(Flag::Shrunk);
-            backup.findings.push(format!("{name}: BACKUP_DATABASES names it no more, and {} has it", newest.id));
+            backup.findings.insert(0, format!("{name}: BACKUP_DATABASES names it no more, and {} has it", newest.id));
         }
     }
 

@@ -166,7 +166,10 @@ impl Engine {
         self.settle_doubt(recording, at)?;
         if check {
             recording.next_check = Instant::now() + CHECK_EVERY;
-            self.forget_gaps(recording)?;
+            // Gaps that stay harm nobody.
+            if let Err(error) = self.forget_gaps(recording) {
+                tracing::warn!(%error, "what is known of times of which nothing is left stays for now");
+            }
         }
         Ok(tick)
     }
@@ -249,7 +252,7 @@ impl Engine {
     }
 
     pub(super) fn note(&self, entry: Entry) {
-        if let Err(error) = self.audit.append(self.clock.now(), entry) {
+        if let Err(error) = self.append_at(self.clock.now(), entry) {
             tracing::warn!(%error, "what happened to the journal could not be recorded");
         }
     }

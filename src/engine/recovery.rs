@@ -46,6 +46,9 @@ pub(super) const RECOVERY: &str = "recovery";
 /// In the outcome of an operation that failed before its intent.
 pub(super) const UNBEGUN: &str = "unbegun";
 
+/// In an outcome that somebody else has found: by whom.
+pub(super) const RECOVERED_BY: &str = "recoveredBy";
+
 /// An operation that has no outcome.
 struct Unfinished {
     intent: Line,
@@ -112,7 +115,7 @@ impl Session<'_> {
         let mut outcome =
             Entry { ok: Some(restored.is_some()), ..entry(Kind::Outcome, "restore", &self.call.actor, Some(subject)) };
         outcome.details = restored.map(Restored::details).unwrap_or_default();
-        outcome.details.insert("recoveredBy".to_owned(), self.operation.into());
+        outcome.details.insert(RECOVERED_BY.to_owned(), self.operation.into());
         if restored.is_none() {
             outcome.code = Some("interrupted".to_owned());
             outcome.reason = Some("it was settled: nothing was changed".to_owned());
@@ -128,7 +131,7 @@ impl Session<'_> {
             let entry = &line.entry;
             let ours = entry.kind == Kind::Outcome && entry.operation == "restore" && entry.subject() == Some(subject);
             if ours {
-                let by_rebuild = entry.details.get("recoveredBy") == Some(&"rebuild".into());
+                let by_rebuild = entry.details.get(RECOVERED_BY) == Some(&"rebuild".into());
                 open = entry.code.as_deref() == Some("restore-unfinished") || by_rebuild;
             }
             ours
@@ -293,7 +296,7 @@ impl Session<'_> {
             details,
             ..entry(Kind::Outcome, &was.operation, &self.call.actor, subject)
         };
-        outcome.details.insert("recoveredBy".to_owned(), self.operation.into());
+        outcome.details.insert(RECOVERED_BY.to_owned(), self.operation.into());
         self.record_or_owe(outcome);
     }
 }

@@ -359,7 +359,8 @@ impl Engine {
             None => read,
             Some((at, entry)) => {
                 let of_create = (entry.ok == Some(false)).then(|| LastFailure::of(at, &entry));
-                Failures { last: of_create.clone().or(read.last), of_create, created: Some(at) }
+                let other = read.last.filter(|failure| failure.operation != "create");
+                Failures { last: of_create.clone().or(other), of_create, created: Some(at) }
             }
         })
     }

@@ -6,7 +6,8 @@
 //! 2. At the first tick that looks at it again the time between becomes a gap, and with that the note goes. Then `alive` goes on.
 //!
 //! A database that is configured has the file from the start. Earlier programs didn't write it: of one that they left it is known until
-//! they captured it last, or found it right, as they did every hour with what was configured.
+//! they captured it last, or found it right, as they did every hour with what was configured and in WAL mode. That is a guess: where the
+//! first tick finds nothing that has changed since, it is no gap.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -28,6 +29,8 @@ const LATELY: TimeDelta = TimeDelta::hours(2);
 pub(super) struct Absence {
     /// It is looked at no more since then.
     pub(super) left: Option<DateTime<Utc>>,
+    /// Nobody has noted that: it is the last time of which something is known.
+    guessed: bool,
     /// In order.
     pub(super) gaps: Vec<Gap>,
 }
@@ -45,7 +48,7 @@ pub(super) fn take_up(
             Some(absence) => absence,
             None => {
                 let left = last_known(root, &name)?.filter(|known| alive.is_some_and(|alive| alive - *known > LATELY));
-                Absence { left, gaps: Vec::new() }.written(root, &name)?
+                Absence { left, guessed: left.is_some(), gaps: Vec::new() }.written(root, &name)?
             }
         };
         absences.insert(name, absence);
@@ -61,7 +64,8 @@ pub(super) fn take_up(
         };
         // What was captured after `alive` was never offered.
         if let Some(left) = known.into_iter().chain(alive).min() {
-            Absence { left: Some(left), ..note.unwrap_or_default() }.written(root, name)?;
+            let guessed = note.is_none();
+            Absence { left: Some(left), guessed, ..note.unwrap_or_default() }.written(root, name)?;
         }
     }
     Ok(absences)
@@ -96,8 +100,8 @@ fn noted(root: &Path, database: &DatabaseName) -> Result<Option<Absence>, Error>
 }
 
 impl From<Gaps> for Absence {
-    fn from(Gaps { left, gaps, .. }: Gaps) -> Self {
-        Self { left, gaps }
+    fn from(Gaps { left, guessed, gaps, .. }: Gaps) -> Self {
+        Self { left, guessed, gaps }
     }
 }
 
@@ -107,15 +111,21 @@ impl Absence {
         Ok(Gaps::read(&path(root, database))?.map(Self::from).unwrap_or_default())
     }
 
-    /// Step 2.
-    pub(super) fn ends(&mut self, root: &Path, database: &DatabaseName, at: DateTime<Utc>) -> Result<(), disk::Error> {
+    /// Step 2. What was guessed of one that hasn't `changed` since was wrong, or harms nobody.
+    pub(super) fn ends(
+        &mut self,
+        root: &Path,
+        database: &DatabaseName,
+        at: DateTime<Utc>,
+        changed: bool,
+    ) -> Result<(), disk::Error> {
         let Some(left) = self.left else { return Ok(()) };
         let mut gaps = self.gaps.clone();
-        if left < at {
+        if left < at && (changed || !self.guessed) {
             tracing::warn!(%database, from = %left, to = %at, "nothing is known of it of this time, in which it was not configured");
             add(&mut gaps, Gap::new(left, at));
         }
-        *self = Self { left: None, gaps }.written(root, database)?;
+        *self = Self { left: None, guessed: false, gaps }.written(root, database)?;
         Ok(())
     }
 
@@ -128,14 +138,16 @@ impl Absence {
     ) -> Result<(), disk::Error> {
         let gaps: Vec<_> = self.gaps.iter().copied().filter(|gap| gap.to > oldest).collect();
         if gaps.len() < self.gaps.len() {
-            *self = Self { left: self.left, gaps }.written(root, database)?;
+            *self = Self { gaps, ..self.clone() }.written(root, database)?;
         }
         Ok(())
     }
 
     /// Durable when it returns.
     fn written(self, root: &Path, database: &DatabaseName) -> Result<Self, disk::Error> {
-        Gaps::new(self.gaps.clone(), self.left).write(&path(root, database))?;
+        let mut gaps = Gaps::new(self.gaps.clone(), self.left);
+        gaps.guessed = self.guessed;
+        gaps.write(&path(root, database))?;
         Ok(self)
     }
 }
@@ -169,14 +181,14 @@ mod tests {
         assert_eq!([of(root, &stays), of(root, &goes)], [(Some(at("09:00")), vec![]), (Some(at("09:00")), vec![])]);
         for time in ["09:10", "09:20"] {
             let mut keeper = Keeper::open(root, [&stays]).unwrap();
-            keeper.are_back(at(time)).unwrap();
+            keeper.are_back(at(time), |_| false).unwrap();
             keeper.alive(at(time)).unwrap();
         }
         assert_eq!([of(root, &stays), of(root, &goes)], [(Some(at("09:20")), vec![]), (Some(at("09:00")), vec![])]);
         // It is configured, and wasn't looked at yet.
         let mut keeper = Keeper::open(root, [&stays, &goes]).unwrap();
         assert_eq!([&stays, &goes].map(|name| keeper.alive_of(name)), [Some(at("09:20")), Some(at("09:00"))]);
-        keeper.are_back(at("09:21")).unwrap();
+        keeper.are_back(at("09:21"), |_| false).unwrap();
         assert_eq!(keeper.alive_of(&goes), Some(at("09:20")));
         keeper.alive(at("09:21")).unwrap();
         let gap = Gap::new(at("09:00"), at("09:21"));
@@ -215,8 +227,15 @@ mod tests {
         for (right, left) in [("07:29", "07:29"), ("07:30", "09:30")] {
             std::fs::remove_file(&note).unwrap();
             note_right(root, &goes, at(right)).unwrap();
-            Keeper::open(root, [&stays, &goes]).unwrap();
+            let mut keeper = Keeper::open(root, [&stays, &goes]).unwrap();
             assert_eq!(of(root, &goes).0, Some(at(left)));
+            // It was guessed: where nothing has changed since, nothing is unknown.
+            for (changed, gaps) in [(false, 0), (true, usize::from(left == "07:29"))] {
+                keeper.are_back(at("09:31"), |_| changed).unwrap();
+                assert_eq!(of(root, &goes), (Some(at("09:30")), vec![Gap::new(at("07:29"), at("09:31")); gaps]));
+                std::fs::remove_file(&note).unwrap();
+                keeper = Keeper::open(root, [&stays, &goes]).unwrap();
+            }
         }
     }
 

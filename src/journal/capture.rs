@@ -311,7 +311,7 @@ impl Capture {
             self.keeper.gap(Gap { wrong: true, ..Gap::new(since, at) })?;
         }
         self.wrong_since = None;
-        self.keeper.are_back(at)?;
+        self.keeper.are_back(at, |name| tick.written.iter().any(|written| written.name == *name))?;
         self.keeper.alive(at)?;
         (self.torn, self.first, tick.at) = (false, false, Some(at));
         Ok(())

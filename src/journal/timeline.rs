@@ -98,11 +98,13 @@ pub(super) struct Gaps {
     pub(super) gaps: Vec<Gap>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) left: Option<DateTime<Utc>>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) guessed: bool,
 }
 
 impl Gaps {
     pub(super) fn new(gaps: Vec<Gap>, left: Option<DateTime<Utc>>) -> Self {
-        Self { version: VERSION, gaps, left }
+        Self { version: VERSION, gaps, left, guessed: false }
     }
 
     pub(super) fn read(path: &Path) -> Result<Option<Self>, Error> {
@@ -158,7 +160,7 @@ impl Timeline {
     /// As it is true of all of these databases. What one of them lacks is noted before `alive` goes on, so it is read after that.
     pub fn of<'a>(mut self, root: &Path, databases: impl IntoIterator<Item = &'a DatabaseName>) -> Result<Self, Error> {
         for database in databases {
-            let Absence { left, gaps } = Absence::read(root, database)?;
+            let Absence { left, gaps, .. } = Absence::read(root, database)?;
             self.alive = self.alive.into_iter().chain(left).min();
             self.gaps.extend(gaps);
         }
@@ -300,9 +302,10 @@ impl Keeper {
         self.write(gaps)
     }
 
-    /// Those that weren't looked at for a while were so then: what was between is a gap of theirs. Durable when it returns.
-    pub fn are_back(&mut self, at: DateTime<Utc>) -> Result<(), disk::Error> {
-        self.absences.iter_mut().try_for_each(|(name, absence)| absence.ends(&self.root, name, at))
+    /// Those that weren't looked at for a while were so then: what was between is a gap of theirs. Of those of which that was guessed only
+    /// where they have `changed` since. Durable when it returns.
+    pub fn are_back(&mut self, at: DateTime<Utc>, changed: impl Fn(&DatabaseName) -> bool) -> Result<(), disk::Error> {
+        self.absences.iter_mut().try_for_each(|(name, absence)| absence.ends(&self.root, name, at, changed(name)))
     }
 
     /// Forgets what ended before anything that lies there began: no point before it can be restored. `first` says of those that are looked

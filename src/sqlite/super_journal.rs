@@ -7,9 +7,9 @@
 
 use std::ffi::{OsStr, c_char};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::{beside, parted};
@@ -18,6 +18,10 @@ use crate::disk::{self, Context};
 /// What ends a `-journal` that names one: the length of the name before it, the sum of the name's bytes, this (`readSuperJournal`).
 const MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
 const TAIL: u64 = 16;
+/// A super-journal is called after the database that it lies beside: `%s-mj%06X9%02X` (`vdbeCommit`).
+const SUFFIX: usize = 12;
+/// Bytes of a list of names that are read: SQLite attaches 125 databases at most.
+const LONGEST_LIST: u64 = 1 << 17;
 /// Bytes of a name that SQLite takes (`MAX_PATHNAME` in os_unix.c).
 const LONGEST: u32 = 512;
 
@@ -32,13 +36,28 @@ pub(super) fn unseen(path: &Path) -> Result<Option<PathBuf>, disk::Error> {
     Ok(named_elsewhere(path)?.filter(|still| *still == named))
 }
 
+/// What SQLite does with it here is what it would do for the app where the databases of that commit are seen here by the app's paths: the
+/// one that the super-journal lies beside, and those that it names, if it is there. (Of one that it doesn't find it takes the commit for
+/// ended, and removes the super-journal with the last that it does find.)
 fn named_elsewhere(path: &Path) -> Result<Option<PathBuf>, disk::Error> {
     let Some(named) = named(&beside(path, "-journal"))? else { return Ok(None) };
-    let is_there = named.metadata().is_ok_and(|meta| meta.len() > 0);
-    let folder = |path: &Path| disk::parent(path).metadata().ok().map(|meta| (meta.dev(), meta.ino()));
-    // The app calls the database's own folder as we do: what isn't there is gone for the app too.
-    let is_ours = folder(&named).is_some_and(|named| Some(named) == folder(path));
-    Ok((!is_there && !is_ours).then_some(named))
+    let is_seen = |name: &[u8]| Path::new(OsStr::from_bytes(name)).exists();
+    let name = named.as_os_str().as_bytes();
+    let main = name.len().checked_sub(SUFFIX).filter(|at| name[*at..].starts_with(b"-mj")).map(|at| &name[..at]);
+    let seen = main.map_or_else(|| named.exists(), is_seen) && of_commit(&named)?.iter().all(|name| is_seen(name));
+    Ok((!seen).then_some(named))
+}
+
+/// The databases whose journals a super-journal names, each ended by a zero; none of one that isn't there.
+fn of_commit(super_journal: &Path) -> Result<Vec<Vec<u8>>, disk::Error> {
+    let file = match disk::open_regular(super_journal) {
+        Err(error) if error.is_no_file() => return Ok(Vec::new()),
+        file => file?,
+    };
+    let mut names = Vec::new();
+    file.take(LONGEST_LIST).read_to_end(&mut names).to("read", super_journal)?;
+    let journals = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    Ok(journals.map(|name| name.strip_suffix(b"-journal").unwrap_or(name).to_vec()).collect())
 }
 
 fn named(journal: &Path) -> Result<Option<PathBuf>, disk::Error> {
@@ -89,6 +108,26 @@ mod tests {
         let sum = name.iter().fold(0_u32, |sum, byte| sum.wrapping_add(*byte as c_char as u32));
         let length = (name.len() as u32).to_be_bytes();
         [&MAGIC[..], &[0; 512], name, &length, &sum.to_be_bytes(), &MAGIC].concat()
+    }
+
+    /// By the paths that the app has: wherever the databases of one commit lie, and whether it is decided already.
+    #[test]
+    fn a_commit_is_seen_where_all_its_databases_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        ["main", "other"].iter().for_each(|folder| std::fs::create_dir(at(folder)).unwrap());
+        let (main, other) = (at("main/app.db"), at("other/aux.db"));
+        let decides = at("main/app.db-mj4A1B2C9D0");
+        std::fs::write(at("other/aux.db-journal"), journal(decides.as_os_str().as_bytes())).unwrap();
+        let unseen = || named_elsewhere(&other).unwrap().is_some();
+        assert!(unseen(), "nothing is there by the app's paths");
+        std::fs::write(&main, b"x").unwrap();
+        assert!(!unseen(), "it is decided, for the app too");
+        let list = [main.as_os_str(), other.as_os_str()].map(|path| [path.as_bytes(), b"-journal\0"].concat()).concat();
+        std::fs::write(&decides, list).unwrap();
+        assert!(unseen(), "the other is not seen by its path");
+        std::fs::write(&other, b"x").unwrap();
+        assert!(!unseen());
     }
 
     #[test]

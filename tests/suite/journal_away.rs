@@ -108,6 +108,25 @@ fn what_nobody_looked_at_is_a_gap_of_that_database_alone() {
 }
 
 /// The same file under another name is another database. Each is known as long as it has its name.
+/// Whoever names more databases than the `serve` that runs finds nothing wrong with a journal that is right.
+#[test]
+fn a_rehearsal_of_one_that_nobody_looks_at_compares_nothing() {
+    let mut place = begun();
+    serves(&mut place, &BOTH, 1);
+    configure(&mut place, &ONE);
+    let server = Server::start(&place);
+    ticked(&place);
+    let at = number(&place, 2);
+    ticked(&place);
+    configure(&mut place, &BOTH);
+    let journal = place.json(&["drill"])["journal"].clone();
+    assert_eq!((&journal["ok"], &journal["written"]), (&true.into(), &false.into()), "{journal}");
+    kill_server(server);
+    assert!(!place.backups().join("journal/wrong").exists());
+    configure(&mut place, &ONE);
+    assert_eq!(restored(&place, at, "attendance"), 2);
+}
+
 #[test]
 fn a_database_under_another_name_and_back() {
     let mut place = begun();

@@ -174,7 +174,8 @@ impl Writable<'_> {
         let before = self.site.named();
         let is_another = staying != self.site.backups()
             || self.remnants() != self.site.remnants()
-            || self.journals != self.site.journals();
+            || self.journals != self.site.journals()
+            || self.keeps_others();
         if is_another || self.is_others {
             self.write(staying)?;
         }

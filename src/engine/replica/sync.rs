@@ -33,7 +33,6 @@ const LOOK_AGAIN: chrono::TimeDelta = chrono::TimeDelta::hours(24);
 pub(super) struct Wanted {
     catalog: Arc<Catalog>,
     retention: Retention,
-    own: bool,
     encrypts: bool,
     freeze: Option<String>,
     digest: String,
@@ -80,11 +79,12 @@ impl Engine {
         let freeze = self.freeze()?;
         let here: Vec<_> =
             catalog.standing().map(|it| (Origin::of(it), it.id, it.pinned, &it.flags, is_sendable(it))).collect();
-        let how = (replica.place.identity(), replica.mode);
+        // The last says that numbers of its own stand there, which earlier programs didn't write.
+        let how = (replica.place.identity(), replica.mode, own.then_some("kept"));
         let heeded = freeze.as_ref().filter(|_| own);
         let wanted = (&here, &catalog.lineage, retention, own, encrypts, heeded, how);
         let digest = hex(&Sha256::digest(serde_json::to_vec(&wanted).unwrap_or_default()));
-        Ok(Some(Wanted { catalog, retention, own, encrypts, freeze, digest }))
+        Ok(Some(Wanted { catalog, retention, encrypts, freeze, digest }))
     }
 
     /// Brings a replica to what it is to hold. `take_over` says that another directory that wrote there does so no more.
@@ -186,7 +186,8 @@ impl Writable<'_> {
         self.see_to_journals()?;
         let is_marked = self.marked(&plan.amend) == self.site.backups()
             && self.remnants() == self.site.remnants()
-            && self.journals == self.site.journals();
+            && self.journals == self.site.journals()
+            && !self.keeps_others();
         let is_all = plan.is_empty() && orphans.is_empty() && is_marked && !self.has_run()?;
         if !is_all || self.is_others {
             // Whatever ends it from here on, it is looked at again.
@@ -218,7 +219,7 @@ impl Writable<'_> {
     /// How many backups are kept there, and whether these are numbers of its own. A command that was given none of those goes by what the
     /// last one had, or `serve`: else an archive would lose what is nowhere else.
     fn numbers(&self, wanted: &Wanted) -> (Retention, bool) {
-        self.kept(wanted.own.then_some(wanted.retention)).map_or((wanted.retention, false), |kept| (kept, true))
+        self.kept().map_or((wanted.retention, false), |kept| (kept, true))
     }
 
     fn plan(&self, wanted: &Wanted) -> Plan {

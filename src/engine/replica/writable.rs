@@ -223,9 +223,18 @@ impl<'e> Writable<'e> {
 
     /// How many backups are kept there by numbers of its own: those that this process was given, or else, where it isn't `serve`, those that
     /// stand there.
-    pub(super) fn kept(&self, own: Option<Retention>) -> Option<Retention> {
+    pub(super) fn kept(&self) -> Option<Retention> {
+        let given = self.engine.config.replicas.get(&self.name).map(|it| it.retention).filter(|it| !it.is_empty());
         let there = || self.site.catalog.as_ref().and_then(|catalog| catalog.kept);
-        own.or_else(|| there().filter(|_| !self.engine.serves.load(Ordering::Relaxed)))
+        match given {
+            Some(own) => Some(own.over(&self.engine.settings_in_force().retention)),
+            None => there().filter(|_| !self.engine.serves.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// That is not what stands there.
+    pub(super) fn keeps_others(&self) -> bool {
+        self.site.catalog.as_ref().is_some_and(|catalog| catalog.kept != self.kept())
     }
 
     /// Writes a new catalog with these backups, reads it back, and removes all but the one before. It is remembered before that it
@@ -243,17 +252,14 @@ impl<'e> Writable<'e> {
         // What was dropped or replaced stays as far as others stand on it.
         let left = self.remnants().into_iter().chain(self.site.backups().iter().map(Remnant::of));
         let remnants = remnants(&backups, left);
-        let here = self.engine.settings_in_force().retention;
-        let own = self.engine.config.replicas.get(&self.name).map(|replica| replica.retention).unwrap_or_default();
-        let own = (!own.is_empty()).then(|| own.over(&here));
         let catalog = ReplicaCatalog {
             version: ReplicaCatalog::format_of(&backups, &remnants),
             store_id: self.store_id.clone(),
             generation,
             written_at: self.engine.clock.now(),
             host: host(),
-            retention: Some(here),
-            kept: self.kept(own),
+            retention: Some(self.engine.settings_in_force().retention),
+            kept: self.kept(),
             backups,
             journals: self.journals.clone(),
             remnants,

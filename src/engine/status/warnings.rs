@@ -103,10 +103,16 @@ impl Engine {
         if let Some(seq) = catalog.map_or(Ok(None), |catalog| self.lost_anchor(catalog))? {
             warnings.add("audit-broken", format!("the audit log no longer holds line {seq}, which the catalog remembers: its end was cut off, or it was removed; put it back from a copy, or say by `audit accept` that it doesn't come back. Backups go on"));
         }
-        let fails = disk::assert_writable(self.audit.path()).err().map(|error| error.to_string());
-        if let Some(error) = fails.or_else(|| locked(&self.append_fails).clone()) {
+        let writable = disk::assert_writable(self.audit.path());
+        if let Err(error) = &writable {
             let text = format!(
                 "the audit log can't be written: {error}. Backups go on, and nothing else that changes data or hands it out; see whose the log is, and what its disk says"
+            );
+            warnings.add("audit-broken", text);
+        }
+        if let (Ok(()), Some(error)) = (writable, locked(&self.append_fails).clone()) {
+            let text = format!(
+                "the last line of the audit log could not be written: {error}. The next one shows whether it can be again; backups go on, and nothing else that changes data or hands it out does without its line"
             );
             warnings.add("audit-broken", text);
         }

@@ -322,11 +322,16 @@ impl Engine {
         }
     }
 
+    /// Whether this process is `serve`.
+    fn is_serve(&self) -> bool {
+        self.serves.load(Ordering::Relaxed)
+    }
+
     /// Takes the directory once and lets it go: whatever a crash left is put right.
     pub fn recover(&self, call: &Call) -> Result<(), Error> {
         let mut session = self.begin(RECOVERY, call)?;
         // What `serve` keeps is known from its start on.
-        if self.serves.load(Ordering::Relaxed)
+        if self.is_serve()
             && session.catalog.retention != Some(self.config.settings.retention)
             && let Err(error) = session.commit()
         {
@@ -451,7 +456,7 @@ impl Session<'_> {
     }
 
     fn save(&mut self) -> Result<(), Error> {
-        if self.engine.serves.load(Ordering::Relaxed) {
+        if self.engine.is_serve() {
             self.catalog.retention = Some(self.engine.config.settings.retention);
         }
         // A new anchor would make a log whole again that was cut off before the old one.

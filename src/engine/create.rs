@@ -327,11 +327,15 @@ impl Session<'_> {
         Ok(restored.and_then(by_name).cloned())
     }
 
+    /// The good backups that say how the live data was.
+    fn measures(&self) -> impl Iterator<Item = &Backup> {
+        self.catalog.standing().filter(|other| other.is_good() && other.is_measure())
+    }
+
     /// Compares with the backup that was restored, or, where that doesn't hold this database, with the newest good one that does.
     fn note_shrunk(&self, name: &DatabaseName, copy: &DatabaseCopy, backup: &mut Backup, restored: Option<&Backup>) {
         let holds = |other: &&Backup| other.databases.contains_key(name);
-        let good = self.catalog.standing().filter(|other| other.is_good() && other.is_measure());
-        let newest = good.filter(holds).max_by_key(|other| other.sequence);
+        let newest = self.measures().filter(holds).max_by_key(|other| other.sequence);
         let measure = restored.filter(holds).or(newest);
         let Some((id, before)) = measure.and_then(|it| Some((it.id, it.databases.get(name)?))) else { return };
         let found = shrunk(before, copy, self.engine.config.shrink_alarm);
@@ -344,8 +348,7 @@ impl Session<'_> {
 
     /// A database that was in the newest good backup, and is named no more: a slip, or meant so, which somebody is to say.
     fn note_left_out(&self, backup: &mut Backup) {
-        let good = self.catalog.standing().filter(|other| other.is_good() && other.is_measure());
-        let Some(newest) = good.max_by_key(|other| other.sequence) else { return };
+        let Some(newest) = self.measures().max_by_key(|other| other.sequence) else { return };
         for name in newest.databases.keys().filter(|name| !backup.databases.contains_key(*name)) {
             backup.flags.insert(Flag::Shrunk);
             backup.findings.insert(0, format!("{name}: BACKUP_DATABASES names it no more, and {} has it", newest.id));

@@ -2,7 +2,6 @@
 
 use std::io::Read;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
@@ -49,7 +48,7 @@ impl Engine {
     /// restores at night may have given it none of its variables.
     pub(super) fn base(&self) -> Settings {
         let configured = self.config.settings;
-        if self.serves.load(Ordering::Relaxed) {
+        if self.is_serve() {
             return configured;
         }
         let kept = self.read_catalog().ok().flatten().and_then(|catalog| catalog.retention);

@@ -104,9 +104,9 @@ fn keys_are_ours_only_as_they_are_printed() {
     }
 }
 
-#[test]
-fn a_catalog_is_looked_at_before_it_is_believed() {
-    let good = ReplicaCatalog {
+/// With these in it.
+pub(super) fn catalog_of(backups: Vec<Held>) -> ReplicaCatalog {
+    ReplicaCatalog {
         version: VERSION,
         store_id: "s".to_owned(),
         generation: 1,
@@ -114,11 +114,16 @@ fn a_catalog_is_looked_at_before_it_is_believed() {
         host: "h".to_owned(),
         retention: None,
         kept: None,
-        backups: vec![held(&backup(1, Tier::Daily, day(1))), held(&backup(2, Tier::Daily, day(2)))],
+        backups,
         journals: Vec::new(),
         remnants: Vec::new(),
         extra: Map::new(),
-    };
+    }
+}
+
+#[test]
+fn a_catalog_is_looked_at_before_it_is_believed() {
+    let good = catalog_of(vec![held(&backup(1, Tier::Daily, day(1))), held(&backup(2, Tier::Daily, day(2)))]);
     let json = serde_json::to_value(&good).unwrap();
     let read = |value: &Value| ReplicaCatalog::parse(&serde_json::to_vec(value).unwrap());
     assert_eq!(read(&json).unwrap(), good);
@@ -251,19 +256,8 @@ fn what_lies_there_plain_is_sent_again_once_it_can_be_encrypted() {
 #[test]
 fn the_latest_is_what_somebody_wants_back() {
     let of = |number, tier| held(&backup(number, tier, day(number)));
-    let mut catalog = ReplicaCatalog {
-        version: VERSION,
-        store_id: "s".to_owned(),
-        generation: 1,
-        written_at: "2026-01-08T01:00:00Z".parse().unwrap(),
-        host: "h".to_owned(),
-        retention: None,
-        kept: None,
-        backups: vec![of(1, Tier::PreRestore), of(2, Tier::Daily), of(3, Tier::Manual), of(4, Tier::PreRestore)],
-        journals: Vec::new(),
-        remnants: Vec::new(),
-        extra: Map::new(),
-    };
+    let mut catalog =
+        catalog_of(vec![of(1, Tier::PreRestore), of(2, Tier::Daily), of(3, Tier::Manual), of(4, Tier::PreRestore)]);
     let latest = |catalog: &ReplicaCatalog, before| catalog.latest(before).map(|held| held.origin);
     let third = latest(&catalog, None).unwrap();
     assert_eq!(third.sequence, 3);
@@ -281,20 +275,7 @@ fn a_number_far_above_all_others_is_none() {
             Held { origin: Origin { sequence: *sequence, ..held.origin }, ..held }
         };
         let backups = numbers.iter().map(numbered).collect();
-        let catalog = ReplicaCatalog {
-            version: VERSION,
-            store_id: "s".to_owned(),
-            generation: 1,
-            written_at: "2026-01-08T01:00:00Z".parse().unwrap(),
-            host: "h".to_owned(),
-            retention: None,
-            kept: None,
-            backups,
-            journals: Vec::new(),
-            remnants: Vec::new(),
-            extra: Map::new(),
-        };
-        catalog.last_sequence(last)
+        catalog_of(backups).last_sequence(last)
     };
     assert_eq!([last(&[], 0), last(&[], 9), last(&[3, 1, 412], 0), last(&[3, 1], 412)], [0, 9, 412, 412]);
     assert_eq!(last(&[412, 9_000], 10), 9_000, "what was given up when an older copy was put back");

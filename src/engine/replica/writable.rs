@@ -1,7 +1,6 @@
 //! A replica to which this directory may write: by its lease, and its catalogs one after the other.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -228,7 +227,7 @@ impl<'e> Writable<'e> {
         let there = || self.site.catalog.as_ref().and_then(|catalog| catalog.kept);
         match given {
             Some(own) => Some(own.over(&self.engine.settings_in_force().retention)),
-            None => there().filter(|_| !self.engine.serves.load(Ordering::Relaxed)),
+            None => there().filter(|_| !self.engine.is_serve()),
         }
     }
 

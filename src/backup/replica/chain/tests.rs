@@ -1,30 +1,18 @@
-use super::super::tests::{day, held, object};
+use super::super::tests::{catalog_of, day, held, object};
 use super::super::{Mode, Plan, ReplicaCatalog, Sending, VERSION, WITH_SEGMENTS, Wishes, is_sendable, plan};
 use super::*;
 use crate::backup::retention::{self, Retention};
 use crate::backup::sample::{apply, backup};
 use crate::backup::{Backup, Tier};
 use proptest::prelude::*;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 fn name() -> DatabaseName {
     "attendance".parse().unwrap()
 }
 
 fn catalog() -> ReplicaCatalog {
-    ReplicaCatalog {
-        version: WITH_SEGMENTS,
-        store_id: "s".to_owned(),
-        generation: 1,
-        written_at: "2026-01-08T01:00:00Z".parse().unwrap(),
-        host: "h".to_owned(),
-        retention: None,
-        kept: None,
-        backups: Vec::new(),
-        journals: Vec::new(),
-        remnants: Vec::new(),
-        extra: Map::new(),
-    }
+    ReplicaCatalog { version: WITH_SEGMENTS, ..catalog_of(Vec::new()) }
 }
 
 /// As a segment on that base.

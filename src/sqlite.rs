@@ -381,6 +381,11 @@ fn assert_ended(source: &Source) -> Result<(), Error> {
     }
 }
 
+/// The same of what that has open, without the words.
+fn is_left_half(connection: &Connection) -> bool {
+    connection.path().is_some_and(|path| !matches!(super_journal::unseen(Path::new(path)), Ok(None)))
+}
+
 /// Whether something is mounted there (statx(2), since Linux 5.8; older ones don't say, and there `doctor` does).
 fn is_mount(path: &Path) -> Result<bool, disk::Error> {
     match statx(CWD, path, AtFlags::empty(), StatxFlags::empty()) {

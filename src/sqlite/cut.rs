@@ -235,6 +235,7 @@ pub fn take(
     let begun = Instant::now();
     for round in 0.. {
         control.check()?;
+        databases.iter().try_for_each(|database| assert_ended(&database.source))?;
         let since = Instant::now();
         let taken = if round < ROUNDS { without_holding(databases, clock) } else { holding(databases, clock) };
         let busy = match taken {

@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 
 use super::check::{is_unknown, late_or};
 use super::snapshot::{Facts, facts, is_busy, jitter};
-use super::{Control, Error, Source, code, identify_to_open, open_live, situation};
+use super::{Control, Error, Source, assert_ended, code, identify_to_open, open_live, situation};
 use crate::backup::DatabaseName;
 
 use schema::Schema;
@@ -196,6 +196,7 @@ fn pin(source: &Source, bounds: &Bounds, control: &Control) -> Result<(Connectio
     let (begun, mut round) = (Instant::now(), 0);
     loop {
         control.check()?;
+        assert_ended(source)?;
         let since = Instant::now();
         live.execute_batch("BEGIN").map_err(failed)?;
         match live.query_row("SELECT count(*) FROM main.sqlite_schema", [], |_| Ok(())) {

@@ -26,7 +26,7 @@ impl Exclusive {
     /// whoever has it open and does nothing just now isn't seen. Nothing if someone is in the way for `timeout`.
     pub fn take(source: &Source, timeout: Duration, control: &Control) -> Result<Option<Self>, Error> {
         identify_to_open(source)?;
-        let opened = persist(&source.name, timeout, control, || {
+        let opened = persist(source, timeout, control, || {
             let connection = open_live(&source.path)?;
             // Before the first read: a WAL database opened so takes the lock on the whole file, instead of a share of it
             // (sqlite.org/wal.html, section 8).

@@ -31,8 +31,8 @@ use super::kind::Kind;
 use super::page_set::{PageSet, lock_page};
 use super::snapshot::{FIRST_GATE, NEXT_GATE, data_version, is_busy, jitter, take_gate};
 use super::{
-    Control, Error, Identity, Progress, Source, identify, identify_to_open, is_wal, mode_bytes, of_writing,
-    open_finished, open_live, situation,
+    Control, Error, Identity, Progress, Source, assert_ended, identify, identify_to_open, is_wal, mode_bytes,
+    of_writing, open_finished, open_live, situation,
 };
 use crate::backup::{CheckKind, DatabaseName};
 use crate::disk::{self, Context};
@@ -100,7 +100,7 @@ impl Target {
     /// Opens a live database; tries for `timeout` where the app keeps everyone out.
     pub fn open(source: &Source, timeout: Duration, control: &Control) -> Result<Self, Error> {
         let identity = identify_to_open(source)?;
-        persist(&source.name, timeout, control, || {
+        persist(source, timeout, control, || {
             let connection = open_live(&source.path)?;
             // Defensive mode forbids writing `sqlite_dbpage`. What is committed is to outlive a power cut; and a checkpoint
             // between the commits of two databases would part them.
@@ -144,7 +144,7 @@ impl Target {
 
     /// From here on [`Target::has_moved`] tells of what others commit.
     pub fn watch(&self, timeout: Duration, control: &Control) -> Result<(), Error> {
-        self.version.set(persist(&self.name, timeout, control, || data_version(&self.connection()))?);
+        self.version.set(persist(&self.source, timeout, control, || data_version(&self.connection()))?);
         Ok(())
     }
 
@@ -174,7 +174,7 @@ impl Target {
 
     /// Whether the restore of that mark was committed.
     pub fn is_marked(&self, mark: Mark, timeout: Duration, control: &Control) -> Result<bool, Error> {
-        persist(&self.name, timeout, control, || self.cookie()).map(|cookie| mark.is_borne(cookie))
+        persist(&self.source, timeout, control, || self.cookie()).map(|cookie| mark.is_borne(cookie))
     }
 
     /// Makes sure that a commit which failed half-way stays undone. Its frames may lie in the WAL behind the last that counts,
@@ -259,7 +259,7 @@ impl Target {
     /// Compares the committed database with `copy`, page by page, on a connection that has read nothing yet, unless others
     /// commit meanwhile.
     pub fn read_back(&self, copy: (&File, &Path), timeout: Duration, control: &Control) -> Result<ReadBack, Error> {
-        let mut reader = persist(&self.name, timeout, control, || open_live(&self.source.path))?;
+        let mut reader = persist(&self.source, timeout, control, || open_live(&self.source.path))?;
         control.watch(&mut reader).map_err(|error| self.situation(error))?;
         let size = self.kind.page_size as usize;
         let length = copy.0.metadata().to("look at", copy.1)?.len();
@@ -270,7 +270,7 @@ impl Target {
             control.tell(Progress { database: &self.name, done: u64::from(next) * size as u64, total: length });
             control.check()?;
             let batch = || self.same_pages(&reader, copy, next..=last, pages);
-            match persist(&self.name, timeout, control, batch)?? {
+            match persist(&self.source, timeout, control, batch)?? {
                 ReadBack::Same => next = last + 1,
                 other => return Ok(other),
             }
@@ -313,7 +313,7 @@ impl Target {
 
     /// What a quick look at the structure finds, on a connection that has read nothing yet.
     pub fn look(&self, timeout: Duration, control: &Control) -> Result<Verdict, Error> {
-        let mut reader = persist(&self.name, timeout, control, || {
+        let mut reader = persist(&self.source, timeout, control, || {
             let reader = open_live(&self.source.path)?;
             reader.execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema")?;
             Ok(reader)
@@ -366,9 +366,9 @@ pub(super) fn cookie(connection: &Connection) -> rusqlite::Result<u32> {
     connection.query_row("PRAGMA schema_version", [], |row| row.get::<_, i64>(0)).map(|cookie| cookie as u32)
 }
 
-/// Tries again while others are in the way.
+/// Tries again while others are in the way, as long as none of them leaves half a commit behind.
 pub(super) fn persist<T>(
-    name: &DatabaseName,
+    source: &Source,
     timeout: Duration,
     control: &Control,
     mut attempt: impl FnMut() -> rusqlite::Result<T>,
@@ -376,10 +376,11 @@ pub(super) fn persist<T>(
     let (begun, mut round) = (Instant::now(), 0);
     loop {
         control.check()?;
+        assert_ended(source)?;
         match attempt() {
             Err(error) if is_busy(&error) && begun.elapsed() < timeout => std::thread::sleep(jitter(round)),
-            Err(error) if is_busy(&error) => return Err(Error::Locked { name: name.clone(), waited: timeout }),
-            done => return done.map_err(|error| situation(name, error)),
+            Err(error) if is_busy(&error) => return Err(Error::Locked { name: source.name.clone(), waited: timeout }),
+            done => return done.map_err(|error| situation(&source.name, error)),
         }
         round += 1;
     }
@@ -398,6 +399,7 @@ impl<'t> Locked<'t> {
         let (begun, mut round) = (Instant::now(), 0);
         loop {
             control.check()?;
+            targets.iter().try_for_each(|target| assert_ended(&target.source))?;
             let mut locked = Self { targets, since: Instant::now() };
             let taken = targets.iter().enumerate().try_for_each(|(at, target)| {
                 let patience = if at == 0 { FIRST_GATE } else { NEXT_GATE };

@@ -24,8 +24,8 @@ use super::check::{self, Report, Verdict};
 use super::page_set::{Comparison, Difference, New};
 use super::pages::{self, Content, Fingerprint, Share, Writing, joined};
 use super::{
-    Control, Error, Identity, Source, assert_ended, code, identify, identify_to_open, is_wal, open_finished, open_live,
-    situation, wal_size,
+    Control, Error, Identity, Source, assert_ended, code, identify, identify_to_open, is_left_half, is_wal,
+    open_finished, open_live, situation, wal_size,
 };
 use crate::backup::{CheckKind, DatabaseName};
 use crate::clock::Clock;
@@ -239,7 +239,7 @@ impl Trio {
     fn hold_or_see(&self, patience: Duration, long: Duration) -> rusqlite::Result<Option<i64>> {
         let asked = Instant::now();
         match take_gate(&self.gate, "BEGIN IMMEDIATE", patience) {
-            Err(error) if is_busy(&error) && is_wal(&self.gate)? => {
+            Err(error) if is_busy(&error) && !is_left_half(&self.gate) && is_wal(&self.gate)? => {
                 let version = data_version(&self.gate)?;
                 let (since, _) = self.busy.get().filter(|(_, before)| *before == version).unwrap_or((asked, version));
                 self.busy.set(Some((since, version)));
@@ -350,10 +350,14 @@ pub(super) fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("PRAGMA data_version", [], |row| row.get(0))
 }
 
-/// Begins a transaction that takes its lock at once; tries for as long as `patience`.
+/// Begins a transaction that takes its lock at once; tries for as long as `patience`. Half a commit that somebody leaves meanwhile counts
+/// as one who is in the way: [`assert_ended`], which comes before the next try, says so.
 pub(super) fn take_gate(gate: &Connection, begin: &str, patience: Duration) -> rusqlite::Result<()> {
     let begun = Instant::now();
     loop {
+        if is_left_half(gate) {
+            return Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY), None));
+        }
         match gate.execute_batch(begin) {
             Err(error) if is_busy(&error) && begun.elapsed() < patience => std::thread::sleep(GATE_POLL),
             done => return done,

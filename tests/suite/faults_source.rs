@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -14,7 +15,7 @@ use crate::client::{Server, superuser};
 use crate::disk_full::{mount, run_in_namespace};
 use crate::harness::{PROGRAM, Place, Run, dump, eventually, python3, sql_on, sql_on_copy};
 use crate::held::{self, Language};
-use crate::inject::{Spot, goes_on, signal};
+use crate::inject::{Spot, goes_on, signal, traced};
 use crate::journal_live::timeline;
 use crate::receivers::Receiver;
 use crate::tried::Tried;
@@ -235,19 +236,25 @@ fn what_lost_both_while_serve_has_it_open_is_not_copied_or_restored_beside_that(
 
 const ONE: &str = "CREATE TABLE t (n); INSERT INTO t VALUES (1)";
 
-/// An app that commits to two databases at once, killed at its `n`-th call of that kind, on `path` if any is named.
-fn killed_in_a_commit_to_both(paths: &[PathBuf; 2], calls: &str, n: usize, path: Option<&Path>) {
+/// An app that commits to two databases at once. That comes to its calls of that kind, on `path` if any is named.
+fn committing_to_both(paths: &[PathBuf; 2], calls: &str, happens: &str, path: Option<&Path>) -> Command {
     let commit = "import sqlite3, sys\n\
          c = sqlite3.connect(sys.argv[1], isolation_level=None)\n\
          c.execute('ATTACH ? AS other', (sys.argv[2],))\n\
          for s in ('BEGIN', 'UPDATE main.t SET n = 2', 'UPDATE other.t SET n = 2', 'COMMIT'): c.execute(s)\n";
     let (python, mut strace) = (python3(), Command::new("strace"));
     strace.args(["-f", "-o", "/dev/null", "-e", &format!("trace={calls}")]);
-    strace.args(["-e", &format!("inject={calls}:signal=KILL:when={n}")]);
+    strace.args(["-e", &format!("inject={calls}:{happens}")]);
     if let Some(path) = path {
         strace.arg("-P").arg(path);
     }
     strace.arg(python.get_program()).args(python.get_args()).args(["-c", commit]).args(paths);
+    strace
+}
+
+/// It is killed at its `n`-th call.
+fn killed_in_a_commit_to_both(paths: &[PathBuf; 2], calls: &str, n: usize, path: Option<&Path>) {
+    let mut strace = committing_to_both(paths, calls, &format!("signal=KILL:when={n}"), path);
     assert_eq!(strace.status().unwrap().signal(), Some(9), "it came to the end of its commit");
 }
 
@@ -295,6 +302,41 @@ fn half_a_commit_to_two_databases_is_left_to_whoever_sees_what_decides_about_it(
     assert!(place.path("app/auth.db-journal").exists());
     assert_eq!(held(&place), ["2", "2"]);
     place.assert_whole();
+}
+
+/// Whoever waits for its lock meets that half commit as soon as the app is dead.
+#[test]
+fn half_a_commit_whose_app_dies_while_it_is_waited_for_is_left_alone_too() {
+    let mut place = Place::empty();
+    std::fs::create_dir(place.path("app")).unwrap();
+    let both = NAMES.map(|name| place.path(&format!("app/{name}.db")));
+    both.iter().for_each(|path| drop(sql_on(path, ONE)));
+    let seen = NAMES.map(|name| format!("{name}={}", place.path(&format!("seen/{name}.db")).display())).join(",");
+    place.set("BACKUP_DATABASES", &seen);
+    std::fs::rename(place.path("app"), place.path("seen")).unwrap();
+    let id = place.create()["id"].as_str().unwrap().to_owned();
+    let restore = ["restore", &id, "--confirm", &id];
+    for args in [&["create"][..], &["preview", &id], &restore, &[&restore[..], &["--offline"]].concat()] {
+        std::fs::rename(place.path("seen"), place.path("app")).unwrap();
+        both.iter().for_each(|path| assert_eq!(sql_on(path, "SELECT n FROM t"), "1", "{args:?}"));
+        let before = std::fs::read(&both[1]).unwrap();
+        // The first is written, and it stops in the midst of the second.
+        let mut app =
+            committing_to_both(&both, "write,pwrite64", "signal=STOP:when=1", Some(&both[1])).spawn().unwrap();
+        eventually("it comes to the second", || (std::fs::read(&both[1]).unwrap() != before).then_some(()));
+        std::fs::rename(place.path("app"), place.path("seen")).unwrap();
+        let mut command = place.command(args);
+        let waits = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(Duration::from_secs(1));
+        signal(&traced(app.id()).unwrap(), "-KILL");
+        assert_eq!(app.wait().unwrap().signal(), Some(9));
+        let run = Run::of(waits.wait_with_output().unwrap());
+        let said = run.stdout + &run.stderr;
+        for words in ["`attendance`", "app/attendance.db-mj", "Let the app open it first"] {
+            assert!(said.contains(words), "{args:?}: {said}");
+        }
+        assert!(place.path("seen/attendance.db-journal").exists(), "{args:?}: {said}");
+    }
 }
 
 /// The same of a `serve` that has the databases open all the time, for the journal, with their folder mounted elsewhere than the app has it.

@@ -1,5 +1,6 @@
 //! The journal in the hands of `serve`: ticks on one thread, and on another what makes it small and quick to read.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -69,7 +70,7 @@ impl Engine {
         self.assert_expected()?;
         self.store.make_dirs()?;
         let root = self.store.root();
-        let keeper = Keeper::open(root, self.config.databases.keys())?;
+        let keeper = Keeper::open(root, self.config.databases.keys(), &self.last_backed_up())?;
         make_identity(root)?;
         let (mut tracks, mut journals) = (Vec::new(), Vec::new());
         for source in self.sources() {
@@ -97,6 +98,20 @@ impl Engine {
             wrong_since: None,
             tending,
         })
+    }
+
+    /// When each database was last, as far as the catalog can be read.
+    fn last_backed_up(&self) -> BTreeMap<DatabaseName, DateTime<Utc>> {
+        let catalog = self.read_catalog().ok().flatten();
+        let taken_here = catalog.iter().flat_map(|catalog| &catalog.backups).filter(|it| !it.came_from_elsewhere());
+        let mut last = BTreeMap::new();
+        for backup in taken_here {
+            for name in backup.databases.keys() {
+                let at = last.entry(name.clone()).or_insert(backup.timestamp);
+                *at = backup.timestamp.max(*at);
+            }
+        }
+        last
     }
 
     /// The pages of the newest state; nothing where a new base is needed. What of the journal is lost is told, so that it is a gap.

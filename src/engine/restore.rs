@@ -448,7 +448,13 @@ impl Session<'_> {
         match self.compare(replaced, target, file) {
             Err(
                 error @ (Error::Disk(_)
-                | Error::Sqlite(Live::Cancelled | Live::Locked { .. } | Live::TooSlow { .. } | Live::Disk(_))),
+                | Error::Sqlite(
+                    Live::Cancelled
+                    | Live::Locked { .. }
+                    | Live::TooSlow { .. }
+                    | Live::HalfCommitted { .. }
+                    | Live::Disk(_),
+                )),
             ) => {
                 notes.push(format!("`{name}` was restored, and could not be read back: {error}"));
                 Ok(false)

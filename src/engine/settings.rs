@@ -10,6 +10,7 @@ use super::{Call, Engine, Error, Unrecorded};
 use crate::audit::{Entry, Kind};
 use crate::backup::retention::{self, Plan, Retention};
 use crate::backup::settings::{Saved, SavedRetention, Settings};
+use crate::catalog;
 use crate::disk::{self, Context};
 
 /// File name of the saved settings.
@@ -45,14 +46,18 @@ pub struct Changed {
 
 impl Engine {
     /// What counts where nothing was saved: the configuration. But a command keeps what the last `serve` was configured to keep, too: who
-    /// restores at night may have given it none of its variables.
-    pub(super) fn base(&self) -> Settings {
+    /// restores at night may have given it none of its variables. A catalog that is damaged says nothing of that, and is told by whoever
+    /// needs it; of one that can't be read just now it isn't known.
+    pub(super) fn base(&self) -> Result<Settings, Error> {
         let configured = self.config.settings;
         if self.is_serve() {
-            return configured;
+            return Ok(configured);
         }
-        let kept = self.read_catalog().ok().flatten().and_then(|catalog| catalog.retention);
-        kept.map_or(configured, |kept| configured.keeping(&kept))
+        let kept = match self.read_catalog() {
+            Err(error @ (Error::Disk(_) | Error::Catalog(catalog::Error::Disk(_)))) => return Err(error),
+            read => read.ok().flatten().and_then(|catalog| catalog.retention),
+        };
+        Ok(kept.map_or(configured, |kept| configured.keeping(&kept)))
     }
 
     /// What a directory that begins with the backups of another keeps of them: no fewer than that one did. What was saved here before stays
@@ -84,15 +89,15 @@ impl Engine {
 
     /// The settings in force.
     pub fn settings(&self) -> Result<Settings, Error> {
-        let settings = self.saved()?.over(&self.base());
+        let settings = self.saved()?.over(&self.base()?);
         let valid = settings.validate();
         valid.map_err(|(name, problem)| self.unreadable(format!("{name}: {problem}")))?;
         Ok(settings)
     }
 
-    /// The same for whoever only tells of something else: that saved ones can't be read is told by the status.
+    /// The same for whoever only tells of something else, and drops nothing by them: that saved ones can't be read is told by the status.
     pub(super) fn settings_in_force(&self) -> Settings {
-        self.settings().unwrap_or_else(|_| self.base())
+        self.settings().or_else(|_| self.base()).unwrap_or(self.config.settings)
     }
 
     /// What was changed at run time.
@@ -113,7 +118,7 @@ impl Engine {
             self.assert_unchanged(change)?;
             let catalog = self.standing_catalog()?;
             let backups = self.as_they_lie(catalog.as_ref().map_or(&[][..], |catalog| &catalog.backups), None);
-            let settings = self.changed(change)?.over(&self.base());
+            let settings = self.changed(change)?.over(&self.base()?);
             let rotation = retention::plan(&backups, &settings.retention, self.freeze()?.as_deref());
             return Ok(Changed { settings, rotation });
         }
@@ -129,7 +134,7 @@ impl Engine {
         let planned = Map::from_iter([(AFTER.to_owned(), json(&saved))]);
         session.audited(None, Unrecorded::IsRefused, planned, |session| {
             let before = self.saved().unwrap_or_default();
-            let settings = saved.over(&self.base());
+            let settings = saved.over(&self.base()?);
             self.save_settings(&saved)?;
             let rotation = session
                 .rotate_after(|session| session.rotate_now(&settings.retention, session.engine.freeze()?.as_deref()));
@@ -172,7 +177,7 @@ impl Engine {
     fn changed(&self, change: &Change) -> Result<Saved, Error> {
         let base = if change.reset { Saved::default() } else { self.saved()? };
         let saved = base.with(&change.set);
-        let valid = saved.over(&self.base()).validate();
+        let valid = saved.over(&self.base()?).validate();
         valid.map_err(|(name, problem)| Error::Setting { name, problem })?;
         Ok(saved)
     }

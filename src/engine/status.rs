@@ -273,7 +273,7 @@ impl Engine {
     /// The settings in force and where they come from.
     pub fn config_view(&self) -> Result<ConfigView, Error> {
         let saved = self.saved()?.names();
-        let base = self.base();
+        let base = self.base()?;
         let origin = |key: String, from: Origin| {
             let from = match key.as_str() {
                 key if saved.contains(&key) => Origin::Saved,

@@ -6,8 +6,8 @@
 //! 2. At the first tick that looks at it again the time between becomes a gap, and with that the note goes. Then `alive` goes on.
 //!
 //! A database that is configured has the file from the start. Earlier programs didn't write it: of one that they left it is known until
-//! they captured it last, or found it right, as they did every hour with what was configured and in WAL mode. That is a guess: where the
-//! first tick finds nothing that has changed since, it is no gap.
+//! they captured it last, found it right, as they did every hour with what was configured and in WAL mode, or backed it up. That is a
+//! guess: where the first tick finds nothing that has changed since, it is no gap.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -35,19 +35,28 @@ pub(super) struct Absence {
     pub(super) gaps: Vec<Gap>,
 }
 
-/// Step 1. What is known of those that are configured.
+/// Step 1. What is known of those that are configured. `backed_up` says of each when it was last.
 pub(super) fn take_up(
     root: &Path,
     configured: BTreeSet<DatabaseName>,
     alive: Option<DateTime<Utc>>,
+    backed_up: &BTreeMap<DatabaseName, DateTime<Utc>>,
 ) -> Result<BTreeMap<DatabaseName, Absence>, Error> {
+    let last_known = |name: &DatabaseName| {
+        let known = captured(root, name)?.max(right(root, name)).max(backed_up.get(name).copied());
+        Ok::<_, Error>(known)
+    };
     let mut absences = BTreeMap::new();
     for name in configured {
         disk::make_own_dir(&folder(root, &name))?;
         let absence = match noted(root, &name)? {
+            // It had changed, and whoever has captured that died before the gap was recorded.
+            Some(absence) if absence.guessed && captured(root, &name)? > absence.left => {
+                Absence { guessed: false, ..absence }.written(root, &name)?
+            }
             Some(absence) => absence,
             None => {
-                let left = last_known(root, &name)?.filter(|known| alive.is_some_and(|alive| alive - *known > LATELY));
+                let left = last_known(&name)?.filter(|known| alive.is_some_and(|alive| alive - *known > LATELY));
                 Absence { left, guessed: left.is_some(), gaps: Vec::new() }.written(root, &name)?
             }
         };
@@ -60,7 +69,7 @@ pub(super) fn take_up(
         }
         let known = match alive {
             Some(_) if note.is_some() => alive,
-            _ => last_known(root, name)?,
+            _ => last_known(name)?,
         };
         // What was captured after `alive` was never offered.
         if let Some(left) = known.into_iter().chain(alive).min() {
@@ -84,10 +93,9 @@ pub(super) fn oldest_of_others(
     Ok(found)
 }
 
-/// When a database was last looked at for certain.
-fn last_known(root: &Path, database: &DatabaseName) -> Result<Option<DateTime<Utc>>, Error> {
-    let newest = Index::scan(&folder(root, database))?.newest();
-    Ok(newest.as_ref().and_then(Point::at).max(right(root, database)))
+/// When the newest state of a database was.
+fn captured(root: &Path, database: &DatabaseName) -> Result<Option<DateTime<Utc>>, Error> {
+    Ok(Index::scan(&folder(root, database))?.newest().as_ref().and_then(Point::at))
 }
 
 fn path(root: &Path, database: &DatabaseName) -> PathBuf {
@@ -122,7 +130,8 @@ impl Absence {
         let Some(left) = self.left else { return Ok(()) };
         let mut gaps = self.gaps.clone();
         if left < at && (changed || !self.guessed) {
-            tracing::warn!(%database, from = %left, to = %at, "nothing is known of it of this time, in which it was not configured");
+            let why = if self.guessed { "nobody may have looked at it" } else { "it was not configured" };
+            tracing::warn!(%database, from = %left, to = %at, "nothing is known of it of this time, in which {why}");
             add(&mut gaps, Gap::new(left, at));
         }
         *self = Self { left: None, guessed: false, gaps }.written(root, database)?;
@@ -177,16 +186,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (root, [stays, goes]) = (dir.path(), names());
         Journal::open(root, &goes).unwrap();
-        Keeper::open(root, [&stays, &goes]).unwrap().alive(at("09:00")).unwrap();
+        Keeper::open(root, [&stays, &goes], &BTreeMap::new()).unwrap().alive(at("09:00")).unwrap();
         assert_eq!([of(root, &stays), of(root, &goes)], [(Some(at("09:00")), vec![]), (Some(at("09:00")), vec![])]);
         for time in ["09:10", "09:20"] {
-            let mut keeper = Keeper::open(root, [&stays]).unwrap();
+            let mut keeper = Keeper::open(root, [&stays], &BTreeMap::new()).unwrap();
             keeper.are_back(at(time), |_| false).unwrap();
             keeper.alive(at(time)).unwrap();
         }
         assert_eq!([of(root, &stays), of(root, &goes)], [(Some(at("09:20")), vec![]), (Some(at("09:00")), vec![])]);
         // It is configured, and wasn't looked at yet.
-        let mut keeper = Keeper::open(root, [&stays, &goes]).unwrap();
+        let mut keeper = Keeper::open(root, [&stays, &goes], &BTreeMap::new()).unwrap();
         assert_eq!([&stays, &goes].map(|name| keeper.alive_of(name)), [Some(at("09:20")), Some(at("09:00"))]);
         keeper.are_back(at("09:21"), |_| false).unwrap();
         assert_eq!(keeper.alive_of(&goes), Some(at("09:20")));
@@ -195,9 +204,9 @@ mod tests {
         assert_eq!([of(root, &stays), of(root, &goes)], [(Some(at("09:21")), vec![]), (Some(at("09:21")), vec![gap])]);
         let both = Timeline::read(root).unwrap().of(root, [&stays, &goes]).unwrap();
         assert_eq!((both.alive, both.gaps), (Some(at("09:21")), vec![gap]));
-        // It is forgotten when nothing of it is before that any more, and only then.
-        for (first, left) in [("09:20", 1), ("09:21", 0)] {
-            let first = [(stays.clone(), at("09:30")), (goes.clone(), at(first))].into();
+        // It is forgotten when nothing of any is before that any more, and only then.
+        for (first, other, left) in [("09:20", "09:30", 1), ("09:21", "09:20", 1), ("09:21", "09:30", 0)] {
+            let first = [(stays.clone(), at(other)), (goes.clone(), at(first))].into();
             keeper.forget_before(&first).unwrap();
             assert_eq!(of(root, &goes).1.len(), left);
         }
@@ -208,7 +217,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (root, [stays, goes]) = (dir.path(), names());
         Journal::open(root, &goes).unwrap();
-        Keeper::open(root, [&stays, &goes]).unwrap().alive(at("09:30")).unwrap();
+        Keeper::open(root, [&stays, &goes], &BTreeMap::new()).unwrap().alive(at("09:30")).unwrap();
         note_right(root, &goes, at("09:05")).unwrap();
         let note = path(root, &goes);
         for (right, left) in [("09:05", "09:05"), ("09:40", "09:30")] {
@@ -216,27 +225,66 @@ mod tests {
             note_right(root, &goes, at(right)).unwrap();
             let said = Timeline::read(root).unwrap().of(root, [&goes]).unwrap_err().to_string();
             assert!(said.contains("auth/timeline.json is damaged"), "{said}");
-            Keeper::open(root, [&stays]).unwrap();
+            Keeper::open(root, [&stays], &BTreeMap::new()).unwrap();
             assert_eq!(of(root, &goes).0, Some(at(left)));
             assert!(note.with_file_name("timeline.json.damaged").exists());
             std::fs::remove_file(&note).unwrap();
-            Keeper::open(root, [&stays]).unwrap();
+            Keeper::open(root, [&stays], &BTreeMap::new()).unwrap();
             assert_eq!(of(root, &goes).0, Some(at(left)));
         }
         // It is configured again, or was all the time.
         for (right, left) in [("07:29", "07:29"), ("07:30", "09:30")] {
             std::fs::remove_file(&note).unwrap();
             note_right(root, &goes, at(right)).unwrap();
-            let mut keeper = Keeper::open(root, [&stays, &goes]).unwrap();
+            let mut keeper = Keeper::open(root, [&stays, &goes], &BTreeMap::new()).unwrap();
             assert_eq!(of(root, &goes).0, Some(at(left)));
             // It was guessed: where nothing has changed since, nothing is unknown.
             for (changed, gaps) in [(false, 0), (true, usize::from(left == "07:29"))] {
                 keeper.are_back(at("09:31"), |_| changed).unwrap();
                 assert_eq!(of(root, &goes), (Some(at("09:30")), vec![Gap::new(at("07:29"), at("09:31")); gaps]));
                 std::fs::remove_file(&note).unwrap();
-                keeper = Keeper::open(root, [&stays, &goes]).unwrap();
+                keeper = Keeper::open(root, [&stays, &goes], &BTreeMap::new()).unwrap();
             }
         }
+    }
+
+    /// Whoever found that it had changed didn't come to record the gap: the next one sees nothing of that but the state.
+    #[test]
+    fn a_guess_is_none_once_a_change_was_captured() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, [stays, goes]) = (dir.path(), names());
+        let journal = Journal::open(root, &goes).unwrap();
+        Keeper::open(root, [&stays], &BTreeMap::new()).unwrap().alive(at("09:30")).unwrap();
+        note_right(root, &goes, at("07:00")).unwrap();
+        drop(Keeper::open(root, [&stays, &goes], &BTreeMap::new()).unwrap());
+        assert_eq!(of(root, &goes).0, Some(at("07:00")));
+        snapshot(&journal, at("09:31"));
+        let mut keeper = Keeper::open(root, [&stays, &goes], &BTreeMap::new()).unwrap();
+        keeper.are_back(at("09:32"), |_| false).unwrap();
+        assert_eq!(of(root, &goes).1, [Gap::new(at("07:00"), at("09:32"))]);
+    }
+
+    /// Earlier programs looked for nothing in what isn't in WAL mode; but it was backed up.
+    #[test]
+    fn what_was_backed_up_was_configured_then() {
+        let (root, [stays, goes]) = (tempfile::tempdir().unwrap(), names());
+        let root = root.path();
+        Journal::open(root, &goes).unwrap();
+        Keeper::open(root, [&stays], &BTreeMap::new()).unwrap().alive(at("09:30")).unwrap();
+        note_right(root, &goes, at("01:00")).unwrap();
+        for (backed_up, left) in [("04:00", "04:00"), ("07:30", "09:30"), ("00:30", "01:00")] {
+            drop(Keeper::open(root, [&goes], &[(goes.clone(), at(backed_up))].into()).unwrap());
+            assert_eq!(of(root, &goes).0, Some(at(left)), "{backed_up}");
+            std::fs::remove_file(path(root, &goes)).unwrap();
+        }
+    }
+
+    fn snapshot(journal: &Journal, at: DateTime<Utc>) {
+        let (name, millis) = (FileName::snapshot(Txid::FIRST), at.timestamp_millis() as u64);
+        let header = Header { page_size: 512, pages: 1, min: name.min, max: name.max, millis };
+        let mut writer = journal.begin(name, header).unwrap();
+        writer.page(1, &[7; 512]).unwrap();
+        writer.publish(journal).unwrap();
     }
 
     #[test]
@@ -244,12 +292,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (root, [stays, goes]) = (dir.path(), names());
         let journal = Journal::open(root, &goes).unwrap();
-        let (name, millis) = (FileName::snapshot(Txid::FIRST), at("09:00").timestamp_millis() as u64);
-        let header = Header { page_size: 512, pages: 1, min: name.min, max: name.max, millis };
-        let mut writer = journal.begin(name, header).unwrap();
-        writer.page(1, &[7; 512]).unwrap();
-        writer.publish(&journal).unwrap();
-        let mut keeper = Keeper::open(root, [&stays]).unwrap();
+        snapshot(&journal, at("09:00"));
+        let mut keeper = Keeper::open(root, [&stays], &BTreeMap::new()).unwrap();
         keeper.gap(Gap::new(at("09:10"), at("09:20"))).unwrap();
         let first = BTreeMap::from([(stays, at("10:00"))]);
         keeper.forget_before(&first).unwrap();

@@ -249,12 +249,18 @@ pub struct Keeper {
 
 impl Keeper {
     /// Takes it up for these databases; of others that lie there it is noted that they aren't looked at. What is damaged is put aside.
-    pub fn open<'a>(root: &Path, databases: impl IntoIterator<Item = &'a DatabaseName>) -> Result<Self, Error> {
+    /// `backed_up` says of each when it was last.
+    pub fn open<'a>(
+        root: &Path,
+        databases: impl IntoIterator<Item = &'a DatabaseName>,
+        backed_up: &BTreeMap<DatabaseName, DateTime<Utc>>,
+    ) -> Result<Self, Error> {
         let folder = root.join(FOLDER);
         disk::make_own_dir(&folder)?;
         Gaps::read_or_put_aside(&folder.join(GAPS))?;
         let timeline = Timeline::read(root)?;
-        let absences = absence::take_up(root, databases.into_iter().cloned().collect(), timeline.alive)?;
+        let configured = databases.into_iter().cloned().collect();
+        let absences = absence::take_up(root, configured, timeline.alive, backed_up)?;
         let alive = disk::open_shared(&folder.join(ALIVE))?;
         Ok(Self { root: root.to_owned(), folder, alive, timeline, absences })
     }
@@ -309,12 +315,14 @@ impl Keeper {
     }
 
     /// Forgets what ended before anything that lies there began: no point before it can be restored. `first` says of those that are looked
-    /// at when that was; what is left of others can be had by their names, and has the same gaps.
+    /// at when that was; what is left of others can be had by their names, and has the same gaps. A database's own gap stays as long as
+    /// anything of another one is before it: in a replica that may hold more of it, and gaps count from what all have here.
     pub fn forget_before(&mut self, first: &BTreeMap<DatabaseName, DateTime<Utc>>) -> Result<(), Error> {
         let mut oldest = absence::oldest_of_others(&self.root, &self.absences)?;
-        for (name, absence) in &mut self.absences {
-            let Some(first) = first.get(name) else { continue };
-            absence.forget_before(&self.root, name, *first)?;
+        if let Some(first) = first.values().min() {
+            for (name, absence) in &mut self.absences {
+                absence.forget_before(&self.root, name, *first)?;
+            }
             oldest = oldest.into_iter().chain([*first]).min();
         }
         let is_kept = |gap: &Gap| oldest.is_none_or(|oldest| gap.to > oldest);
@@ -353,7 +361,7 @@ mod tests {
     fn what_is_recorded_is_read_and_damage_is_put_aside() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Timeline::read(dir.path()).unwrap(), Timeline::default());
-        let mut keeper = Keeper::open(dir.path(), []).unwrap();
+        let mut keeper = Keeper::open(dir.path(), [], &BTreeMap::new()).unwrap();
         keeper.alive(at("09:00:00.250")).unwrap();
         let gap = Gap::new(at("09:00:00.250"), at("09:05:00"));
         keeper.gap(gap).unwrap();
@@ -367,7 +375,7 @@ mod tests {
         std::fs::write(dir.path().join("journal/alive"), "2026-").unwrap();
         let said = Timeline::read(dir.path()).unwrap_err().to_string();
         assert!(said.contains("timeline.json is damaged"), "{said}");
-        let keeper = Keeper::open(dir.path(), []).unwrap();
+        let keeper = Keeper::open(dir.path(), [], &BTreeMap::new()).unwrap();
         assert_eq!(*keeper.timeline(), Timeline::default());
         assert!(dir.path().join("journal/timeline.json.damaged").exists());
     }
@@ -378,7 +386,7 @@ mod tests {
         let (root, name): (_, DatabaseName) = (dir.path(), "attendance".parse().unwrap());
         assert_eq!((beat(root), right(root, &name)), (None, None));
         super::super::Journal::open(root, &name).unwrap();
-        let mut keeper = Keeper::open(root, [&name]).unwrap();
+        let mut keeper = Keeper::open(root, [&name], &BTreeMap::new()).unwrap();
         assert_eq!((keeper.wrong_since(), keeper.was_restored()), (None, false));
         assert!(tell_wrong(root, at("09:00:00.250")).unwrap());
         assert_eq!(keeper.wrong_since(), Some(at("09:00:00.250")));
@@ -403,7 +411,7 @@ mod tests {
     fn of_those_who_find_it_wrong_at_once_the_earliest_counts() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
-        let mut keeper = Keeper::open(root, []).unwrap();
+        let mut keeper = Keeper::open(root, [], &BTreeMap::new()).unwrap();
         let second = |second: i64| at("09:00:00") + chrono::TimeDelta::seconds(second);
         for round in 0..25 {
             let begin = Barrier::new(8);
@@ -437,7 +445,7 @@ mod tests {
     #[test]
     fn too_many_gaps_become_one() {
         let dir = tempfile::tempdir().unwrap();
-        let mut keeper = Keeper::open(dir.path(), []).unwrap();
+        let mut keeper = Keeper::open(dir.path(), [], &BTreeMap::new()).unwrap();
         let gap = |minute: i64| {
             let from = at("00:00:00") + chrono::TimeDelta::minutes(2 * minute);
             Gap { wrong: minute == 0, ..Gap::new(from, from + chrono::TimeDelta::minutes(1)) }

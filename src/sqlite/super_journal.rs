@@ -9,7 +9,7 @@ use std::ffi::{OsStr, c_char};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::{beside, parted};
@@ -18,8 +18,6 @@ use crate::disk::{self, Context};
 /// What ends a `-journal` that names one: the length of the name before it, the sum of the name's bytes, this (`readSuperJournal`).
 const MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
 const TAIL: u64 = 16;
-/// A super-journal is called after the database that it lies beside: `%s-mj%06X9%02X` (`vdbeCommit`).
-const SUFFIX: usize = 12;
 /// Bytes of a list of names that are read: SQLite attaches 125 databases at most.
 const LONGEST_LIST: u64 = 1 << 17;
 /// Bytes of a name that SQLite takes (`MAX_PATHNAME` in os_unix.c).
@@ -36,28 +34,36 @@ pub(super) fn unseen(path: &Path) -> Result<Option<PathBuf>, disk::Error> {
     Ok(named_elsewhere(path)?.filter(|still| *still == named))
 }
 
-/// What SQLite does with it here is what it would do for the app where the databases of that commit are seen here by the app's paths: the
-/// one that the super-journal lies beside, and those that it names, if it is there. (Of one that it doesn't find it takes the commit for
-/// ended, and removes the super-journal with the last that it does find.)
+/// What SQLite does with it here is what it would do for the app where the databases of that commit are seen here by the app's paths, and
+/// are these: where the super-journal is there, those that it names, this one among them. Of one that it doesn't find SQLite takes the
+/// commit for ended, and removes the super-journal with the last that it does find. Where it isn't there, because the commit was ended,
+/// only its folder can be known, which is this one's.
 fn named_elsewhere(path: &Path) -> Result<Option<PathBuf>, disk::Error> {
     let Some(named) = named(&beside(path, "-journal"))? else { return Ok(None) };
-    let is_seen = |name: &[u8]| Path::new(OsStr::from_bytes(name)).exists();
-    let name = named.as_os_str().as_bytes();
-    let main = name.len().checked_sub(SUFFIX).filter(|at| name[*at..].starts_with(b"-mj")).map(|at| &name[..at]);
-    let seen = main.map_or_else(|| named.exists(), is_seen) && of_commit(&named)?.iter().all(|name| is_seen(name));
-    Ok((!seen).then_some(named))
+    let is_seen = match of_commit(&named)? {
+        Some(databases) => databases.iter().all(|it| it.exists()) && databases.iter().any(|it| is_same(it, path)),
+        None => named.parent().zip(path.parent()).is_some_and(|(there, here)| is_same(there, here)),
+    };
+    Ok((!is_seen).then_some(named))
 }
 
-/// The databases whose journals a super-journal names, each ended by a zero; none of one that isn't there.
-fn of_commit(super_journal: &Path) -> Result<Vec<Vec<u8>>, disk::Error> {
+/// Others may lie at the app's paths here: what was there before it went into a container, say.
+fn is_same(a: &Path, b: &Path) -> bool {
+    let id = |path: &Path| path.metadata().ok().map(|meta| (meta.dev(), meta.ino()));
+    id(a).is_some_and(|a| id(b) == Some(a))
+}
+
+/// The databases whose journals a super-journal names, each ended by a zero; nothing where it isn't there.
+fn of_commit(super_journal: &Path) -> Result<Option<Vec<PathBuf>>, disk::Error> {
     let file = match disk::open_regular(super_journal) {
-        Err(error) if error.is_no_file() => return Ok(Vec::new()),
+        Err(error) if error.is_no_file() => return Ok(None),
         file => file?,
     };
     let mut names = Vec::new();
     file.take(LONGEST_LIST).read_to_end(&mut names).to("read", super_journal)?;
     let journals = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
-    Ok(journals.map(|name| name.strip_suffix(b"-journal").unwrap_or(name).to_vec()).collect())
+    let database = |name: &[u8]| OsStr::from_bytes(name.strip_suffix(b"-journal").unwrap_or(name)).into();
+    Ok(Some(journals.map(database).collect()))
 }
 
 fn named(journal: &Path) -> Result<Option<PathBuf>, disk::Error> {
@@ -116,18 +122,29 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         ["main", "other"].iter().for_each(|folder| std::fs::create_dir(at(folder)).unwrap());
-        let (main, other) = (at("main/app.db"), at("other/aux.db"));
+        let [main, beside, other] = ["main/app.db", "main/auth.db", "other/aux.db"].map(at);
         let decides = at("main/app.db-mj4A1B2C9D0");
-        std::fs::write(at("other/aux.db-journal"), journal(decides.as_os_str().as_bytes())).unwrap();
-        let unseen = || named_elsewhere(&other).unwrap().is_some();
-        assert!(unseen(), "nothing is there by the app's paths");
+        let left = |of: &Path| {
+            let mut journal_of = of.as_os_str().to_owned();
+            journal_of.push("-journal");
+            std::fs::write(journal_of, journal(decides.as_os_str().as_bytes())).unwrap();
+        };
+        [&main, &beside, &other].into_iter().for_each(|of| left(of));
+        let unseen = |path: &Path| named_elsewhere(path).unwrap().is_some();
+        assert!(unseen(&other), "nothing is there by the app's paths");
         std::fs::write(&main, b"x").unwrap();
-        assert!(!unseen(), "it is decided, for the app too");
-        let list = [main.as_os_str(), other.as_os_str()].map(|path| [path.as_bytes(), b"-journal\0"].concat()).concat();
-        std::fs::write(&decides, list).unwrap();
-        assert!(unseen(), "the other is not seen by its path");
+        assert!(unseen(&other), "whatever lies there, it isn't known to be the app's");
+        assert!(!unseen(&main) && !unseen(&beside), "it is decided, for the app too");
+        let decided_by = |of: &[&Path]| {
+            let list = of.iter().map(|path| [path.as_os_str().as_bytes(), b"-journal\0"].concat());
+            std::fs::write(&decides, list.collect::<Vec<_>>().concat()).unwrap();
+        };
+        decided_by(&[&main, &other]);
+        assert!(unseen(&main) && unseen(&other), "the other is not seen by its path");
         std::fs::write(&other, b"x").unwrap();
-        assert!(!unseen());
+        assert!(!unseen(&main) && !unseen(&other));
+        std::fs::write(&beside, b"x").unwrap();
+        assert!(unseen(&beside), "another commit's");
     }
 
     #[test]

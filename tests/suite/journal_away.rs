@@ -107,7 +107,6 @@ fn what_nobody_looked_at_is_a_gap_of_that_database_alone() {
     assert_eq!(restored(&place, second, "attendance"), 2);
 }
 
-/// The same file under another name is another database. Each is known as long as it has its name.
 /// Whoever names more databases than the `serve` that runs finds nothing wrong with a journal that is right.
 #[test]
 fn a_rehearsal_of_one_that_nobody_looks_at_compares_nothing() {
@@ -127,6 +126,7 @@ fn a_rehearsal_of_one_that_nobody_looks_at_compares_nothing() {
     assert_eq!(restored(&place, at, "attendance"), 2);
 }
 
+/// The same file under another name is another database. Each is known as long as it has its name.
 #[test]
 fn a_database_under_another_name_and_back() {
     let mut place = begun();

@@ -167,11 +167,11 @@ fn litestream_passes_over_the_lock_page_too() {
     }
 }
 
-/// The app, for four seconds: rows that come and go, and now and then a VACUUM.
+/// The app, for four seconds at least: rows that come and go, and now and then a VACUUM.
 const APP: &str = "import sqlite3, sys, time, random\n\
-    c = sqlite3.connect(sys.argv[1], isolation_level=None)\n\
+    c = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)\n\
     end, n = time.time() + 4, 0\n\
-    while time.time() < end:\n\
+    while time.time() < end or n < 150:\n\
     \x20   n += 1\n\
     \x20   c.execute('INSERT INTO marks VALUES (?)', (random.randbytes(300 * (n % 20)),))\n\
     \x20   if n % 40 == 0: c.execute('DELETE FROM marks WHERE rowid % 3 = 0')\n\

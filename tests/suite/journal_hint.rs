@@ -1,5 +1,6 @@
 //! What a WAL that was begun anew leaves open: the pages that it likely names are taken for all, until all are compared.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -44,8 +45,10 @@ impl Scene {
             app.ok(0, statement);
         }
         std::fs::create_dir_all(place.backups()).unwrap();
-        let (keeper, journal) =
-            (Keeper::open(&place.backups(), [&name]).unwrap(), Journal::open(&place.backups(), &name).unwrap());
+        let (keeper, journal) = (
+            Keeper::open(&place.backups(), [&name], &BTreeMap::new()).unwrap(),
+            Journal::open(&place.backups(), &name).unwrap(),
+        );
         let track = Track::new(Source { name, path: place.live("attendance") }, journal, None);
         let seconds = Duration::from_secs;
         let options = Options {

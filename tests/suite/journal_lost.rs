@@ -70,11 +70,14 @@ fn loses_the_last_two(spoil: impl Fn(&Path, bool), is_running: bool, why: &str) 
     ticked(&place);
     kill_server(server);
     assert_eq!(wrong(), gaps, "it is seen to");
+    // The tick of the third may have been one for which the machine had no time: then they are one.
+    let from =
+        timeline(&place).gaps.into_iter().filter(|it| it.holds(gap.from)).map(|it| it.from).fold(gap.from, Ord::min);
     for lost in [seen[2], seen[3]].map(text) {
         let args = ["restore", "--at", &lost, "--confirm", &lost];
-        place.run(&args).refused(1, &["was found wrong", &text(gap.from), &text(gap.to)]);
+        place.run(&args).refused(1, &["was found wrong", &text(from), &text(gap.to)]);
     }
-    assert_eq!(numbers_at(&place, gap.from), [2, 2]);
+    assert_eq!(numbers_at(&place, from), [2, 2]);
     assert_eq!(numbers_at(&place, fifth), [5, 5]);
 }
 

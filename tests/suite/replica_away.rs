@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -95,6 +95,7 @@ fn a_store_that_has_too_much_to_do_is_not_stormed() {
     catches_up(&place, &store);
     proxy.spoil(When::any(), Fault::error(503, "SlowDown"));
     proxy.forget();
+    let mut since = Instant::now();
     another(&place);
     let failed = || Some(told(&place)["lastError"]["at"].clone()).filter(Value::is_string);
     let mut last = eventually("it is told", failed);
@@ -104,11 +105,13 @@ fn a_store_that_has_too_much_to_do_is_not_stormed() {
     let mut now = 0;
     // The pauses are of 1 and 2 minutes, more or less; by another clock nothing is tried for half a minute either.
     // The first pause may be of 45 seconds.
-    for (too_early, seconds, time) in [(0, 25, 80), (30, 35, 160)] {
+    for (too_early, seconds, time, least) in [(0, 25, 80, 45), (30, 35, 160, 90)] {
         let before = proxy.seen().len();
         clock.put_on(now + too_early);
         std::thread::sleep(Duration::from_secs(seconds));
-        assert_eq!(proxy.seen().len(), before, "it is asked again before its time");
+        let is_time = since.elapsed().as_secs() + too_early >= least;
+        assert!(proxy.seen().len() == before || is_time, "it is asked again before its time");
+        since = Instant::now();
         now += time;
         clock.put_on(now);
         eventually("the next try", || (proxy.seen().len() >= before + first).then_some(()));
@@ -146,7 +149,7 @@ fn a_dead_replica_delays_neither_a_backup_nor_another_replica() {
     assert!(dead.objects.keys().is_empty());
     assert_eq!(told_of(&place, "dead")["pending"], 6);
     // Nor the end of the server.
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     server.stop();
     // It would say nothing for ten minutes.
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());

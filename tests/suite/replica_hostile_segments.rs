@@ -2,7 +2,7 @@
 //! takes neither the disk nor the time whatever it says [P9].
 
 use std::io::Write;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use attendance_backup::codec::Codec;
 use attendance_backup::journal::Txid;
@@ -10,7 +10,7 @@ use attendance_backup::journal::ltx::{Encoder, Header};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
-use crate::harness::{Place, sha256};
+use crate::harness::{Place, in_time, sha256};
 use crate::objects::{Objects, key_of};
 use crate::replica_hostile::{forge, machine, plain_place};
 use crate::replica_scene::{another, pushes};
@@ -45,20 +45,21 @@ fn put(objects: &Objects, last: &Value, bytes: &[u8]) {
 /// Nothing comes of the last one, which is said of that one by these words, and nothing is left.
 #[track_caller]
 fn comes_to_nothing(store: &Store, words: &[&str]) {
-    let begun = Instant::now();
-    let machine = machine(store);
-    let verified = machine.run(&["replica", "verify", "offsite", "--json"]);
-    verified.refused(1, &[]);
-    let verdict: Value = serde_json::from_str(&verified.stdout).unwrap_or_else(|_| panic!("{}", verified.stderr));
-    let held = store.objects.held();
-    let of = |at: usize| &verdict["backups"][id(&held[at])];
-    assert!(of(0)["ok"] == true && of(1)["ok"] == true && of(2)["ok"] == false, "{verdict}");
-    let reason = of(2)["reason"].as_str().unwrap();
-    assert!(words.iter().all(|word| reason.contains(word)), "{words:?}: {reason}");
-    let run = machine.run(&["restore", "latest", "--from", "offsite", "--confirm", "latest"]);
-    run.refused(1, words);
-    assert!(!run.stderr.contains("panicked"), "{}", run.stderr);
-    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    let machine = in_time(Duration::from_secs(20), || {
+        let machine = machine(store);
+        let verified = machine.run(&["replica", "verify", "offsite", "--json"]);
+        verified.refused(1, &[]);
+        let verdict: Value = serde_json::from_str(&verified.stdout).unwrap_or_else(|_| panic!("{}", verified.stderr));
+        let held = store.objects.held();
+        let of = |at: usize| &verdict["backups"][id(&held[at])];
+        assert!(of(0)["ok"] == true && of(1)["ok"] == true && of(2)["ok"] == false, "{verdict}");
+        let reason = of(2)["reason"].as_str().unwrap();
+        assert!(words.iter().all(|word| reason.contains(word)), "{words:?}: {reason}");
+        let run = machine.run(&["restore", "latest", "--from", "offsite", "--confirm", "latest"]);
+        run.refused(1, words);
+        assert!(!run.stderr.contains("panicked"), "{}", run.stderr);
+        machine
+    });
     assert!(machine.ids().is_empty() && !machine.live("auth").exists());
     machine.assert_whole();
 }

@@ -369,7 +369,7 @@ fn what_was_found_damaged_is_so_until_all_of_it_was_read() {
 fn what_moves_while_it_is_read_is_no_damage() {
     let (store, proxy) = Store::webdav().proxied();
     let mut place = scene(&store);
-    place.set("BACKUP_REPLICA_OFFSITE_TIMEOUT", "30s");
+    place.set("BACKUP_REPLICA_OFFSITE_TIMEOUT", "5m");
     for _ in 0..4 {
         another(&place);
     }
@@ -407,7 +407,7 @@ fn what_moves_while_it_is_read_is_no_damage() {
 fn what_was_sent_again_meanwhile_is_not_remembered_as_damaged() {
     let (store, proxy) = Store::s3().proxied();
     let mut place = scene(&store);
-    place.set("BACKUP_REPLICA_OFFSITE_TIMEOUT", "30s");
+    place.set("BACKUP_REPLICA_OFFSITE_TIMEOUT", "5m");
     for _ in 0..3 {
         another(&place);
     }

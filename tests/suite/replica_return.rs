@@ -4,6 +4,7 @@
 use crate::client::Server;
 use crate::fault::{Fault, Reply, When};
 use crate::harness::{Place, Run, dump, eventually};
+use crate::inject::Spot;
 use crate::proxy::Proxy;
 use crate::replica_scene::{PUSH, TIMEOUT, another, empty_machine, in_rows, push, pushes, with_replica};
 use crate::scene::Context;
@@ -117,6 +118,29 @@ fn what_begins_from_a_replica_keeps_no_fewer() {
         assert_eq!(at.ids().iter().filter(|id| id.starts_with("manual-")).count(), manual);
         at.assert_whole();
     }
+}
+
+/// What was saved can't be read for a moment: nothing goes there by the numbers that count without it.
+#[test]
+fn where_settings_can_not_be_read_nothing_is_dropped_by_others() {
+    let store = Store::folder();
+    let mut place = with_replica(&store);
+    place.set("BACKUP_RETENTION_MANUAL", "2").set("BACKUP_REPLICA_OFFSITE_RETENTION_MONTHLY", "120");
+    place.ok(&["config", "--set", "retention.manual=8"]);
+    for _ in 0..6 {
+        another(&place);
+    }
+    place.ok(&PUSH);
+    another(&place);
+    let read = Spot::on("openat", "settings.json");
+    let failed = (1..30).take_while(|n| {
+        let run = Run::of(place.faulty(&read, &format!("error=EMFILE:when={n}"), &PUSH).output().unwrap());
+        assert!(store.objects.held().len() >= 6, "{n}: {}", run.stderr);
+        run.code != 0
+    });
+    assert!(failed.count() >= 2);
+    assert_eq!(store.objects.held().len(), 7);
+    store.objects.assert_complete(&place);
 }
 
 /// An archive that keeps more than the machine does loses nothing by a command that knows only where it is.

@@ -175,7 +175,7 @@ impl Writable<'_> {
         let is_another = staying != self.site.backups()
             || self.remnants() != self.site.remnants()
             || self.journals != self.site.journals()
-            || self.keeps_others();
+            || self.keeps_others()?;
         if is_another || self.is_others {
             self.write(staying)?;
         }

@@ -181,13 +181,14 @@ impl Writable<'_> {
         let here = wanted.here();
         let both = self.site.backups().iter().map(|held| held.origin).filter(|origin| here.contains(origin));
         self.state.was_here(both, wanted.catalog.lineage.as_deref());
-        let plan = self.plan(wanted);
+        let numbers = self.numbers(wanted)?;
+        let plan = self.plan(wanted, &numbers);
         let orphans = self.orphans(listed.into_keys());
         self.see_to_journals()?;
         let is_marked = self.marked(&plan.amend) == self.site.backups()
             && self.remnants() == self.site.remnants()
             && self.journals == self.site.journals()
-            && !self.keeps_others();
+            && !self.keeps_others()?;
         let is_all = plan.is_empty() && orphans.is_empty() && is_marked && !self.has_run()?;
         if !is_all || self.is_others {
             // Whatever ends it from here on, it is looked at again.
@@ -207,7 +208,7 @@ impl Writable<'_> {
         // What can't be had from there though it is whole here is to be sent again.
         let is_sound = self.site.chains().unsound().is_disjoint(&here);
         if done.is_all() && is_sound {
-            self.state.is_done(here, wanted.catalog.lineage.as_deref(), self.numbers(wanted).0, &wanted.digest);
+            self.state.is_done(here, wanted.catalog.lineage.as_deref(), numbers.0, &wanted.digest);
         }
         // What could be sent again has been, and the catalog there says what is damaged still; what was found since is told next time.
         if self.marked(&[]) == self.site.backups() && self.remnants() == self.site.remnants() {
@@ -218,14 +219,13 @@ impl Writable<'_> {
 
     /// How many backups are kept there, and whether these are numbers of its own. A command that was given none of those goes by what the
     /// last one had, or `serve`: else an archive would lose what is nowhere else.
-    fn numbers(&self, wanted: &Wanted) -> (Retention, bool) {
-        self.kept().map_or((wanted.retention, false), |kept| (kept, true))
+    fn numbers(&self, wanted: &Wanted) -> Result<(Retention, bool), Error> {
+        Ok(self.kept()?.map_or((wanted.retention, false), |kept| (kept, true)))
     }
 
-    fn plan(&self, wanted: &Wanted) -> Plan {
+    fn plan(&self, wanted: &Wanted, (retention, own): &(Retention, bool)) -> Plan {
         let Wanted { encrypts, freeze, catalog, .. } = wanted;
         let lineage = catalog.lineage.as_deref();
-        let (retention, own) = &self.numbers(wanted);
         let known = if *own { self.state.decided(lineage, retention) } else { self.state.known(lineage) };
         let freeze = freeze.as_deref().filter(|_| *own);
         let wishes = Wishes { retention, own: *own, encrypts: *encrypts, known: &known, freeze };

@@ -222,18 +222,19 @@ impl<'e> Writable<'e> {
 
     /// How many backups are kept there by numbers of its own: those that this process was given, or else, where it isn't `serve`, those that
     /// stand there.
-    pub(super) fn kept(&self) -> Option<Retention> {
+    pub(super) fn kept(&self) -> Result<Option<Retention>, Error> {
         let given = self.engine.config.replicas.get(&self.name).map(|it| it.retention).filter(|it| !it.is_empty());
         let there = || self.site.catalog.as_ref().and_then(|catalog| catalog.kept);
-        match given {
-            Some(own) => Some(own.over(&self.engine.settings_in_force().retention)),
+        Ok(match given {
+            Some(own) => Some(own.over(&self.engine.settings()?.retention)),
             None => there().filter(|_| !self.engine.is_serve()),
-        }
+        })
     }
 
     /// That is not what stands there.
-    pub(super) fn keeps_others(&self) -> bool {
-        self.site.catalog.as_ref().is_some_and(|catalog| catalog.kept != self.kept())
+    pub(super) fn keeps_others(&self) -> Result<bool, Error> {
+        let kept = self.kept()?;
+        Ok(self.site.catalog.as_ref().is_some_and(|catalog| catalog.kept != kept))
     }
 
     /// Writes a new catalog with these backups, reads it back, and removes all but the one before. It is remembered before that it
@@ -257,8 +258,8 @@ impl<'e> Writable<'e> {
             generation,
             written_at: self.engine.clock.now(),
             host: host(),
-            retention: Some(self.engine.settings_in_force().retention),
-            kept: self.kept(),
+            retention: Some(self.engine.settings()?.retention),
+            kept: self.kept()?,
             backups,
             journals: self.journals.clone(),
             remnants,

@@ -195,7 +195,7 @@ impl Request {
     /// Sends it, and leaves the answer to be read.
     pub fn open(&self) -> std::io::Result<TcpStream> {
         let mut stream = connect(self.from, self.address)?;
-        stream.set_read_timeout(Some(Duration::from_secs(180)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         stream.write_all(&self.bytes())?;
         Ok(stream)
     }

@@ -391,7 +391,7 @@ pub fn python(source: &str, args: &[&Path]) -> String {
 pub fn sql_on(path: &Path, sql: &str) -> String {
     python(
         "import sqlite3, sys\n\
-         c = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)\n\
+         c = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=10)\n\
          for s in sys.argv[2].split(';'):\n\
          \x20   for row in c.execute(s): print('|'.join(map(str, row)))\n",
         &[path, Path::new(sql)],

@@ -148,7 +148,7 @@ fn with_the_machine_gone_any_second_comes_back() {
             let begun = Instant::now();
             while begun.elapsed() < Duration::from_secs(14) {
                 std::thread::sleep(Duration::from_millis(500));
-                until(&place).filter(|until| now() - until < TimeDelta::seconds(25))?;
+                until(&place).filter(|until| now() - until < TimeDelta::seconds(12))?;
             }
             until(&place)
         });

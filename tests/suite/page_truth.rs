@@ -7,7 +7,6 @@ use crate::app::App;
 use crate::client::{Answer, Server, in_an_hour, superuser, token};
 use crate::harness::{Place, eventually};
 use crate::inject::SLOW_READS;
-use crate::patience::PATIENCE;
 use crate::suspicion::filled;
 use crate::together::under_way;
 use crate::visitor::{Visitor, between, words};
@@ -121,7 +120,7 @@ fn what_stands_in_the_way_is_stopped_where_it_is_told() {
     let answer = post(&started);
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert!(answer.text().contains(&format!("preview {id} is asked to stop")), "{}", answer.text());
-    first.set_read_timeout(Some(PATIENCE)).unwrap();
+    first.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
     Answer::read(&mut first, false).unwrap().problem(409, "cancelled");
     let told = |line: &serde_json::Value| {
         line["operation"] == "cancel" && line["details"]["cancelled"].as_str().unwrap().starts_with("preview ")

@@ -188,7 +188,7 @@ fn a_preview_under_way_is_told_to_others_and_can_be_cancelled() {
     held.problem(409, "held");
     assert_eq!(held.json()["operation"]["operation"], format!("preview {}", id(&backup)));
     assert_eq!(server.post("/api/backup/operation/cancel").status, 202);
-    waiting[0].set_read_timeout(Some(crate::patience::PATIENCE)).unwrap();
+    waiting[0].set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     Answer::read(&mut waiting[0], false).unwrap().problem(409, "cancelled");
 }
 

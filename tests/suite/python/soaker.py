@@ -79,7 +79,7 @@ class Auth:
 
 
 def connect(path):
-    database = sqlite3.connect(path, isolation_level=None, timeout=60)
+    database = sqlite3.connect(path, isolation_level=None, timeout=5)
     for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL", COUNTER):
         database.execute(statement)
     database.execute("INSERT INTO soak SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM soak)")

@@ -270,10 +270,17 @@ impl Engine {
             None => self.new_catalog()?,
         };
         self.assert_store(&catalog)?;
-        let owed = RefCell::default();
-        let call = call.clone();
-        let mut session =
-            Session { engine: self, operation, call, app_is_stopped, catalog, owed, _running: running, permit };
+        let mut session = Session {
+            engine: self,
+            operation,
+            call: call.clone(),
+            app_is_stopped,
+            catalog,
+            owed: RefCell::default(),
+            unlooked: RefCell::default(),
+            _running: running,
+            permit,
+        };
         session.recover().inspect_err(|error| session.record_failure(error))?;
         self.audit.keep_reserve();
         Ok(session)
@@ -437,6 +444,8 @@ struct Session<'e> {
     catalog: Catalog,
     /// Lines for the audit log that could not be written yet, in their order, and when they should have been.
     owed: RefCell<Vec<record::Dated>>,
+    /// The audit log could not be read: the catalog as it stood before anything was done ([`Session::looked`]).
+    unlooked: RefCell<Option<Catalog>>,
     // Before the permit: the next operation puts its own there as soon as it has that.
     _running: running::Guard,
     permit: Permit,
@@ -459,8 +468,11 @@ impl Session<'_> {
         if self.engine.is_serve() {
             self.catalog.retention = Some(self.engine.config.settings.retention);
         }
-        // A new anchor would make a log whole again that was cut off before the old one.
-        if self.engine.lost_anchor(&self.catalog).is_ok_and(|lost| lost.is_none())
+        // A new anchor would make a log whole again that was cut off before the old one. And it says that an operation of the log has
+        // written this catalog, which is so only where that has its lines.
+        let is_recorded = self.unlooked.borrow().is_none() && self.owed.borrow().is_empty();
+        if is_recorded
+            && self.engine.lost_anchor(&self.catalog).is_ok_and(|lost| lost.is_none())
             && let Ok(head) = self.engine.audit.head()
         {
             self.catalog.audit = Some(Anchor { seq: head.seq, hash: head.hash });
@@ -513,9 +525,15 @@ impl Session<'_> {
 
     /// What isn't done without its line.
     fn record(&self, entry: Entry) -> Result<(), Error> {
-        let written = self.write_owed().and_then(|()| self.engine.append_at(self.engine.clock.now(), entry.clone()));
+        let written = self.write(&entry);
         self.engine.tell(&entry);
-        written?;
+        written
+    }
+
+    fn write(&self, entry: &Entry) -> Result<(), Error> {
+        self.looked().inspect_err(|error| *locked(&self.engine.append_fails) = Some(error.to_string()))?;
+        self.write_owed()?;
+        self.engine.append_at(self.engine.clock.now(), entry.clone())?;
         Ok(())
     }
 

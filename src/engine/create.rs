@@ -144,7 +144,9 @@ impl Session<'_> {
         let known: BTreeSet<_> = self.catalog.backups.iter().map(|backup| backup.id).collect();
         let wanted = BackupId::new(tier, now, settings.schedule.local_date(now)).after(known.iter().copied());
         let names: Vec<_> = self.engine.config.databases.keys().cloned().collect();
-        Ok(free_id(wanted, |id| known.contains(id) || self.engine.store.has(id, &names)))
+        let free = free_id(wanted, |id| known.contains(id) || self.engine.store.has(id, &names));
+        // One that was cut short before any file had its name would have had this one.
+        Ok(if self.looked().is_ok() { free } else { free.next() })
     }
 
     fn create(&mut self, create: &Create, id: BackupId) -> Result<Created, Error> {

@@ -70,6 +70,7 @@ impl Engine {
             app_is_stopped: false,
             catalog,
             owed: RefCell::default(),
+            unlooked: RefCell::default(),
             _running,
             permit,
         };

@@ -12,7 +12,8 @@
 //! 6. Private copies that nobody needs any more (`staging`) are removed.
 //!
 //! Each step can be cut short and begun again. What can't be removed is left to the next recovery, and stops no operation. Where the
-//! audit log can't be read, a backup and a rehearsal go on without step 2, which is left to whoever can read it again.
+//! audit log can't be read, a backup and a rehearsal go on without step 2. They try it again before each line of theirs, and write none
+//! before it is done (`Session::looked`): so whoever can read the log again finds there, as the newest, what was cut short.
 
 use std::collections::BTreeSet;
 
@@ -27,6 +28,7 @@ use super::settle::Settled;
 use super::{Error, Session, entry};
 use crate::audit::{Entry, Kind, Line};
 use crate::backup::{BackupId, Subject};
+use crate::catalog::Catalog;
 use crate::disk;
 use crate::store::inode;
 
@@ -49,6 +51,14 @@ pub(super) const UNBEGUN: &str = "unbegun";
 /// In an outcome that somebody else has found: by whom.
 pub(super) const RECOVERED_BY: &str = "recoveredBy";
 
+/// What step 2 undoes.
+struct CutShort {
+    /// Operations that are open, the innermost first.
+    open: Vec<Unfinished>,
+    /// Else the newest, if it failed.
+    failed: Option<Entry>,
+}
+
 /// An operation that has no outcome.
 struct Unfinished {
     intent: Line,
@@ -60,44 +70,29 @@ impl Session<'_> {
     pub(super) fn recover(&mut self) -> Result<(), Error> {
         let swept = self.engine.store.sweep()?;
         let plan = Plan::load(self.engine.store.root())?;
-        let (open, failed) = self.cut_short(plan.is_some())?;
+        let CutShort { open, failed } = self.cut_short_or_unlooked(plan.is_some())?;
         let mut removed = Vec::new();
         for id in plan.iter().flat_map(|plan| &plan.pre_restore) {
             removed.extend(self.remove_uncommitted(id, false)?);
         }
-        let begun = open.iter().map(|open| &open.intent.entry).chain(&failed);
-        let create = begun.filter(|entry| ["create", PULL].contains(&entry.operation.as_str()));
-        for (operation, id) in create.filter_map(|entry| Some((&entry.operation, entry.id?))) {
-            removed.extend(self.remove_uncommitted(&id, operation == PULL)?);
-        }
+        removed.extend(self.remove_begun(&open, failed.as_ref())?);
         removed.extend(self.remove_second_names()?);
         let deleted = self.finish_deletions().done;
         let mut details = details(&removed, &deleted);
-        if open.is_empty() && !(removed.is_empty() && deleted.is_empty()) {
-            // Its operation has its outcome: that this couldn't be done yet. Now it is.
-            let details = std::mem::take(&mut details);
-            let done = Entry { ok: Some(true), details, ..entry(Kind::Outcome, RECOVERY, &self.call.actor, None) };
-            self.record_or_owe(done);
+        if open.is_empty() {
+            self.record_put_right(std::mem::take(&mut details));
         }
         let subject = plan.as_ref().map(|plan| plan.subject);
         let settled = plan.map(|plan| self.settle(plan)).transpose()?;
         if let (Some(settled), Some(subject), false) = (&settled, subject, open.iter().any(|open| open.is("restore"))) {
             self.record_settled(subject, settled)?;
         }
-        for mut open in open {
-            if open.is("restore") {
-                self.remove_new_files();
-                let restored = settled.as_ref().and_then(Settled::restored);
-                open.done = restored.is_some();
-                details.extend(restored.map(Restored::details).unwrap_or_default());
-                self.close(open, "nothing was changed", std::mem::take(&mut details));
-                continue;
-            }
+        for open in open {
             if (open.is("settings") || open.is("acknowledge")) && open.done {
                 // Whatever is in its way, it is in no operation's way.
                 self.rotate_after(Self::rotate_due);
             }
-            self.close(open, "what it had begun was undone", std::mem::take(&mut details));
+            self.close_undone(open, settled.as_ref(), std::mem::take(&mut details));
         }
         if !(swept.is_empty() && removed.is_empty() && deleted.is_empty()) {
             tracing::info!(?swept, ?removed, ?deleted, "put right what an interrupted operation had left");
@@ -150,53 +145,109 @@ impl Session<'_> {
 
     /// Before a rebuild nothing is undone, but what was interrupted gets its outcome.
     pub(super) fn close_unfinished(&self) -> Result<(), Error> {
-        for open in self.unfinished()? {
+        for open in self.unfinished(&self.catalog)? {
             self.close(open, "the catalog was then rebuilt from what lay there", Map::new());
         }
         Ok(())
     }
 
-    /// What step 2 undoes: operations that are open, or else the newest, if it failed. Not reading that is in no backup's way: what such
-    /// a one has left lies under names that no other gets. A restore that isn't settled waits for the log, which is to hold its end.
-    fn cut_short(&self, is_unsettled: bool) -> Result<(Vec<Unfinished>, Option<Entry>), Error> {
-        let read = self.unfinished().and_then(|open| {
-            let failed = if open.is_empty() { self.failed()? } else { None };
-            Ok((open, failed))
-        });
-        match read {
+    /// Nothing where the audit log can't be read, and that is in no way of the operation. A restore that isn't settled waits for the
+    /// log, which is to hold its end.
+    fn cut_short_or_unlooked(&self, is_unsettled: bool) -> Result<CutShort, Error> {
+        match self.cut_short(&self.catalog) {
             Err(error @ Error::Audit(_)) if UNREAD.contains(&self.operation) && !is_unsettled => {
                 tracing::warn!(%error, operation = self.operation, "going on without a look at the audit log");
-                Ok((Vec::new(), None))
+                self.unlooked.replace(Some(self.catalog.clone()));
+                Ok(CutShort { open: Vec::new(), failed: None })
             }
             read => read,
         }
     }
 
-    fn unfinished(&self) -> Result<Vec<Unfinished>, Error> {
+    /// Step 2 and 6 for whoever went on without. Its own lines come after those; a rotation that is due comes with the next backup.
+    pub(super) fn looked(&self) -> Result<(), Error> {
+        let Some(before) = self.unlooked.take() else { return Ok(()) };
+        // What was cut short came before anything that this operation has done to the catalog.
+        let looked = self.cut_short(&before).and_then(|cut| {
+            let removed = self.remove_begun(&cut.open, cut.failed.as_ref())?;
+            Ok((cut.open, details(&removed, &[])))
+        });
+        let (open, mut details) = looked.inspect_err(|_| drop(self.unlooked.replace(Some(before))))?;
+        let own = self.owed.take();
+        if open.is_empty() {
+            self.record_put_right(std::mem::take(&mut details));
+        }
+        for open in open {
+            self.close_undone(open, None, std::mem::take(&mut details));
+        }
+        self.owed.borrow_mut().extend(own);
+        Ok(())
+    }
+
+    fn cut_short(&self, catalog: &Catalog) -> Result<CutShort, Error> {
+        let open = self.unfinished(catalog)?;
+        let failed = if open.is_empty() { self.failed()? } else { None };
+        Ok(CutShort { open, failed })
+    }
+
+    /// Files of backups that were begun, and that no catalog names.
+    fn remove_begun(&self, open: &[Unfinished], failed: Option<&Entry>) -> Result<Vec<String>, Error> {
+        let begun = open.iter().map(|open| &open.intent.entry).chain(failed);
+        let create = begun.filter(|entry| ["create", PULL].contains(&entry.operation.as_str()));
+        let mut removed = Vec::new();
+        for (operation, id) in create.filter_map(|entry| Some((&entry.operation, entry.id?))) {
+            removed.extend(self.remove_uncommitted(&id, operation == PULL)?);
+        }
+        Ok(removed)
+    }
+
+    /// The operation that left it has its outcome: that this couldn't be done yet. Now it is.
+    fn record_put_right(&self, details: Map<String, Value>) {
+        if details.values().any(|done| done.as_array().is_some_and(|done| !done.is_empty())) {
+            let done = Entry { ok: Some(true), details, ..entry(Kind::Outcome, RECOVERY, &self.call.actor, None) };
+            self.record_or_owe(done);
+        }
+    }
+
+    fn close_undone(&self, mut open: Unfinished, settled: Option<&Settled>, mut details: Map<String, Value>) {
+        if !open.is("restore") {
+            return self.close(open, "what it had begun was undone", details);
+        }
+        self.remove_new_files();
+        let restored = settled.and_then(Settled::restored);
+        open.done = restored.is_some();
+        details.extend(restored.map(Restored::details).unwrap_or_default());
+        self.close(open, "nothing was changed", details);
+    }
+
+    fn unfinished(&self, catalog: &Catalog) -> Result<Vec<Unfinished>, Error> {
         let open = self.open_intents()?.into_iter();
-        Ok(open.map(|intent| Unfinished { done: self.was_done(&intent), intent }).collect())
+        Ok(open.map(|intent| Unfinished { done: self.was_done(&intent, catalog), intent }).collect())
     }
 
     /// Each kind of operation has one durable write that decides.
-    fn was_done(&self, intent: &Line) -> bool {
+    fn was_done(&self, intent: &Line, catalog: &Catalog) -> bool {
         let Entry { operation, id, .. } = &intent.entry;
         match operation.as_str() {
             // Its marks decide, which are looked at when it is settled.
             "restore" => false,
-            "create" | PULL => id.is_some_and(|id| self.catalog.backups.iter().any(|backup| backup.id == id)),
-            "delete" => id.is_some_and(|id| self.catalog.get(&id).is_none()),
-            "acknowledge" => id.and_then(|id| self.catalog.get(&id)).is_none_or(|backup| !backup.is_shrunk()),
+            "create" | PULL => id.is_some_and(|id| {
+                // A backup without its line may have brought a rotation with it since.
+                catalog.backups.iter().any(|backup| backup.id == id || backup.promoted_from == Some(id))
+            }),
+            "delete" => id.is_some_and(|id| catalog.get(&id).is_none()),
+            "acknowledge" => id.and_then(|id| catalog.get(&id)).is_none_or(|backup| !backup.is_shrunk()),
             "settings" => self.engine.is_saved(&intent.entry),
             // Half a rehearsal proves nothing.
             DRILL => false,
-            ROTATE => leaving(&intent.entry).all(|id| self.catalog.get(&id).is_none()),
+            ROTATE => leaving(&intent.entry).all(|id| catalog.get(&id).is_none()),
             "pin" | "unpin" => {
-                id.and_then(|id| self.catalog.get(&id)).is_some_and(|backup| backup.pinned == (operation == "pin"))
+                id.and_then(|id| catalog.get(&id)).is_some_and(|backup| backup.pinned == (operation == "pin"))
             }
             // A catalog that was written after the intent says so, unless the log was cut off since.
             _ => {
-                let held = self.engine.lost_anchor(&self.catalog).is_ok_and(|lost| lost.is_none());
-                held && self.catalog.audit.as_ref().is_some_and(|anchor| anchor.seq >= intent.seq)
+                let held = self.engine.lost_anchor(catalog).is_ok_and(|lost| lost.is_none());
+                held && catalog.audit.as_ref().is_some_and(|anchor| anchor.seq >= intent.seq)
             }
         }
     }

@@ -40,9 +40,10 @@ fn of_a_create_and_of_the_recovery_from_one() {
     let scene = a_create();
     Operation::changing("create", &scene).suffers(0);
     // Ended between the names and the catalog, and between the catalog and the removals.
-    for (turn, (call, n)) in [("linkat", 3), ("unlink", 3)].into_iter().enumerate() {
+    let ended = [(Spot::anywhere("linkat"), 3, false), (Spot::on("unlink", "monthly/attendance-2025-01.db"), 1, true)];
+    for (turn, (spot, n, done)) in ended.into_iter().enumerate() {
         let crashed = scene.place.twin();
-        assert!(crashed.killed(&Spot::anywhere(call), n, &scene.args), "{call} {n}");
+        assert!(crashed.killed(&spot, n, &scene.args) && has_a_new_daily(&crashed) == done, "{spot} {n}");
         let settles = |place: &Place, struck: &Struck| struck.settled(&scene, place);
         Operation::of("recovery", &crashed, &["create"], settles).suffers(turn + 1);
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::client::Server;
+use crate::faults_tried::a_create;
 use crate::harness::{PROGRAM, Place, Run, eventually, python, traces, tree};
 use crate::inject::Spot;
 use crate::journal_live::{self, rebuilt, ticked};
@@ -579,4 +580,33 @@ fn an_audit_log_that_can_not_be_read_keeps_no_backup_away() {
     assert_eq!((unmanaged, &place.json(&["status"])["unmanaged"]), (2, &json!([])));
     assert_eq!(place.ids().len(), 4);
     place.assert_whole();
+}
+
+/// What was cut short has its outcome before anybody who comes later has a line, however often the log can't be read meanwhile.
+#[test]
+fn an_audit_log_that_can_not_be_read_for_a_while_tells_each_end() {
+    let scene = a_create();
+    // Before any file has its name: the next backup of the day gets the same id. Before the catalog. After it.
+    let removal = Spot::on("unlink", "monthly/attendance-2025-01.db");
+    for (spot, n, done) in
+        [(Spot::anywhere("linkat"), 1, false), (Spot::anywhere("linkat"), 3, false), (removal, 1, true)]
+    {
+        let crashed = scene.place.twin();
+        assert!(crashed.killed(&spot, n, &scene.args) && (scene.done)(&crashed) == done, "{spot} {n}");
+        // The last are more than a backup reads of it.
+        for reads in 1..=6 {
+            let place = crashed.twin();
+            let log = Spot::on("read", "audit.jsonl");
+            let run = place.faulty(&log, &format!("error=EIO:when=1..{reads}"), &scene.args).output().unwrap();
+            let run = Run::of(run);
+            assert!(run.code == 0 && run.stderr.contains("going on without a look"), "{}", run.stderr);
+            let owes = run.stderr.contains("going on without an audit line");
+            assert!(if owes { reads > 1 } else { reads < 4 }, "{}", run.stderr);
+            assert!((scene.done)(&place), "it is no backup");
+            place.create();
+            assert_eq!(scene.outcome(&place), Some(done), "{spot} {n}, {reads} reads");
+            assert_eq!(place.json(&["status"])["unmanaged"], json!([]));
+            place.assert_whole();
+        }
+    }
 }

@@ -113,6 +113,9 @@ pub struct Catalog {
     /// Where the audit log stood.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit: Option<Anchor>,
+    /// The backups that stood when the log last told of all that was done: since then it could not be read or written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unrecorded: Option<BTreeSet<BackupId>>,
     /// The entries, by sequence.
     pub backups: Vec<Backup>,
     /// What else a newer version recorded.
@@ -131,6 +134,7 @@ impl Catalog {
             unpromoted: None,
             retention: None,
             audit: None,
+            unrecorded: None,
             backups: Vec::new(),
             extra: Map::new(),
         }
@@ -139,6 +143,16 @@ impl Catalog {
     /// Nothing was ever in it.
     pub fn is_new(&self) -> bool {
         self.backups.is_empty() && self.last_sequence == 0
+    }
+
+    /// Those that stand.
+    pub fn ids(&self) -> BTreeSet<BackupId> {
+        self.standing().map(|backup| backup.id).collect()
+    }
+
+    /// Those that stood when the audit log last told of all that was done.
+    pub fn recorded(&self) -> BTreeSet<BackupId> {
+        self.unrecorded.clone().unwrap_or_else(|| self.ids())
     }
 
     /// The highest sequence ever given, also by programs that didn't note it.

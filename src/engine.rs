@@ -40,7 +40,7 @@ pub mod status;
 mod transfer;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -49,7 +49,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value};
 
 use crate::audit::{self, Audit, Entry, Kind};
-use crate::backup::{DatabaseName, Subject, hex};
+use crate::backup::{BackupId, DatabaseName, Subject, hex};
 use crate::catalog::{self, Anchor, Catalog};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -275,9 +275,11 @@ impl Engine {
             operation,
             call: call.clone(),
             app_is_stopped,
+            begun_with: catalog.ids(),
             catalog,
             owed: RefCell::default(),
             unlooked: RefCell::default(),
+            is_recovered: false,
             _running: running,
             permit,
         };
@@ -446,6 +448,10 @@ struct Session<'e> {
     owed: RefCell<Vec<record::Dated>>,
     /// The audit log could not be read: the catalog as it stood before anything was done ([`Session::looked`]).
     unlooked: RefCell<Option<Catalog>>,
+    /// What was cut short before has its outcome, or owes it.
+    is_recovered: bool,
+    /// The backups that stood when this began.
+    begun_with: BTreeSet<BackupId>,
     // Before the permit: the next operation puts its own there as soon as it has that.
     _running: running::Guard,
     permit: Permit,
@@ -468,10 +474,16 @@ impl Session<'_> {
         if self.engine.is_serve() {
             self.catalog.retention = Some(self.engine.config.settings.retention);
         }
+        let is_recorded = self.is_recorded();
+        if !is_recorded {
+            self.catalog.unrecorded.get_or_insert_with(|| self.begun_with.clone());
+        } else if self.is_recovered {
+            self.catalog.unrecorded = None;
+        }
         // A new anchor would make a log whole again that was cut off before the old one. And it says that an operation of the log has
-        // written this catalog, which is so only where that has its lines.
-        let is_recorded = self.unlooked.borrow().is_none() && self.owed.borrow().is_empty();
+        // written this catalog.
         if is_recorded
+            && self.is_recovered
             && self.engine.lost_anchor(&self.catalog).is_ok_and(|lost| lost.is_none())
             && let Ok(head) = self.engine.audit.head()
         {
@@ -531,10 +543,19 @@ impl Session<'_> {
     }
 
     fn write(&self, entry: &Entry) -> Result<(), Error> {
-        self.looked().inspect_err(|error| *locked(&self.engine.append_fails) = Some(error.to_string()))?;
-        self.write_owed()?;
+        self.bring_log_up_to_date()?;
         self.engine.append_at(self.engine.clock.now(), entry.clone())?;
         Ok(())
+    }
+
+    fn is_recorded(&self) -> bool {
+        self.unlooked.borrow().is_none() && self.owed.borrow().is_empty()
+    }
+
+    /// Makes sure that the log tells of all that came before.
+    fn bring_log_up_to_date(&self) -> Result<(), Error> {
+        self.looked().inspect_err(|error| *locked(&self.engine.append_fails) = Some(error.to_string()))?;
+        Ok(self.write_owed()?)
     }
 
     /// What goes on without its line, or has ended, owes it: no later one of the session is written before it, but for refusals.

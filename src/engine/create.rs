@@ -145,8 +145,9 @@ impl Session<'_> {
         let wanted = BackupId::new(tier, now, settings.schedule.local_date(now)).after(known.iter().copied());
         let names: Vec<_> = self.engine.config.databases.keys().cloned().collect();
         let free = free_id(wanted, |id| known.contains(id) || self.engine.store.has(id, &names));
-        // One that was cut short before any file had its name would have had this one.
-        Ok(if self.looked().is_ok() { free } else { free.next() })
+        // One that was cut short before any file had its name would have had this one; as long as the log doesn't tell its end, whatever
+        // gets that id would be taken for it.
+        Ok(if self.bring_log_up_to_date().is_ok() { free } else { free.next() })
     }
 
     fn create(&mut self, create: &Create, id: BackupId) -> Result<Created, Error> {

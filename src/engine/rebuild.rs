@@ -68,13 +68,16 @@ impl Engine {
             operation: "rebuild",
             call: call.clone(),
             app_is_stopped: false,
+            begun_with: catalog.ids(),
             catalog,
             owed: RefCell::default(),
             unlooked: RefCell::default(),
+            is_recovered: false,
             _running,
             permit,
         };
         session.close_unfinished()?;
+        session.is_recovered = true;
         // An anchor that the log has lost isn't forgotten by a rebuild either.
         let audit = memory.catalogs.iter().find_map(|old| old.audit.clone());
         let retention = memory.catalogs.iter().find_map(|old| old.retention);

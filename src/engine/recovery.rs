@@ -97,6 +97,13 @@ impl Session<'_> {
         if !(swept.is_empty() && removed.is_empty() && deleted.is_empty()) {
             tracing::info!(?swept, ?removed, ?deleted, "put right what an interrupted operation had left");
         }
+        self.is_recovered = true;
+        if self.catalog.unrecorded.is_some()
+            && self.is_recorded()
+            && let Err(error) = self.commit()
+        {
+            tracing::warn!(%error, "that the audit log tells of everything again is not noted yet");
+        }
         self.conclude();
         Ok(())
     }
@@ -228,21 +235,22 @@ impl Session<'_> {
     /// Each kind of operation has one durable write that decides.
     fn was_done(&self, intent: &Line, catalog: &Catalog) -> bool {
         let Entry { operation, id, .. } = &intent.entry;
+        // Backups without a line may have dropped and promoted others since.
+        let stood = catalog.recorded();
         match operation.as_str() {
             // Its marks decide, which are looked at when it is settled.
             "restore" => false,
-            "create" | PULL => id.is_some_and(|id| {
-                // A backup without its line may have brought a rotation with it since.
-                catalog.backups.iter().any(|backup| backup.id == id || backup.promoted_from == Some(id))
-            }),
-            "delete" => id.is_some_and(|id| catalog.get(&id).is_none()),
+            "create" | PULL => id.is_some_and(|id| stood.contains(&id)),
+            "delete" => id.is_some_and(|id| !stood.contains(&id)),
             "acknowledge" => id.and_then(|id| catalog.get(&id)).is_none_or(|backup| !backup.is_shrunk()),
             "settings" => self.engine.is_saved(&intent.entry),
             // Half a rehearsal proves nothing.
             DRILL => false,
-            ROTATE => leaving(&intent.entry).all(|id| catalog.get(&id).is_none()),
+            ROTATE => leaving(&intent.entry).all(|id| !stood.contains(&id)),
+            // A rotation that came since drops none that is pinned.
             "pin" | "unpin" => {
-                id.and_then(|id| catalog.get(&id)).is_some_and(|backup| backup.pinned == (operation == "pin"))
+                let pinned = id.is_some_and(|id| catalog.get(&id).is_some_and(|backup| backup.pinned));
+                pinned == (operation == "pin")
             }
             // A catalog that was written after the intent says so, unless the log was cut off since.
             _ => {

@@ -12,6 +12,7 @@ use crate::faults_tried::a_create;
 use crate::harness::{PROGRAM, Place, Run, eventually, python, traces, tree};
 use crate::inject::Spot;
 use crate::journal_live::{self, rebuilt, ticked};
+use crate::scene::Scene;
 use crate::seasons;
 
 /// Every file below the backup directory that data rests on. The lock's note and the audit log go on, of course.
@@ -582,7 +583,7 @@ fn an_audit_log_that_can_not_be_read_keeps_no_backup_away() {
     place.assert_whole();
 }
 
-/// What was cut short has its outcome before anybody who comes later has a line, however often the log can't be read meanwhile.
+/// What was cut short has its outcome before anybody who comes later has a line, however long the log can't be read or written meanwhile.
 #[test]
 fn an_audit_log_that_can_not_be_read_for_a_while_tells_each_end() {
     let scene = a_create();
@@ -594,19 +595,43 @@ fn an_audit_log_that_can_not_be_read_for_a_while_tells_each_end() {
         let crashed = scene.place.twin();
         assert!(crashed.killed(&spot, n, &scene.args) && (scene.done)(&crashed) == done, "{spot} {n}");
         // The last are more than a backup reads of it.
-        for reads in 1..=6 {
+        let reads = (1..=8).map(|n| ("read", format!("error=EIO:when=1..{n}")));
+        for (call, effect) in reads.chain([("write", "error=EIO".to_owned())]) {
             let place = crashed.twin();
-            let log = Spot::on("read", "audit.jsonl");
-            let run = place.faulty(&log, &format!("error=EIO:when=1..{reads}"), &scene.args).output().unwrap();
+            let run = place.faulty(&Spot::on(call, "audit.jsonl"), &effect, &scene.args).output().unwrap();
             let run = Run::of(run);
-            assert!(run.code == 0 && run.stderr.contains("going on without a look"), "{}", run.stderr);
+            let said = run.stderr.contains("going on without a look at the audit log");
+            assert!(run.code == 0 && said == (call == "read"), "{}", run.stderr);
             let owes = run.stderr.contains("going on without an audit line");
-            assert!(if owes { reads > 1 } else { reads < 4 }, "{}", run.stderr);
+            assert!(owes || call == "read" && !effect.ends_with('8'), "{}", run.stderr);
             assert!((scene.done)(&place), "it is no backup");
             place.create();
-            assert_eq!(scene.outcome(&place), Some(done), "{spot} {n}, {reads} reads");
+            assert_eq!(scene.outcome(&place), Some(done), "{spot} {n}, {call} {effect}");
             assert_eq!(place.json(&["status"])["unmanaged"], json!([]));
+            assert!(place.catalog()["unrecorded"].is_null());
             place.assert_whole();
         }
+    }
+}
+
+/// A rotation without a line drops what a deletion was to, and a pin was on.
+#[test]
+fn what_went_while_nothing_could_be_recorded_was_not_deleted() {
+    let commit = Spot::on("rename", ".metadata.json.partial");
+    let after = Spot::on("write", "audit.jsonl");
+    for (args, spot, n, done) in
+        [(&["delete", seasons::MONTHLY], &commit, 1, false), (&["unpin", seasons::MONTHLY], &after, 2, true)]
+    {
+        let place = seasons::of_three_months();
+        if args[0] == "unpin" {
+            place.ok(&["pin", seasons::MONTHLY]);
+        }
+        let scene = Scene::of(place, args, args[0], |_| false);
+        assert!(scene.place.killed(spot, n, args), "{args:?}");
+        let mut create = scene.place.faulty(&after, "error=EIO", &["create", "--type", "daily"]);
+        assert!(create.output().unwrap().status.success());
+        assert!(!scene.place.ids().contains(&seasons::MONTHLY.to_owned()), "it is still there");
+        scene.place.create();
+        assert_eq!(scene.outcome(&scene.place), Some(done), "{args:?}");
     }
 }

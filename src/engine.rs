@@ -275,7 +275,7 @@ impl Engine {
             operation,
             call: call.clone(),
             app_is_stopped,
-            begun_with: catalog.ids(),
+            recorded: catalog.ids(),
             catalog,
             owed: RefCell::default(),
             unlooked: RefCell::default(),
@@ -448,10 +448,10 @@ struct Session<'e> {
     owed: RefCell<Vec<record::Dated>>,
     /// The audit log could not be read: the catalog as it stood before anything was done ([`Session::looked`]).
     unlooked: RefCell<Option<Catalog>>,
-    /// What was cut short before has its outcome, or owes it.
+    /// Recovery is over: what is written of the catalog from here on is this operation's.
     is_recovered: bool,
-    /// The backups that stood when this began.
-    begun_with: BTreeSet<BackupId>,
+    /// The backups that stood when the log told of all that was done, as far as this knows.
+    recorded: BTreeSet<BackupId>,
     // Before the permit: the next operation puts its own there as soon as it has that.
     _running: running::Guard,
     permit: Permit,
@@ -461,6 +461,9 @@ impl Session<'_> {
     /// Writes the catalog: the commit point.
     fn commit(&mut self) -> Result<(), Error> {
         self.save()?;
+        if self.is_recorded() {
+            self.recorded = self.catalog.ids();
+        }
         // What was empty when it was met isn't any more.
         if let Some(met) = &mut *locked(&self.engine.met)
             && met.store_id == self.catalog.store_id
@@ -476,7 +479,7 @@ impl Session<'_> {
         }
         let is_recorded = self.is_recorded();
         if !is_recorded {
-            self.catalog.unrecorded.get_or_insert_with(|| self.begun_with.clone());
+            self.catalog.unrecorded.get_or_insert_with(|| self.recorded.clone());
         } else if self.is_recovered {
             self.catalog.unrecorded = None;
         }
@@ -584,7 +587,7 @@ impl Session<'_> {
     /// How an operation of that name has ended stands nowhere but in memory.
     fn owes(&self, operation: &str) -> bool {
         let is_of = |entry: &Entry| entry.kind == Kind::Outcome && entry.operation == operation;
-        self.write_owed().is_err() && self.owed.borrow().iter().any(|(_, entry)| is_of(entry))
+        self.bring_log_up_to_date().is_err() && self.owed.borrow().iter().any(|(_, entry)| is_of(entry))
     }
 }
 

@@ -144,10 +144,11 @@ impl Session<'_> {
         let known: BTreeSet<_> = self.catalog.backups.iter().map(|backup| backup.id).collect();
         let wanted = BackupId::new(tier, now, settings.schedule.local_date(now)).after(known.iter().copied());
         let names: Vec<_> = self.engine.config.databases.keys().cloned().collect();
-        let free = free_id(wanted, |id| known.contains(id) || self.engine.store.has(id, &names));
+        let is_taken = |id: &BackupId| known.contains(id) || self.engine.store.has(id, &names);
+        let free = free_id(wanted, is_taken);
         // One that was cut short before any file had its name would have had this one; as long as the log doesn't tell its end, whatever
         // gets that id would be taken for it.
-        Ok(if self.bring_log_up_to_date().is_ok() { free } else { free.next() })
+        Ok(if self.bring_log_up_to_date().is_ok() { free } else { free_id(free.next(), is_taken) })
     }
 
     fn create(&mut self, create: &Create, id: BackupId) -> Result<Created, Error> {

@@ -68,7 +68,7 @@ impl Engine {
             operation: "rebuild",
             call: call.clone(),
             app_is_stopped: false,
-            begun_with: catalog.ids(),
+            recorded: catalog.ids(),
             catalog,
             owed: RefCell::default(),
             unlooked: RefCell::default(),

@@ -89,6 +89,8 @@ impl Session<'_> {
         }
         for open in open {
             if (open.is("settings") || open.is("acknowledge")) && open.done {
+                // Nothing else is open any more, and how this has ended doesn't stand in the catalog.
+                self.is_recovered = true;
                 // Whatever is in its way, it is in no operation's way.
                 self.rotate_after(Self::rotate_due);
             }
@@ -237,16 +239,19 @@ impl Session<'_> {
         let Entry { operation, id, .. } = &intent.entry;
         // Backups without a line may have dropped and promoted others since.
         let stood = catalog.recorded();
+        let is_gone = |id: &BackupId| catalog.get(id).is_none();
         match operation.as_str() {
             // Its marks decide, which are looked at when it is settled.
             "restore" => false,
-            "create" | PULL => id.is_some_and(|id| stood.contains(&id)),
-            "delete" => id.is_some_and(|id| !stood.contains(&id)),
+            // One without a line gets no id that such a one may have had.
+            "create" => id.is_some_and(|id| stood.contains(&id) || !is_gone(&id)),
+            PULL => id.is_some_and(|id| stood.contains(&id)),
+            "delete" => id.is_some_and(|id| !stood.contains(&id) && is_gone(&id)),
             "acknowledge" => id.and_then(|id| catalog.get(&id)).is_none_or(|backup| !backup.is_shrunk()),
             "settings" => self.engine.is_saved(&intent.entry),
             // Half a rehearsal proves nothing.
             DRILL => false,
-            ROTATE => leaving(&intent.entry).all(|id| !stood.contains(&id)),
+            ROTATE => leaving(&intent.entry).all(|id| !stood.contains(&id) && is_gone(&id)),
             // A rotation that came since drops none that is pinned.
             "pin" | "unpin" => {
                 let pinned = id.is_some_and(|id| catalog.get(&id).is_some_and(|backup| backup.pinned));

@@ -635,3 +635,28 @@ fn what_went_while_nothing_could_be_recorded_was_not_deleted() {
         assert_eq!(scene.outcome(&scene.place), Some(done), "{args:?}");
     }
 }
+
+/// Lines that come late count as those that came in time.
+#[test]
+fn a_line_that_was_owed_tells_what_was_done() {
+    let log = Spot::on("write", "audit.jsonl");
+    // The intent is written after the backup was made, and the outcome isn't.
+    let scene = a_create();
+    let mut create = scene.place.faulty(&log, "error=EIO:when=1+2", &scene.args);
+    assert!(create.output().unwrap().status.success());
+    assert_eq!(scene.place.audit().last().unwrap()["kind"], "intent");
+    scene.place.create();
+    assert_eq!(scene.outcome(&scene.place), Some(true));
+    // The rotation that a recovery makes has its intent, and no outcome; then a backup is made without any line.
+    let args = ["config", "--set", "retention.daily=1"];
+    let scene = Scene::of(seasons::of_four_days(), &args, "settings", |_| true);
+    assert!(scene.place.killed(&log, 2, &args));
+    let mut create = scene.place.faulty(&log, "error=EIO:when=2+", &["create"]);
+    assert!(create.output().unwrap().status.success());
+    let last = scene.place.audit().pop().unwrap();
+    assert_eq!((&last["kind"], &last["operation"]), (&json!("intent"), &json!("rotate")));
+    scene.place.create();
+    assert_eq!(scene.outcome(&scene.place), Some(true));
+    let is_of_rotation = |line: &Value| line["kind"] == "outcome" && line["operation"] == "rotate";
+    assert_eq!(scene.place.audit().into_iter().rfind(is_of_rotation).unwrap()["ok"], true);
+}
